@@ -1,0 +1,48 @@
+# `make help` lists the targets. Two environments: .venv (offline work) and .venv-serving (what Triton runs models in).
+PYTHON ?= python3
+VENV := .venv/bin
+SERVING := .venv-serving/bin
+BUILD ?= build/demo
+export PYTHONDONTWRITEBYTECODE := 1
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test lint bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/.ready .venv-serving/.ready ## Make the two environments (.venv, .venv-serving)
+
+# optimum-intel pins versions that do not resolve with ours, and pulls torchvision, which breaks a CPU build of torch.
+.venv/.ready: pyproject.toml client/pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(VENV)/python -m pip install --quiet --disable-pip-version-check --editable '.[build,bench,dev]'
+	$(VENV)/python -m pip install --quiet --disable-pip-version-check --no-deps 'optimum>=2.3,<3' 'optimum-intel>=2.2,<3'
+	@touch $@
+
+.venv-serving/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-serving
+	$(SERVING)/python -m pip install --quiet --disable-pip-version-check --editable '.[serving]'
+	@touch $@
+
+demo: setup ## Build the demo catalogue and its models, start the server, print pages
+	$(VENV)/endcap demo --out $(BUILD)
+
+serve: setup ## Serve the build in BUILD (default build/demo) until Ctrl-C
+	$(VENV)/endcap serve --build $(BUILD)
+
+test: setup ## Lint, then run every test, including those against the real server
+	$(VENV)/python -m pytest
+
+lint: setup ## ruff and mypy
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+
+bench: setup ## Measure the engines against the usual libraries, side by side
+	$(VENV)/python -m benchmarks
+
+clean: ## Remove everything that was built
+	rm -rf build benchmarks/out

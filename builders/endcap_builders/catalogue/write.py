@@ -1,0 +1,63 @@
+"""Writes a catalogue folder: complete and checked, or not at all."""
+
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import polars as pl
+
+from endcap_builders.catalogue.read import read_catalogue
+from endcap_builders.catalogue.schema import EVENTS, JUDGEMENTS, PRODUCTS, QUERIES, TABLES, Catalogue, CatalogueError
+
+
+def write_catalogue(
+    folder: Path,
+    products: pl.DataFrame,
+    events: pl.DataFrame | None = None,
+    queries: pl.DataFrame | None = None,
+    judgements: pl.DataFrame | None = None,
+) -> Catalogue:
+    """Writes the tables to ``folder``, replacing the catalogue there, and returns it as ``read_catalogue`` does.
+
+    The files are written beside the target and checked there, so an earlier catalogue stays whole if anything fails.
+
+    Raises:
+        CatalogueError: if the tables do not make a valid catalogue, or ``folder`` holds something else than one.
+    """
+    folder = Path(folder).absolute()
+    _refuse_foreign(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        fresh = work / "new"
+        fresh.mkdir()
+        tables = ((PRODUCTS, products), (EVENTS, events), (QUERIES, queries), (JUDGEMENTS, judgements))
+        for table, frame in tables:
+            if frame is not None:
+                frame.write_parquet(fresh / table.file, compression="zstd")
+        catalogue = read_catalogue(fresh)
+        if folder.exists():
+            os.rename(folder, work / "old")
+        os.rename(fresh, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return replace(catalogue, folder=folder)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Replacing a folder deletes what is in it, so it may only hold a catalogue's own files."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise CatalogueError(
+            [f"{folder}: expected a folder to write the catalogue to, got a file; choose another path"]
+        )
+    names = {table.file for table in TABLES}
+    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in names)
+    if foreign:
+        found = ", ".join(foreign[:5])
+        raise CatalogueError(
+            [f"{folder}: expected an empty folder or a catalogue's, got {found} in it; choose another path"]
+        )

@@ -1,0 +1,102 @@
+"""Export of Hugging Face encoders to OpenVINO IR with dynamic batch and length.
+
+The model goes through ``torch.export``: tracing to TorchScript fails in the mask code of transformers 5, and
+its ONNX path bakes assumptions about the mask into the graph.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import openvino as ov
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging as transformers_logging
+
+_EXAMPLE_SHAPE = (3, 11)
+_LONGEST = 8192
+
+
+class CrossEncoderScores(nn.Module):
+    """A sequence classifier with one label, from token ids to its logit [batch, 1]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+        """Return the logits, float [batch, 1]."""
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        return output.logits
+
+
+class SentenceVectors(nn.Module):
+    """All modules of a sentence-transformers checkpoint (encoder, pooling, normalisation), from ids to vectors."""
+
+    def __init__(self, model: nn.Sequential) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Return the vectors, float [batch, D]."""
+        features = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            features["token_type_ids"] = token_type_ids
+        for module in self.model:
+            features = module(features)
+        return features["sentence_embedding"]
+
+
+def export_cross_encoder(model: nn.Module, path: Path) -> None:
+    """Write a BERT-like sequence classifier with one label as OpenVINO IR ``path`` (``.xml``, and ``.bin`` beside it).
+
+    Inputs ``input_ids``, ``attention_mask``, ``token_type_ids`` int64 [batch, length]; output ``logits`` float
+    [batch, 1].
+    """
+    _export(CrossEncoderScores(model), ("input_ids", "attention_mask", "token_type_ids"), "logits", path)
+
+
+def export_sentence_encoder(model: nn.Sequential, inputs: tuple[str, ...], path: Path) -> None:
+    """Write a SentenceTransformer with its pooling as OpenVINO IR ``path``; output ``vectors`` float [batch, D].
+
+    ``inputs`` are the names the checkpoint's tokenizer gives: input_ids, attention_mask and perhaps token_type_ids.
+    """
+    _export(SentenceVectors(model), inputs, "vectors", path)
+
+
+def _export(module: nn.Module, inputs: tuple[str, ...], output: str, path: Path) -> None:
+    example = {name: torch.ones(_EXAMPLE_SHAPE, dtype=torch.long) for name in inputs}
+    if "token_type_ids" in example:
+        example["token_type_ids"].zero_()
+    example["attention_mask"][0, 5:] = 0
+    batch, length = torch.export.Dim("batch", min=1, max=_LONGEST), torch.export.Dim.AUTO
+    module = module.cpu().float().eval()
+    with torch.no_grad(), quiet():
+        program = torch.export.export(
+            module, (), example, dynamic_shapes={name: {0: batch, 1: length} for name in inputs}, strict=False
+        )
+        converted = ov.convert_model(program)
+    for port, name in zip(converted.inputs, inputs, strict=True):
+        port.get_tensor().set_names({name})
+    converted.outputs[0].get_tensor().set_names({output})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ov.save_model(converted, path, compress_to_fp16=True)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hide what loaders, exporter and converter say about their own insides."""
+    level = logging.root.manager.disable
+    bars = transformers_logging.is_progress_bar_enabled()
+    logging.disable(logging.WARNING)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,57 @@
+"""Reads the files of a data set to import; a missing file or column is named, as in a catalogue."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from endcap_builders.catalogue.schema import CatalogueError
+
+
+def read_source(
+    folder: Path, file: str, columns: Sequence[str], optional: Sequence[str] = (), separator: str = "\t"
+) -> pl.DataFrame:
+    """The ``columns`` (and those of ``optional`` that exist) of a Parquet or delimited file in ``folder``.
+
+    Delimited files are read as text throughout.
+
+    Raises:
+        CatalogueError: naming the file or column that is missing or does not read.
+    """
+    path = Path(folder) / file
+    if not path.is_file():
+        raise CatalogueError([f"{file}: expected in {folder}, got no such file; check the path of the data set"])
+    try:
+        if path.suffix == ".parquet":
+            frame = pl.read_parquet(path, glob=False)
+        else:
+            frame = pl.read_csv(path, separator=separator, infer_schema=False, glob=False)
+    except (pl.exceptions.PolarsError, OSError, pl.exceptions.PanicException) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise CatalogueError([f"{file}: expected a readable file, got {reason}; download it again"]) from error
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise CatalogueError(
+            [
+                f"{file}, column {column}: expected in the file, got columns {', '.join(frame.columns)}; "
+                "is this the published layout?"
+                for column in missing
+            ]
+        )
+    return frame.select(*columns, *(column for column in optional if column in frame.columns))
+
+
+def choose(what: str, given: str, known: Sequence[str]) -> str:
+    """``given`` if it is one of ``known``.
+
+    Raises:
+        CatalogueError: otherwise.
+    """
+    if given not in known:
+        raise CatalogueError([f"option {what}: expected one of {', '.join(known)}, got {given!r}"])
+    return given
+
+
+def search_log(queries: pl.Series) -> pl.DataFrame:
+    """A search log in which each of ``queries`` was searched once, for data sets that publish no frequencies."""
+    return pl.DataFrame({"query": queries}).group_by("query", maintain_order=True).agg(count=pl.len().cast(pl.Int64))

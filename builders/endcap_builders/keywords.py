@@ -1,0 +1,134 @@
+"""The known search keywords: what shoppers searched for, and what can be derived from the catalogue.
+
+LLM 2 may only choose among them (arXiv 2605.11118), so each has to retrieve products.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from endcap_server.columns import Array
+from endcap_server.prompts import KEYWORD_SEPARATOR, clean, leaf_name
+
+from endcap_builders.words import phrases, stems
+
+MAX_CHARACTERS = 60
+_LONGEST_PHRASE = 3
+_LEAST_END = 0.3
+"""Share of its titles in which a phrase must end a part: "solid" and "classic" do not, "table lamp" does."""
+
+
+_ATTRIBUTE_WORDS = """
+black white red blue green yellow pink purple orange brown grey gray silver gold beige cream teal navy multicolor
+small medium large mini new set pack piece pieces pcs pkg count size box case bundle series collection edition model style
+color colour premium classic only oz lb lbs ml cm mm kg ft sq inch inches gallon liter litre watt amp volt
+"""
+_ATTRIBUTES = frozenset(_ATTRIBUTE_WORDS.split())
+"""Words that say how a thing is, not what: nobody searches with them alone."""
+
+
+@dataclass(frozen=True)
+class KnownKeywords:
+    """Distinct normalised texts and how often each was searched (int64 [m], 0: derived), most searched first."""
+
+    texts: list[str]
+    counts: Array
+
+
+def normalise(text: str) -> str:
+    """The form in which keywords are stored and looked up: one line, NFKC, lowercase, single spaces."""
+    return clean(text, MAX_CHARACTERS + 1).lower()
+
+
+def known_keywords(products: pl.DataFrame, queries: pl.DataFrame | None, *, limit: int, least: int) -> KnownKeywords:
+    """Collect the keywords of a catalogue.
+
+    Args:
+        products: the catalogue's products.
+        queries: its search log, if it has one.
+        limit: most keywords; the log's come first, by count, then categories, brands in categories, title phrases.
+        least: products that a derived keyword has to occur in.
+    """
+    found: dict[str, int] = {}
+    if queries is not None:
+        counts: Counter[str] = Counter()
+        for query, count in queries.iter_rows():
+            counts[normalise(query)] += count
+        found.update(counts.most_common())
+    for text in _derived(products, least):
+        found.setdefault(normalise(text), 0)
+    kept = [(text, count) for text, count in found.items() if _usable(text)][:limit]
+    return KnownKeywords([text for text, _ in kept], np.array([count for _, count in kept], np.int64))
+
+
+def _usable(text: str) -> bool:
+    return (
+        2 <= len(text) <= MAX_CHARACTERS
+        and any(char.isalpha() for char in text)
+        and text.isprintable()
+        and KEYWORD_SEPARATOR not in text
+    )
+
+
+def _derived(products: pl.DataFrame, least: int) -> Iterator[str]:
+    categories = [category for category in products["category"] if category]
+    leaves = Counter(leaf_name(category) for category in categories)
+    yield from (leaf for leaf, count in leaves.most_common() if count >= least)
+    parents = Counter(leaf_name(part) for category in categories for part in category.split(">")[:-1])
+    yield from (parent for parent, count in parents.most_common() if count >= least)
+    pairs = zip(products["brand"], products["category"], strict=True)
+    branded = [(brand, category) for brand, category in pairs if brand]
+    brands = Counter(brand for brand, _ in branded)
+    yield from (brand for brand, count in brands.most_common() if count >= least)
+    both = Counter(f"{brand} {leaf_name(category)}" for brand, category in branded if category)
+    yield from (text for text, count in both.most_common() if count >= least)
+    yield from _title_phrases(products["title"], least)
+
+
+def _title_phrases(titles: Iterable[str], least: int) -> Iterator[str]:
+    """Frequent phrases of titles that name a thing, without those that nearly always stand in one longer phrase."""
+    counts: Counter[str] = Counter()
+    ends: Counter[str] = Counter()
+    for title in titles:
+        found = phrases(title, _LONGEST_PHRASE)
+        counts.update({text for text, _ in found})
+        ends.update({text for text, last in found if last})
+    frequent = {text: count for text, count in counts.items() if count >= least and ends[text] >= _LEAST_END * count}
+    inside: Counter[str] = Counter()
+    for text, count in frequent.items():
+        tokens = text.split()
+        for part in {" ".join(tokens[:-1]), " ".join(tokens[1:])} - {""}:
+            inside[part] = max(inside[part], count)
+    # "dutch" is nothing to search for if all but a few of its titles say "dutch oven".
+    kept = [
+        text for text, count in frequent.items() if inside[text] < 0.9 * count and not set(text.split()) <= _ATTRIBUTES
+    ]
+    yield from sorted(kept, key=lambda text: (-frequent[text], text))
+
+
+class WordIndex:
+    """Finds the products whose title, brand and category hold all words of a keyword."""
+
+    def __init__(self, products: pl.DataFrame) -> None:
+        postings: dict[str, list[int]] = {}
+        columns = (products["title"], products["brand"], products["category"])
+        for row, (title, brand, category) in enumerate(zip(*columns, strict=True)):
+            for word in set(stems(f"{title} {brand} {category}")):
+                postings.setdefault(word, []).append(row)
+        self._postings = {word: np.array(rows, np.int32) for word, rows in postings.items()}
+
+    def find(self, text: str) -> Array:
+        """Rows of the products that hold every word of ``text``, int32, ascending; none for a text without words."""
+        lists = [self._postings.get(word) for word in dict.fromkeys(stems(text))]
+        if not lists or any(rows is None for rows in lists):
+            return np.zeros(0, np.int32)
+        found, *others = sorted((rows for rows in lists if rows is not None), key=len)
+        for rows in others:
+            if not len(found):
+                break
+            # Lists are sorted: look the shorter one up in the longer one.
+            places = np.minimum(np.searchsorted(rows, found), len(rows) - 1)
+            found = found[rows[places] == found]
+        return found

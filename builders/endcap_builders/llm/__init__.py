@@ -1,0 +1,1 @@
+"""Student LLMs: tokenizer, model, training, export and evaluation."""

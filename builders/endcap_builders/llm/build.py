@@ -1,0 +1,68 @@
+"""The steps ``theme_llm`` and ``keyword_llm`` are one: examples in, a trained, exported and measured student out."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from endcap_builders.llm.evaluation import Example
+from endcap_builders.llm.examples import read_examples, split_held_out
+from endcap_builders.llm.export import export_student
+from endcap_builders.llm.student import StudentSettings, make_student, save_student
+from endcap_builders.llm.training import train
+from endcap_builders.pipeline import BuildContext, BuildError, progress_bar
+
+Evaluate = Callable[[Path, list[Example]], dict[str, Any]]
+
+
+def build_student(ctx: BuildContext, settings: StudentSettings, examples: Path, evaluate: Evaluate) -> dict[str, Any]:
+    """Train a student on a file of examples; write the checkpoint (``hf/``) and the served model (``ov/``).
+
+    An interrupted build goes on with the export when the training was finished.
+    """
+    training, held_out = split_held_out(read_examples(examples), settings.held_out)
+    figures: dict[str, Any] = {"examples": len(training)}
+    trained = ctx.work / "hf"
+    if (trained / "trained").exists():
+        ctx.log("the student is trained already")
+        (trained / "trained").rename(trained / "trained.txt")
+    else:
+        figures |= _train(ctx, settings, training, trained)
+    export_student(trained, ctx.output / "ov", settings.weights)
+    trained.rename(ctx.output / "hf")
+    measured = evaluate(ctx.output / "ov", held_out)
+    ctx.log(", ".join(f"{name} {value}" for name, value in measured.items()))
+    return {**figures, "held_out": {"examples": len(held_out), **measured}}
+
+
+def _train(ctx: BuildContext, settings: StudentSettings, examples: list[Example], folder: Path) -> dict[str, Any]:
+    torch.manual_seed(ctx.seed)
+    random.seed(ctx.seed)
+    try:
+        model, tokenizer = make_student(settings, examples)
+        figures: dict[str, Any] = {
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "vocabulary": len(tokenizer),
+        }
+        if settings.train_seconds:
+            with progress_bar(ctx.console) as progress:
+                task = progress.add_task("training", total=100)
+                done = train(
+                    model,
+                    tokenizer,
+                    examples,
+                    settings,
+                    ctx.seed,
+                    lambda share, loss: progress.update(
+                        task, completed=round(100 * share), description=f"training, loss {loss:.3f}"
+                    ),
+                )
+            figures |= {"steps": done.steps, "epochs": done.epochs, "loss": done.loss, "train_seconds": done.seconds}
+            figures["tokens_per_second"] = round(done.tokens / max(done.seconds, 1e-3))
+    except ValueError as error:
+        raise BuildError(str(error)) from None
+    save_student(model, tokenizer, folder)
+    (folder / "trained").touch()
+    return figures

@@ -1,0 +1,104 @@
+"""How good an exported student is, on examples it has not seen, through the very engine that serves it."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from endcap_server import prompts
+from endcap_server.engines.grammar import keyword_grammar, theme_grammar
+from endcap_server.engines.llm import Answer, Llm
+
+from endcap_builders.llm.examples import Example
+
+_THEME_TOKENS = 60
+_KEYWORD_TOKENS = 24
+
+
+def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) -> dict[str, Any]:
+    """Let the student write the held-out pages.
+
+    Args:
+        folder: the exported student.
+        examples: held-out pages.
+        known: the catalogue's known keywords and topic names.
+
+    Returns:
+        valid: share of answers of the asked number of well-formed themes; known_concepts: share of concepts that are
+        known keywords; teacher_concepts: share of concepts that stand on the teacher's page too; distinct_titles: share
+        of titles among all answers; tokens, ms: medians of one answer.
+    """
+    counts = [len(prompts.parse_themes(example.completion)) for example in examples]
+    grammars = [theme_grammar(count) for count in counts]
+    answers, figures = _answer(folder, examples, grammars, _THEME_TOKENS * max(counts))
+    valid, titles, shared, in_catalogue = 0, [], [], []
+    for example, answer, count in zip(examples, answers, counts, strict=True):
+        try:
+            page = prompts.parse_themes(answer.text)
+        except prompts.MalformedAnswer:
+            continue
+        valid += len(page) == count and answer.finish == "stop"
+        titles += [theme.title for theme in page]
+        of_teacher = {text for theme in prompts.parse_themes(example.completion) for text in theme.concepts}
+        concepts = [text for theme in page for text in theme.concepts]
+        shared += [text in of_teacher for text in concepts]
+        in_catalogue += [text in known for text in concepts]
+    return {
+        "valid": round(valid / len(examples), 4),
+        "known_concepts": _mean(in_catalogue),
+        "teacher_concepts": _mean(shared),
+        "distinct_titles": round(len(set(titles)) / max(1, len(titles)), 3),
+        **figures,
+    }
+
+
+def evaluate_keywords(folder: Path, examples: Sequence[Example]) -> dict[str, Any]:
+    """Let the student make the held-out choices.
+
+    Returns:
+        valid: share of answers with only candidates, in full number; precision: share of its keywords that the teacher
+        chose; nearest_precision: the same of the nearest candidates, which need no LLM; repeated: share of keywords
+        chosen twice; tokens, ms: medians of one answer.
+    """
+    candidates = [example.prompt.split("\n")[1].split(prompts.KEYWORD_SEPARATOR) for example in examples]
+    wanted = [prompts.parse_keywords(example.completion) for example in examples]
+    pairs = list(zip(candidates, wanted, strict=True))
+    grammars = [keyword_grammar(texts, len(chosen)) for texts, chosen in pairs]
+    answers, figures = _answer(folder, examples, grammars, _KEYWORD_TOKENS * max(len(chosen) for chosen in wanted))
+    valid, hits, nearest, repeated = 0, [], [], []
+    for (texts, chosen), answer in zip(pairs, answers, strict=True):
+        written = answer.text.split(prompts.KEYWORD_SEPARATOR)
+        valid += set(written) <= set(texts) and len(written) == len(chosen) and answer.finish == "stop"
+        distinct = prompts.parse_keywords(answer.text, texts)
+        repeated.append(1 - len(distinct) / len(written))
+        hits += [text in chosen for text in distinct]
+        nearest += [text in chosen for text in texts[: len(chosen)]]
+    return {
+        "valid": round(valid / len(examples), 4),
+        "precision": _mean(hits),
+        "nearest_precision": _mean(nearest),
+        "repeated": _mean(repeated),
+        **figures,
+    }
+
+
+def _answer(
+    folder: Path, examples: Sequence[Example], grammars: list[str], max_tokens: int
+) -> tuple[list[Answer], dict[str, Any]]:
+    engine = Llm(folder)
+    try:
+        answers = engine.generate([example.prompt for example in examples], grammars, max_tokens)
+        times = []
+        for example, grammar in list(zip(examples, grammars, strict=True))[:20]:
+            start = time.perf_counter()
+            engine.generate([example.prompt], [grammar], max_tokens)
+            times.append(time.perf_counter() - start)
+        tokens = [engine.count_tokens(answer.text) for answer in answers]
+    finally:
+        engine.close()
+    return answers, {"tokens": float(np.median(tokens)), "ms": round(1000 * float(np.median(times)), 1)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), 4) if len(values) else 0.0

@@ -1,0 +1,83 @@
+"""The student model: a small Llama made from scratch, or any local checkpoint (whole or with LoRA)."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from endcap_builders.llm.examples import Example
+from endcap_builders.llm.tokenizer import load_tokenizer, train_tokenizer
+from endcap_builders.pipeline import Settings
+
+
+class StudentSettings(Settings):
+    """Shape, training and export of one student LLM."""
+
+    checkpoint: str = Field(
+        "", description="folder of a local Hugging Face causal LM to start from; empty: a small Llama made from scratch"
+    )
+    lora: bool = Field(True, description="train a given checkpoint with LoRA instead of all its weights")
+    vocabulary: int = Field(4096, ge=300, le=65536, description="most tokens of a tokenizer made from scratch")
+    hidden: int = Field(256, ge=32, le=4096, description="width of a model made from scratch")
+    layers: int = Field(4, ge=1, le=64, description="layers of a model made from scratch")
+    heads: int = Field(4, ge=1, le=64, description="attention heads of a model made from scratch")
+    train_seconds: float = Field(70.0, ge=0, description="time for training; 0: use the checkpoint as it is")
+    max_steps: int = Field(100_000, ge=1, description="most optimiser steps, however much time is left")
+    tokens_per_step: int = Field(2048, ge=256, description="tokens of one optimiser step")
+    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate (5e-5 to 3e-4 suit a given checkpoint)")
+    prompt_weight: float = Field(
+        0.1, ge=0, le=1, description="weight of the prompt's tokens in the loss; answers have 1"
+    )
+    max_tokens: int = Field(1024, ge=64, description="longest example in tokens; longer ones are left out")
+    held_out: int = Field(120, ge=1, description="examples kept aside to measure the student on")
+    weights: str = Field("int8", pattern="^(int8|int4|fp16)$", description="weight format of the export")
+
+
+def make_student(settings: StudentSettings, examples: list[Example]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Load the checkpoint, or make a Llama and its tokenizer from scratch.
+
+    Raises:
+        ValueError: the checkpoint folder does not hold a causal LM.
+    """
+    if settings.checkpoint:
+        folder = Path(settings.checkpoint)
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"checkpoint {folder}: expected a folder with config.json, got none")
+        tokenizer = load_tokenizer(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        return _with_lora(model) if settings.lora and settings.train_seconds else model, tokenizer
+    texts = (text for example in examples for text in (example.prompt, example.completion))
+    tokenizer = train_tokenizer(texts, settings.vocabulary)
+    # Keywords as a dictionary: the type checker does not know what the configuration classes are decorated with.
+    shape: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": settings.hidden,
+        # Wide enough for 8/3 of the width, in the multiples of 64 that matrix kernels like.
+        "intermediate_size": -(-settings.hidden * 8 // (3 * 64)) * 64,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "num_key_value_heads": settings.heads,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return LlamaForCausalLM(LlamaConfig(**shape)), tokenizer
+
+
+def save_student(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Save a plain Hugging Face checkpoint; LoRA weights are merged into it."""
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _with_lora(model: PreTrainedModel) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(model, config)

@@ -1,0 +1,60 @@
+"""The students' own tokenizer: a small byte-level BPE, trained on the examples.
+
+A step of the decoder costs the same for any token, so the fewer tokens an answer has the better: each fixed piece of
+JSON between two texts is one token, and an item is cut the same way wherever it stands in prompt or answer, which
+makes copying easy to learn.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+PAD, END = "<|pad|>", "<|end|>"
+
+_PIECES = (
+    r'\[\{"title":"',
+    r'","concepts":\["',
+    r'"\]\},\{"title":"',
+    r'"\]\}\]',
+    r'","',
+    r" ?\p{L}+",
+    r" ?\p{N}+",
+    r" ?[^\s\p{L}\p{N}]",
+    r"\s",
+)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train a tokenizer of at most `vocabulary` tokens (at least 300: 256 bytes and the fixed pieces)."""
+    if vocabulary < 300:
+        raise ValueError(f"vocabulary: expected at least 300 tokens, got {vocabulary}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex("|".join(_PIECES)), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False
+    )
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of a local checkpoint; one without a padding token pads with its end token."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"{folder}: expected a tokenizer with an eos_token, got none")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer

@@ -1,0 +1,144 @@
+"""Examples for both students and for the cross-encoder, made with a teacher."""
+
+import itertools
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from endcap_server import prompts
+from endcap_server.prompts import ThemeDraft
+
+from endcap_builders.llm.examples import Example
+from endcap_builders.merchandising.merchandiser import Merchandiser
+from endcap_builders.merchandising.quality import prune_keywords, prune_page
+from endcap_builders.merchandising.statistics import Statistics
+from endcap_builders.merchandising.teacher import KeywordRequest, Teacher, ThemeRequest
+from endcap_builders.merchandising.topics import Array, TitleIndex, stems
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A placement with the keywords that the teacher chose for it."""
+
+    theme: ThemeDraft
+    keywords: tuple[str, ...]
+
+
+def theme_examples(
+    teacher: Teacher, requests: Sequence[ThemeRequest], counts: Counter[str]
+) -> Iterable[tuple[Example, list[ThemeDraft]]]:
+    """Yield an example and its page for each request whose page passes the quality checks."""
+    for request, drafts in zip(requests, teacher.themes(requests), strict=True):
+        page = prune_page(drafts, counts)[: request.placements]
+        if not page:
+            counts["empty page"] += 1
+            continue
+        # The prompt asks for what the page has: counting is the first thing a student learns.
+        prompt = prompts.theme_prompt(request.profile.text(), len(page))
+        yield Example(prompt, prompts.theme_completion(page)), page
+
+
+def keyword_requests(
+    merchandiser: Merchandiser, themes: Sequence[ThemeDraft], choose: int, candidates: int, rng: random.Random
+) -> list[KeywordRequest]:
+    """Find candidates for each theme as the keywords stage does: nearest to each concept, in turns over the concepts.
+
+    Most requests have the stage's usual number of `candidates`, some fewer or more.
+    """
+    merchandiser.prepare(text for theme in themes for text in theme.concepts)
+    names = merchandiser.statistics.store.keywords
+    requests = []
+    nearest: dict[str, list[int]] = {}
+    width = min(prompts.MAX_CANDIDATES, len(names))
+    for theme in themes:
+        missing = [text for text in theme.concepts if text not in nearest]
+        if missing:
+            similarity = np.stack([merchandiser.vector(text) for text in missing]) @ merchandiser.vectors.T
+            for text, found in zip(missing, _best(similarity, width), strict=True):
+                nearest[text] = found
+        turns = itertools.zip_longest(*(nearest[text] for text in theme.concepts), fillvalue=-1)
+        rows = dict.fromkeys(row for turn in turns for row in turn if row >= 0)
+        limit = candidates if rng.random() < 0.6 else rng.randint(max(choose, 12), max(candidates, 12))
+        texts = prompts.usable_candidates(names[row] for row in itertools.islice(rows, limit))
+        if len(texts) > choose:
+            requests.append(KeywordRequest(theme, tuple(texts), choose))
+    return requests
+
+
+def keyword_examples(
+    teacher: Teacher, requests: Sequence[KeywordRequest], counts: Counter[str]
+) -> Iterable[tuple[Example, Choice]]:
+    """Yield an example and its choice for each request that the teacher answers well."""
+    for request, chosen in zip(requests, teacher.choose_keywords(requests), strict=True):
+        kept = prune_keywords(chosen, request.candidates, request.choose, counts)
+        if kept:
+            prompt = prompts.keyword_prompt(request.theme.title, request.theme.concepts, request.candidates)
+            yield Example(prompt, prompts.keyword_completion(kept)), Choice(request.theme, tuple(kept))
+
+
+def theme_products(merchandiser: Merchandiser, choices: Sequence[Choice], rng: random.Random) -> pl.DataFrame:
+    """Make graded pairs of placements and products, for the cross-encoder to learn what fits a theme.
+
+    Returns:
+        text (`placement_text`), row Int32, product_id, relevance Float32: 1 a product that one of the placement's first
+        three keywords names and finds, 0.8 one that it finds, 0.6 another of the theme's topics, 0.2 of a neighbouring
+        topic, 0 of any other.
+    """
+    statistics = merchandiser.statistics
+    store, topics = statistics.store, statistics.topics
+    index = TitleIndex(store.titles)
+    row_of = merchandiser.keyword_row
+    texts: list[str] = []
+    rows: list[int] = []
+    grades: list[float] = []
+    for choice in choices:
+        wanted = merchandiser.topics_of(choice.theme.concepts)
+        if not wanted:
+            continue
+        text = prompts.placement_text(choice.theme.title, choice.keywords)
+        graded: dict[int, float] = {}
+        for keyword in choice.keywords[:3]:
+            found = store.keyword_products[row_of[keyword]][:12].tolist() if keyword in row_of else []
+            found = [row for row in found if row >= 0 and int(topics.of_product[row]) in wanted]
+            named = set(index.match(stems(keyword)).tolist())
+            for row in rng.sample(found, min(2, len(found))):
+                graded[row] = max(graded.get(row, 0.0), 1.0 if row in named else 0.8)
+        found_by_keywords = {
+            row for keyword in choice.keywords if keyword in row_of for row in store.keyword_products[row_of[keyword]]
+        }
+        for topic in wanted:
+            others = [row for row in topics[topic].rows.tolist() if row not in found_by_keywords]
+            for row in rng.sample(others, min(1, len(others))):
+                graded.setdefault(row, 0.6)
+        for topic in _neighbours(statistics, wanted)[:2]:
+            graded.setdefault(int(rng.choice(topics[topic].rows)), 0.2)
+        for row in rng.choices(range(len(store)), k=3):
+            if int(topics.of_product[row]) not in wanted:
+                graded.setdefault(row, 0.0)
+        texts += [text] * len(graded)
+        rows += graded.keys()
+        grades += graded.values()
+    return pl.DataFrame(
+        {
+            "text": pl.Series(texts, dtype=pl.String),
+            "row": pl.Series(rows, dtype=pl.Int32),
+            "product_id": pl.Series(store.product_ids.take(rows), dtype=pl.String),
+            "relevance": pl.Series(grades, dtype=pl.Float32),
+        }
+    )
+
+
+def _best(similarity: Array, count: int) -> list[list[int]]:
+    best = np.argpartition(-similarity, count - 1, axis=1)[:, :count]
+    return [sorted(found.tolist(), key=lambda row: -line[row]) for found, line in zip(best, similarity, strict=True)]
+
+
+def _neighbours(statistics: Statistics, wanted: dict[int, float]) -> list[int]:
+    """Topics that look most like the wanted ones without being among them."""
+    similarity = (statistics.topic_vectors @ statistics.topic_vectors[list(wanted)].T).max(axis=1)
+    return [
+        int(topic) for topic in np.argsort(-similarity, kind="stable")[: len(wanted) + 2] if int(topic) not in wanted
+    ]

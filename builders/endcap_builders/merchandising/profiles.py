@@ -1,0 +1,94 @@
+"""Shopper profiles to write examples for: histories cut at random moments, search texts of the log, new shoppers."""
+
+import random
+from datetime import date
+
+import numpy as np
+from endcap_server.prompts import MAX_PLACEMENTS, favourites, season_of
+
+from endcap_builders.catalogue import Catalogue
+from endcap_builders.merchandising.lexicon import Lexicon
+from endcap_builders.merchandising.statistics import SEASONS, Statistics
+from endcap_builders.merchandising.teacher import Profile, ThemeRequest
+
+_MAX_HISTORY = 200
+
+
+class ProfileSampler:
+    """Draws profiles as retrieval will describe shoppers: the same labels, weighted the same way."""
+
+    def __init__(self, catalogue: Catalogue, statistics: Statistics, lexicon: Lexicon, rng: random.Random) -> None:
+        self.statistics, self.lexicon, self.rng = statistics, lexicon, rng
+        self.rows: np.ndarray = np.empty(0, np.int64)
+        self.starts: np.ndarray = np.zeros(1, np.int64)
+        self.dates: list[date] = []
+        events = catalogue.events
+        if events is not None and len(events):
+            self.rows = statistics.store.product_ids.find(events["product_id"].to_list())
+            users = events["user_id"].to_numpy()
+            changes = np.flatnonzero(users[1:] != users[:-1]) + 1
+            self.starts = np.concatenate([[0], changes, [len(users)]])
+            self.dates = events["timestamp"].dt.date().to_list()
+        queries = catalogue.queries
+        self.queries: list[str] = list(statistics.store.keywords) if queries is None else queries["query"].to_list()
+        counts = np.ones(len(self.queries)) if queries is None else queries["count"].to_numpy().astype(float)
+        # Square root: rare searches are many, and a student should have met them too.
+        weights = np.sqrt(np.maximum(counts, 1.0))
+        self.query_weights = (weights / weights.sum()).cumsum().tolist() if len(weights) else []
+
+    def draw(self) -> ThemeRequest:
+        """Draw one request."""
+        rng = self.rng
+        if rng.random() < 0.12:
+            topics: list[str] = []
+            brands: list[str] = []
+            season = self._season()
+        elif len(self.starts) > 1 and rng.random() < 0.85:
+            topics, brands, season = self._from_history()
+        else:
+            topics, brands, season = self._imagined()
+        session = []
+        if self.queries and rng.random() < 0.4:
+            session = rng.choices(self.queries, cum_weights=self.query_weights, k=rng.choice((1, 1, 1, 2, 3)))
+        campaign = self._campaign(season) if self.lexicon.campaign and rng.random() < 0.12 else ""
+        if rng.random() < 0.08:
+            season = ""
+        placements = (
+            rng.choice((3, 4, 4, 5, 5, 6, 6, 6, 7, 8)) if rng.random() < 0.93 else rng.randint(1, MAX_PLACEMENTS)
+        )
+        profile = Profile(tuple(topics), tuple(brands), tuple(session), season, campaign)
+        return ThemeRequest(profile, placements)
+
+    def _from_history(self) -> tuple[list[str], list[str], str]:
+        rng, statistics = self.rng, self.statistics
+        user = rng.randrange(len(self.starts) - 1)
+        start, end = int(self.starts[user]), int(self.starts[user + 1])
+        cut = rng.randint(start + 1, end)
+        rows = self.rows[max(start, cut - _MAX_HISTORY) : cut]
+        rows = rows[rows >= 0]
+        labels = [statistics.topics[t].name if t >= 0 else "" for t in statistics.topics.of_product[rows].tolist()]
+        store = statistics.store
+        brands = [store.brands[brand] if brand >= 0 else "" for brand in store.brand[rows].tolist()]
+        season = season_of(self.dates[cut - 1]) if rng.random() < 0.6 else self._season()
+        return favourites(labels, 6), favourites(brands, 3), season
+
+    def _imagined(self) -> tuple[list[str], list[str], str]:
+        """Without (enough) events: a few topics that go together, drawn around a popular one."""
+        rng, statistics = self.rng, self.statistics
+        topics = rng.choices(range(len(statistics.topics)), weights=statistics.popularity.tolist(), k=rng.randint(1, 3))
+        near = [other for topic in topics for other in statistics.complements(topic, 4)]
+        topics = list(dict.fromkeys([*topics, *rng.sample(near, min(len(near), rng.randint(0, 3)))]))
+        brands = []
+        if rng.random() < 0.5:
+            rows = [int(rng.choice(statistics.topics[topic].rows.tolist())) for topic in topics]
+            found = [statistics.store.brand[row] for row in rows]
+            brands = list(dict.fromkeys(statistics.store.brands[brand] for brand in found if brand >= 0))[:3]
+        return [statistics.topics[topic].name for topic in topics][:6], brands, self._season()
+
+    def _season(self) -> str:
+        return self.rng.choice(SEASONS)
+
+    def _campaign(self, season: str) -> str:
+        topic = self.statistics.topics[self.rng.choice(self.statistics.popular(40))].name
+        text = self.rng.choice(self.lexicon.campaign)
+        return text.format(topic=topic, Topic=topic.capitalize(), season=season, Season=season.capitalize())

@@ -1,0 +1,64 @@
+"""Quality checks of what a teacher wrote (P2: students are trained on examples that such checks have pruned)."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from endcap_server.prompts import MAX_CONCEPTS, TITLE_CHARACTERS, ThemeDraft, clean
+
+from endcap_builders.merchandising.topics import presentable, stems
+
+MIN_TITLE, MAX_TITLE = 4, TITLE_CHARACTERS
+MAX_WORDS = 9
+_SHARED_CONCEPTS = 2
+
+
+def prune_page(drafts: Sequence[ThemeDraft], counts: Counter[str]) -> list[ThemeDraft]:
+    """Keep the placements that pass; `counts` gathers why others do not."""
+    kept: list[ThemeDraft] = []
+    for draft in drafts:
+        fixed = _tidied(draft)
+        reason = _fault(fixed, draft, kept)
+        if reason:
+            counts[reason] += 1
+        else:
+            kept.append(fixed)
+    return kept
+
+
+def prune_keywords(chosen: Sequence[str], candidates: Sequence[str], choose: int, counts: Counter[str]) -> list[str]:
+    """Keep a choice of the wanted number of distinct candidates; [] otherwise."""
+    known = set(candidates)
+    valid = [keyword for keyword in dict.fromkeys(chosen) if keyword in known]
+    if len(valid) < len(list(chosen)):
+        counts["keyword not a candidate, or repeated"] += 1
+    if len(valid) < min(choose, len(candidates)):
+        counts["too few keywords"] += 1
+        return []
+    return valid[:choose]
+
+
+def _tidied(draft: ThemeDraft) -> ThemeDraft:
+    title = clean(draft.title, len(draft.title) or 1).rstrip(".")
+    concepts = dict.fromkeys(clean(concept, len(concept) or 1).lower() for concept in draft.concepts)
+    return ThemeDraft(title, tuple(text for text in concepts if presentable(text))[:MAX_CONCEPTS])
+
+
+def _fault(draft: ThemeDraft, original: ThemeDraft, kept: Sequence[ThemeDraft]) -> str:
+    body = draft.title.rstrip("?!")
+    if not MIN_TITLE <= len(draft.title) <= MAX_TITLE or len(draft.title.split()) > MAX_WORDS:
+        return "title length"
+    if not all(presentable_word(word) for word in body.split()):
+        return "title characters"
+    if len(draft.concepts) < 2:
+        return "too few concepts" if len(original.concepts) < 2 else "concepts no shopper would type"
+    for other in kept:
+        if stems(other.title) == stems(draft.title):
+            return "duplicate title"
+        if len(set(other.concepts) & set(draft.concepts)) >= _SHARED_CONCEPTS:
+            return "duplicate concepts"
+    return ""
+
+
+def presentable_word(word: str) -> bool:
+    """Whether the theme grammar can write a word."""
+    return presentable(f"a {word}")

@@ -1,0 +1,192 @@
+"""What a merchandiser knows of a catalogue: what is bought together, when, and which words describe it."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from endcap_server.prompts import clean, season_of
+from endcap_server.store import ItemStore
+
+from endcap_builders.catalogue import Catalogue
+from endcap_builders.merchandising.lexicon import Lexicon
+from endcap_builders.merchandising.topics import Array, Topics, find_topics, presentable, singular, words
+
+SEASONS = ("winter", "spring", "summer", "autumn")
+_MIN_BRAND_PRODUCTS = 4
+_MAX_ATTRIBUTES = 80
+
+
+@dataclass(frozen=True)
+class Brand:
+    """A brand with enough products for a placement."""
+
+    name: str
+    topics: tuple[int, ...]  # where it has most products, best first
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A word that describes products of several topics."""
+
+    name: str
+    keywords: dict[int, str]  # by topic, its most searched keyword that begins with the word
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the merchandiser knows; T topics."""
+
+    store: ItemStore
+    topics: Topics
+    topic_vectors: Array  # float32 [T, D], unit length
+    popularity: Array  # float32 [T], share of the shop's interest
+    lift: Array  # float32 [T, T], bought together more often than by chance (1), diagonal 0
+    season_lift: Array  # float32 [T, 4], in the order of SEASONS; 1 where nothing is known
+    attributes: dict[str, Attribute]
+    brands: dict[str, Brand]
+
+    def complements(self, topic: int, count: int) -> list[int]:
+        """Topics that go with `topic`, best first."""
+        order = np.argsort(-self.lift[topic], kind="stable")[:count]
+        return [int(other) for other in order if self.lift[topic, other] > 1.1]
+
+    def of_season(self, season: str, count: int) -> list[int]:
+        """Topics that sell better in a season than in others, best first."""
+        if season not in SEASONS:
+            return []
+        lift = self.season_lift[:, SEASONS.index(season)] * np.sqrt(self.popularity / self.popularity.max())
+        order = np.argsort(-lift, kind="stable")[:count]
+        return [int(topic) for topic in order if self.season_lift[topic, SEASONS.index(season)] > 1.15]
+
+    def popular(self, count: int) -> list[int]:
+        """The most popular topics."""
+        return [int(topic) for topic in np.argsort(-self.popularity, kind="stable")[:count]]
+
+
+def compute_statistics(catalogue: Catalogue, store: ItemStore, lexicon: Lexicon) -> Statistics:
+    """Compute all statistics; events and categories are optional.
+
+    Raises:
+        ValueError: no topic can be found (a catalogue of a handful of products without categories).
+    """
+    topics = find_topics(store)
+    if not len(topics):
+        raise ValueError(
+            f"{catalogue.folder}: expected categories, or titles that share words, for the themes of a storefront; "
+            f"got neither in {len(store)} products; add the column category to products.parquet"
+        )
+    vectors = np.stack([store.vectors[topic.rows[:200]].astype(np.float32).mean(axis=0) for topic in topics.topics])
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    events = _topic_events(catalogue, store, topics)
+    size = np.array([len(topic.rows) for topic in topics.topics], np.float32)
+    if events is None or not len(events):
+        popularity, lift = size / size.sum(), _similar_topics(vectors)
+        season_lift = np.ones((len(topics), len(SEASONS)), np.float32)
+    else:
+        counts = np.bincount(events["topic"].to_numpy(), minlength=len(topics)).astype(np.float32)
+        popularity = (counts + 1) / (counts + 1).sum()
+        lift, season_lift = _lift(events, len(topics)), _season_lift(events, len(topics))
+        # A topic nobody has bought with another yet goes with what is like it.
+        unknown = lift.max(axis=1) <= 1.1
+        lift[unknown] = _similar_topics(vectors)[unknown]
+    return Statistics(
+        store=store,
+        topics=topics,
+        topic_vectors=vectors,
+        popularity=popularity,
+        lift=lift,
+        season_lift=season_lift,
+        attributes=_attributes(store, topics, lexicon.ignored_attributes),
+        brands=_brands(store, topics),
+    )
+
+
+def _topic_events(catalogue: Catalogue, store: ItemStore, topics: Topics) -> pl.DataFrame | None:
+    """Events of known products with their topics, purchases and carts only where there are enough of them."""
+    if catalogue.events is None:
+        return None
+    rows = store.product_ids.find(catalogue.events["product_id"].to_list())
+    events = catalogue.events.with_columns(topic=pl.Series(np.where(rows >= 0, topics.of_product[rows], -1)))
+    events = events.filter(pl.col("topic") >= 0)
+    bought = events.filter(pl.col("type") != "view")
+    return bought if len(bought) >= 0.1 * len(events) else events
+
+
+def _lift(events: pl.DataFrame, count: int) -> Array:
+    """Shrunk lift of two topics within a shopper's week: a single basket holds too few products in some data."""
+    weeks = events.select("user_id", pl.col("timestamp").dt.truncate("1w").alias("week"), "topic").unique()
+    baskets = weeks.select(pl.struct("user_id", "week").rank("dense").alias("basket"), "topic")
+    presence = np.bincount(baskets["topic"].to_numpy(), minlength=count).astype(np.float32)
+    total = max(1, baskets["basket"].n_unique())
+    pairs = baskets.join(baskets, on="basket").filter(pl.col("topic") != pl.col("topic_right"))
+    together = np.zeros((count, count), np.float32)
+    if len(pairs):
+        found = pairs.group_by("topic", "topic_right").len()
+        together[found["topic"].to_numpy(), found["topic_right"].to_numpy()] = found["len"].to_numpy()
+    expected = np.maximum(presence[:, None] * presence[None, :] / total, 1e-6)
+    # Few observations prove little: five pairs halve the surprise.
+    return (together / expected) * (together / (together + 5.0))
+
+
+def _season_lift(events: pl.DataFrame, count: int) -> Array:
+    days = events["timestamp"].dt.date()
+    season = {day: SEASONS.index(season_of(day)) for day in days.unique().to_list()}
+    found = np.zeros((count, len(SEASONS)), np.float32)
+    np.add.at(found, (events["topic"].to_numpy(), days.replace_strict(season, return_dtype=pl.Int32).to_numpy()), 1.0)
+    of_season = found.sum(axis=0) / found.sum()
+    prior = 10.0
+    lift = (found + prior * of_season) / (found.sum(axis=1, keepdims=True) + prior) / np.maximum(of_season, 1e-6)
+    # A season that the log hardly covers says nothing.
+    lift[:, of_season < 0.05] = 1.0
+    return lift.astype(np.float32)
+
+
+def _similar_topics(vectors: Array) -> Array:
+    """Without purchases: topics that are alike, but not the same thing under two names."""
+    similarity = vectors @ vectors.T
+    np.fill_diagonal(similarity, 0.0)
+    return np.where(similarity < 0.85, 4.0 * similarity, 0.0).astype(np.float32)
+
+
+def _brands(store: ItemStore, topics: Topics) -> dict[str, Brand]:
+    found: dict[int, Counter[int]] = defaultdict(Counter)
+    for brand, topic in zip(store.brand.tolist(), topics.of_product.tolist(), strict=True):
+        if brand >= 0 and topic >= 0:
+            found[brand][topic] += 1
+    brands = {}
+    for brand, counts in found.items():
+        name = clean(store.brands[brand], 30)
+        if name and sum(counts.values()) >= _MIN_BRAND_PRODUCTS:
+            brands[name] = Brand(name, tuple(topic for topic, _ in counts.most_common(6)))
+    return brands
+
+
+def _attributes(store: ItemStore, topics: Topics, ignored: frozenset[str]) -> dict[str, Attribute]:
+    """Words that shoppers and titles put before things of many topics: "organic", "wooden", "gluten-free".
+
+    A word counts where both "word thing" and "thing" are known keywords of the same topic.
+    """
+    known = {text: row for row, text in enumerate(store.keywords)}
+    found: dict[str, dict[int, tuple[int, str]]] = defaultdict(dict)
+    for row, text in enumerate(store.keywords):
+        first, _, rest = text.partition(" ")
+        topic = int(topics.of_keyword[row])
+        if (
+            topic < 0 or not topics.conceptual[row] or topics.of_keyword[known[rest]] != topic
+            if rest in known
+            else True
+        ):
+            continue
+        best = found[first].get(topic)
+        count = int(store.keyword_counts[row])
+        if best is None or count > best[0]:
+            found[first][topic] = (count, text)
+    names = {singular(word) for topic in topics.topics for word in words(topic.name)}
+    scored = []
+    for word, of_topic in found.items():
+        plain = word.replace("-", "").isalpha() and 4 <= len(word) <= 20 and presentable(word)
+        if plain and len(of_topic) >= 4 and word not in ignored and singular(word) not in names:
+            scored.append((len(of_topic), word, {topic: text for topic, (_, text) in of_topic.items()}))
+    scored.sort(key=lambda item: (-item[0], item[1]))
+    return {word: Attribute(word, of_topic) for _, word, of_topic in scored[:_MAX_ATTRIBUTES]}

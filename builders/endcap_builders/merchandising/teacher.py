@@ -1,0 +1,54 @@
+"""The one interface behind which a teacher stands: our merchandiser, or a closed LLM."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from endcap_server.prompts import ThemeDraft, shopper_text
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a page is written for: exactly what the shopper text says, so that a student can learn it from the text."""
+
+    favourites: tuple[str, ...] = ()  # topic names (leaf categories), best first
+    brands: tuple[str, ...] = ()
+    session: tuple[str, ...] = ()  # search texts, oldest first
+    season: str = ""
+    campaign: str = ""
+
+    def text(self) -> str:
+        """The canonical shopper text."""
+        return shopper_text(self.favourites, self.brands, self.session, self.season, self.campaign)
+
+
+@dataclass(frozen=True)
+class ThemeRequest:
+    """Write this many placements for this shopper."""
+
+    profile: Profile
+    placements: int
+
+
+@dataclass(frozen=True)
+class KeywordRequest:
+    """Choose this many of the candidate keywords (nearest first) for a theme."""
+
+    theme: ThemeDraft
+    candidates: tuple[str, ...]
+    choose: int
+
+
+class Teacher(Protocol):
+    """Writes what students imitate. Both methods answer in the order of their requests.
+
+    An empty answer means that the teacher has none for a request; the example is left out.
+    """
+
+    def themes(self, requests: Sequence[ThemeRequest]) -> Iterator[list[ThemeDraft]]:
+        """Write an ordered page of themes for each request."""
+        ...
+
+    def choose_keywords(self, requests: Sequence[KeywordRequest]) -> Iterator[list[str]]:
+        """Choose among the candidates of each request, best first."""
+        ...

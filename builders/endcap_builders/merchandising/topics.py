@@ -1,0 +1,237 @@
+"""The topics of a catalogue: what a theme can be about.
+
+A topic is a leaf category. In a catalogue without categories (a plain list of titles) it is a frequent search keyword
+or n-gram of titles with the products that it names. Everything else in the teacher works on topics alone.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from endcap_server.prompts import CONCEPT_CHARACTERS, clean, leaf_name
+from endcap_server.store import ItemStore
+
+Array = np.ndarray[Any, Any]
+
+_WORD = re.compile(r"[^\W_]+(?:[-'&][^\W_]+)*")
+_PRESENTABLE = re.compile(r"(?:[^\W_][\w&'%.+/-]{0,19}|&)(?: (?:[^\W_][\w&'%.+/-]{0,19}|&)){0,4}")
+_MIN_PRODUCTS = 3
+_MAX_TOPICS = 500
+_KEYWORD_AGREEMENT = 0.6
+_NAMED_AGREEMENT = 0.5
+_CONCEPTS = 24
+_BEST_PRODUCTS = 16
+_WELL_KNOWN = 5
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic."""
+
+    name: str
+    parent: str  # name of the category above, "" if none
+    rows: Array  # int32, its products, most popular first
+    concepts: tuple[str, ...]  # what shoppers call its products, best first; at least one
+
+
+@dataclass(frozen=True)
+class Topics:
+    """All topics of a catalogue, largest first."""
+
+    topics: list[Topic]
+    of_product: Array  # int32 [products], -1 none
+    of_keyword: Array  # int32 [keywords], -1 mixed
+    conceptual: Array  # bool [keywords], can stand as a concept: plain, well-spelled words, no brand, no size
+
+    def __len__(self) -> int:
+        return len(self.topics)
+
+    def __getitem__(self, index: int) -> Topic:
+        return self.topics[index]
+
+    def by_name(self) -> dict[str, int]:
+        """Positions of the topics."""
+        return {topic.name: index for index, topic in enumerate(self.topics)}
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words of a text; hyphens and apostrophes stay inside a word."""
+    return _WORD.findall(text.lower())
+
+
+@lru_cache(maxsize=200_000)
+def singular(word: str) -> str:
+    """Fold the English plural, well enough to tell whether two words are the same."""
+    if len(word) > 3 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 3 and word.endswith(("ches", "shes", "xes", "sses")):
+        return word[:-2]
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def stems(text: str) -> frozenset[str]:
+    """Words of a text without number."""
+    return frozenset(map(singular, words(text)))
+
+
+def presentable(text: str) -> bool:
+    """Whether a keyword can stand as a concept: a few plain words that the theme grammar can write."""
+    return (
+        3 <= len(text) <= CONCEPT_CHARACTERS and bool(_PRESENTABLE.fullmatch(text)) and text == clean(text, len(text))
+    )
+
+
+class TitleIndex:
+    """Which products' titles contain all words of a text."""
+
+    def __init__(self, titles: Iterable[str]) -> None:
+        rows_of: dict[str, list[int]] = defaultdict(list)
+        for row, title in enumerate(titles):
+            for word in stems(title):
+                rows_of[word].append(row)
+        self._rows = {word: np.asarray(rows, np.int32) for word, rows in rows_of.items()}
+        self._none = np.empty(0, np.int32)
+
+    def match(self, parts: frozenset[str]) -> Array:
+        """Rows, ascending, whose titles have all these stems."""
+        found = sorted((self._rows.get(part, self._none) for part in parts), key=len)
+        rows = found[0] if found else self._none
+        for other in found[1:]:
+            rows = rows[np.isin(rows, other, assume_unique=True)]
+        return rows
+
+
+def find_topics(store: ItemStore) -> Topics:
+    """Find the topics of a catalogue, with what their products are called."""
+    index = TitleIndex(store.titles)
+    names = _category_names(store)
+    with_categories = sum(bool(name) for name in names) > len(store) // 2
+    labels, parents = (names, _parents(store)) if with_categories else (_keyword_labels(store, index), {})
+    sizes = Counter(label for label in labels if label)
+    kept = [name for name, size in sizes.most_common(_MAX_TOPICS) if size >= min(_MIN_PRODUCTS, len(store))]
+    position = {name: place for place, name in enumerate(kept)}
+    of_product = np.array([position.get(label, -1) for label in labels], np.int32)
+    conceptual = _conceptual(store) & _spelled(store, index)
+    of_keyword, worth = _keyword_topics(store, index, of_product)
+    concepts = _concepts(store, of_keyword, np.where(conceptual, worth, 0.0), len(kept))
+    topics = []
+    for place, name in enumerate(kept):
+        rows = np.flatnonzero(of_product == place).astype(np.int32)
+        rows = rows[np.argsort(-store.popularity[rows], kind="stable")]
+        topics.append(Topic(name, parents.get(name, ""), rows, concepts[place] or (name,)))
+    return Topics(topics, of_product, of_keyword, conceptual)
+
+
+def _category_names(store: ItemStore) -> list[str]:
+    names = [leaf_name(path) for path in store.categories]
+    names = [name if presentable(name) else "" for name in names]
+    return [names[index] if index >= 0 else "" for index in store.category.tolist()]
+
+
+def _parents(store: ItemStore) -> dict[str, str]:
+    parents: dict[str, str] = {}
+    for path in store.categories:
+        above, _, _ = path.rpartition(">")
+        if above:
+            parents.setdefault(leaf_name(path), leaf_name(above))
+    return parents
+
+
+def _keyword_labels(store: ItemStore, index: TitleIndex) -> list[str]:
+    """Give each product the name of the first topic keyword that its title contains."""
+    limit = max(12, len(store) // 25)
+    found: list[tuple[float, str, Array]] = []
+    for text in store.keywords:
+        parts = stems(text)
+        if not 1 <= len(parts) <= 3 or not presentable(text) or any(part[0].isdigit() for part in parts):
+            continue
+        rows = index.match(parts)
+        if 5 <= len(rows) <= limit:
+            # Two words say what a thing is ("ceiling fan"); one word is as often a colour or a brand.
+            found.append((len(rows) * (1.0 if " " in text else 0.3), text, rows))
+    found.sort(key=lambda item: (-item[0], item[1]))
+    labels = [""] * len(store)
+    used = 0
+    for _, text, rows in found:
+        free = [row for row in rows.tolist() if not labels[row]]
+        if len(free) >= max(_MIN_PRODUCTS, len(rows) // 2):
+            for row in free:
+                labels[row] = text
+            used += 1
+            if used == _MAX_TOPICS:
+                break
+    return labels
+
+
+def _conceptual(store: ItemStore) -> Array:
+    brands = [stems(brand) for brand in store.brands]
+    brand_words = {next(iter(brand)) for brand in brands if len(brand) == 1}
+    of_first: dict[str, list[frozenset[str]]] = defaultdict(list)
+    for brand in brands:
+        if len(brand) > 1:
+            of_first[min(brand)].append(brand)
+    result = np.zeros(len(store.keywords), bool)
+    for row, text in enumerate(store.keywords):
+        parts = stems(text)
+        if presentable(text) and not any(part in brand_words or part[0].isdigit() for part in parts):
+            result[row] = not any(brand <= parts for part in parts for brand in of_first.get(part, ()))
+    return result
+
+
+def _spelled(store: ItemStore, index: TitleIndex) -> Array:
+    """Whether titles or several searches have each of a keyword's words: a search log is full of typing errors."""
+    parts = [stems(text) for text in store.keywords]
+    searched = Counter(part for found in parts for part in found)
+    known = {
+        part for part, count in searched.items() if count >= _WELL_KNOWN or len(index.match(frozenset([part]))) >= 2
+    }
+    return np.array([found <= known for found in parts], bool)
+
+
+def _keyword_topics(store: ItemStore, index: TitleIndex, of_product: Array) -> tuple[Array, Array]:
+    """Find the topic of each keyword, -1 if mixed, and its worth as a concept of that topic.
+
+    A keyword whose words stand in titles is about the topic of those products, and names them; one that does not
+    ("summer barbecue") is about the topic of its best products, but names none: its worth is 0.
+    """
+    topic = np.full(len(store.keywords), -1, np.int32)
+    worth = np.zeros(len(store.keywords), np.float32)
+    searched = np.log1p(store.keyword_counts.astype(np.float32)) + 1.0
+    for row, text in enumerate(store.keywords):
+        named = of_product[index.match(stems(text))]
+        if len(named) >= 2:
+            topic[row], share, count = _majority(named)
+            if share >= _NAMED_AGREEMENT:
+                worth[row] = searched[row] * np.sqrt(count)
+                continue
+        best = store.keyword_products[row, :_BEST_PRODUCTS]
+        topic[row], share, _ = _majority(of_product[best[best >= 0]])
+        if share < _KEYWORD_AGREEMENT:
+            topic[row] = -1
+    return topic, worth
+
+
+def _majority(topics: Array) -> tuple[int, float, int]:
+    known = topics[topics >= 0]
+    if not len(known):
+        return -1, 0.0, 0
+    counts = np.bincount(known)
+    top = int(counts.argmax())
+    return top, counts[top] / len(topics), int(counts[top])
+
+
+def _concepts(store: ItemStore, of_keyword: Array, worth: Array, count: int) -> list[tuple[str, ...]]:
+    """Collect what shoppers call a topic's products: the keywords that name most of them, no two of the same words."""
+    chosen: list[dict[frozenset[str], str]] = [{} for _ in range(count)]
+    for row in np.argsort(-worth, kind="stable").tolist():
+        if worth[row] <= 0:
+            break
+        topic = int(of_keyword[row])
+        if topic >= 0 and len(chosen[topic]) < _CONCEPTS:
+            text = store.keywords[row]
+            chosen[topic].setdefault(stems(text), text)
+    return [tuple(texts.values()) for texts in chosen]

@@ -1,0 +1,273 @@
+"""The build pipeline: named steps with settings, resumable, each writing one folder of a build.
+
+A step is up to date while its *fingerprint* - its settings, the fingerprints of the steps it needs, and (for the first
+step) the bytes of the catalogue - equals the one in `manifest.json`. A step writes into a fresh folder that takes the
+place of the old one only when the step has succeeded: a failed or interrupted build leaves what is served usable.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from endcap_builders.catalogue import Catalogue, catalogue_digest, read_catalogue
+
+T = TypeVar("T")
+MANIFEST = "manifest.json"
+_TOOLS = ("torch", "transformers", "openvino", "openvino-genai", "faiss-cpu", "lightgbm", "polars", "numpy")
+
+
+class BuildError(Exception):
+    """A build cannot go on; the message says what was expected, what came, and what to do."""
+
+
+class Settings(BaseModel):
+    """A step's options: each field's description is its help text, its default the demo's setting on two cores."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """What a running step sees of its build."""
+
+    build: Path
+    catalogue_folder: Path
+    output: Path
+    """A fresh, empty folder; takes the step's place in the build when `run` returns."""
+    work: Path
+    """Survives an interruption (checkpoints, labelled shards); removed after success."""
+    seed: int
+    profile: str
+    console: Console
+    _shared: dict[str, Any] = field(repr=False)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """The checked catalogue, read once for all steps."""
+        if "catalogue" not in self._shared:
+            self._shared["catalogue"] = read_catalogue(self.catalogue_folder)
+        return self._shared["catalogue"]
+
+    def input(self, step: str) -> Path:
+        """Folder of a finished step."""
+        return self.build / step
+
+    def log(self, text: str) -> None:
+        """Tell the user one line."""
+        self.console.print(f"  {text}", highlight=False, markup=False)
+
+    def track(self, items: Iterable[T], description: str, total: float | None = None) -> Iterator[T]:
+        """Iterate with a progress bar."""
+        with progress_bar(self.console) as progress:
+            yield from progress.track(items, description=description, total=total)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: `run(context, settings)` writes `context.output` and returns figures for the manifest."""
+
+    name: str
+    help: str
+    needs: tuple[str, ...]
+    settings: type[Settings]
+    run: Callable[[BuildContext, Any], dict[str, Any]]
+    digest: Callable[[Any], str] | None = None
+    """Of what a step reads besides other steps' folders, given its settings: a change runs the step again."""
+
+
+def progress_bar(console: Console) -> Progress:
+    """The progress bar that every long step shows."""
+    return Progress(
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=not console.is_terminal,
+    )
+
+
+class Pipeline:
+    """Runs steps of one build in order, skipping those that are up to date."""
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        build: Path,
+        catalogue: Path,
+        *,
+        overrides: dict[str, dict[str, Any]] | None = None,
+        seed: int = 7,
+        profile: str = "cpu",
+        console: Console | None = None,
+    ) -> None:
+        self.steps = {step.name: step for step in steps}
+        self.build, self.catalogue_folder, self.seed, self.profile = build, catalogue, seed, profile
+        self.console = console or Console(stderr=True)
+        self._shared: dict[str, Any] = {}
+        self.settings = {step.name: _settings(step, (overrides or {}).get(step.name, {})) for step in steps}
+        unknown = sorted(set(overrides or {}) - set(self.steps))
+        if unknown:
+            raise BuildError(f"unknown step {unknown[0]!r} in the settings; the steps are {', '.join(self.steps)}")
+
+    def run(self, only: str | None = None, *, force: bool = False) -> dict[str, Any]:
+        """Run every step, or `only` the one named, and return the manifest.
+
+        Raises:
+            BuildError: a needed step has not been built, or the settings are wrong.
+            CatalogueError: the catalogue is damaged; nothing of the build has been touched.
+        """
+        if only is not None and only not in self.steps:
+            raise BuildError(f"unknown step {only!r}; the steps are {', '.join(self.steps)}")
+        digest = catalogue_digest(self.catalogue_folder)
+        self.build.mkdir(parents=True, exist_ok=True)
+        fingerprints: dict[str, str] = {}
+        for number, step in enumerate(self.steps.values(), 1):
+            fingerprints[step.name] = self._fingerprint(step, fingerprints, digest)
+            if only not in (None, step.name):
+                continue
+            head = f"[{number}/{len(self.steps)}] {step.name}"
+            forced = force and (only is None or only == step.name)
+            if not forced and self._up_to_date(step, fingerprints[step.name]):
+                self.console.print(f"{head}: up to date", highlight=False, markup=False)
+                continue
+            self._check_needs(step, fingerprints)
+            self.console.print(f"{head}: {step.help}", highlight=False, markup=False)
+            self._run_step(step, fingerprints[step.name], digest)
+        return read_manifest(self.build)
+
+    def _run_step(self, step: Step, fingerprint: str, digest: str) -> None:
+        temporary = self.build / f".{step.name}.new"
+        work = self.build / ".work" / step.name
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        self._keep_work_of_same_settings(work, fingerprint)
+        context = BuildContext(
+            build=self.build,
+            catalogue_folder=self.catalogue_folder,
+            output=temporary,
+            work=work,
+            seed=self.seed,
+            profile=self.profile,
+            console=self.console,
+            _shared=self._shared,
+        )
+        start = time.monotonic()
+        try:
+            figures = step.run(context, self.settings[step.name])
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _swap(temporary, self.build / step.name)
+        shutil.rmtree(work, ignore_errors=True)
+        seconds = round(time.monotonic() - start, 1)
+        self._record(step, fingerprint, digest, {**figures, "seconds": seconds})
+        self.console.print(f"  done in {seconds} s", highlight=False, markup=False)
+
+    def _keep_work_of_same_settings(self, work: Path, fingerprint: str) -> None:
+        """Interrupted work is resumed only by the very same step: other settings would mix two runs."""
+        stamp = work / ".fingerprint"
+        if work.exists() and (not stamp.exists() or stamp.read_text() != fingerprint):
+            shutil.rmtree(work)
+        work.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(fingerprint)
+
+    def _fingerprint(self, step: Step, earlier: dict[str, str], digest: str) -> str:
+        parts = {
+            "step": step.name,
+            "settings": self.settings[step.name].model_dump(mode="json"),
+            "needs": {name: earlier[name] for name in step.needs},
+            "catalogue": digest if not step.needs else "",
+            "reads": step.digest(self.settings[step.name]) if step.digest else "",
+            "endcap": _version("endcap"),
+            "seed": self.seed,
+            "profile": self.profile,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _up_to_date(self, step: Step, fingerprint: str) -> bool:
+        entry = read_manifest(self.build)["steps"].get(step.name, {})
+        return entry.get("fingerprint") == fingerprint and (self.build / step.name).is_dir()
+
+    def _check_needs(self, step: Step, fingerprints: dict[str, str]) -> None:
+        for name in step.needs:
+            if not self._up_to_date(self.steps[name], fingerprints[name]):
+                raise BuildError(
+                    f"step {step.name} needs {name}, which is missing or older than its inputs; "
+                    f"run `endcap build {name}` first, or `endcap build` for every step"
+                )
+
+    def _record(self, step: Step, fingerprint: str, digest: str, figures: dict[str, Any]) -> None:
+        manifest = read_manifest(self.build)
+        manifest["catalogue"] = {"folder": str(self.catalogue_folder), "digest": digest}
+        manifest["profile"], manifest["seed"] = self.profile, self.seed
+        manifest["tools"] = {name: _version(name) for name in _TOOLS}
+        manifest["steps"][step.name] = {
+            "fingerprint": fingerprint,
+            "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "settings": self.settings[step.name].model_dump(mode="json"),
+            "figures": figures,
+            "files": _file_hashes(self.build / step.name),
+        }
+        temporary = self.build / f".{MANIFEST}.new"
+        temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        os.replace(temporary, self.build / MANIFEST)
+
+
+def read_manifest(build: Path) -> dict[str, Any]:
+    """The build's manifest, or an empty one."""
+    path = build / MANIFEST
+    if not path.exists():
+        return {"format": 1, "steps": {}}
+    manifest: dict[str, Any] = json.loads(path.read_text())
+    return manifest
+
+
+def _settings(step: Step, values: dict[str, Any]) -> Settings:
+    try:
+        return step.settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(step.settings.model_fields) or "none"
+        problem = f"setting {step.name}.{name}: {first['msg']}, got {first['input']!r}"
+        raise BuildError(f"{problem}; the step's settings are {known}") from None
+
+
+def _swap(new: Path, place: Path) -> None:
+    """Put `new` in its place; a server that has the old files mapped keeps reading them."""
+    old = place.with_name(f".{place.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    hashes = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                hashes[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return hashes
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

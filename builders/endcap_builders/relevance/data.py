@@ -1,0 +1,169 @@
+"""What a build knows about relevance: human judgements, or weak ones, and the merchandising step's theme products."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from endcap_server.engines.bi_encoder import BiEncoder
+from endcap_server.engines.cross_encoder import MAX_TEXT_TOKENS
+from endcap_server.store import ItemStore, tokenizer_digest
+from pydantic import Field
+
+from endcap_builders.pipeline import BuildContext, Settings
+from endcap_builders.relevance.encode import PairEncoder
+from endcap_builders.relevance.mining import add_passed_over, dense_top
+from endcap_builders.relevance.pairs import (
+    Pairs,
+    RelevanceError,
+    add_random_negatives,
+    held_out,
+    make_pairs,
+    merge_pairs,
+    pairs_from_frame,
+)
+from endcap_builders.relevance.weak import weak_pairs
+from endcap_builders.steps.store import product_text
+
+THEME_PRODUCTS = "theme_products.parquet"
+DEPTH = 150
+"""Candidates of a query that mining draws from; about what serving reranks."""
+
+_WEAK_GROUP = 16
+
+
+class SampleSettings(Settings):
+    """Which labelled pairs a model is trained on; the same for teacher and student."""
+
+    max_pairs: int = Field(6000, ge=2, description="most labelled pairs, without the negatives added to them")
+    theme_share: float = Field(0.25, ge=0, le=1, description="share of the labelled pairs that are theme and product")
+    random_negatives: float = Field(0.3, ge=0, le=5, description="random irrelevant products for each labelled pair")
+    passed_over: float = Field(
+        0.5,
+        ge=0,
+        le=5,
+        description="near but unjudged products for each labelled pair, as irrelevant, where people"
+        " judged most of what is near a query",
+    )
+    passed_over_coverage: float = Field(
+        0.5, ge=0, le=1, description="share of a query's nearest 10 that must be judged for that"
+    )
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Labelled pairs by source.
+
+    Attributes:
+        judged: human judgements, or weak ones.
+        themes: texts of themes with products that do and do not fit them; empty without them.
+        human: whether `judged` come from people; otherwise from the catalogue's structure.
+        held_out_share: share of the queries that training may not see.
+    """
+
+    judged: Pairs
+    themes: Pairs
+    human: bool
+    held_out_share: float
+
+    @property
+    def source(self) -> str:
+        """Where the labels come from, in words."""
+        return "judgements" if self.human else "weak labels from the catalogue's structure"
+
+    def part(self, *, training: bool) -> tuple[Pairs, Pairs]:
+        """Judged and theme pairs of the queries that training may see, or of those it may not."""
+        judged, themes = (
+            pairs.select_queries(held_out(pairs.queries, self.held_out_share) != training)
+            for pairs in (self.judged, self.themes)
+        )
+        return judged, themes
+
+
+def read_labelled(ctx: BuildContext, store: ItemStore, weak_queries: int, held_out_share: float) -> Labelled:
+    """Everything labelled that the build has.
+
+    Raises:
+        RelevanceError: judgements all of the same grade, or none that name a product of the catalogue.
+    """
+    ids = pl.Series("product_id", list(store.product_ids), dtype=pl.String)
+    judgements = ctx.catalogue.judgements
+    human = False
+    if judgements is not None and judgements.height:
+        human = True
+        judged = pairs_from_frame(judgements, ids, source="judgements.parquet", scale=True)
+        if not len(judged):
+            raise RelevanceError(
+                "judgements.parquet: expected products of the catalogue, got none; check its column product_id"
+            )
+    else:
+        rng = np.random.default_rng(ctx.seed)
+        judged = weak_pairs(_catalogue_rows(ctx, store), weak_queries, _WEAK_GROUP, rng)
+    path = ctx.input("merchandising") / THEME_PRODUCTS
+    themes = (
+        pairs_from_frame(pl.read_parquet(path), ids, source=str(path), scale=False)
+        if path.exists()
+        else make_pairs([], np.empty(0, np.int32), np.empty(0, np.float32))
+    )
+    return Labelled(judged, themes, human, held_out_share)
+
+
+def draw_labelled(
+    ctx: BuildContext, store: ItemStore, labelled: Labelled, settings: SampleSettings, rng: np.random.Generator
+) -> Pairs:
+    """Labelled pairs of random training queries, with the negatives that labels lack."""
+    judged, themes = labelled.part(training=True)
+    from_themes = min(len(themes), round(settings.max_pairs * settings.theme_share))
+    judged = sample_queries(judged, settings.max_pairs - from_themes, rng)
+    if labelled.human and settings.passed_over:
+        near = nearest(ctx, store, judged.queries)
+        judged = add_passed_over(judged, near, settings.passed_over, settings.passed_over_coverage, rng)
+    both = merge_pairs([judged, sample_queries(themes, from_themes, rng)])
+    return add_random_negatives(both, len(store), settings.random_negatives, rng)
+
+
+def nearest(ctx: BuildContext, store: ItemStore, queries: list[str]) -> list[np.ndarray]:
+    """What the bi-encoder finds for each query, best first: int64 [at most DEPTH] each."""
+    if not queries:
+        return []
+    return dense_top(BiEncoder(ctx.input("bi_encoder")).encode(queries, "query"), store.vectors, DEPTH)
+
+
+def sample_queries(pairs: Pairs, max_pairs: int, rng: np.random.Generator) -> Pairs:
+    """All pairs of random queries, as many queries as fit into `max_pairs`."""
+    if len(pairs) <= max_pairs:
+        return pairs
+    sizes = np.diff(pairs.offsets)
+    order = rng.permutation(len(sizes))
+    keep = np.zeros(len(sizes), dtype=bool)
+    keep[order[np.cumsum(sizes[order]) <= max_pairs]] = True
+    return pairs.select_queries(keep)
+
+
+def pair_encoder(ctx: BuildContext, store: ItemStore, tokenizer: Any) -> PairEncoder:
+    """The item store's product tokens as input for a model of this tokenizer; made anew for another vocabulary."""
+    if same_vocabulary(store, tokenizer):
+        return PairEncoder(tokenizer, store.tokens.values, store.tokens.offsets, MAX_TEXT_TOKENS)
+    return PairEncoder.from_texts(
+        tokenizer,
+        product_texts(ctx, store),
+        max_query_tokens=MAX_TEXT_TOKENS,
+        max_product_tokens=store.max_product_tokens,
+    )
+
+
+def product_texts(ctx: BuildContext, store: ItemStore) -> list[str]:
+    """What the store step tokenised of each product, in the store's order."""
+    columns = _catalogue_rows(ctx, store).select("title", "brand", "category", "description")
+    return [product_text(*row, description_words=store.max_product_tokens) for row in columns.iter_rows()]
+
+
+def same_vocabulary(store: ItemStore, tokenizer: Any) -> bool:
+    """Whether the store's token ids mean the same to this tokenizer."""
+    return tokenizer_digest(tokenizer.backend_tokenizer) == store.tokenizer
+
+
+def _catalogue_rows(ctx: BuildContext, store: ItemStore) -> pl.DataFrame:
+    """The catalogue's products in the order of the store's rows."""
+    ids = pl.Series("product_id", list(store.product_ids), dtype=pl.String)
+    return ids.to_frame().join(ctx.catalogue.products, on="product_id", how="left", maintain_order="left")

@@ -1,0 +1,56 @@
+"""The student's loss: margins between the products of one query, plus a small anchor on their absolute level."""
+
+import torch
+from torch import Tensor
+
+
+def margin_mse(
+    scores: Tensor, targets: Tensor, groups: Tensor, *, anchor: float = 0.0, weights: Tensor | None = None
+) -> Tensor:
+    """Mean squared error of margins over all pairs (i, j), i < j, of products of the same query (arXiv 2505.07105).
+
+    With d = score - target, ((s_i - s_j) - (t_i - t_j))^2 = (d_i - d_j)^2, and with pair weights w_i * w_j the sum over
+    i < j of a group is  W * sum(w d^2) - (sum(w d))^2,  W = sum(w): linear in the group's size where the double loop is
+    quadratic. The margins say nothing about the level of a group; `anchor` times the pointwise squared error does.
+
+    Args:
+        scores: student scores, float [n].
+        targets: teacher scores or labels on the scale the scores should have, float [n].
+        groups: query of each score, int64 [n], any numbering 0..g-1; need not be sorted.
+        anchor: weight of the pointwise term.
+        weights: weight of each product, float [n], at least 0; 1 if not given.
+
+    Returns:
+        Scalar: weighted mean over the pairs of all groups (0 if every group has one product) + anchor * weighted mean
+        over the products.
+
+    Raises:
+        ValueError: shapes that differ, no scores, or targets that are not finite.
+    """
+    if scores.ndim != 1 or scores.shape != targets.shape or scores.shape != groups.shape or not len(scores):
+        raise ValueError(
+            "expected scores, targets and groups of one shape [n], n > 0, got "
+            f"{tuple(scores.shape)}, {tuple(targets.shape)}, {tuple(groups.shape)}"
+        )
+    if not torch.isfinite(targets).all():
+        place = int(torch.nonzero(~torch.isfinite(targets))[0])
+        raise ValueError(f"expected finite targets, got {float(targets[place])} at {place}; label or drop these pairs")
+    scores, targets = scores.float(), targets.float()
+    weights = torch.ones_like(scores) if weights is None else weights.float()
+    count = int(groups.max()) + 1
+    # Centring d first keeps the closed form from cancelling when all scores of a group share a large offset.
+    difference = scores - targets
+    weight = _sum(weights, groups, count)
+    mean = _sum(weights * difference, groups, count) / weight.clamp_min(1e-12)
+    centred = difference - mean.detach()[groups]
+    squares = weight * _sum(weights * centred**2, groups, count) - _sum(weights * centred, groups, count) ** 2
+    pairs = (weight**2 - _sum(weights**2, groups, count)) / 2
+    # Groups of one have no pairs; what rounding leaves of theirs must not be divided by next to nothing.
+    loss = squares[pairs > 0].sum() / pairs.sum().clamp_min(1e-12)
+    if anchor:
+        loss = loss + anchor * (weights * difference**2).sum() / weights.sum().clamp_min(1e-12)
+    return loss
+
+
+def _sum(values: Tensor, groups: Tensor, count: int) -> Tensor:
+    return torch.zeros(count, dtype=values.dtype, device=values.device).index_add(0, groups, values)

@@ -1,0 +1,87 @@
+"""The student: a small cross-encoder with one output that learns the margins between products of the same query."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from endcap_builders.relevance.encode import EncodedPairs
+from endcap_builders.relevance.margin_mse import margin_mse
+from endcap_builders.relevance.pairs import RelevanceError
+from endcap_builders.relevance.teacher import Teacher
+from endcap_builders.relevance.training import Schedule, Track, fit, length_grouped
+
+
+def head_from_teacher(student: Any, teacher: Teacher) -> None:
+    """Start the student's one output as the teacher's expected grade, to first order.
+
+    The gradient of the expected grade under uniform grade probabilities is sum_k (grade_k - mean) / g * logit_k.
+    """
+    direction = torch.from_numpy((teacher.grades - teacher.grades.mean()) / len(teacher.grades)).float()
+    with torch.no_grad():
+        student.classifier.weight.copy_(direction[None] @ teacher.model.classifier.weight.cpu())
+        student.classifier.bias.copy_(direction[None] @ teacher.model.classifier.bias.cpu() + teacher.grades.mean())
+
+
+def train_student(
+    encoded: EncodedPairs,
+    model: Any,
+    *,
+    anchor: float,
+    group_size: int,
+    schedule: Schedule,
+    batch_size: int,
+    rng: np.random.Generator,
+    track: Track,
+) -> dict[str, float]:
+    """Train on margins within groups.
+
+    Args:
+        encoded: labelled pairs; their targets (0..1) are the scale the student's score learns.
+        model: a sequence classifier with one output; trained in place.
+        anchor: weight of the pointwise term (see `margin_mse`).
+        group_size: products of a query compared in one step; larger groups are cut anew each epoch.
+        schedule: steps, seconds, learning rate.
+        batch_size: pairs per step.
+        rng: draws groups and batches.
+        track: progress bar.
+
+    Raises:
+        RelevanceError: targets that are not finite, or no query with two products.
+    """
+    pairs = encoded.pairs
+    if not np.isfinite(pairs.target).all():
+        place = int(np.flatnonzero(~np.isfinite(pairs.target))[0])
+        raise RelevanceError(
+            f"student: expected a finite teacher score for every pair, got {pairs.target[place]} for query "
+            f"{pairs.queries[pairs.query[place]]!r}, product row {pairs.product[place]}; build the teacher again"
+        )
+    offsets = pairs.offsets
+    if not (np.diff(offsets) > 1).any():
+        raise RelevanceError(
+            f"student: expected queries with at least two products, got {len(pairs.queries)} queries with one each; "
+            "a margin needs two: add judgements or mine candidates"
+        )
+    targets, queries = torch.from_numpy(pairs.target), torch.from_numpy(pairs.query.astype(np.int64))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    def batches(epoch: int) -> Iterable[np.ndarray]:
+        return length_grouped(encoded, _cut_groups(offsets, group_size, rng), batch_size, rng)
+
+    def loss(logits: torch.Tensor, indices: np.ndarray) -> torch.Tensor:
+        chosen = torch.from_numpy(indices)
+        groups = torch.unique(queries[chosen], return_inverse=True)[1]
+        return margin_mse(logits[:, 0], targets[chosen].to(device), groups.to(device), anchor=anchor)
+
+    return fit(model, encoded, batches, loss, schedule, track, "training the student")
+
+
+def _cut_groups(offsets: np.ndarray, group_size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Shuffle each group and cut it into parts of nearly equal size, none above `group_size`."""
+    units: list[np.ndarray] = []
+    for start, end in itertools.pairwise(offsets):
+        if end > start:
+            units.extend(np.array_split(rng.permutation(np.arange(start, end)), -(-(end - start) // group_size)))
+    return units

@@ -1,0 +1,27 @@
+"""Step `catalogue`: check the catalogue before anything is built from it."""
+
+import json
+from typing import Any
+
+from endcap_builders.pipeline import BuildContext, Settings, Step
+
+
+class CatalogueSettings(Settings):
+    """The check has no options."""
+
+
+def run(ctx: BuildContext, settings: CatalogueSettings) -> dict[str, Any]:
+    """Read and check every file; keep the counts."""
+    catalogue = ctx.catalogue
+    figures: dict[str, Any] = {
+        "products": catalogue.products.height,
+        "events": catalogue.events.height if catalogue.events is not None else 0,
+        "queries": catalogue.queries.height if catalogue.queries is not None else 0,
+        "judgements": catalogue.judgements.height if catalogue.judgements is not None else 0,
+    }
+    ctx.log(", ".join(f"{count:,} {name}" for name, count in figures.items()))
+    (ctx.output / "counts.json").write_text(json.dumps(figures) + "\n")
+    return figures
+
+
+STEP = Step(name="catalogue", needs=(), settings=CatalogueSettings, run=run, help="checking the catalogue")

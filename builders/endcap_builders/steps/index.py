@@ -1,0 +1,169 @@
+"""Step `index`: FAISS indexes of products and keywords, and the best products of every keyword."""
+
+import json
+from typing import Any
+
+import faiss
+import numpy as np
+from endcap_server.columns import Array
+from endcap_server.store import KEYWORD_PRODUCTS, ItemStore, write_keyword_links
+from pydantic import Field
+
+from endcap_builders.keywords import WordIndex
+from endcap_builders.pipeline import BuildContext, Settings, Step
+
+_BLOCK = 256
+_RECALL_K = 100
+
+
+class IndexSettings(Settings):
+    """Options of the step."""
+
+    exact_up_to: int = Field(
+        200_000, ge=0, description="rows up to which every vector is compared; a graph (HNSW) above"
+    )
+    hnsw_links: int = Field(16, ge=4, le=64, description="links of a row in the graph")
+    hnsw_breadth: int = Field(128, ge=16, le=2048, description="rows that a search in the graph keeps in view")
+    recall_sample: int = Field(500, ge=1, description="searches on which the graph's recall is measured")
+    keyword_drop: float = Field(
+        0.25,
+        ge=0,
+        le=2,
+        description="products without all words of a keyword are kept down to this much below its best similarity",
+    )
+    keyword_majority: float = Field(
+        0.5, gt=0, le=1, description="share of a keyword's products that makes their category the keyword's"
+    )
+
+
+def run(ctx: BuildContext, settings: IndexSettings) -> dict[str, Any]:
+    """Write products.faiss, keywords.faiss and what links keywords to products."""
+    store = ItemStore.open(ctx.build, linked=False)
+    figures: dict[str, Any] = {}
+    for name, vectors in (("products", store.vectors), ("keywords", store.keyword_vectors)):
+        index, kind, recall = build_index(ctx, vectors, settings, name)
+        faiss.write_index(index, str(ctx.output / f"{name}.faiss"))
+        figures[name] = {"rows": len(vectors), "kind": kind, "recall_at_100": round(recall, 4)}
+        if name == "products":
+            rows = _keyword_products(ctx, store, index, settings)
+    category = majority_category(store.category, rows, settings.keyword_majority)
+    write_keyword_links(ctx.output, rows, category)
+    figures["products_of_a_keyword"] = round(float((rows >= 0).sum(axis=1).mean()), 1) if len(rows) else 0.0
+    (ctx.output / "index.json").write_text(json.dumps(figures, indent=2) + "\n")
+    for name in ("products", "keywords"):
+        ctx.log("{}: {rows:,} rows, {kind}, recall@100 {recall_at_100}".format(name, **figures[name]))
+    return figures
+
+
+def build_index(
+    ctx: BuildContext, vectors: Array, settings: IndexSettings, name: str
+) -> tuple[faiss.Index, str, float]:
+    """Index unit vectors float16 [n, D] for inner products: the index, its kind, and its recall@100."""
+    dimension = vectors.shape[1]
+    if len(vectors) <= settings.exact_up_to:
+        index = faiss.index_factory(dimension, "SQfp16", faiss.METRIC_INNER_PRODUCT)
+        kind = "exact"
+    else:
+        index = faiss.index_factory(dimension, f"HNSW{settings.hnsw_links}_SQfp16", faiss.METRIC_INNER_PRODUCT)
+        for parameter, value in (("efConstruction", 2 * settings.hnsw_breadth), ("efSearch", settings.hnsw_breadth)):
+            faiss.ParameterSpace().set_index_parameter(index, parameter, value)
+        kind = f"hnsw{settings.hnsw_links}, breadth {settings.hnsw_breadth}"
+    # fp16 quantisation learns nothing; FAISS wants the call all the same.
+    index.train(np.zeros((1, dimension), np.float32))
+    size = 16 * _BLOCK
+    for start in ctx.track(range(0, len(vectors), size), f"index of {name} (x{size})"):
+        index.add(np.ascontiguousarray(vectors[start : start + size], np.float32))
+    return index, kind, _recall(index, vectors, settings.recall_sample, ctx.seed)
+
+
+def _recall(index: faiss.Index, vectors: Array, sample: int, seed: int) -> float:
+    """Share of the exact nearest 100 that the index finds, on noisy copies of its own rows."""
+    if not len(vectors):
+        return 1.0
+    rng = np.random.default_rng(seed)
+    picked = np.sort(rng.choice(len(vectors), min(sample, len(vectors)), replace=False))
+    noise = rng.standard_normal((len(picked), vectors.shape[1])) / np.sqrt(vectors.shape[1])
+    searches = np.ascontiguousarray(vectors[picked] + 0.5 * noise, np.float32)
+    searches /= np.linalg.norm(searches, axis=1, keepdims=True)
+    k = min(_RECALL_K, len(vectors))
+    _, found = index.search(searches, k)
+    exact = nearest_by_product(searches, vectors, k)
+    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, exact, strict=True)]))
+
+
+def nearest_by_product(searches: Array, vectors: Array, k: int, block: int = 65_536) -> Array:
+    """Rows of the ``k`` largest inner products of each search, int64 [s, k], largest first, by block-wise products."""
+    best = np.full((len(searches), 0), 0, np.int64)
+    scores = np.zeros((len(searches), 0), np.float32)
+    for start in range(0, len(vectors), block):
+        part = searches @ vectors[start : start + block].astype(np.float32).T
+        rows = np.broadcast_to(np.arange(start, start + part.shape[1]), part.shape)
+        scores, best = np.concatenate([scores, part], axis=1), np.concatenate([best, rows], axis=1)
+        if scores.shape[1] > k:
+            top = np.argpartition(scores, -k, axis=1)[:, -k:]
+            scores, best = np.take_along_axis(scores, top, axis=1), np.take_along_axis(best, top, axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return np.take_along_axis(best, order, axis=1)
+
+
+def _keyword_products(ctx: BuildContext, store: ItemStore, index: faiss.Index, settings: IndexSettings) -> Array:
+    """Best products of each keyword, int32 [m, 64]: those with all its words first, each part by similarity."""
+    word_index = WordIndex(ctx.catalogue.products)
+    rows = np.full((len(store.keywords), KEYWORD_PRODUCTS), -1, np.int32)
+    exact = len(store) <= settings.exact_up_to
+    k = min(KEYWORD_PRODUCTS, len(store))
+    keywords = list(store.keywords)
+    for start in ctx.track(range(0, len(rows), _BLOCK), f"products of keywords (x{_BLOCK})"):
+        searches = np.ascontiguousarray(store.keyword_vectors[start : start + _BLOCK], np.float32)
+        near = nearest_by_product(searches, store.vectors, k) if exact else index.search(searches, k)[1]
+        for line, own in enumerate(near):
+            best = best_products(
+                searches[line],
+                own[own >= 0],
+                word_index.find(keywords[start + line]),
+                store.vectors,
+                settings.keyword_drop,
+            )
+            rows[start + line, : len(best)] = best
+    return rows
+
+
+def best_products(search: Array, near: Array, agreeing: Array, vectors: Array, drop: float) -> Array:
+    """Join the nearest products of a keyword with those that hold all its words; the latter come first.
+
+    Args:
+        search: the keyword's vector, float32 [D].
+        near: its nearest product rows.
+        agreeing: rows of the products that hold all its words.
+        vectors: all product vectors, [n, D].
+        drop: how far below the best similarity a product may be that does not hold all words.
+    """
+    candidates = np.union1d(near, agreeing)
+    similarity = vectors[candidates].astype(np.float32) @ search
+    agrees = np.isin(candidates, agreeing)
+    kept = agrees | (similarity >= similarity.max(initial=-1.0) - drop)
+    # Cosines differ by at most 2.
+    order = np.argsort(-(similarity + 4.0 * agrees)[kept], kind="stable")
+    return candidates[kept][order][:KEYWORD_PRODUCTS]
+
+
+def majority_category(category: Array, rows: Array, majority: float) -> Array:
+    """Category of more than a share of each keyword's products (rows int [m, 64], -1 padded): int32 [m], else -1."""
+    of_keywords = np.where(rows >= 0, category[rows], -1) if len(category) else np.full(rows.shape, -1)
+    found = np.full(len(rows), -1, np.int32)
+    for line, values in enumerate(of_keywords):
+        known = values[values >= 0]
+        if len(known):
+            names, counts = np.unique(known, return_counts=True)
+            if counts.max() > majority * int((rows[line] >= 0).sum()):
+                found[line] = names[counts.argmax()]
+    return found
+
+
+STEP = Step(
+    name="index",
+    needs=("catalogue", "bi_encoder", "store"),
+    settings=IndexSettings,
+    run=run,
+    help="indexing products and keywords",
+)

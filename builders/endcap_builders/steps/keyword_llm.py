@@ -1,0 +1,30 @@
+"""Step ``keyword_llm``: the student that chooses keywords (LLM 2)."""
+
+from typing import Any
+
+from pydantic import Field
+
+from endcap_builders.llm.build import build_student
+from endcap_builders.llm.evaluation import evaluate_keywords
+from endcap_builders.llm.student import StudentSettings
+from endcap_builders.pipeline import BuildContext, Step
+
+
+class KeywordStudentSettings(StudentSettings):
+    """Settings of the keyword student."""
+
+    train_seconds: float = Field(60.0, ge=0, description="time for training; 0: use the checkpoint as it is")
+
+
+def run(ctx: BuildContext, settings: KeywordStudentSettings) -> dict[str, Any]:
+    """Train, export and measure."""
+    return build_student(ctx, settings, ctx.input("merchandising") / "keywords.jsonl", evaluate_keywords)
+
+
+STEP = Step(
+    name="keyword_llm",
+    help="training the student that chooses keywords",
+    needs=("merchandising",),
+    settings=KeywordStudentSettings,
+    run=run,
+)

@@ -1,0 +1,199 @@
+"""Step `store`: everything about products and keywords that serving looks up, as memory-mapped columns."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from endcap_server.columns import Array
+from endcap_server.engines.bi_encoder import BiEncoder, load_tokenizer
+from endcap_server.engines.encoder_runtime import EngineLoadError
+from endcap_server.prompts import leaf_name
+from endcap_server.store import KeywordColumns, ProductColumns, Ragged, tokenizer_digest
+from pydantic import Field
+
+from endcap_builders.keywords import WordIndex, known_keywords
+from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
+from endcap_builders.words import caption_tokens, words
+
+_CHUNK = 256
+_EVENT_WEIGHTS = {"view": 1.0, "cart": 3.0, "purchase": 5.0}
+_TAG = re.compile(r"<[^>]{1,200}>")
+
+
+class StoreSettings(Settings):
+    """Options of the step."""
+
+    tokenizer: str = Field(
+        "", description="tokenizer.json of the cross-encoder's checkpoint, if its vocabulary is not the bi-encoder's"
+    )
+    max_product_tokens: int = Field(48, ge=8, le=448, description="tokens of a product that the cross-encoder reads")
+    description_words: int = Field(
+        0,
+        ge=0,
+        le=200,
+        description="words of the description in a product's vector; titles alone retrieved as well on the sets tried",
+    )
+    max_keywords: int = Field(300_000, ge=1, description="most known search keywords")
+    keyword_least_products: int = Field(
+        5, ge=1, description="products in which a keyword derived from the catalogue has to occur"
+    )
+    keyword_least_similarity: float = Field(
+        0.45, ge=-1, le=1, description="similarity of its best product from which a searched text retrieves products"
+    )
+    caption_least_products: int = Field(4, ge=1, description="products in which a caption token has to occur")
+    caption_most_share: float = Field(0.1, gt=0, le=1, description="share of products in which it may occur")
+    caption_vocabulary: int = Field(20_000, ge=0, description="most distinct caption tokens")
+    captions_per_product: int = Field(32, ge=0, le=256, description="most caption tokens of a product")
+
+
+def run(ctx: BuildContext, settings: StoreSettings) -> dict[str, Any]:
+    """Write the product and keyword columns, and the tokenizer that made the tokens."""
+    products = ctx.catalogue.products
+    encoder = BiEncoder(ctx.input("bi_encoder"))
+    vectors = _encode(ctx, encoder, _vector_texts(products, settings.description_words), "document", "product vectors")
+    found = known_keywords(
+        products, ctx.catalogue.queries, limit=settings.max_keywords, least=settings.keyword_least_products
+    )
+    keyword_vectors = _encode(ctx, encoder, found.texts, "query", "keyword vectors")
+    kept = _that_retrieve(found.texts, keyword_vectors, products, vectors, settings.keyword_least_similarity)
+    keywords = [found.texts[row] for row in kept]
+    KeywordColumns(keywords, keyword_vectors[kept], found.counts[kept]).write(ctx.output)
+    columns = _columns(ctx, settings, vectors)
+    columns.write(ctx.output)
+    figures = {
+        "products": products.height,
+        "product_tokens": round(len(columns.tokens.values) / products.height, 1),
+        "keywords": len(keywords),
+        "keywords_from_log": int((found.counts[kept] > 0).sum()),
+        "keywords_dropped": len(found.texts) - len(keywords),
+        "caption_tokens": len(columns.caption_tokens),
+        "precision": encoder.precision,
+    }
+    ctx.log(
+        f"{figures['products']:,} products of {figures['product_tokens']} tokens, {figures['keywords']:,} keywords "
+        f"({figures['keywords_from_log']:,} searched), {figures['caption_tokens']:,} caption tokens"
+    )
+    return figures
+
+
+def product_text(title: str, brand: str, category: str, description: str, *, description_words: int) -> str:
+    """What a product says in one line: title, brand and category where the title does not say them, description."""
+    parts, said = [title], set(words(title))
+    for part in (brand, leaf_name(category) if category else ""):
+        if part and not said.issuperset(words(part)):
+            parts.append(part)
+            said.update(words(part))
+    if description and description_words:
+        # The markup of shops' descriptions would eat the few tokens there are.
+        parts.append(" ".join(_TAG.sub(" ", description[: description_words * 40]).split()[:description_words]))
+    return ". ".join(parts)
+
+
+def _vector_texts(products: pl.DataFrame, description_words: int) -> list[str]:
+    rows = products.select("title", "brand", "category", "description").iter_rows()
+    return [product_text(*row, description_words=description_words) for row in rows]
+
+
+def _encode(ctx: BuildContext, encoder: BiEncoder, texts: list[str], kind: Any, description: str) -> Array:
+    """Vectors of ``texts``, float16 [n, D]; longest first over all chunks, so that a chunk pads little."""
+    vectors = np.zeros((len(texts), encoder.dimension), np.float16)
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
+    chunks = [order[start : start + _CHUNK] for start in range(0, len(order), _CHUNK)]
+    for chunk in ctx.track(chunks, f"{description} (x{_CHUNK})"):
+        vectors[chunk] = encoder.encode([texts[row] for row in chunk], kind)
+    return vectors
+
+
+def _that_retrieve(
+    texts: list[str], vectors: Array, products: pl.DataFrame, product_vectors: Array, least: float
+) -> Array:
+    """Positions of the keywords that find products: by all their words, or by a product near enough."""
+    index = WordIndex(products)
+    found = np.array([len(index.find(text)) > 0 for text in texts], np.bool_)
+    others = np.flatnonzero(~found)
+    matrix = product_vectors.astype(np.float32).T
+    for start in range(0, len(others), _CHUNK):
+        block = others[start : start + _CHUNK]
+        found[block] = (vectors[block].astype(np.float32) @ matrix).max(axis=1) >= least
+    return np.flatnonzero(found)
+
+
+def _columns(ctx: BuildContext, settings: StoreSettings, vectors: Array) -> ProductColumns:
+    products = ctx.catalogue.products
+    brands, brand = _codes(products["brand"])
+    categories, category = _codes(products["category"])
+    tokenizer_path = Path(settings.tokenizer) if settings.tokenizer else ctx.input("bi_encoder") / "tokenizer.json"
+    tokens, digest = _tokens(ctx, products, tokenizer_path, settings.max_product_tokens)
+    vocabulary, captions = caption_tokens(
+        products["title"].to_list(),
+        [text[:1000] for text in products["description"]],
+        least=settings.caption_least_products,
+        most=max(int(settings.caption_most_share * products.height), settings.caption_least_products),
+        vocabulary=settings.caption_vocabulary,
+        per_product=settings.captions_per_product,
+    )
+    return ProductColumns(
+        product_ids=products["product_id"].to_list(),
+        titles=products["title"].to_list(),
+        vectors=vectors,
+        brand=brand,
+        brands=brands,
+        category=category,
+        categories=categories,
+        price=products["price"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
+        in_stock=products["in_stock"].to_numpy(),
+        popularity=_popularity(products, ctx.catalogue.events),
+        tokens=tokens,
+        captions=Ragged.of(captions),
+        caption_tokens=vocabulary,
+        tokenizer=digest,
+        max_product_tokens=settings.max_product_tokens,
+    )
+
+
+def _tokens(ctx: BuildContext, products: pl.DataFrame, path: Path, limit: int) -> tuple[Ragged, str]:
+    """Token ids of all products without special tokens, and the tokenizer's digest; keep the tokenizer too."""
+    try:
+        tokenizer = load_tokenizer(path)
+    except EngineLoadError as error:
+        raise BuildError(f"store.tokenizer: {error}") from error
+    tokenizer.save(str(ctx.output / "tokenizer.json"))
+    digest = tokenizer_digest(tokenizer)
+    tokenizer.enable_truncation(limit)
+    rows = products.select("title", "brand", "category", "description").rows()
+    lists: list[list[int]] = []
+    chunks = range(0, len(rows), 4096)
+    for start in ctx.track(chunks, "product tokens (x4096)"):
+        # A word has a token at least: more words than tokens are not needed.
+        texts = [product_text(*row, description_words=limit) for row in rows[start : start + 4096]]
+        lists += [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    return Ragged.of(lists), digest
+
+
+def _codes(column: pl.Series) -> tuple[list[str], Array]:
+    """The distinct texts but "", sorted, and the position of each row's (int32 [n], -1 for "")."""
+    names = sorted(set(column.to_list()) - {""})
+    position = {name: number for number, name in enumerate(names)}
+    return names, np.array([position.get(text, -1) for text in column], np.int32)
+
+
+def _popularity(products: pl.DataFrame, events: pl.DataFrame | None) -> Array:
+    """Weighted events of each product on a log scale, 0..1: float32 [n]."""
+    if events is None:
+        return np.zeros(products.height, np.float32)
+    weights = events.select("product_id", pl.col("type").replace_strict(_EVENT_WEIGHTS, default=1.0).alias("weight"))
+    totals = weights.group_by("product_id").agg(pl.col("weight").sum())
+    joined = products.select("product_id").join(totals, on="product_id", how="left", maintain_order="left")
+    logs = np.log1p(joined["weight"].fill_null(0.0).to_numpy())
+    return (logs / max(float(logs.max()), 1e-9)).astype(np.float32)
+
+
+STEP = Step(
+    name="store",
+    needs=("catalogue", "bi_encoder"),
+    settings=StoreSettings,
+    run=run,
+    help="writing the item store",
+)

@@ -1,0 +1,28 @@
+"""Step ``theme_llm``: the student that writes themes (LLM 1)."""
+
+from typing import Any
+
+from endcap_server.columns import StringColumn
+
+from endcap_builders.llm.build import build_student
+from endcap_builders.llm.evaluation import evaluate_themes
+from endcap_builders.llm.student import StudentSettings
+from endcap_builders.pipeline import BuildContext, Step
+
+
+def run(ctx: BuildContext, settings: StudentSettings) -> dict[str, Any]:
+    """Train, export and measure."""
+    folder = ctx.input("merchandising")
+    known = {*StringColumn.open(ctx.input("store"), "keywords"), *StringColumn.open(folder, "topics")}
+    return build_student(
+        ctx, settings, folder / "themes.jsonl", lambda exported, held_out: evaluate_themes(exported, held_out, known)
+    )
+
+
+STEP = Step(
+    name="theme_llm",
+    help="training the student that writes themes",
+    needs=("store", "merchandising"),
+    settings=StudentSettings,
+    run=run,
+)

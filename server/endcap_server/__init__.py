@@ -1,0 +1,1 @@
+"""What runs on the serving machine: stages, engines, launcher."""

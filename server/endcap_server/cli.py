@@ -1,0 +1,81 @@
+"""`endcap serve`: the launcher on the command line."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from endcap_server.launch import LaunchError, Server, ServerOptions
+
+
+def add_serve_command(subparsers: Any) -> None:
+    """Add `endcap serve` to the command line."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "serve",
+        help="serve a build with Triton Inference Server",
+        description="Start the real Triton Inference Server on a build, wait until every model is ready, "
+        "print one line with the ports, and stop cleanly on SIGINT or SIGTERM.",
+    )
+    parser.add_argument("--build", type=Path, required=True, metavar="DIR", help="a build, e.g. build/demo")
+    parser.add_argument("--address", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--grpc-port", type=int, default=8001, help="gRPC port, 0 picks one (default: %(default)s)")
+    parser.add_argument("--http-port", type=int, default=8000, help="HTTP port, 0 picks one (default: %(default)s)")
+    parser.add_argument("--metrics-port", type=int, default=8002, help="Prometheus port (default: %(default)s)")
+    parser.add_argument(
+        "--profile", choices=("cpu", "gpu"), default="cpu", help="which configs the models load (default: %(default)s)"
+    )
+    parser.add_argument("--cache-mb", type=int, default=64, help="response cache, MB (default: %(default)s)")
+    parser.add_argument("--python", type=Path, help="Python of the serving environment (default: .venv-serving)")
+    parser.add_argument("--ready-timeout", type=float, default=120.0, help="seconds (default: %(default)s)")
+    parser.add_argument("--verbose", action="store_true", help="verbose server log")
+    parser.set_defaults(run=_serve)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    options = ServerOptions(
+        build=arguments.build,
+        address=arguments.address,
+        grpc_port=arguments.grpc_port,
+        http_port=arguments.http_port,
+        metrics_port=arguments.metrics_port,
+        profile=arguments.profile,
+        cache_mb=arguments.cache_mb,
+        python=arguments.python,
+        ready_timeout_s=arguments.ready_timeout,
+        verbose=arguments.verbose,
+    )
+    try:
+        with _stop_on_signals(), Server(options) as server:
+            print(
+                f"endcap serves {options.build}: grpc {server.grpc_address}, "
+                f"http {options.address}:{server.http_port}, metrics {options.address}:{server.metrics_port} "
+                f"(log: {server.log}; Ctrl-C stops)",
+                flush=True,
+            )
+            status = server.wait()
+            print(f"endcap: the server stopped by itself with status {status}; see {server.log}", file=sys.stderr)
+            return 1
+    except LaunchError as error:
+        print(f"endcap serve: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("endcap: stopped", flush=True)
+        return 0
+
+
+class _stop_on_signals:  # noqa: N801 - reads as a statement
+    """Turn SIGTERM and SIGINT into KeyboardInterrupt; ignore repeats while the server is being stopped."""
+
+    def __enter__(self) -> None:
+        self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        for each in self._before:
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,165 @@
+"""Memory-mapped columns of texts and of integer lists: what the item store is made of.
+
+Every column is a few plain ``.npy`` files, so that both environments (NumPy 1.26 and 2) read it, the operating system
+shares its pages between all stage processes, and opening it costs no time whatever its size.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+class StoreError(ValueError):
+    """A store file is missing, damaged or does not fit the others; the message says which and what to do."""
+
+
+def load_array(folder: Path, name: str, dtype: Any, ndim: int = 1) -> Array:
+    """Map ``folder/name.npy`` read-only, checking that it has the expected type and number of dimensions."""
+    path = folder / f"{name}.npy"
+    try:
+        # An empty file cannot be mapped; NumPy can read it.
+        array = np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)
+    except FileNotFoundError:
+        raise StoreError(f"{path}: expected a file of the build, found none; build it again (endcap build)") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise StoreError(f"{path}: expected a NumPy array, got {error}; build it again (endcap build)") from error
+    if array.dtype != np.dtype(dtype) or array.ndim != ndim:
+        raise StoreError(
+            f"{path}: expected {np.dtype(dtype)} with {ndim} dimension(s), got {array.dtype} with {array.ndim}; "
+            "build it again (endcap build)"
+        )
+    # A plain view: indexing np.memmap wraps every scalar and slice in a subclass, which is slow.
+    return np.asarray(array)
+
+
+def save_array(folder: Path, name: str, values: Any, dtype: Any) -> None:
+    """Write ``folder/name.npy``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / f"{name}.npy", np.ascontiguousarray(values, dtype=dtype))
+
+
+def _hash_texts(encoded: Iterable[bytes], count: int) -> Array:
+    digests = (hashlib.blake2b(text, digest_size=8).digest() for text in encoded)
+    return np.frombuffer(b"".join(digests), dtype="<u8", count=count).astype(np.uint64)
+
+
+@dataclass(frozen=True)
+class StringColumn:
+    """A column of texts with a search by value.
+
+    Files: ``NAME.bytes`` uint8 [total], ``NAME.offsets`` int64 [n + 1] and, for ``find``, ``NAME.hashes`` uint64 [n] in
+    ascending order with ``NAME.order`` int64 [n], the row of each hash.
+    """
+
+    blob: Array
+    offsets: Array
+    hashes: Array
+    order: Array
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> "StringColumn":
+        """Map the column ``name`` of ``folder``."""
+        column = cls(
+            blob=load_array(folder, f"{name}.bytes", np.uint8),
+            offsets=load_array(folder, f"{name}.offsets", np.int64),
+            hashes=load_array(folder, f"{name}.hashes", np.uint64),
+            order=load_array(folder, f"{name}.order", np.int64),
+        )
+        if len(column.offsets) != len(column.hashes) + 1 or int(column.offsets[-1]) != len(column.blob):
+            raise StoreError(f"{folder}/{name}.*: the files of this column do not fit each other; build it again")
+        return column
+
+    @staticmethod
+    def write(folder: Path, name: str, texts: Sequence[str]) -> None:
+        """Write the files of a column of ``texts``."""
+        encoded = [text.encode() for text in texts]
+        offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(text) for text in encoded], out=offsets[1:])
+        hashes = _hash_texts(encoded, len(encoded))
+        order = np.argsort(hashes, kind="stable")
+        save_array(folder, f"{name}.bytes", np.frombuffer(b"".join(encoded), np.uint8), np.uint8)
+        save_array(folder, f"{name}.offsets", offsets, np.int64)
+        save_array(folder, f"{name}.hashes", hashes[order], np.uint64)
+        save_array(folder, f"{name}.order", order, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> str:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of a column of {len(self)}")
+        return self._bytes(row % len(self)).decode()
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._bytes(row).decode() for row in range(len(self)))
+
+    def take(self, rows: Iterable[int] | Array) -> list[str]:
+        """Return the texts of ``rows`` (int [k], each 0..n-1)."""
+        return [self[int(row)] for row in rows]
+
+    def find(self, texts: Sequence[str]) -> Array:
+        """Return the row of each text, -1 if unknown: int64 [len(texts)]. Of equal texts the first row counts."""
+        encoded = [text.encode() for text in texts]
+        hashes = _hash_texts(encoded, len(encoded))
+        rows = np.full(len(encoded), -1, np.int64)
+        for position, start in enumerate(np.searchsorted(self.hashes, hashes)):
+            # More than one round only if two texts share a 64-bit hash.
+            for slot in range(int(start), len(self.hashes)):
+                if self.hashes[slot] != hashes[position]:
+                    break
+                if self._bytes(int(self.order[slot])) == encoded[position]:
+                    rows[position] = self.order[slot]
+                    break
+        return rows
+
+    def _bytes(self, row: int) -> bytes:
+        return self.blob[self.offsets[row] : self.offsets[row + 1]].tobytes()
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A column of integer lists of different lengths.
+
+    Files: ``NAME.values`` int32 [total], ``NAME.offsets`` int64 [n + 1].
+    """
+
+    values: Array
+    offsets: Array
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> "Ragged":
+        """Map the column ``name`` of ``folder``."""
+        column = cls(load_array(folder, f"{name}.values", np.int32), load_array(folder, f"{name}.offsets", np.int64))
+        if int(column.offsets[-1]) != len(column.values):
+            raise StoreError(f"{folder}/{name}.*: the files of this column do not fit each other; build it again")
+        return column
+
+    @classmethod
+    def of(cls, lists: Sequence[Sequence[int] | Array]) -> "Ragged":
+        """Make a column in memory from ``lists``."""
+        offsets = np.zeros(len(lists) + 1, np.int64)
+        np.cumsum([len(items) for items in lists], out=offsets[1:])
+        arrays = [np.asarray(items, np.int32) for items in lists]
+        return cls(np.concatenate(arrays) if arrays else np.zeros(0, np.int32), offsets)
+
+    def write(self, folder: Path, name: str) -> None:
+        """Write the files of this column."""
+        save_array(folder, f"{name}.values", self.values, np.int32)
+        save_array(folder, f"{name}.offsets", self.offsets, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, index: int) -> Array:
+        """Return list ``index`` as a read-only view: int32 [length]."""
+        return self.values[self.offsets[index] : self.offsets[index + 1]]
+
+    def lengths(self, rows: Array) -> Array:
+        """Return the length of each list of ``rows``: int64, shape of ``rows``."""
+        return self.offsets[rows + 1] - self.offsets[rows]

@@ -1,0 +1,146 @@
+"""Runs an OpenVINO encoder over sequences of different lengths in length-sorted micro-batches.
+
+Sorting by length into small batches is the largest single lever on a CPU: padding is computed like everything else.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+
+from endcap_server.columns import Array
+
+Fill = Callable[[Array, Array, Array], None]
+"""Writes the token ids of rows int [b] into ids int64 [b, width], and where not 0 the types int64 [b, width]."""
+
+MAX_STREAMS = 8
+"""Streams chosen by default: micro-batches of one request are too few to keep more of them busy."""
+
+
+class EngineLoadError(ValueError):
+    """An engine's files are missing or do not fit; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How an encoder uses the machine; 0 means chosen by what the machine has."""
+
+    threads: int = 0
+    """CPU threads; 0: all that this process may use."""
+    streams: int = 0
+    """Micro-batches computed side by side; 0: one a thread, at most 8. Products of this size do not fill two cores."""
+    precision: str = "auto"
+    """``f32``, ``bf16``, or ``auto``: bf16 where the CPU computes with it."""
+    token_budget: int = 448
+    """Tokens of a micro-batch: 8 to 16 pairs of a query and a product title."""
+
+    def resolved(self) -> "RuntimeOptions":
+        """Return the options with every 0 and ``auto`` replaced by what this machine gives."""
+        if self.precision not in ("auto", "f32", "bf16"):
+            raise EngineLoadError(f"precision: expected auto, f32 or bf16, got {self.precision!r}")
+        for name, least in (("threads", 0), ("streams", 0), ("token_budget", 1)):
+            if getattr(self, name) < least:
+                raise EngineLoadError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        threads = self.threads or len(os.sched_getaffinity(0))
+        streams = self.streams or min(threads, MAX_STREAMS)
+        precision = self.precision
+        if precision == "auto":
+            capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            precision = "bf16" if "BF16" in capabilities else "f32"
+        return RuntimeOptions(threads, min(streams, threads), precision, self.token_budget)
+
+
+def plan_micro_batches(lengths: Array, token_budget: int, streams: int = 1) -> list[Array]:
+    """Cut sequences into micro-batches of similar lengths, the longest first.
+
+    All hold about the same number of tokens before padding, ``token_budget`` or less (and less than one sequence more),
+    and their number is a multiple of ``streams`` so that no stream waits for the last one.
+
+    Args:
+        lengths: tokens of each sequence, int [n].
+        token_budget: tokens of a micro-batch.
+        streams: micro-batches computed at the same time.
+
+    Returns:
+        Rows of each micro-batch, int64 [b].
+    """
+    if not len(lengths):
+        return []
+    order = np.argsort(lengths, kind="stable")[::-1]
+    ends = np.cumsum(lengths[order])
+    count = min(-(-int(ends[-1]) // (token_budget * streams)) * streams, len(order))
+    cuts = np.searchsorted(ends * count, ends[-1] * np.arange(1, count), side="right")
+    return [rows for rows in np.split(order, cuts) if len(rows)]
+
+
+class EncoderRuntime:
+    """One compiled encoder. Not re-entrant: one thread calls ``run``."""
+
+    def __init__(self, model: Path, options: RuntimeOptions) -> None:
+        """Compile ``model`` (OpenVINO IR, inputs int64 [batch, length], first output float [batch, outputs])."""
+        if not model.exists():
+            raise EngineLoadError(f"{model}: expected an exported encoder, found none; run endcap build")
+        self.options = options.resolved()
+        self._compiled = ov.Core().compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": self.options.precision,
+                "INFERENCE_NUM_THREADS": self.options.threads,
+                "NUM_STREAMS": self.options.streams,
+                # The engines of a machine are several processes: pinned threads would pile up on the same cores.
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+        self._names = [port.any_name for port in self._compiled.inputs]
+        known = {"input_ids", "attention_mask", "token_type_ids"}
+        if not {"input_ids", "attention_mask"} <= set(self._names) <= known:
+            raise EngineLoadError(f"{model}: expected inputs {sorted(known)}, got {sorted(self._names)}")
+        shape = self._compiled.outputs[0].partial_shape
+        if shape.rank.get_length() != 2 or shape[1].is_dynamic:
+            raise EngineLoadError(f"{model}: expected an output of [batch, a fixed width], got {shape}")
+        self.outputs = int(shape[1].get_length())
+        self._queue = ov.AsyncInferQueue(self._compiled, self.options.streams)
+
+    def run(self, lengths: Array, fill: Fill, alive: Callable[[], Array] | None = None) -> tuple[Array, Array]:
+        """Compute all sequences.
+
+        Args:
+            lengths: tokens of each sequence with special tokens, int [n].
+            fill: writes the tokens of some rows.
+            alive: asked before each micro-batch which rows (bool [n]) are still worth computing.
+
+        Returns:
+            float32 [n, outputs], and bool [n]: which rows were computed.
+        """
+        lengths = np.asarray(lengths, np.int64)
+        results = np.zeros((len(lengths), self.outputs), np.float32)
+        done = np.zeros(len(lengths), np.bool_)
+
+        def collect(request: ov.InferRequest, rows_and_feed: tuple[Array, dict[str, Array]]) -> None:
+            results[rows_and_feed[0]] = request.get_output_tensor(0).data
+            done[rows_and_feed[0]] = True
+
+        self._queue.set_callback(collect)
+        for planned in plan_micro_batches(lengths, self.options.token_budget, self.options.streams):
+            rows = planned
+            if alive is not None:
+                self._queue.get_idle_request_id()  # wait for a free stream first: the answer may change meanwhile
+                rows = rows[alive()[rows]]
+                if not len(rows):
+                    continue
+            feed = self._feed(rows, lengths[rows], fill)
+            self._queue.start_async(feed, (rows, feed), share_inputs=True)
+        self._queue.wait_all()
+        return results, done
+
+    def _feed(self, rows: Array, lengths: Array, fill: Fill) -> dict[str, Array]:
+        width = max(int(lengths.max()), 1)
+        ids, types = np.zeros((2, len(rows), width), np.int64)
+        fill(rows, ids, types)
+        mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
+        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+        return {name: feed[name] for name in self._names}

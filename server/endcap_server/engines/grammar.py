@@ -1,0 +1,118 @@
+"""Grammars (EBNF, as xgrammar reads it) that make every LLM answer well-formed.
+
+Alternatives are written as a trie of rules, one rule for each branching node: openvino-genai 2026.4 (like xgrammar
+before 0.2.2) splices non-members out of a flat alternation of literals.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from endcap_server.prompts import KEYWORD_SEPARATOR, MAX_CANDIDATES, MAX_PLACEMENTS, TITLE_CHARACTERS, clean
+
+# Letters of the scripts shops are written in. Ranges, because EBNF character classes know no Unicode properties.
+_LETTERS = r"a-zA-Z\u00c0-\u024f\u0370-\u03ff\u0400-\u04ff\u0590-\u05ff\u0620-\u064a\u0900-\u097f\u0e01-\u0e3a"
+_IDEOGRAPHS = r"\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3"
+_TAIL = f"{_LETTERS}{_IDEOGRAPHS}0-9&'%.+/-"
+# Titles and concepts share one word rule: the fewer states a grammar has, the sooner it is compiled for a request.
+_SHARED_RULES = f"""\
+title ::= word (" " word){{0,8}} [?!]?
+concept ::= word (" " word){{0,4}}
+word ::= start tail{{0,19}} | "&"
+start ::= [{_LETTERS}{_IDEOGRAPHS}0-9]
+tail ::= [{_TAIL}]
+"""
+
+
+def theme_grammar(count: int, titles: Sequence[str] = ()) -> str:
+    """Make the grammar of LLM 1's answer: a compact JSON list of exactly `count` themes (1..20), 2..4 concepts each.
+
+    Args:
+        count: number of themes.
+        titles: titles that the first themes must bear (the rules' required themes); the LLM writes their concepts.
+
+    Returns:
+        EBNF with the start rule ``root``.
+    """
+    if not 1 <= count <= MAX_PLACEMENTS:
+        raise ValueError(f"themes: expected 1..{MAX_PLACEMENTS}, got {count}")
+    required = [title for title in (clean(text, TITLE_CHARACTERS) for text in titles) if title][:count]
+    items = [f"{_literal(title)} rest" for title in required]
+    free = count - len(required)
+    if free:
+        items.append("title rest" + (f' (",{{\\"title\\":\\"" title rest){{{free - 1}}}' if free > 1 else ""))
+    between = ' ",{\\"title\\":\\"" '
+    return (
+        f'root ::= "[{{\\"title\\":\\"" {between.join(items)} "]"\n'
+        'rest ::= "\\",\\"concepts\\":[\\"" concept "\\",\\"" concept ("\\",\\"" concept){0,2} "\\"]}"\n'
+        f"{_SHARED_RULES}"
+    )
+
+
+def keyword_grammar(candidates: Sequence[str], choose: int) -> str:
+    """Make the grammar of LLM 2's answer: exactly `choose` of the `candidates`, separated by ``|``.
+
+    No grammar keeps the keywords distinct: `prompts.parse_keywords` drops repetitions.
+
+    Args:
+        candidates: as `prompts.usable_candidates` returns them (1..100).
+        choose: number of keywords, at most the number of candidates.
+
+    Returns:
+        EBNF with the start rule ``root``.
+    """
+    distinct = list(dict.fromkeys(candidates))
+    if not 1 <= len(distinct) <= MAX_CANDIDATES:
+        raise ValueError(f"candidates: expected 1..{MAX_CANDIDATES} keywords, got {len(distinct)}")
+    if not 1 <= choose <= len(distinct):
+        raise ValueError(f"choose: expected 1..{len(distinct)} (the number of candidates), got {choose}")
+    for text in distinct:
+        if not text or KEYWORD_SEPARATOR in text or not text.isprintable():
+            raise ValueError(f"candidate {text!r}: expected one line of text without {KEYWORD_SEPARATOR!r}")
+    more = f" ({_literal(KEYWORD_SEPARATOR)} keyword){{{choose - 1}}}" if choose > 1 else ""
+    return f"root ::= keyword{more}\n{trie_rules('keyword', distinct)}"
+
+
+def trie_rules(name: str, texts: Iterable[str]) -> str:
+    """Write the rule `name` that matches exactly the `texts` (distinct, not empty), one rule a branching node."""
+    root = _Node()
+    for text in texts:
+        root.add(text)
+    return "\n".join(_rules(name, root)) + "\n"
+
+
+@dataclass
+class _Node:
+    ends: bool = False
+    children: dict[str, "_Node"] = field(default_factory=dict)
+
+    def add(self, text: str) -> None:
+        node = self
+        for character in text:
+            node = node.children.setdefault(character, _Node())
+        node.ends = True
+
+
+def _rules(name: str, node: _Node) -> Iterator[str]:
+    alternatives: list[str] = []
+    below: list[tuple[str, _Node]] = []
+    for number, (character, child) in enumerate(node.children.items()):
+        run = character
+        while len(child.children) == 1 and not child.ends:
+            ((following, child),) = child.children.items()
+            run += following
+        if child.children:
+            rule = f"{name}-{number}"
+            below.append((rule, child))
+            alternatives.append(f"{_literal(run)} {rule}")
+        else:
+            alternatives.append(_literal(run))
+    if node.ends:
+        alternatives.append('""')
+    yield f"{name} ::= {' | '.join(alternatives)}"
+    for rule, child in below:
+        yield from _rules(rule, child)
+
+
+def _literal(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

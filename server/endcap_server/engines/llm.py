@@ -1,0 +1,326 @@
+"""A student LLM on the CPU: openvino-genai continuous batching, one grammar a request, one scheduler thread.
+
+Requests of all callers share each decoding step. ``step()`` of openvino-genai is not re-entrant and holds the GIL, so
+one thread owns the pipeline and the class wants a process of its own in production.
+"""
+
+import json
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import openvino
+import openvino_genai
+from tokenizers import Tokenizer
+
+Finish = Literal["stop", "length", "cancelled"]
+_KV_BLOCK_TOKENS = 32  # openvino-genai's block size on the CPU
+_RUNNING = openvino_genai.GenerationStatus.RUNNING
+_FINISHED = openvino_genai.GenerationStatus.FINISHED
+_LENGTH = openvino_genai.GenerationFinishReason.LENGTH
+
+
+class LlmError(RuntimeError):
+    """The engine cannot answer; the message says why."""
+
+
+class AbandonedError(TimeoutError):
+    """The deadline passed, or the caller left, before a single token was written."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an LLM wrote: ``stop`` complete, ``length`` cut by max_tokens, ``cancelled`` cut by the deadline."""
+
+    text: str
+    finish: Finish
+
+
+OnDone = Callable[[Answer | Exception], None]
+
+
+@dataclass(eq=False)
+class _Request:
+    prompt: str
+    grammar: str
+    max_tokens: int
+    deadline_ns: int
+    on_done: OnDone
+    abandoned: Callable[[], bool]
+    handle: Any = None
+    tokens: list[int] = field(default_factory=list)
+    proven: bool = False  # has been through a step
+
+
+class Llm:
+    """Answers prompts by greedy decoding under grammars, batching all requests in flight."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        threads: int = 2,
+        precision: str = "f32",
+        cache_mb: int = 64,
+        max_sequences: int = 32,
+        max_waiting: int = 256,
+    ) -> None:
+        """Load and compile an exported student.
+
+        Args:
+            folder: OpenVINO model, tokenizer and ``config.json``, as the builders export them.
+            threads: cores for one decoding step.
+            precision: of the activations that are not 8-bit; "f32" is the fastest for students of a few million
+                parameters, "bf16" for those of hundreds of millions where the CPU has it.
+            cache_mb: memory for keys and values, MiB; it also holds the prefixes that later prompts may share.
+            max_sequences: most sequences in one decoding step.
+            max_waiting: most requests in the queue; more are refused at once.
+
+        Raises:
+            LlmError: the folder does not hold an exported model, or openvino-genai cannot load it.
+        """
+        for name in ("openvino_model.xml", "openvino_tokenizer.xml", "tokenizer.json", "config.json"):
+            if not (folder / name).is_file():
+                raise LlmError(f"{folder}: expected an exported LLM with {name}, found none; run endcap build")
+        config = json.loads((folder / "config.json").read_text())
+        self.max_length = int(config.get("max_position_embeddings", 2048))
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.num_kv_blocks = max(2, cache_mb * 2**20 // (_KV_BLOCK_TOKENS * _bytes_per_token(config)))
+        scheduler.cache_size = 0
+        # A prompt is read in one step: these models are small, so splitting prompts only adds steps.
+        scheduler.max_num_batched_tokens = max(4096, self.max_length)
+        scheduler.dynamic_split_fuse = False
+        scheduler.max_num_seqs = max_sequences
+        scheduler.enable_prefix_caching = True
+        properties = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": precision,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+
+        def make_pipeline() -> Any:
+            return openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+
+        try:
+            self._pipeline = make_pipeline()
+        except RuntimeError as error:
+            raise LlmError(f"{folder}: openvino-genai cannot load the model: {error}") from error
+        self._make_pipeline = make_pipeline
+        self._capacity = (scheduler.num_kv_blocks - 1) * _KV_BLOCK_TOKENS
+        self._max_waiting = max_waiting
+        self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._number = 0
+        self._suspects: deque[_Request] = deque()
+        self._thread = threading.Thread(target=self._schedule, name="llm", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        prompt: str,
+        grammar: str,
+        max_tokens: int,
+        deadline_ns: int,
+        on_done: OnDone,
+        abandoned: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Queue a prompt; `on_done` is called once, from the engine's thread, and must return quickly.
+
+        Args:
+            prompt: as the student was trained on (`endcap_server.prompts`).
+            grammar: EBNF with the start rule ``root``; "" for free text.
+            max_tokens: most tokens to write.
+            deadline_ns: on the clock of ``time.monotonic_ns``; what is written until then is the answer.
+            on_done: receives the answer, or an LlmError (the request is wrong, the engine is closed or full) or
+                AbandonedError.
+            abandoned: asked between steps; true stops the request, as a caller who has gone does.
+        """
+        request = _Request(prompt, grammar, max_tokens, deadline_ns, on_done, abandoned)
+        if self._closed.is_set():
+            on_done(LlmError("the LLM engine is closed"))
+        elif self._queue.qsize() >= self._max_waiting:
+            on_done(LlmError(f"the LLM engine is busy: {self._max_waiting} requests wait"))
+        else:
+            self._queue.put(request)
+
+    def generate(
+        self, prompts: Sequence[str], grammars: Sequence[str], max_tokens: int, timeout_s: float = 60.0
+    ) -> list[Answer]:
+        """Answer several prompts in one batch and wait for them; for builders, benchmarks and tests.
+
+        Raises:
+            LlmError: a prompt or grammar is wrong, or the engine is closed.
+        """
+        results: list[Answer | Exception | None] = [None] * len(prompts)
+        done = threading.Semaphore(0)
+
+        def receive(index: int) -> OnDone:
+            def on_done(result: Answer | Exception) -> None:
+                results[index] = result
+                done.release()
+
+            return on_done
+
+        deadline_ns = time.monotonic_ns() + int(timeout_s * 1e9)
+        window = max(1, self._max_waiting // 2)
+        for index, (prompt, grammar) in enumerate(zip(prompts, grammars, strict=True)):
+            if index >= window:
+                done.acquire()
+            self.submit(prompt, grammar, max_tokens, deadline_ns, receive(index))
+        for _ in range(min(window, len(prompts))):
+            done.acquire()
+        answers = []
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+            assert result is not None
+            answers.append(result)
+        return answers
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self._tokenizer.encode(text).ids)
+
+    def close(self) -> None:
+        """Answer what is in flight with an error and stop the thread."""
+        if not self._closed.is_set():
+            self._closed.set()
+            self._queue.put(None)
+        self._thread.join(timeout=30)
+
+    def _schedule(self) -> None:
+        active: list[_Request] = []
+        while True:
+            active += self._accept(wait=not active)
+            if self._closed.is_set():
+                break
+            if not active:
+                continue
+            try:
+                self._pipeline.step()
+            except Exception as error:  # the border to native code: callers get the error, the engine lives on
+                active = self._recover(active, error)
+                continue
+            for request in active:
+                request.proven = True
+            active = [request for request in active if not self._settle(request)]
+        for request in [*active, *self._suspects, *self._drain()]:
+            _cancel(request)
+            request.on_done(LlmError("the LLM engine is closed"))
+
+    def _accept(self, *, wait: bool) -> list[_Request]:
+        """Start the waiting requests; when nothing is in flight, wait for one."""
+        if self._suspects:
+            suspect = self._suspects.popleft()
+            return [suspect] if self._start(suspect) else []
+        waiting = self._drain()
+        if not waiting and wait:
+            first = self._queue.get()
+            waiting = [] if first is None else [first, *self._drain()]
+        return [request for request in waiting if self._start(request)]
+
+    def _recover(self, active: list[_Request], error: Exception) -> list[_Request]:
+        """Find the request that made a step fail: a wrong grammar shows only there, and spoils all further steps.
+
+        The pipeline is made anew and proven requests start again. One that was new and alone is to blame; several that
+        were new start again one by one.
+        """
+        self._pipeline = self._make_pipeline()
+        new = [request for request in active if not request.proven]
+        guilty = new or active
+        if len(guilty) == 1 or not new:
+            for request in guilty:
+                request.on_done(LlmError(f"decoding failed, probably by the grammar: {str(error)[-300:]}"))
+        else:
+            self._suspects.extend(guilty)
+        proven = [request for request in active if request not in guilty]
+        return [request for request in proven if self._start(request)]
+
+    def _drain(self) -> list[_Request]:
+        waiting: list[_Request] = []
+        while True:
+            try:
+                request = self._queue.get_nowait()
+            except queue.Empty:
+                return waiting
+            if request is not None:
+                waiting.append(request)
+
+    def _start(self, request: _Request) -> bool:
+        if self._too_late(request):
+            request.on_done(AbandonedError("nobody waits for the answer any more"))
+            return False
+        ids = self._tokenizer.encode(request.prompt).ids
+        limit = min(self.max_length, self._capacity)
+        if not ids or len(ids) + request.max_tokens > limit or request.max_tokens < 1:
+            request.on_done(
+                LlmError(
+                    f"prompt and answer: expected 1..{limit} tokens together, "
+                    f"got {len(ids)} and max_tokens {request.max_tokens}"
+                )
+            )
+            return False
+        config = openvino_genai.GenerationConfig()
+        config.max_new_tokens = request.max_tokens
+        config.do_sample = False
+        config.set_eos_token_id(self._pipeline.get_config().eos_token_id)
+        if request.grammar:
+            config.structured_output_config = openvino_genai.StructuredOutputConfig(grammar=request.grammar)
+        self._number += 1
+        request.tokens = []
+        try:
+            tensor = openvino.Tensor(np.asarray([ids], np.int64))
+            request.handle = self._pipeline.add_request(self._number, tensor, config)
+        except Exception as error:  # a wrong grammar raises here
+            request.on_done(LlmError(f"grammar or prompt refused: {str(error)[-300:]}"))
+            return False
+        return True
+
+    def _settle(self, request: _Request) -> bool:
+        """Read what a step has written; answer the request if it is over."""
+        cut = False
+        while request.handle.can_read():
+            for output in request.handle.read().values():
+                request.tokens += output.generated_ids
+                cut = output.finish_reason == _LENGTH
+        status = request.handle.get_status()
+        if status == _FINISHED:
+            request.on_done(Answer(self._text(request), "length" if cut else "stop"))
+            return True
+        if status != _RUNNING:
+            request.on_done(LlmError(f"the request was dropped ({status}): the key-value cache is too small for it"))
+            return True
+        if self._too_late(request):
+            _cancel(request)
+            if request.tokens and not request.abandoned():
+                request.on_done(Answer(self._text(request), "cancelled"))
+            else:
+                request.on_done(AbandonedError("nobody waits for the answer any more"))
+            return True
+        return False
+
+    def _text(self, request: _Request) -> str:
+        return self._tokenizer.decode(request.tokens, skip_special_tokens=True)
+
+    @staticmethod
+    def _too_late(request: _Request) -> bool:
+        return time.monotonic_ns() > request.deadline_ns or request.abandoned()
+
+
+def _cancel(request: _Request) -> None:
+    if request.handle is not None:
+        request.handle.cancel()
+
+
+def _bytes_per_token(config: dict[str, Any]) -> int:
+    """Bytes of keys and values of one token, two a number (the CPU keeps them in 8 bits with scales, or in 16)."""
+    heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
+    size = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    return 2 * 2 * int(config["num_hidden_layers"]) * heads * size

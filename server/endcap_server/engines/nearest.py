@@ -1,0 +1,136 @@
+"""Nearest products and nearest search keywords: the bi-encoder and the FAISS indexes in one process."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from endcap_server.columns import Array
+from endcap_server.engines.bi_encoder import BiEncoder
+from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
+from endcap_server.stages.base import InvalidRequest
+
+DEFAULT_OPTIONS = RuntimeOptions()
+INDEXES = ("products", "keywords")
+NO_INDEX = "none"
+MAX_K = 2000
+_NEVER_NS = 2**63 - 1
+
+
+@dataclass(frozen=True, eq=False)
+class NearestRequest:
+    """Search with texts or with vectors, not both."""
+
+    texts: Sequence[str] = ()  # T
+    vectors: Array | None = None  # float [T, D]; need not be of unit length
+    index: str = "products"  # "products", "keywords", or "none": encode only
+    k: int = 100
+    deadline_ns: int = _NEVER_NS  # on the clock of time.monotonic_ns
+
+
+@dataclass(frozen=True, eq=False)
+class NearestResult:
+    """Answers one request. ``rows`` and ``similarity`` are [T, 0] without an index."""
+
+    rows: Array  # int32 [T, K], nearest first, -1 where the index holds fewer than K
+    similarity: Array  # float32 [T, K], cosine, NaN where padded
+    vectors: Array  # float32 [T, D], what was searched with, of unit length
+
+
+class Nearest:
+    """Answers nearest-neighbour requests. Not re-entrant: one thread calls ``run``."""
+
+    def __init__(self, build: Path, options: RuntimeOptions = DEFAULT_OPTIONS) -> None:
+        """Load ``bi_encoder/`` and ``index/`` of the build folder ``build``."""
+        self.encoder = BiEncoder(build / "bi_encoder", options)
+        self._indexes = {name: _read_index(build / "index" / f"{name}.faiss") for name in INDEXES}
+        for name, index in self._indexes.items():
+            if index.d != self.encoder.dimension:
+                raise EngineLoadError(
+                    f"{build}/index/{name}.faiss: expected {self.encoder.dimension} dimensions (the bi-encoder's), got "
+                    f"{index.d}; run endcap build store, then endcap build index"
+                )
+        if options.threads:
+            faiss.omp_set_num_threads(options.threads)
+
+    def check(self, request: NearestRequest) -> None:
+        """Raise InvalidRequest unless the request can be answered."""
+        if request.index not in (*INDEXES, NO_INDEX):
+            raise InvalidRequest("INDEX", f"one of {', '.join((*INDEXES, NO_INDEX))}", repr(request.index))
+        if request.index != NO_INDEX and not 1 <= request.k <= MAX_K:
+            raise InvalidRequest("K", f"1..{MAX_K}", str(request.k))
+        vectors = request.vectors
+        if vectors is None:
+            return
+        if len(request.texts):
+            raise InvalidRequest("VECTOR", "TEXT or VECTOR", "both")
+        if vectors.ndim != 2 or vectors.shape[1] != self.encoder.dimension:
+            raise InvalidRequest("VECTOR", f"shape [T, {self.encoder.dimension}]", str(list(vectors.shape)))
+        if not np.isfinite(vectors).all():
+            raise InvalidRequest("VECTOR", "finite numbers", "NaN or infinity")
+
+    def run(self, requests: Sequence[NearestRequest]) -> list[NearestResult | Exception]:
+        """Answer several requests at once, in order: one encoder run, and one search an index.
+
+        TimeoutError for a request whose deadline has passed.
+        """
+        answers: list[NearestResult | Exception | None] = [None] * len(requests)
+        for number, request in enumerate(requests):
+            try:
+                self.check(request)
+            except InvalidRequest as error:
+                answers[number] = error
+            if request.deadline_ns < time.monotonic_ns():
+                answers[number] = TimeoutError("the deadline passed before the search")
+        open_ = [number for number, answer in enumerate(answers) if answer is None]
+        vectors = self._vectors([requests[number] for number in open_])
+        found: dict[int, tuple[Array, Array]] = {}
+        for name in INDEXES:
+            of_index = [place for place, number in enumerate(open_) if requests[number].index == name]
+            hits = self._search(name, [vectors[p] for p in of_index], [requests[open_[p]].k for p in of_index])
+            found.update(zip(of_index, hits, strict=True))
+        for place, number in enumerate(open_):
+            rows, similarity = found.get(place) or _no_hits(len(vectors[place]))
+            answers[number] = NearestResult(rows, similarity, vectors[place])
+        return [answer for answer in answers if answer is not None]
+
+    def _vectors(self, requests: Sequence[NearestRequest]) -> list[Array]:
+        encoded = self.encoder.encode([text for request in requests for text in request.texts])
+        vectors, start = [], 0
+        for request in requests:
+            if request.vectors is None:
+                vectors.append(encoded[start : start + len(request.texts)])
+                start += len(request.texts)
+            else:
+                given = np.asarray(request.vectors, np.float32)
+                vectors.append(given / np.maximum(np.linalg.norm(given, axis=1, keepdims=True), 1e-12))
+        return vectors
+
+    def _search(self, name: str, vectors: Sequence[Array], ks: Sequence[int]) -> list[tuple[Array, Array]]:
+        if not sum(map(len, vectors)):
+            return [(np.full((0, k), -1, np.int32), np.full((0, k), np.nan, np.float32)) for k in ks]
+        joined = np.ascontiguousarray(np.concatenate(vectors), np.float32)
+        similarity, rows = self._indexes[name].search(joined, max(ks))
+        similarity = np.where(rows < 0, np.float32(np.nan), similarity).astype(np.float32)
+        starts = np.cumsum([0, *map(len, vectors)])
+        return [
+            (rows[start:end, :k].astype(np.int32), similarity[start:end, :k])
+            for start, end, k in zip(starts[:-1], starts[1:], ks, strict=True)
+        ]
+
+
+def _no_hits(count: int) -> tuple[Array, Array]:
+    return np.zeros((count, 0), np.int32), np.zeros((count, 0), np.float32)
+
+
+def _read_index(path: Path) -> faiss.Index:
+    if not path.exists():
+        raise EngineLoadError(f"{path}: expected an index, found none; run endcap build index")
+    try:
+        return faiss.read_index(str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise EngineLoadError(f"{path}: expected a FAISS index, got {reason}; run endcap build index") from error

@@ -1,0 +1,145 @@
+"""Where the tritonserver binary, the Python backend and libpython of an environment are.
+
+The `nvidia-pytriton` wheel carries a complete server; endcap runs its binary, not its API. The Python backend starts a
+stub for the `python3` that comes first on PATH, so the environment whose packages the models import has to be that one.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+_PROBE = """
+import importlib.util, json, pathlib, sys, sysconfig
+spec = importlib.util.find_spec("pytriton")
+print(json.dumps({
+    "pytriton": str(pathlib.Path(spec.origin).parent) if spec else None,
+    "endcap": importlib.util.find_spec("endcap_server") is not None,
+    "libdir": sysconfig.get_config_var("LIBDIR"),
+    "libpython": sysconfig.get_config_var("INSTSONAME") or "",
+    "shared": bool(sysconfig.get_config_var("Py_ENABLE_SHARED")),
+    "version": f"{sys.version_info[0]}.{sys.version_info[1]}",
+}))
+"""
+
+
+class LaunchError(Exception):
+    """The server cannot be started; the message is one sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A serving environment: the paths that starting a server needs."""
+
+    python: Path
+    server: Path
+    """`pytriton/tritonserver`: `bin`, `backends`, `caches`, `python_backend_stubs`."""
+    stub: Path
+    libraries: tuple[Path, ...]
+    """Folders of libpython and of the server's bundled libraries, for LD_LIBRARY_PATH."""
+
+    @property
+    def binary(self) -> Path:
+        """The tritonserver program."""
+        return self.server / "bin" / "tritonserver"
+
+    @property
+    def caches(self) -> Path:
+        """Folder of the response cache implementations."""
+        return self.server / "caches"
+
+    @cached_property
+    def flags(self) -> str:
+        """The program's help text, to pass only flags that this release knows."""
+        done = subprocess.run(
+            [self.binary, "--help"], env=self.environment(), capture_output=True, text=True, check=False
+        )
+        return done.stdout + done.stderr
+
+    def environment(self) -> dict[str, str]:
+        """Environment variables for the server process."""
+        inherited = os.environ.get("LD_LIBRARY_PATH", "")
+        libraries = [str(path) for path in self.libraries] + ([inherited] if inherited else [])
+        return {
+            **os.environ,
+            "LD_LIBRARY_PATH": ":".join(libraries),
+            "PATH": f"{self.python.parent}:{os.environ.get('PATH', '')}",
+            # Triton reloads a model when its folder changes, and a __pycache__ is a change.
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONUNBUFFERED": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            # Nine processes share the cores; their small matrices gain nothing from threads that wait for each other.
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+
+    def link_python_backend(self, folder: Path) -> Path:
+        """Lay out `folder/python` as `--backend-directory` wants it, by links, and return `folder`."""
+        backend = folder / "python"
+        backend.mkdir(parents=True, exist_ok=True)
+        sources = [
+            self.server / "backends/python/libtriton_python.so",
+            self.server / "backends/python/triton_python_backend_utils.py",
+            self.stub,
+        ]
+        for source in sources:
+            (backend / source.name).symlink_to(source)
+        return folder
+
+
+def find_installation(python: Path | None = None) -> Installation:
+    """The serving environment of `python`, or the one at hand.
+
+    Looks at `python`, else `$ENDCAP_SERVING_PYTHON`, else the running interpreter if it has the server, else
+    `.venv-serving` in the working folder and its parents.
+
+    Raises:
+        LaunchError: no environment, or it lacks the server, its stub, libpython or endcap itself.
+    """
+    chosen = python or _environment_python() or _python_at_hand()
+    if not chosen.exists():
+        raise LaunchError(f"no Python at {chosen}; run `make setup`, or name the serving environment with --python")
+    probe = subprocess.run([chosen, "-c", _PROBE], capture_output=True, text=True, check=False)
+    if probe.returncode != 0:
+        raise LaunchError(f"{chosen} does not run: {probe.stderr.strip().splitlines()[-1:]}; run `make setup` again")
+    found = json.loads(probe.stdout)
+    if not found["pytriton"]:
+        raise LaunchError(f"{chosen} has no tritonserver: `pip install 'endcap[serving]'` there, or run `make setup`")
+    if not found["endcap"]:
+        raise LaunchError(f"{chosen} lacks the endcap package that the models import; run `make setup`")
+    return _installation(chosen, found)
+
+
+def _installation(python: Path, found: dict[str, str]) -> Installation:
+    package = Path(found["pytriton"])
+    server, version = package / "tritonserver", found["version"]
+    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.exists():
+        known = ", ".join(sorted(path.name for path in stub.parent.parent.iterdir()))
+        raise LaunchError(f"the server has no Python backend stub for Python {version}; it has them for {known}")
+    libdir = Path(found["libdir"])
+    if not list(libdir.glob(f"libpython{version}.so*")):
+        raise LaunchError(
+            f"no libpython{version}.so in {libdir}: the Python backend needs a Python built with --enable-shared "
+            f"(on Debian: apt install libpython{version})"
+        )
+    return Installation(python, server, stub, (libdir, package.parent / "nvidia_pytriton.libs"))
+
+
+def _environment_python() -> Path | None:
+    value = os.environ.get("ENDCAP_SERVING_PYTHON")
+    return Path(value) if value else None
+
+
+def _python_at_hand() -> Path:
+    candidates = [Path(sys.prefix).parent, Path.cwd(), *Path.cwd().parents]
+    running = Path(sys.executable)
+    if list(Path(sys.prefix).glob("lib/python*/site-packages/pytriton/tritonserver/bin/tritonserver")):
+        return running
+    for folder in candidates:
+        python = folder / ".venv-serving" / "bin" / "python"
+        if python.exists():
+            return python
+    raise LaunchError("no serving environment (.venv-serving) found; run `make setup`, or name one with --python")

@@ -1,0 +1,215 @@
+"""One tritonserver process on one build: start, wait until ready, stop without leaving anything behind."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from endcap_server.launch.installation import Installation, LaunchError, find_installation
+
+ENSEMBLES = ("storefront", "search")
+ENGINES = ("nearest", "cross_encoder", "theme_llm", "keyword_llm")
+_SHM = Path("/dev/shm")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What `endcap serve` can be told. Ports of 0 are picked free."""
+
+    build: Path
+    address: str = "127.0.0.1"
+    grpc_port: int = 8001
+    http_port: int = 8000
+    metrics_port: int = 8002
+    profile: str = "cpu"
+    cache_mb: int = 64
+    """Size of Triton's response cache, MB (2**20 bytes)."""
+    python: Path | None = None
+    ready_timeout_s: float = 120.0
+    verbose: bool = False
+
+
+class Server:
+    """A running server; a context manager that starts and stops it.
+
+    Raises:
+        LaunchError: on entering, when the build is absent, a port is taken, or the server does not get ready.
+    """
+
+    def __init__(self, options: ServerOptions) -> None:
+        self.options = options
+        self.repository = options.build.resolve() / "repository"
+        if not (self.repository / "storefront" / "config.pbtxt").exists():
+            raise LaunchError(
+                f"no model repository in {options.build}: expected {options.build}/repository; "
+                f"build one with `endcap build --catalogue DIR --out {options.build}`"
+            )
+        self.installation: Installation = find_installation(options.python)
+        self.grpc_port = _free_port(options.address, options.grpc_port, "--grpc-port")
+        self.http_port = _free_port(options.address, options.http_port, "--http-port")
+        self.metrics_port = _free_port(options.address, options.metrics_port, "--metrics-port")
+        self.log = options.build / "logs" / f"server-{self.grpc_port}.log"
+        self._run_folder: Path | None = None
+        self._shm_prefix = ""
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def grpc_address(self) -> str:
+        """host:port of the gRPC service."""
+        return f"{self.options.address}:{self.grpc_port}"
+
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the process and wait until both ensembles and all engines answer as ready."""
+        self._run_folder = Path(tempfile.mkdtemp(prefix="endcap-"))
+        self._shm_prefix = f"{self._run_folder.name}_"
+        backends = self.installation.link_python_backend(self._run_folder / "backends")
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        environment = self.installation.environment() | {"ENDCAP_RUN_DIR": str(self._run_folder)}
+        with self.log.open("wb") as log:
+            # Its own session, so that Ctrl-C reaches only the launcher, which then stops the server in order.
+            self.process = subprocess.Popen(
+                self._command(backends),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self, grace_s: float = 20.0) -> None:
+        """SIGTERM, then SIGKILL for what is left of its session; removes its files and shared memory."""
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.process.terminate()
+                try:
+                    self.process.wait(grace_s)
+                except subprocess.TimeoutExpired:
+                    self.process.kill()
+                    self.process.wait()
+            _kill_session(self.process.pid)
+            self.process = None
+        if self._run_folder is not None:
+            for region in _SHM.glob(f"{self._shm_prefix}*"):
+                region.unlink(missing_ok=True)
+            shutil.rmtree(self._run_folder, ignore_errors=True)
+            self._run_folder = None
+
+    def wait(self) -> int:
+        """Block until the server process ends; its exit status."""
+        if self.process is None:
+            raise LaunchError("the server is not running")
+        return self.process.wait()
+
+    def _command(self, backends: Path) -> list[str]:
+        options, installation = self.options, self.installation
+        command = [
+            str(installation.binary),
+            f"--model-repository={self.repository}",
+            f"--backend-directory={backends}",
+            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+            f"--cache-directory={installation.caches}",
+            f"--cache-config=local,size={options.cache_mb << 20}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={name}" for name in (*ENGINES, *ENSEMBLES)),
+            "--disable-auto-complete-config",
+            "--exit-timeout-secs=10",
+            f"--grpc-address={options.address}",
+            f"--http-address={options.address}",
+            f"--metrics-address={options.address}",
+            f"--grpc-port={self.grpc_port}",
+            f"--http-port={self.http_port}",
+            f"--metrics-port={self.metrics_port}",
+            f"--log-verbose={1 if options.verbose else 0}",
+        ]
+        if options.profile != "cpu":
+            command.append(f"--model-config-name={options.profile}")
+        if options.address not in _LOOPBACK:
+            # Whoever reaches the ports may ask for pages, but not load models or map memory.
+            key = secrets.token_hex(16)
+            command.append(f"--grpc-restricted-protocol=model-repository,shared-memory,trace,logging:endcap-key={key}")
+            command.append(f"--http-restricted-api=model-repository,shared-memory,trace,logging:endcap-key={key}")
+        optional = {
+            "--allow-sagemaker": "false",
+            "--allow-vertex-ai": "false",
+            "--http-max-input-size": str(8 << 20),
+            "--pinned-memory-pool-byte-size": "0" if options.profile == "cpu" else str(256 << 20),
+        }
+        command += [f"{flag}={value}" for flag, value in optional.items() if flag in installation.flags]
+        return command
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self.options.ready_timeout_s
+        waiting = ["", *ENGINES, *ENSEMBLES]
+        while waiting:
+            if self.process is None or self.process.poll() is not None:
+                raise LaunchError(f"the server stopped while loading: {self._reason()} (whole log: {self.log})")
+            if time.monotonic() > deadline:
+                name = waiting[0] or "the server"
+                raise LaunchError(
+                    f"{name} was not ready within {self.options.ready_timeout_s:.0f} s: {self._reason()} "
+                    f"(whole log: {self.log})"
+                )
+            waiting = [name for name in waiting if not self._is_ready(name)]
+            if waiting:
+                time.sleep(0.1)
+
+    def _is_ready(self, model: str) -> bool:
+        path = f"v2/models/{model}/ready" if model else "v2/health/ready"
+        try:
+            with urllib.request.urlopen(f"http://{self.options.address}:{self.http_port}/{path}", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def _reason(self) -> str:
+        """The log's first error lines: what Triton says before it gives up."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        errors = [line for line in lines if line.startswith("E") and "] " in line]
+        errors = [line.split("] ", 1)[1].strip('"') for line in errors]
+        known = [line for line in errors if "failed to load" in line or "Error" in line or "rror:" in line]
+        return " | ".join((known or errors or lines[-1:])[:2]) or "no log"
+
+
+def _free_port(address: str, port: int, option: str) -> int:
+    """`port` if it is free (0: any free one). Checked by us because gRPC would share a taken port in silence."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise LaunchError(f"cannot listen on {address}:{port} ({why}); choose another {option}") from None
+        return int(probe.getsockname()[1])
+
+
+def _kill_session(leader: int) -> None:
+    """End stubs that outlived the server: they are in its process group."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return

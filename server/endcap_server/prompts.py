@@ -1,0 +1,219 @@
+"""What the two LLMs read and write: the canonical shopper text, both prompts, and the parsers of both answers.
+
+Builders write training examples with these functions and stages write requests with them, so a student meets the very
+format it was trained on. Texts from outside (session queries, campaigns, rules) are cleaned: what separates the parts
+of a prompt, quotes and control characters never get into one, and every part has a bounded length.
+"""
+
+import json
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+NEW_SHOPPER = "new shopper"
+MAX_PLACEMENTS = 20
+"""Most themes of one prompt: a page of 16 and the spare ones that quality checks may need."""
+MAX_CANDIDATES = 100
+"""Most candidate keywords of one prompt (P2: about 100)."""
+KEYWORD_SEPARATOR = "|"
+TITLE_CHARACTERS = 60
+CONCEPT_CHARACTERS = 40
+
+_MAX_FAVOURITES, _MAX_BRANDS, _MAX_SESSION = 6, 3, 3
+MAX_CONCEPTS = 4
+_SEASONS = ("winter", "spring", "summer", "autumn")
+_HALF_LIFE = 20.0
+_SEPARATORS = re.compile(r"[|,;:\"\\{}\[\]<>]")
+_SPACES = re.compile(r"\s+")
+
+
+class MalformedAnswer(ValueError):  # noqa: N818  (an answer, not an error of ours)
+    """A student's text is not what its grammar promises; the message shows what came."""
+
+
+@dataclass(frozen=True)
+class ThemeDraft:
+    """A placement as LLM 1 writes it: a title and the product concepts that it is made of."""
+
+    title: str
+    concepts: tuple[str, ...]
+
+
+def clean(text: str, limit: int) -> str:
+    """Make `text` safe to stand in a prompt: one line, no separators or control characters, at most `limit` characters.
+
+    A text that is too long is cut at a word.
+    """
+    # Bounded before anything else, so that a huge text costs nothing.
+    text = unicodedata.normalize("NFKC", text[: limit * 8])
+    # Unassigned, private, surrogate, format and control characters have no business in a prompt; spaces stay.
+    text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
+    text = _SPACES.sub(" ", _SEPARATORS.sub(" ", text)).strip()
+    if len(text) <= limit:
+        return text
+    head, _, _ = text[: limit + 1].rpartition(" ")
+    return (head or text[:limit]).strip()
+
+
+def leaf_name(category: str) -> str:
+    """Name a category path by its last part: ``"Food > Frozen/Ice cream"`` -> ``"frozen ice cream"``."""
+    return clean(category.rsplit(">", 1)[-1].replace("/", " ").replace("_", " "), CONCEPT_CHARACTERS).lower()
+
+
+def favourites(labels: Iterable[str], limit: int) -> list[str]:
+    """Rank the labels of a history (oldest first, "" for none) by recency-weighted count, best first, at most `limit`.
+
+    An event counts half as much as one that is 20 events younger. Equal weights are ordered by name, so that equal
+    shoppers get equal texts.
+    """
+    weights: dict[str, float] = defaultdict(float)
+    for age, label in enumerate(reversed(list(labels))):
+        if label:
+            weights[label] += 0.5 ** (age / _HALF_LIFE)
+    return sorted(weights, key=lambda label: (-weights[label], label))[:limit]
+
+
+def season_of(day: date, *, southern: bool = False) -> str:
+    """Name the season of a day on the northern (or southern) half of the earth."""
+    return _SEASONS[(day.month % 12 // 3 + (2 if southern else 0)) % 4]
+
+
+def shopper_text(
+    favourite_categories: Sequence[str] = (),
+    brands: Sequence[str] = (),
+    session: Sequence[str] = (),
+    season: str = "",
+    campaign: str = "",
+) -> str:
+    """Describe a shopper to LLM 1; everything is optional, a shopper of whom nothing is known is a valid one.
+
+    Args:
+        favourite_categories: leaf names (or, in a catalogue without categories, keywords), best first; 6 are used.
+        brands: best first; 3 are used.
+        session: this session's search texts, oldest first; the last 3 are used.
+        season: as `season_of` names it.
+        campaign: the merchandiser's steering text.
+
+    Returns:
+        One short line, the same for shoppers who are alike; it is part of the key of the response cache.
+    """
+    liked = _items(favourite_categories, _MAX_FAVOURITES, CONCEPT_CHARACTERS, lower=True)
+    searched = _items(reversed(session), _MAX_SESSION, CONCEPT_CHARACTERS, lower=True)
+    parts = [
+        ("likes", ",".join(liked)),
+        ("brands", ",".join(_items(brands, _MAX_BRANDS, 30))),
+        ("searched", ",".join(searched)),
+        ("season", clean(season, 20).lower()),
+        ("campaign", clean(campaign, TITLE_CHARACTERS)),
+    ]
+    known = [f"{name}:{value}" for name, value in parts if value]
+    if not (liked or searched):
+        known.insert(0, NEW_SHOPPER)
+    return "|".join(known)
+
+
+def theme_prompt(shopper: str, placements: int) -> str:
+    """Ask LLM 1 for `placements` themes (1..20) for a shopper described by `shopper_text`."""
+    if not 1 <= placements <= MAX_PLACEMENTS:
+        raise ValueError(f"placements: expected 1..{MAX_PLACEMENTS}, got {placements}")
+    # Cleaned by parts already; a raw text must at least not open a second line.
+    return f"{_SPACES.sub(' ', shopper).strip()}\n{placements} themes\n"
+
+
+def theme_completion(themes: Sequence[ThemeDraft]) -> str:
+    """Write themes as LLM 1 answers them: compact JSON, since every token costs a step."""
+    items = [{"title": theme.title, "concepts": list(theme.concepts)} for theme in themes]
+    return json.dumps(items, ensure_ascii=False, separators=(",", ":"))
+
+
+def parse_themes(text: str) -> list[ThemeDraft]:
+    """Read LLM 1's answer; of one that was cut (deadline, length) the complete themes.
+
+    Raises:
+        MalformedAnswer: not a JSON list of ``{"title", "concepts"}`` objects, complete or cut.
+    """
+    if not text.startswith("["):
+        raise MalformedAnswer(f"themes: expected a JSON list, got {text[:80]!r}")
+    decoder = json.JSONDecoder()
+    themes: list[ThemeDraft] = []
+    position = 1
+    while position < len(text):
+        try:
+            item, position = decoder.raw_decode(text, position)
+        except json.JSONDecodeError as error:
+            # Cut inside an object: what the decoder missed lies at the end of the text, or in a string that never ends.
+            if error.pos >= len(text) or error.msg.startswith("Unterminated"):
+                return themes
+            raise MalformedAnswer(f"themes: {error.msg} at {error.pos} of {text[:200]!r}") from None
+        themes.append(_draft(item))
+        closing = text[position : position + 1]
+        if closing == "]" and not text[position + 1 :].strip():
+            return themes
+        if closing not in {",", ""}:
+            raise MalformedAnswer(f"themes: expected ',' or ']' at {position}, got {text[position : position + 20]!r}")
+        position += 1
+    return themes
+
+
+def usable_candidates(candidates: Iterable[str]) -> list[str]:
+    """Keep the keywords that can stand in a prompt and its grammar: not empty, one line, no separator, distinct."""
+    kept: dict[str, None] = {}
+    for text in candidates:
+        if text and text == text.strip() and KEYWORD_SEPARATOR not in text and text.isprintable():
+            kept.setdefault(text)
+    return list(kept)[:MAX_CANDIDATES]
+
+
+def keyword_prompt(theme: str, concepts: Sequence[str], candidates: Sequence[str]) -> str:
+    """Ask LLM 2 which of the `candidates` (nearest first, at most 100) fit a theme and its concepts.
+
+    The candidates that `usable_candidates` drops are left out; give the same list to `keyword_grammar`.
+    """
+    wanted = ",".join(_items(concepts, MAX_CONCEPTS, CONCEPT_CHARACTERS))
+    listed = KEYWORD_SEPARATOR.join(usable_candidates(candidates))
+    return f"{clean(theme, TITLE_CHARACTERS)}:{wanted}\n{listed}\nchoose\n"
+
+
+def keyword_completion(keywords: Sequence[str]) -> str:
+    """Write a choice of keywords as LLM 2 answers it."""
+    return KEYWORD_SEPARATOR.join(keywords)
+
+
+def parse_keywords(text: str, candidates: Iterable[str] | None = None) -> list[str]:
+    """Read LLM 2's answer: distinct keywords in the order chosen, only those among `candidates` where these are given.
+
+    A keyword that was cut at the end of a text is dropped by the check against the candidates.
+    """
+    allowed = None if candidates is None else set(candidates)
+    parts = dict.fromkeys(part.strip() for part in text.split(KEYWORD_SEPARATOR))
+    return [part for part in parts if part and (allowed is None or part in allowed)]
+
+
+def placement_text(theme: str, keywords: Sequence[str]) -> str:
+    """Describe a placement to the cross-encoder: its theme and first three keywords."""
+    first = ", ".join([keyword for keyword in keywords if keyword][:3])
+    return f"{theme}: {first}" if first else theme
+
+
+def _items(texts: Iterable[str], limit: int, characters: int, *, lower: bool = False) -> list[str]:
+    kept: dict[str, None] = {}
+    for text in texts:
+        item = clean(text, characters)
+        if item:
+            kept.setdefault(item.lower() if lower else item)
+        if len(kept) == limit:
+            break
+    return list(kept)
+
+
+def _draft(item: object) -> ThemeDraft:
+    if isinstance(item, dict):
+        title, concepts = item.get("title"), item.get("concepts")
+        if isinstance(title, str) and title and isinstance(concepts, list) and concepts:
+            texts = [concept for concept in concepts if isinstance(concept, str) and concept]
+            if len(texts) == len(concepts) and set(item) == {"title", "concepts"}:
+                return ThemeDraft(title, tuple(dict.fromkeys(texts)))
+    raise MalformedAnswer(f"themes: expected an object with a title and concepts, got {json.dumps(item)[:120]}")

@@ -1,0 +1,270 @@
+"""Merchandising rules of a request: the RULES document of the contract and what it means for rows of the item store."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+from endcap_server.store import ItemStore
+
+MAX_PINS = 100
+MAX_NAMES = 5000
+MAX_REQUIRED_THEMES = 16
+MAX_BOOST = 100.0
+SUBJECTS = ("brand", "category", "product")
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60)]
+Factors = dict[Name, float]
+
+
+def _distinct(values: Any) -> Any:
+    # Only to drop repetitions: anything that is not a list of texts is left for pydantic to describe.
+    if isinstance(values, list) and all(isinstance(value, str) for value in values):
+        return tuple(dict.fromkeys(values))
+    return tuple(values) if isinstance(values, list) else values
+
+
+Names = Annotated[tuple[Name, ...], BeforeValidator(_distinct), Field(max_length=MAX_NAMES)]
+
+
+class Exclude(BaseModel):
+    """What must not be shown: product ids, brand names, category path prefixes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    products: Names = ()
+    brands: Names = ()
+    categories: Names = ()
+
+
+class Rules(BaseModel):
+    """The RULES document; unknown keys are refused.
+
+    ``boost`` and ``bury`` multiply the score of what they name: "brand:NAME", "category:PATH" or "product:ID". Names of
+    brands and categories are compared without case; a category names itself and all below it ("home > lamps").
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    pin: Annotated[tuple[Name, ...], BeforeValidator(_distinct), Field(max_length=MAX_PINS)] = ()
+    exclude: Exclude = Exclude()
+    boost: Annotated[Factors, Field(max_length=MAX_NAMES)] = {}
+    bury: Annotated[Factors, Field(max_length=MAX_NAMES)] = {}
+    max_per_brand: int | None = Field(default=None, ge=1, le=1000)
+    campaign: Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)] = ""
+    required_themes: Annotated[
+        tuple[Title, ...], BeforeValidator(_distinct), Field(max_length=MAX_REQUIRED_THEMES)
+    ] = ()
+
+    @field_validator("boost", "bury")
+    @classmethod
+    def _check_subjects(cls, factors: Factors) -> Factors:
+        for name in factors:
+            kind, separator, value = name.partition(":")
+            if kind not in SUBJECTS or not separator or not value.strip():
+                raise ValueError(f"keys like brand:NAME, category:PATH or product:ID, not {name!r}")
+        return factors
+
+    @field_validator("boost")
+    @classmethod
+    def _check_boost(cls, factors: Factors) -> Factors:
+        for name, factor in factors.items():
+            if not 1 <= factor <= MAX_BOOST:
+                raise ValueError(f"factors from 1 to {MAX_BOOST:g} (2 doubles the score), not {factor:g} of {name!r}")
+        return factors
+
+    @field_validator("bury")
+    @classmethod
+    def _check_bury(cls, factors: Factors) -> Factors:
+        for name, factor in factors.items():
+            if not 0 <= factor <= 1:
+                raise ValueError(f"factors from 0 to 1 (0.2 leaves a fifth of the score), not {factor:g} of {name!r}")
+        return factors
+
+    def canonical(self) -> dict[str, Any]:
+        """The rules without what says nothing, in a form that is equal for equal rules."""
+        document = self.model_dump(mode="json", exclude_defaults=True)
+        if exclude := {key: sorted(names) for key, names in document.get("exclude", {}).items() if names}:
+            document["exclude"] = exclude
+        else:
+            document.pop("exclude", None)
+        return {key: value for key, value in document.items() if value not in ({}, [], "", None)}
+
+    def of_themes(self) -> dict[str, Any]:
+        """The part that LLM 1's themes depend on, and so a part of its cache key."""
+        return {key: value for key, value in self.canonical().items() if key in ("campaign", "required_themes")}
+
+
+def read_rules(document: bytes | str) -> Rules:
+    """Parse a RULES document.
+
+    Raises:
+        RulesError: Not JSON, or not what the contract allows; says where, what was expected and what came.
+    """
+    try:
+        return Rules.model_validate_json(document)
+    except ValidationError as error:
+        raise RulesError.of(error) from None
+
+
+class RulesError(ValueError):
+    """A RULES document that the contract does not allow."""
+
+    def __init__(self, expected: str, got: str):
+        super().__init__(f"expected {expected}, got {got}")
+        self.expected = expected
+        self.got = got
+
+    @classmethod
+    def of(cls, error: ValidationError) -> "RulesError":
+        """The first finding of pydantic in the words of the contract."""
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        message = str(first["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+        if first["type"] == "json_invalid":
+            return cls("one JSON object", f"text that is not JSON ({message.removeprefix('Invalid JSON: ')})")
+        if first["type"] == "extra_forbidden":
+            parent = first["loc"][:-1]
+            known = Exclude.model_fields if parent == ("exclude",) else Rules.model_fields
+            return cls(f"the keys {', '.join(known)}" + (f" in {parent[0]}" if parent else ""), f"{first['loc'][-1]!r}")
+        if not place:
+            return cls("one JSON object", _shown(first.get("input")))
+        if first["type"] == "value_error":
+            expected, _, got = message.rpartition(", not ")
+            return cls(f"{expected} in {place}", got)
+        return cls(f"{message} in {place}", _shown(first.get("input")))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _path(category: str) -> tuple[str, ...]:
+    return tuple(" ".join(part.split()).casefold() for part in category.split(">"))
+
+
+@dataclass(frozen=True)
+class RuleIndex:
+    """Finds the brands and categories that rules name; made once for a store."""
+
+    store: ItemStore
+
+    @cached_property
+    def brands(self) -> dict[str, list[int]]:
+        """Brand positions by folded name."""
+        found: dict[str, list[int]] = {}
+        for position, brand in enumerate(self.store.brands):
+            found.setdefault(" ".join(brand.split()).casefold(), []).append(position)
+        return found
+
+    @cached_property
+    def categories(self) -> dict[tuple[str, ...], list[int]]:
+        """Category positions by each prefix of their folded path."""
+        found: dict[tuple[str, ...], list[int]] = {}
+        for position, category in enumerate(self.store.categories):
+            path = _path(category)
+            for length in range(1, len(path) + 1):
+                found.setdefault(path[:length], []).append(position)
+        return found
+
+    def compile(self, rules: Rules) -> "CompiledRules":
+        """Look everything that ``rules`` name up in the store."""
+        unknown_names: list[str] = []
+
+        def rows(ids: tuple[str, ...]) -> np.ndarray:
+            found = self.store.product_ids.find(list(ids)) if ids else np.empty(0, np.int64)
+            unknown_names.extend(f"product:{name}" for name, row in zip(ids, found, strict=True) if row < 0)
+            return found[found >= 0].astype(np.int32)
+
+        def brands(name: str) -> list[int]:
+            if not (found := self.brands.get(" ".join(name.split()).casefold(), [])):
+                unknown_names.append(f"brand:{name}")
+            return found
+
+        def categories(name: str) -> list[int]:
+            if not (found := self.categories.get(_path(name), [])):
+                unknown_names.append(f"category:{name}")
+            return found
+
+        compiled = CompiledRules(
+            store=self.store,
+            pins=rows(rules.pin),
+            excluded_rows=rows(rules.exclude.products),
+            excluded_brands=_positions(brands(name) for name in rules.exclude.brands),
+            excluded_categories=_positions(categories(name) for name in rules.exclude.categories),
+            max_per_brand=rules.max_per_brand,
+            unknown=unknown_names,
+        )
+        for name, factor in (*rules.boost.items(), *rules.bury.items()):
+            kind, _, value = name.partition(":")
+            if kind == "brand":
+                compiled.add_factor(compiled.brand_factors, brands(value), factor)
+            elif kind == "category":
+                compiled.add_factor(compiled.category_factors, categories(value), factor)
+            else:
+                compiled.add_factor(compiled.row_factors, rows((value,)).tolist(), factor)
+        return compiled
+
+
+def _positions(found: Iterable[list[int]]) -> np.ndarray:
+    return np.unique(np.fromiter(chain.from_iterable(found), np.int32))
+
+
+@dataclass(frozen=True)
+class CompiledRules:
+    """Rules as rows, positions and factors of one store.
+
+    ``unknown`` lists what the store does not have, as "product:ID", "brand:NAME" or "category:PATH".
+    """
+
+    store: ItemStore
+    pins: np.ndarray
+    excluded_rows: np.ndarray
+    excluded_brands: np.ndarray
+    excluded_categories: np.ndarray
+    max_per_brand: int | None
+    unknown: list[str]
+    brand_factors: dict[int, float] = field(default_factory=dict)
+    category_factors: dict[int, float] = field(default_factory=dict)
+    row_factors: dict[int, float] = field(default_factory=dict)
+
+    @staticmethod
+    def add_factor(factors: dict[int, float], positions: list[int], factor: float) -> None:
+        """Multiply a factor onto ``positions``."""
+        for position in positions:
+            factors[position] = factors.get(position, 1.0) * factor
+
+    @property
+    def unknown_products(self) -> int:
+        """Number of distinct product ids that the store does not have."""
+        return len({name for name in self.unknown if name.startswith("product:")})
+
+    def allowed(self, rows: np.ndarray) -> np.ndarray:
+        """Which of ``rows`` (int [k], each a row of the store) may be shown: bool [k]."""
+        allowed = np.ones(len(rows), dtype=bool)
+        if len(self.excluded_rows):
+            allowed &= ~np.isin(rows, self.excluded_rows)
+        if len(self.excluded_brands):
+            allowed &= ~np.isin(self.store.brand[rows], self.excluded_brands)
+        if len(self.excluded_categories):
+            allowed &= ~np.isin(self.store.category[rows], self.excluded_categories)
+        return allowed
+
+    def factors(self, rows: np.ndarray) -> np.ndarray:
+        """What boost and bury multiply the score of each of ``rows`` by: float32 [k], 1 where nothing is said."""
+        factors = np.ones(len(rows), dtype=np.float32)
+        for column, by_position in (
+            (self.store.brand, self.brand_factors),
+            (self.store.category, self.category_factors),
+            (None, self.row_factors),
+        ):
+            if by_position:
+                values = rows if column is None else column[rows]
+                factors *= np.array([by_position.get(value, 1.0) for value in values.tolist()], dtype=np.float32)
+        return factors

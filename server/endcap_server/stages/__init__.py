@@ -1,0 +1,1 @@
+"""The five light stages of an endcap ensemble: retrieval, theme, keywords, rerank, fusion."""

@@ -1,0 +1,236 @@
+"""What all stages share: the engines they may call, their errors, their parameters and the tensors they pass.
+
+A stage is plain code without Triton: ``model.py`` of its model folder hands it tensors as NumPy arrays (BYTES tensors
+are object arrays of ``bytes``) and an :class:`Engines` that reaches the engines through BLS. Tests and in-process use
+hand it the engine objects themselves.
+"""
+
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+Tensors = dict[str, np.ndarray]
+
+
+class Engines(Protocol):
+    """Reaches the heavy engines: nearest, cross_encoder, theme_llm, keyword_llm."""
+
+    async def call(self, engine: str, inputs: Tensors, deadline_ns: int, outputs: tuple[str, ...]) -> Tensors:
+        """Answer the asked ``outputs`` of one request to ``engine``.
+
+        Args:
+            engine: Name of the engine's model.
+            inputs: Its input tensors.
+            deadline_ns: ``time.monotonic_ns`` at which the answer is worth nothing any more; no part of a cache key.
+            outputs: Names of the output tensors to bring back.
+
+        Raises:
+            EngineTimeout: The deadline passed first.
+            EngineError: The engine is not there or answered an error.
+        """
+        ...
+
+
+class EngineError(Exception):
+    """An engine could not answer."""
+
+    def __init__(self, engine: str, reason: str):
+        super().__init__(f"{engine}: {reason}")
+        self.engine = engine
+        self.reason = reason
+
+
+class EngineTimeout(EngineError):  # noqa: N818 - what happened, not whose fault
+    """An engine did not answer before the deadline of the call."""
+
+    def __init__(self, engine: str, reason: str = "no answer within its share of the budget"):
+        super().__init__(engine, reason)
+
+
+class InvalidRequest(ValueError):  # noqa: N818 - the status it becomes
+    """A request that the contract does not allow; reaches the client as INVALID_ARGUMENT.
+
+    Args:
+        tensor: Name of the input tensor.
+        expected: What the contract asks for.
+        got: What came.
+        advice: What to do about it, if that is not plain.
+    """
+
+    def __init__(self, tensor: str, expected: str, got: str, advice: str = ""):
+        super().__init__(f"{tensor}: expected {expected}, got {got}" + (f"; {advice}" if advice else ""))
+        self.tensor = tensor
+        self.expected = expected
+        self.got = got
+        self.advice = advice
+
+
+class ParameterError(ValueError):
+    """A parameter of a stage's ``config.pbtxt`` that the stage does not know or cannot use."""
+
+    def __init__(self, stage: str, parameter: str, expected: str, got: str):
+        super().__init__(
+            f"{stage}, parameter {parameter}: expected {expected}, got {got}; correct it in {stage}/config.pbtxt"
+        )
+        self.stage = stage
+        self.parameter = parameter
+
+
+class StageParameters(BaseModel):
+    """Parameters of one stage: the one place of their types, ranges, defaults and meanings.
+
+    Subclasses declare fields with ``Field(default, ge=..., le=..., description=...)``. Triton's configuration holds
+    every parameter as a string; :meth:`from_strings` reads those.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def from_strings(cls, stage: str, texts: Mapping[str, str]) -> Self:
+        """Read ``config.pbtxt`` parameters.
+
+        Raises:
+            ParameterError: The first parameter that is unknown, of the wrong type or out of its range.
+        """
+        try:
+            return cls.model_validate(dict(texts))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = str(first["loc"][0]) if first["loc"] else "(all)"
+            if first["type"] == "extra_forbidden":
+                raise ParameterError(stage, name, "one of " + ", ".join(cls.model_fields), "an unknown name") from None
+            expected = describe_validation(first)
+            raise ParameterError(stage, name, expected, repr(first.get("input"))) from None
+
+    @classmethod
+    def table(cls) -> list[tuple[str, str, str, str]]:
+        """(name, default, range, description) of each parameter, for documentation and lint."""
+        rows = []
+        for name, field in cls.model_fields.items():
+            bounds = []
+            for rule in field.metadata:
+                for word, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+                    if (bound := getattr(rule, word, None)) is not None:
+                        bounds.append(f"{sign} {bound:g}")
+            rows.append((name, str(field.default), ", ".join(bounds), field.description or ""))
+        return rows
+
+
+def describe_validation(error: Any) -> str:
+    """Pydantic's message of one error as an expectation: "a number greater than or equal to 0"."""
+    message = str(error["msg"])
+    for prefix in ("Input should be ", "Value error, "):
+        message = message.removeprefix(prefix)
+    return message
+
+
+class Stage(ABC):
+    """One light step of an ensemble.
+
+    Args:
+        build: The build folder (``build/NAME``) with the item store and manifest.
+        parameters: The strings of the model's configuration, or parameters that are already read.
+        engines: Reaches the engines.
+    """
+
+    name: ClassVar[str]
+    parameters: ClassVar[type[StageParameters]]
+
+    def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
+        self.build = build
+        self.engines = engines
+        self.settings: Any = (
+            parameters
+            if isinstance(parameters, StageParameters)
+            else self.parameters.from_strings(self.name, parameters)
+        )
+
+    @abstractmethod
+    async def run(self, inputs: Tensors) -> Tensors:
+        """Answer one request.
+
+        Args:
+            inputs: Tensors by name; an optional tensor that was not sent is absent.
+
+        Raises:
+            InvalidRequest: The request breaks the contract.
+        """
+
+
+def bytes_tensor(texts: Iterable[str] | np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """A BYTES tensor (object array of UTF-8 bytes) of texts, optionally reshaped; lone surrogates become "?"."""
+    encoded = [text.encode(errors="replace") for text in texts]
+    tensor = np.empty(len(encoded), dtype=np.object_)
+    tensor[:] = encoded
+    return tensor if shape is None else tensor.reshape(shape)
+
+
+def texts_of(tensor: np.ndarray) -> list[str]:
+    """The texts of an internal BYTES tensor, flat (tensors from outside are read by ``contract``)."""
+    return [
+        value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        for value in tensor.reshape(-1).tolist()
+    ]
+
+
+def json_tensor(value: Any) -> np.ndarray:
+    """One JSON document as BYTES [1], compact and with sorted keys, so that equal values give equal bytes."""
+    return bytes_tensor([json_text(value)])
+
+
+def json_of(tensor: np.ndarray) -> Any:
+    """The JSON document of a BYTES [1] tensor of another stage."""
+    return json.loads(tensor.reshape(-1)[0])
+
+
+def json_text(value: Any) -> str:
+    """Compact JSON with sorted keys: equal values, equal text."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+class StatusPart:
+    """What one stage says about itself in STATUS.
+
+    The figures are collected while the stage works: ``aiqa`` counts what was removed or repaired by reason,
+    ``fall_back`` records that (a part of) the answer is not what the stage normally gives, and why.
+    """
+
+    def __init__(self, source: str = "computed"):
+        self.started_ns = time.monotonic_ns()
+        self.source = source
+        self.reasons: list[str] = []
+        self.aiqa: dict[str, int] = {}
+        self.extra: dict[str, Any] = {}
+
+    def count(self, reason: str, number: int = 1) -> None:
+        """Count ``number`` findings of the quality checks."""
+        if number:
+            self.aiqa[reason] = self.aiqa.get(reason, 0) + int(number)
+
+    def fall_back(self, reason: str, whole: bool = True) -> None:
+        """Say that the stage degraded: the whole answer, or a part of it (the source then stays what it was)."""
+        if whole:
+            self.source = "fallback"
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+
+    def document(self) -> dict[str, Any]:
+        """The stage's part of STATUS."""
+        finished_ns = time.monotonic_ns()
+        part: dict[str, Any] = {
+            "source": self.source,
+            "ms": round((finished_ns - self.started_ns) / 1e6, 3),
+            "aiqa": self.aiqa,
+            "started_ns": self.started_ns,
+            "finished_ns": finished_ns,
+            **self.extra,
+        }
+        if self.reasons:
+            part["reason"] = "; ".join(self.reasons)
+        return part

@@ -1,0 +1,108 @@
+"""Candidate products: query vectors from a history, merging of result lists, popular products."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from endcap_server.rules import CompiledRules
+from endcap_server.store import ItemStore
+
+_ATTENTION = 8.0
+"""Sharpness of the softmax by which a session search picks what in the history resembles it."""
+
+_UNTAGGED = 1 << 31
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidate products, best first: ``rows`` int32 [C], ``similarity`` float32 [C], cosine to what was looked for."""
+
+    rows: np.ndarray
+    similarity: np.ndarray
+
+
+def recency(count: int, half_life: float) -> np.ndarray:
+    """Weights of a history, oldest first: float32 [count], 1 for the newest."""
+    return (0.5 ** (np.arange(count)[::-1] / half_life)).astype(np.float32)
+
+
+def interests(store: ItemStore, history: np.ndarray, half_life: float, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """The recent interests of a history (int32 [H], oldest first): its categories, weighted by recency.
+
+    Returns:
+        Query vectors float32 [T <= limit, D] of unit length, and their weights float [T], the greatest 1.
+    """
+    if not len(history):
+        return np.empty((0, store.dimension), np.float32), np.empty(0)
+    weights = recency(len(history), half_life)
+    category = store.category[history].astype(np.int64)
+    # Without a category every product is an interest of its own.
+    own = np.where(category >= 0, category, history.astype(np.int64) + _UNTAGGED)
+    groups, member = np.unique(own, return_inverse=True)
+    totals = np.bincount(member, weights)
+    best = np.argsort(-totals, kind="stable")[:limit]
+    sums = np.zeros((len(groups), store.dimension), np.float32)
+    np.add.at(sums, member, weights[:, None] * store.vectors[history].astype(np.float32))
+    return _unit(sums[best]), totals[best] / totals[best].max()
+
+
+def bend(store: ItemStore, vectors: np.ndarray, history: np.ndarray, half_life: float, blend: float) -> np.ndarray:
+    """Bend session vectors float32 [T, D] towards what in the history resembles them; float32 [T, D] of unit length."""
+    if not len(history) or not blend:
+        return vectors
+    items = store.vectors[history].astype(np.float32)
+    attention = np.exp(_ATTENTION * (vectors @ items.T)) * recency(len(history), half_life)
+    attention /= attention.sum(axis=1, keepdims=True)
+    return _unit(vectors + blend * (attention @ items))
+
+
+def merge(
+    store: ItemStore,
+    rules: CompiledRules,
+    rows: np.ndarray,
+    similarity: np.ndarray,
+    weights: np.ndarray,
+    count: int,
+) -> Candidates:
+    """Interleave result lists by weight, without repetitions and without what may not be shown.
+
+    Args:
+        store: The item store.
+        rules: What may not be shown, besides what is out of stock.
+        rows: int32 [T, K], best first, -1 padded.
+        similarity: float32 [T, K]; of a product found by several lists the greatest counts.
+        weights: float [T] > 0; a list of weight 2 gives two products where one of weight 1 gives one.
+        count: Most candidates.
+    """
+    order = np.argsort((np.arange(1, rows.shape[1] + 1)[None, :] / weights[:, None]).reshape(-1), kind="stable")
+    flat, similarities = rows.reshape(-1)[order], similarity.reshape(-1)[order]
+    found = flat >= 0
+    flat, similarities = flat[found], similarities[found]
+    unique, first, member = np.unique(flat, return_index=True, return_inverse=True)
+    best = np.full(len(unique), -np.inf, np.float32)
+    np.maximum.at(best, member, similarities)
+    by_place = np.argsort(first)
+    flat, similarities = unique[by_place], best[by_place]
+    shown = store.in_stock[flat] & rules.allowed(flat)
+    return Candidates(flat[shown][:count].astype(np.int32), similarities[shown][:count].astype(np.float32))
+
+
+def popular_rows(store: ItemStore, count: int) -> np.ndarray:
+    """The most popular products in stock, taking turns over the categories: int32 [at most count]."""
+    order = np.argsort(-store.popularity, kind="stable")
+    order = order[store.in_stock[order]]
+    if not len(order):
+        return np.empty(0, np.int32)
+    category = store.category[order]
+    # Place of each product within its category, then popular categories' first products, their second ones, ...
+    by_category = np.argsort(category, kind="stable")
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(category[by_category])) + 1])
+    lengths = np.diff(np.concatenate([starts, [len(by_category)]]))
+    place = np.empty(len(order), np.int64)
+    place[by_category] = np.arange(len(by_category)) - np.repeat(starts, lengths)
+    return order[np.lexsort((np.arange(len(order)), place))][:count].astype(np.int32)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Scale float [T, D] to unit length."""
+    return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)).astype(np.float32)

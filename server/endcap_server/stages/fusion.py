@@ -1,0 +1,292 @@
+"""Fusion: blends ranker, relevance and rules into scores, and makes the page (P2: fusion and page-level AIQA)."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from endcap_server.ranking import Ranker
+from endcap_server.rules import CompiledRules, RuleIndex, Rules
+from endcap_server.stages.base import (
+    Engines,
+    Stage,
+    StageParameters,
+    StatusPart,
+    Tensors,
+    bytes_tensor,
+    json_of,
+    texts_of,
+)
+from endcap_server.stages.page import BLENDED, SIGNALS, Pool, Shelf, blend, choose_placements, fill
+from endcap_server.stages.report import EARLIER, read_versions, status_document
+from endcap_server.store import ItemStore
+
+
+def _weight(default: float, what: str, where: str) -> Any:
+    return Field(default, ge=0, le=100, description=f"weight of {what} in the score of a {where}'s products")
+
+
+class FusionParameters(StageParameters):
+    """Parameters of ``fusion/config.pbtxt``."""
+
+    margin: float = _weight(0.25, "the cross-encoder's win share among the placement's products", "placement")
+    relevance: float = _weight(0.20, "the cross-encoder's relevance", "placement")
+    similarity: float = _weight(0.10, "the cosine of theme and product", "placement")
+    ranker: float = _weight(0.35, "the traditional ranker, which knows the shopper,", "placement")
+    popularity: float = _weight(0.05, "popularity", "placement")
+    retrieval: float = _weight(0.05, "retrieval's order", "placement")
+    search_margin: float = _weight(0.30, "the cross-encoder's win share among the found products", "search")
+    search_relevance: float = _weight(0.35, "the cross-encoder's relevance", "search")
+    search_similarity: float = _weight(0.20, "the cosine of query and product", "search")
+    search_ranker: float = _weight(0.05, "the traditional ranker, which knows the shopper,", "search")
+    search_popularity: float = _weight(0.02, "popularity", "search")
+    search_retrieval: float = _weight(0.08, "retrieval's order", "search")
+    diversity: float = Field(0.15, ge=0, le=10, description="what a twin of a product above it loses, in a placement")
+    search_diversity: float = Field(0.0, ge=0, le=10, description="the same in a search")
+    diversity_threshold: float = Field(0.6, ge=-1, lt=1, description="cosine from which products resemble each other")
+    max_per_brand: int = Field(
+        0, ge=0, le=1000, description="products of a brand in a placement, 0: any; rules override"
+    )
+    relevance_floor: float = Field(
+        0.2, ge=0, le=1, description="least relevance of a product that fits its theme (AIQA)"
+    )
+    similarity_floor: float = Field(
+        0.2,
+        ge=-1,
+        le=1,
+        description="least cosine of one, where there is no relevance because the cross-encoder failed",
+    )
+    search_relevance_floor: float = Field(
+        0.0, ge=0, le=1, description="least relevance of a found product; a search is never emptied by it"
+    )
+    least_products: int = Field(
+        4, ge=1, le=100, description="products that fit, below which a placement is a last resort"
+    )
+    max_overlap: float = Field(0.5, gt=0, le=1, description="share of common products from which placements are alike")
+    max_placement_similarity: float = Field(
+        0.97, gt=0, le=1, description="cosine of the mean product vectors from which placements are alike"
+    )
+    order_weight: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="mean score by which a placement must be better to pass one that LLM 1 put earlier",
+    )
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> "FusionParameters":
+        for prefix in ("", "search_"):
+            if not any(self.weights(prefix == "search_")):
+                raise ValueError(f"at least one {prefix}weight above 0")
+        return self
+
+    def weights(self, is_search: bool) -> np.ndarray:
+        """Weights of the blended signals, float [6] in the order of SIGNALS."""
+        prefix = "search_" if is_search else ""
+        return np.array([getattr(self, prefix + name) for name in SIGNALS[:BLENDED]], np.float64)
+
+
+class Fusion(Stage):
+    """The last stage of both ensembles."""
+
+    name = "fusion"
+    parameters = FusionParameters
+    settings: FusionParameters
+
+    def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
+        super().__init__(build, parameters, engines)
+        self.store = ItemStore.open(build)
+        self.rule_index = RuleIndex(self.store)
+        self.ranker = Ranker.open(build) if (build / "ranker").exists() else None
+        self.versions = read_versions(build)
+
+    async def run(self, inputs: Tensors) -> Tensors:
+        """Answer the page (THEME_OUT to STATUS) and, for a search, its first placement alone (FIRST_...)."""
+        status = StatusPart()
+        placements, products = (int(value) for value in inputs["PAGE_SHAPE"])
+        is_search, placements = placements == 0, max(placements, 1)
+        rules = Rules.model_validate_json(inputs["PAGE_RULES"][0])
+        compiled = self.rule_index.compile(rules)
+        themes = texts_of(inputs["THEME"])
+        pools, pins = self._pools(inputs, compiled, is_search, status)
+        choice = choose_placements(
+            pools,
+            len(pools) if is_search else min(len(rules.required_themes), len(pools)),
+            placements,
+            products,
+            least_products=self.settings.least_products,
+            max_overlap=self.settings.max_overlap,
+            max_similarity=self.settings.max_placement_similarity,
+            order_weight=self.settings.order_weight,
+        )
+        for reason, number in choice.dropped.items():
+            status.count(reason, number)
+        shown = choice.shown
+        if len(pins.rows) and not shown:
+            shown = [0]
+        shelves = self._fill(pools, shown, pins, products, compiled.max_per_brand, is_search, status)
+        status.count("placement_short", sum(len(shelf.rows) < products for shelf in shelves))
+        status.count("placement_missing", placements - len(shelves))
+        return self._tensors(inputs, themes, shown, shelves, placements, products, status)
+
+    def _pools(
+        self, inputs: Tensors, rules: CompiledRules, is_search: bool, status: StatusPart
+    ) -> tuple[list[Pool], Pool]:
+        """The products that may be shown, by placement, and the pinned ones in their order."""
+        rows = inputs["ROW"]
+        pins = rules.pins[rules.allowed(rules.pins)]
+        status.count("pin_excluded", len(rules.pins) - len(pins))
+        stocked = pins[self.store.in_stock[pins]]
+        status.count("pin_out_of_stock", len(pins) - len(stocked))
+        given = rows >= 0
+        # Every product's own signals once, however many placements it is a candidate of.
+        unique, member = np.unique(np.concatenate([rows[given], stocked]), return_inverse=True)
+        ranker = self._ranker_scores(inputs["HISTORY_ROW"], unique, status)
+        popularity = self.store.popularity[unique].astype(np.float32)
+        factors = rules.factors(unique)
+        shown = self.store.in_stock[unique] & rules.allowed(unique) & ~np.isin(unique, stocked)
+        vectors = self.store.vectors[unique].astype(np.float32)
+        brand = self.store.brand[unique]
+        weights = self.settings.weights(is_search)
+
+        def pool(members: np.ndarray, measured: Mapping[str, np.ndarray], pinned: float) -> Pool:
+            columns = {
+                "margin": np.nan,
+                "relevance": np.nan,
+                "similarity": np.nan,
+                "retrieval": np.nan,
+                **measured,
+                "ranker": ranker[members],
+                "popularity": popularity[members],
+                "rule": factors[members],
+                "diversity": 0.0,
+                "pinned": pinned,
+            }
+            signals = np.empty((len(members), len(SIGNALS)), np.float32)
+            for column, name in enumerate(SIGNALS):
+                signals[:, column] = columns[name]
+            signals[:, :BLENDED] = np.clip(signals[:, :BLENDED], 0.0, 1.0)
+            score = blend(signals, weights) * factors[members]
+            fit = self._fits(signals, measured.get("similarity"), is_search)
+            return Pool(unique[members].astype(np.int32), signals, score, fit, vectors[members], brand[members])
+
+        pools, start = [], 0
+        for index in range(len(rows)):
+            places = np.flatnonzero(given[index])
+            members = member[start : start + len(places)]
+            start += len(places)
+            keep = shown[members]
+            places, members = places[keep], members[keep]
+            measured = {name: inputs[name.upper()][index][places] for name in ("margin", "relevance", "similarity")}
+            measured["retrieval"] = 1 - np.arange(len(places)) / max(1, len(places))
+            each = pool(members, measured, 0.0)
+            status.count("product_unfit", int((~each.fit).sum()))
+            pools.append(each)
+        return pools, pool(member[start:], _measured(inputs, stocked), 1.0)
+
+    def _ranker_scores(self, history: np.ndarray, rows: np.ndarray, status: StatusPart) -> np.ndarray:
+        if self.ranker is None or not len(rows):
+            return np.full(len(rows), np.nan, np.float32)
+        try:
+            return self.ranker.score(self.store, history, rows)
+        except Exception as error:  # one signal of six: a page without it is better than none
+            status.fall_back(f"ranker: {type(error).__name__}: {error}", whole=False)
+            return np.full(len(rows), np.nan, np.float32)
+
+    def _fits(self, signals: np.ndarray, similarity: np.ndarray | None, is_search: bool) -> np.ndarray:
+        """Which products fit their theme or query: bool [m]; by relevance, without it by the cosine."""
+        relevance = signals[:, SIGNALS.index("relevance")]
+        if is_search:
+            fit = ~(relevance < self.settings.search_relevance_floor)
+            return fit if fit.any() else np.ones(len(fit), bool)
+        fit = ~(relevance < self.settings.relevance_floor)
+        if similarity is not None:
+            fit &= ~(np.isnan(relevance) & (similarity < self.settings.similarity_floor))
+        return fit
+
+    def _fill(
+        self,
+        pools: list[Pool],
+        shown: list[int],
+        pins: Pool,
+        products: int,
+        rule_cap: int | None,
+        is_search: bool,
+        status: StatusPart,
+    ) -> list[Shelf]:
+        """The placements of a page, each product on one of them; pins lead the first one and go on in the next."""
+        cap = rule_cap or self.settings.max_per_brand or None
+        weight = self.settings.search_diversity if is_search else self.settings.diversity
+        shelves: list[Shelf] = []
+        used = np.empty(0, np.int32)
+        for place, index in enumerate(shown):
+            pool = pools[index]
+            free = ~np.isin(pool.rows, used)
+            status.count("product_repeated", int((pool.fit & ~free).sum()))
+            fitting = pool.take(free & pool.fit)
+            if not len(fitting.rows) and free.any():
+                # A page with a gap is worse than a placement that fits its title badly, and STATUS says which it is.
+                status.count("placement_below_floor")
+                fitting = pool.take(free)
+            leading = pins.take(np.arange(place * products, min((place + 1) * products, len(pins.rows))))
+            shelf = fill(leading, fitting, products, weight, self.settings.diversity_threshold, cap)
+            used = np.concatenate([used, shelf.rows])
+            shelves.append(shelf)
+        return shelves
+
+    def _tensors(
+        self,
+        inputs: Tensors,
+        themes: list[str],
+        shown: list[int],
+        shelves: list[Shelf],
+        placements: int,
+        products: int,
+        status: StatusPart,
+    ) -> Tensors:
+        rows = np.full((placements, products), -1, np.int32)
+        score = np.full((placements, products), np.nan, np.float32)
+        signals = np.full((placements, products, len(SIGNALS)), np.nan, np.float32)
+        for place, shelf in enumerate(shelves):
+            rows[place, : len(shelf.rows)] = shelf.rows
+            score[place, : len(shelf.rows)] = shelf.score
+            signals[place, : len(shelf.rows)] = shelf.signals
+        ids = [self.store.product_ids[row] if row >= 0 else "" for row in rows.reshape(-1).tolist()]
+        product_id = bytes_tensor(ids, rows.shape)
+        keyword = inputs.get("KEYWORD")
+        width = keyword.shape[1] if keyword is not None else 1
+        keywords = np.full((placements, width), b"", np.object_)
+        if keyword is not None and shown:
+            keywords[: len(shown)] = keyword[shown]
+        titles = [themes[index] for index in shown] + [""] * (placements - len(shown))
+        parts = {
+            name: json_of(tensor) for name in EARLIER if (tensor := inputs.get(f"{name.upper()}_STATUS")) is not None
+        }
+        document = status_document(parts, status, SIGNALS, self.versions)
+        return {
+            "THEME_OUT": bytes_tensor(titles),
+            "KEYWORDS_OUT": keywords,
+            "PRODUCT_ID": product_id,
+            "SCORE": score,
+            "SIGNALS": signals,
+            "STATUS": bytes_tensor([json.dumps(document, ensure_ascii=False, separators=(",", ":"))]),
+            "FIRST_PRODUCT_ID": product_id[0],
+            "FIRST_SCORE": score[0],
+            "FIRST_SIGNALS": signals[0],
+        }
+
+
+def _measured(inputs: Tensors, pins: np.ndarray) -> dict[str, np.ndarray]:
+    """Margin, relevance and similarity of pinned products that rerank happened to score, NaN of the others."""
+    rows = inputs["ROW"].reshape(-1)
+    matches = rows[None, :] == pins[:, None]
+    scored = matches.any(axis=1)
+    measured = {}
+    for name in ("margin", "relevance", "similarity"):
+        measured[name] = np.full(len(pins), np.nan, np.float32)
+        if scored.any():
+            measured[name][scored] = inputs[name.upper()].reshape(-1)[matches[scored].argmax(axis=1)]
+    return measured

@@ -1,0 +1,189 @@
+"""Keywords: LLM 2 chooses each theme's search keywords among the known ones nearest to its concepts (P2)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from endcap_server import prompts
+from endcap_server.deadline import after_ms, left_ms
+from endcap_server.engines.grammar import keyword_grammar
+from endcap_server.generations import Generations
+from endcap_server.stages.base import (
+    EngineError,
+    Engines,
+    Stage,
+    StageParameters,
+    StatusPart,
+    Tensors,
+    bytes_tensor,
+    json_tensor,
+    texts_of,
+)
+from endcap_server.store import ItemStore
+
+
+class KeywordsParameters(StageParameters):
+    """Parameters of ``keywords/config.pbtxt``."""
+
+    candidates: int = Field(60, ge=5, le=prompts.MAX_CANDIDATES, description="known keywords that LLM 2 chooses among")
+    keywords: int = Field(5, ge=1, le=16, description="keywords chosen for each theme, at most")
+    min_keywords: int = Field(2, ge=1, le=16, description="keywords below which the nearest ones are added")
+    max_tokens: int = Field(96, ge=8, le=512, description="most tokens that LLM 2 may write for one theme")
+    checks_ms: float = Field(5.0, ge=0, le=1000, description="milliseconds of the budget kept for the checks")
+    fit_floor: float = Field(0.25, ge=-1, le=1, description="least cosine of a keyword and its theme (AIQA)")
+
+
+@dataclass
+class _Work:
+    """One theme on its way: candidates nearest first, their fit to the theme, and what was chosen."""
+
+    theme: str
+    concepts: list[str]
+    rows: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    fit: dict[int, float] = field(default_factory=dict)
+    chosen: list[int] = field(default_factory=list)
+
+
+class Keywords(Stage):
+    """The third stage of the storefront; its answers are cached by its inputs."""
+
+    name = "keywords"
+    parameters = KeywordsParameters
+    settings: KeywordsParameters
+
+    def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
+        super().__init__(build, parameters, engines)
+        self.store = ItemStore.open(build)
+        self.generations = Generations()
+
+    async def run(self, inputs: Tensors) -> Tensors:
+        """Answer KEYWORD and KEYWORD_ROW [Q, K]."""
+        status = StatusPart("generated")
+        deadline_ns = after_ms(int(inputs["KEYWORDS_BUDGET_MS"][0]))
+        themes, concepts = texts_of(inputs["THEME"]), inputs["CONCEPT"]
+        works = [
+            _Work(theme, list(dict.fromkeys(filter(None, texts_of(concepts[row])))) or [theme])
+            for row, theme in enumerate(themes)
+        ]
+        asked = [work for work in works if work.theme]
+        if asked and await self._find_candidates(asked, deadline_ns, status):
+            complete = await self._choose([work for work in asked if work.rows], deadline_ns, status)
+        else:
+            complete = False
+            for work in asked:
+                # Without the engine the concepts that are known keywords themselves are left.
+                found = self.store.keywords.find([" ".join(text.casefold().split()) for text in work.concepts])
+                work.chosen = list(dict.fromkeys(row for row in found.tolist() if row >= 0))[: self.settings.keywords]
+        if status.source == "fallback" or not complete:
+            self.generations.bump(int(inputs["GENERATION"][0]))
+        width = self.settings.keywords
+        rows = np.full((len(works), width), -1, np.int32)
+        for row, work in enumerate(works):
+            rows[row, : len(work.chosen)] = work.chosen
+        texts = [self.store.keywords[row] if row >= 0 else "" for row in rows.reshape(-1).tolist()]
+        return {
+            "KEYWORD": bytes_tensor(texts, rows.shape),
+            "KEYWORD_ROW": rows,
+            "KEYWORDS_STATUS": json_tensor(status.document()),
+        }
+
+    async def _find_candidates(self, works: Sequence[_Work], deadline_ns: int, status: StatusPart) -> bool:
+        """The known keywords nearest to each theme's concepts, interleaved over the concepts; False if that failed."""
+        settings = self.settings
+        texts = list(dict.fromkeys(chain.from_iterable([work.theme, *work.concepts] for work in works)))
+        count = min(settings.candidates, len(self.store.keywords))
+        if not count:
+            status.fall_back("the catalogue has no known keywords")
+            return False
+        inputs = {"TEXT": bytes_tensor(texts), "INDEX": bytes_tensor(["keywords"]), "K": np.array([count], np.int32)}
+        try:
+            # A spent budget still leaves time for this: without it the page has no products of its themes.
+            answer = await self.engines.call("nearest", inputs, max(deadline_ns, after_ms(5)), ("ROW", "VECTOR"))
+        except EngineError as error:
+            status.fall_back(str(error))
+            return False
+        place = {text: index for index, text in enumerate(texts)}
+        nearest, vectors = answer["ROW"], answer["VECTOR"].astype(np.float32)
+        for work in works:
+            of_concepts = [nearest[place[text]].tolist() for text in work.concepts]
+            taken = dict.fromkeys(row for turn in zip_longest(*of_concepts, fillvalue=-1) for row in turn if row >= 0)
+            self._judge(
+                work, list(taken)[: 2 * settings.candidates], vectors[[place[t] for t in (work.theme, *work.concepts)]]
+            )
+            if not work.rows:
+                status.count("theme_without_keywords")
+        return True
+
+    def _judge(self, work: _Work, rows: list[int], vectors: np.ndarray) -> None:
+        """Keep the candidates whose texts a prompt can hold, with their fit: cosine to title and concepts together."""
+        texts = self.store.keywords.take(rows)
+        row_of = dict(zip(texts, rows, strict=True))
+        work.texts = prompts.usable_candidates(texts)[: self.settings.candidates]
+        work.rows = [row_of[text] for text in work.texts]
+        middle = vectors.mean(axis=0)
+        middle /= max(float(np.linalg.norm(middle)), 1e-6)
+        if work.rows:
+            fits = self.store.keyword_vectors[work.rows].astype(np.float32) @ middle
+            work.fit = dict(zip(work.rows, fits.tolist(), strict=True))
+
+    async def _choose(self, works: Sequence[_Work], deadline_ns: int, status: StatusPart) -> bool:
+        """Let LLM 2 choose for all themes in one call; whether every answer came to its end."""
+        answers, finishes = await self._ask(works, deadline_ns, status)
+        fallen = 0
+        for work, text in zip(works, answers, strict=True):
+            row_of = dict(zip(work.texts, work.rows, strict=True))
+            parts = prompts.parse_keywords(text) if text else []
+            valid = [row_of[part] for part in parts if part in row_of]
+            status.count("not_a_candidate", len(parts) - len(valid))
+            fitting = [row for row in valid if work.fit[row] >= self.settings.fit_floor]
+            status.count("keyword_fit", len(valid) - len(fitting))
+            work.chosen = fitting[: self.settings.keywords]
+            fallen += not fitting
+            self._complete(work, bool(fitting), status)
+        if fallen:
+            missing = f"{fallen} of {len(works)} themes have the nearest keywords"
+            status.fall_back(missing, whole=fallen == len(works))
+            status.extra["nearest_keyword_themes"] = fallen
+        return all(finish == "stop" for finish in finishes) and not fallen
+
+    async def _ask(self, works: Sequence[_Work], deadline_ns: int, status: StatusPart) -> tuple[list[str], list[str]]:
+        """LLM 2's answers and finish reasons, one for each theme; empty texts, said in ``status``, when it failed."""
+        nothing = [""] * len(works)
+        llm_deadline_ns = deadline_ns - int(self.settings.checks_ms * 1e6)
+        if not works:
+            return nothing, nothing
+        if left_ms(llm_deadline_ns) <= 0:
+            status.fall_back("keyword_llm: the budget leaves it no time")
+            return nothing, nothing
+        choose = self.settings.keywords
+        inputs = {
+            "PROMPT": bytes_tensor([prompts.keyword_prompt(work.theme, work.concepts, work.texts) for work in works]),
+            "GRAMMAR": bytes_tensor([keyword_grammar(work.texts, min(choose, len(work.texts))) for work in works]),
+            "MAX_TOKENS": np.array([self.settings.max_tokens], np.int32),
+        }
+        try:
+            answer = await self.engines.call("keyword_llm", inputs, llm_deadline_ns, ("TEXT", "FINISH"))
+        except EngineError as error:
+            status.fall_back(str(error))
+            return nothing, nothing
+        texts, finishes = texts_of(answer["TEXT"]), texts_of(answer["FINISH"])
+        status.count("cut_answer", sum(finish != "stop" for finish in finishes))
+        return texts, finishes
+
+    def _complete(self, work: _Work, chosen_by_llm: bool, status: StatusPart) -> None:
+        """Add the nearest keywords that fit, up to the least number, or to all of them where nothing was chosen."""
+        wanted = min(self.settings.min_keywords, self.settings.keywords) if chosen_by_llm else self.settings.keywords
+        before = len(work.chosen)
+        if before >= wanted:
+            return
+        fitting = [row for row in work.rows if work.fit[row] >= self.settings.fit_floor]
+        # A theme far from everything the shop is searched for still needs keywords: the nearest, then.
+        nearest = fitting or sorted(work.rows, key=lambda row: -work.fit[row])
+        work.chosen += [row for row in nearest if row not in work.chosen][: wanted - before]
+        if chosen_by_llm:
+            status.count("keyword_added", len(work.chosen) - before)

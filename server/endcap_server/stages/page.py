@@ -1,0 +1,222 @@
+"""Making a page of scored products: diversity, caps, pins, near-duplicate placements, the best P of Q.
+
+Plain functions over NumPy arrays, without tensors, engines or parameters files; ``fusion`` calls them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+SIGNALS = ("margin", "relevance", "similarity", "ranker", "popularity", "retrieval", "rule", "diversity", "pinned")
+"""What a score is made of, in the order of the last axis of SIGNALS.
+
+The first six are 0..1 (NaN unknown) and are blended by weight; ``rule`` is the factor of boost and bury, ``diversity``
+what was taken off for resembling better products above, ``pinned`` 1 for products that a rule put there.
+"""
+
+BLENDED = len(SIGNALS) - 3
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The products of one placement that may be shown, in retrieval's order.
+
+    ``rows`` int32 [m]; ``signals`` float32 [m, len(SIGNALS)]; ``score`` float32 [m] >= 0, blended, times the rules'
+    factors; ``fit`` bool [m], whether the product fits the theme; ``vectors`` float32 [m, D] of unit length; ``brand``
+    int32 [m].
+    """
+
+    rows: np.ndarray
+    signals: np.ndarray
+    score: np.ndarray
+    fit: np.ndarray
+    vectors: np.ndarray
+    brand: np.ndarray
+
+    def take(self, keep: np.ndarray) -> "Pool":
+        """The products at ``keep`` (bool [m] or positions)."""
+        return Pool(
+            self.rows[keep],
+            self.signals[keep],
+            self.score[keep],
+            self.fit[keep],
+            self.vectors[keep],
+            self.brand[keep],
+        )
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """One filled placement: ``rows`` int32 [k], ``score`` float32 [k] descending, ``signals`` float32 [k, S]."""
+
+    rows: np.ndarray
+    score: np.ndarray
+    signals: np.ndarray
+
+
+def blend(signals: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted mean of the known signals of each product: float32 [m].
+
+    The weights of unknown signals go to the known ones, with one exception: without the cross-encoder, its weights
+    (margin and relevance) go to retrieval's order, which is what the page then degrades to.
+
+    Args:
+        signals: float32 [m, >= 6], columns as SIGNALS; NaN unknown.
+        weights: float [6], not negative.
+    """
+    values = signals[:, :BLENDED]
+    known = ~np.isnan(values)
+    each = np.where(known, weights[None, :], 0.0)
+    margin, relevance, retrieval = (SIGNALS.index(name) for name in ("margin", "relevance", "retrieval"))
+    without = ~known[:, margin] & ~known[:, relevance] & known[:, retrieval]
+    each[without, retrieval] += weights[margin] + weights[relevance]
+    total = np.maximum(each.sum(axis=1), 1e-9)
+    mean: np.ndarray = (each * np.where(known, values, 0.0)).sum(axis=1) / total
+    return mean.astype(np.float32)
+
+
+def diversify(
+    pool: Pool, count: int, weight: float, threshold: float, cap: int | None, taken_brands: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose products by maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998) under a brand cap.
+
+    A product loses up to ``weight``, in proportion to how far its greatest cosine to one above it is beyond
+    ``threshold``. What a product loses only grows while others are chosen, so the scores come out descending.
+
+    Returns:
+        Positions in ``pool`` int64 [k <= count] and what each lost, float32 [k].
+    """
+    size = len(pool.rows)
+    current = pool.score.astype(np.float32).copy()
+    lost = np.zeros(size, np.float32)
+    used: dict[int, int] = {}
+    for brand in taken_brands:
+        used[brand] = used.get(brand, 0) + 1
+        if cap is not None and brand >= 0 and used[brand] >= cap:
+            current[pool.brand == brand] = -np.inf
+    penalties = None
+    if weight > 0 and size:
+        cosine = pool.vectors @ pool.vectors.T
+        penalties = (weight / max(1 - threshold, 1e-6)) * np.clip(cosine - threshold, 0.0, None)
+    chosen = np.empty(min(count, size), np.int64)
+    for place in range(len(chosen)):
+        best = int(np.argmax(current))
+        if current[best] == -np.inf:
+            return chosen[:place], lost[chosen[:place]]
+        chosen[place] = best
+        current[best] = -np.inf
+        if penalties is not None:
+            more = np.maximum(penalties[best] - lost, 0.0)
+            more[chosen[: place + 1]] = 0.0
+            lost += more
+            current -= more
+        brand = int(pool.brand[best])
+        used[brand] = used.get(brand, 0) + 1
+        if cap is not None and brand >= 0 and used[brand] >= cap:
+            current[pool.brand == brand] = -np.inf
+    return chosen, lost[chosen]
+
+
+def fill(pins: Pool, pool: Pool, count: int, weight: float, threshold: float, cap: int | None) -> Shelf:
+    """Fill a placement: pins first, in their order, then the best of the pool. Pins count towards the cap."""
+    pins = pins.take(np.arange(min(count, len(pins.rows))))
+    chosen, lost = diversify(pool, count - len(pins.rows), weight, threshold, cap, pins.brand.tolist())
+    picked = pool.take(chosen)
+    picked.signals[:, SIGNALS.index("diversity")] = lost
+    # Rounding must not turn the order around.
+    score = np.minimum.accumulate(picked.score - lost) if len(chosen) else picked.score
+    # A pin stands above what follows it, whatever its own score.
+    pinned = np.concatenate([pins.score, score[:1]]) if len(score) else pins.score
+    pinned = np.maximum.accumulate(pinned[::-1])[::-1][: len(pins.rows)]
+    return Shelf(
+        np.concatenate([pins.rows, picked.rows]),
+        np.concatenate([pinned, score]).astype(np.float32),
+        np.concatenate([pins.signals, picked.signals]),
+    )
+
+
+@dataclass
+class Choice:
+    """Which placements a page shows, and why others were left out (reason -> count)."""
+
+    shown: list[int]
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def count(self, reason: str) -> None:
+        """Count a placement that was left out or shown in spite of a finding."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+
+def choose_placements(
+    pools: Sequence[Pool],
+    required: int,
+    placements: int,
+    products: int,
+    *,
+    least_products: int,
+    max_overlap: float,
+    max_similarity: float,
+    order_weight: float,
+) -> Choice:
+    """Choose the best ``placements`` of the pools; they keep their order.
+
+    Required placements (the first ones) are always chosen. Of the others, those that are short of products that fit, or
+    that nearly repeat an earlier one by products or by what the products are like, only fill what would be a gap.
+    """
+    tops = [_top(pool, products) for pool in pools]
+    means = [_mean(pool, top) for pool, top in zip(pools, tops, strict=True)]
+    choice = Choice([])
+    good: list[int] = []
+    spare: list[int] = []
+    enough = min(least_products, products)
+    for index, pool in enumerate(pools):
+        if not len(pool.rows):
+            choice.count("placement_empty")
+        elif index < required:
+            good.append(index)
+        elif int(pool.fit.sum()) < enough:
+            choice.count("placement_unfit")
+            spare.append(index)
+        elif any(_repeats(index, other, pools, tops, means, max_overlap, max_similarity) for other in good):
+            choice.count("placement_near_duplicate")
+            spare.append(index)
+        else:
+            good.append(index)
+
+    def quality(index: int) -> float:
+        return float(pools[index].score[tops[index]].sum()) / products - order_weight * index
+
+    free = sorted((index for index in good if index >= required), key=quality, reverse=True)
+    shown = ([index for index in good if index < required] + free)[:placements]
+    for index in sorted(spare, key=quality, reverse=True)[: placements - len(shown)]:
+        choice.count("placement_kept_to_fill")
+        shown.append(index)
+    choice.shown = sorted(shown)
+    return choice
+
+
+def _top(pool: Pool, count: int) -> np.ndarray:
+    """Positions of the best products that fit, or of the best at all where none does."""
+    score = np.where(pool.fit, pool.score, -np.inf) if pool.fit.any() else pool.score
+    order = np.argsort(-score, kind="stable")[:count]
+    return order[score[order] > -np.inf]
+
+
+def _mean(pool: Pool, top: np.ndarray) -> np.ndarray:
+    mean = pool.vectors[top].sum(axis=0)
+    return mean / max(float(np.linalg.norm(mean)), 1e-6)
+
+
+def _repeats(
+    one: int,
+    two: int,
+    pools: Sequence[Pool],
+    tops: Sequence[np.ndarray],
+    means: Sequence[np.ndarray],
+    max_overlap: float,
+    max_similarity: float,
+) -> bool:
+    first, second = pools[one].rows[tops[one]], pools[two].rows[tops[two]]
+    shared = len(np.intersect1d(first, second, assume_unique=True)) / max(1, min(len(first), len(second)))
+    return shared >= max_overlap or float(means[one] @ means[two]) >= max_similarity

@@ -1,0 +1,226 @@
+"""Rerank: chooses the pairs (theme or query, product) of a page and scores them with the cross-encoder (P1)."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from endcap_server import prompts
+from endcap_server.deadline import left_ms
+from endcap_server.rules import CompiledRules, RuleIndex, Rules
+from endcap_server.stages.base import (
+    EngineError,
+    Engines,
+    Stage,
+    StageParameters,
+    StatusPart,
+    Tensors,
+    bytes_tensor,
+    json_tensor,
+    texts_of,
+)
+from endcap_server.store import ItemStore
+
+
+class RerankParameters(StageParameters):
+    """Parameters of ``rerank/config.pbtxt``."""
+
+    pairs_per_placement: int = Field(48, ge=4, le=512, description="products of one placement that are scored, at most")
+    search_pairs: int = Field(100, ge=4, le=1024, description="products of a search that are scored, at most")
+    personal_share: float = Field(
+        0.33, ge=0, le=1, description="share of a placement's pairs for the shopper's own candidates near its theme"
+    )
+    personal_floor: float = Field(
+        0.35, ge=-1, le=1, description="least cosine of such a candidate and the placement's keywords"
+    )
+    keyword_share: float = Field(
+        0.25, ge=0, le=1, description="share of a search's pairs for products of the known keywords that say the same"
+    )
+    fusion_ms: float = Field(15.0, ge=0, le=1000, description="milliseconds of the budget left for fusion")
+
+
+class Rerank(Stage):
+    """The fourth stage of a storefront, the second of a search (PAGE_SHAPE's P is 0 then)."""
+
+    name = "rerank"
+    parameters = RerankParameters
+    settings: RerankParameters
+
+    def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
+        super().__init__(build, parameters, engines)
+        self.store = ItemStore.open(build)
+        self.rule_index = RuleIndex(self.store)
+
+    async def run(self, inputs: Tensors) -> Tensors:
+        """Answer ROW, RELEVANCE, MARGIN, SIMILARITY [Q, M]: rows in retrieval's order, -1 and NaN padded."""
+        status = StatusPart()
+        is_search = int(inputs["PAGE_SHAPE"][0]) == 0
+        rules = self.rule_index.compile(Rules.model_validate_json(inputs["PAGE_RULES"][0]))
+        themes, keyword_rows = texts_of(inputs["THEME"]), inputs["KEYWORD_ROW"]
+        # A short budget leaves fusion a share rather than nothing to the cross-encoder.
+        left = left_ms(int(inputs["DEADLINE_NS"][0]))
+        deadline_ns = int(inputs["DEADLINE_NS"][0]) - int(min(self.settings.fusion_ms, max(left, 0) / 5) * 1e6)
+        if is_search:
+            lists = [self._search_rows(keyword_rows[0], inputs["CANDIDATE_ROW"], rules)]
+            texts = themes
+        else:
+            lists = await self._placement_rows(
+                themes, keyword_rows, inputs["CANDIDATE_ROW"], rules, deadline_ns, status
+            )
+            texts = [
+                prompts.placement_text(theme, self.store.keywords.take(row for row in keywords.tolist() if row >= 0))
+                for theme, keywords in zip(themes, keyword_rows, strict=True)
+            ]
+        rows = np.full((len(lists), max((len(each) for each in lists), default=0)), -1, np.int32)
+        for index, each in enumerate(lists):
+            rows[index, : len(each)] = each
+        if is_search:
+            relevance, margin = await self._score(texts, rows, deadline_ns, status)
+            similarity = self._search_similarity(rows, keyword_rows[0], inputs)
+        else:
+            (relevance, margin), similarity = await asyncio.gather(
+                self._score(texts, rows, deadline_ns, status), self._similarity(texts, rows, deadline_ns, status)
+            )
+        status.extra["pairs"] = int((rows >= 0).sum())
+        return {
+            "ROW": rows,
+            "RELEVANCE": relevance,
+            "MARGIN": margin,
+            "SIMILARITY": similarity,
+            "RERANK_STATUS": json_tensor(status.document()),
+        }
+
+    def _search_rows(self, keyword_rows: np.ndarray, candidates: np.ndarray, rules: CompiledRules) -> list[int]:
+        """Products of a search: retrieval's candidates, every few of them one of the known keywords' products."""
+        pairs = self.settings.search_pairs
+        of_keywords = self._of_keywords(keyword_rows, rules)[: int(pairs * self.settings.keyword_share)]
+        return mix(candidates.tolist(), of_keywords, self.settings.keyword_share, pairs)
+
+    async def _placement_rows(
+        self,
+        themes: Sequence[str],
+        keyword_rows: np.ndarray,
+        candidates: np.ndarray,
+        rules: CompiledRules,
+        deadline_ns: int,
+        status: StatusPart,
+    ) -> list[list[int]]:
+        """Products of each placement: those of its keywords, mixed with the shopper's own candidates near them."""
+        settings = self.settings
+        vectors = self.store.vectors[candidates].astype(np.float32)
+        lists: list[list[int]] = []
+        for theme, keywords in zip(themes, keyword_rows, strict=True):
+            known = keywords[keywords >= 0]
+            if not theme or not len(known):
+                lists.append([])
+                continue
+            middle = self.store.keyword_vectors[known].astype(np.float32).mean(axis=0)
+            middle /= max(float(np.linalg.norm(middle)), 1e-6)
+            personal = candidates[vectors @ middle >= settings.personal_floor].tolist()
+            lists.append(
+                mix(self._of_keywords(known, rules), personal, settings.personal_share, settings.pairs_per_placement)
+            )
+        if bare := [index for index, theme in enumerate(themes) if theme and not lists[index]]:
+            for index, rows in zip(bare, await self._near([themes[i] for i in bare], deadline_ns, status), strict=True):
+                lists[index] = self._shown(rows, rules).tolist() or candidates[: settings.pairs_per_placement].tolist()
+        return lists
+
+    def _of_keywords(self, keyword_rows: np.ndarray, rules: CompiledRules) -> list[int]:
+        """The products of keywords that may be shown, best of each keyword first, without repetitions."""
+        rows = self.store.keyword_products[keyword_rows[keyword_rows >= 0]].T.reshape(-1)
+        _, first = np.unique(rows, return_index=True)
+        return [int(row) for row in self._shown(rows[np.sort(first)], rules)]
+
+    def _shown(self, rows: np.ndarray, rules: CompiledRules) -> np.ndarray:
+        rows = rows[rows >= 0]
+        shown: np.ndarray = rows[self.store.in_stock[rows] & rules.allowed(rows)]
+        return shown
+
+    async def _near(self, themes: Sequence[str], deadline_ns: int, status: StatusPart) -> np.ndarray:
+        """Products nearest to the themes that have no keywords: int32 [T, K]; empty when the engine fails."""
+        inputs = {
+            "TEXT": bytes_tensor(themes),
+            "INDEX": bytes_tensor(["products"]),
+            "K": np.array([min(self.settings.pairs_per_placement, len(self.store))], np.int32),
+        }
+        try:
+            rows: np.ndarray = (await self.engines.call("nearest", inputs, deadline_ns, ("ROW",)))["ROW"]
+        except EngineError as error:
+            status.fall_back(f"themes without keywords have the shopper's candidates ({error})", whole=False)
+            rows = np.full((len(themes), 0), -1, np.int32)
+        return rows
+
+    async def _score(
+        self, texts: Sequence[str], rows: np.ndarray, deadline_ns: int, status: StatusPart
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Relevance and margin float32 [Q, M] by the cross-encoder; NaN, and ``status`` says so, when it fails."""
+        relevance, margin = np.full(rows.shape, np.nan, np.float32), np.full(rows.shape, np.nan, np.float32)
+        asked = np.flatnonzero((rows >= 0).any(axis=1)) if rows.size else np.empty(0, np.int64)
+        if not len(asked):
+            return relevance, margin
+        inputs = {"TEXT": bytes_tensor([texts[index] for index in asked.tolist()]), "ROW": rows[asked]}
+        try:
+            answer = await self.engines.call("cross_encoder", inputs, deadline_ns, ("SCORE", "MARGIN"))
+        except EngineError as error:
+            status.fall_back(f"{error}; products are in retrieval's order")
+            return relevance, margin
+        relevance[asked], margin[asked] = answer["SCORE"], answer["MARGIN"]
+        return relevance, margin
+
+    async def _similarity(
+        self, texts: Sequence[str], rows: np.ndarray, deadline_ns: int, status: StatusPart
+    ) -> np.ndarray:
+        """Cosine of each placement's text and its products: float32 [Q, M]; NaN when the engine fails."""
+        similarity = np.full(rows.shape, np.nan, np.float32)
+        asked = np.flatnonzero((rows >= 0).any(axis=1)) if rows.size else np.empty(0, np.int64)
+        if not len(asked):
+            return similarity
+        inputs = {
+            "TEXT": bytes_tensor([texts[index] for index in asked.tolist()]),
+            "INDEX": bytes_tensor(["none"]),
+            "K": np.array([1], np.int32),
+        }
+        try:
+            vectors = (await self.engines.call("nearest", inputs, deadline_ns, ("VECTOR",)))["VECTOR"]
+        except EngineError as error:
+            status.fall_back(f"no similarity ({error})", whole=False)
+            return similarity
+        for index, vector in zip(asked.tolist(), vectors.astype(np.float32), strict=True):
+            given = rows[index] >= 0
+            similarity[index, given] = self.store.vectors[rows[index, given]].astype(np.float32) @ vector
+        return similarity
+
+    def _search_similarity(self, rows: np.ndarray, keyword_rows: np.ndarray, inputs: Tensors) -> np.ndarray:
+        """Cosine of the query and its products: retrieval's, and the keyword's for products that only it found."""
+        similarity = np.full(rows.shape, np.nan, np.float32)
+        candidates = inputs["CANDIDATE_ROW"]
+        order = np.argsort(candidates, kind="stable")
+        given = rows >= 0
+        place = np.searchsorted(candidates, rows[given], sorter=order)
+        found = np.zeros(len(place), bool)
+        values = np.full(len(place), np.nan, np.float32)
+        if len(candidates):
+            nearest = order[np.minimum(place, len(candidates) - 1)]
+            found = candidates[nearest] == rows[given]
+            values[found] = inputs["CANDIDATE_SIMILARITY"][nearest[found]]
+        known = keyword_rows[keyword_rows >= 0]
+        if len(known) and not found.all():
+            of_keywords = self.store.keyword_vectors[known].astype(np.float32)
+            products = self.store.vectors[rows[given][~found]].astype(np.float32)
+            values[~found] = (products @ of_keywords.T).max(axis=1)
+        similarity[given] = values
+        return similarity
+
+
+def mix(first: Sequence[int], second: Sequence[int], share: float, count: int) -> list[int]:
+    """Interleave two lists, about ``share`` of the result from the second, without repetitions; at most ``count``.
+
+    When one list ends the other goes on, so that no place stays empty.
+    """
+    places = np.arange(1, max(len(first), len(second), 1) + 1, dtype=np.float64)
+    keys = [(key, row) for key, row in zip(places / max(1 - share, 1e-6), first, strict=False)]
+    keys += [(key, row) for key, row in zip(places / max(share, 1e-6), second, strict=False)]
+    keys.sort(key=lambda item: item[0])
+    return list(dict.fromkeys(int(row) for _, row in keys))[:count]

@@ -1,0 +1,283 @@
+"""Retrieval: reads the request, finds candidate products, describes the shopper, and splits the budget.
+
+A storefront's candidates come from a few query vectors, not from one mean of everything a shopper ever bought: one
+vector per recent interest (the history by category, weighted by recency) and one per search of the session, blended
+with what in the history resembles it. A search's candidates come from the query alone, so that every shopper finds the
+same products; the history reaches the ranker.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from endcap_server import contract, prompts
+from endcap_server.deadline import left_ms, tier_ms
+from endcap_server.generations import Generations
+from endcap_server.rules import CompiledRules, RuleIndex
+from endcap_server.stages.base import (
+    EngineError,
+    Engines,
+    Stage,
+    StageParameters,
+    StatusPart,
+    Tensors,
+    bytes_tensor,
+    json_tensor,
+    json_text,
+)
+from endcap_server.stages.candidates import Candidates, bend, interests, merge, popular_rows, recency
+from endcap_server.store import ItemStore
+
+_IDS_AT_ONCE = 1024
+_FAVOURITES = 6
+
+
+class RetrievalParameters(StageParameters):
+    """Parameters of ``retrieval/config.pbtxt``."""
+
+    default_budget_ms: int = Field(2000, ge=1, le=600_000, description="BUDGET_MS of a request that does not say")
+    max_budget_ms: int = Field(30_000, ge=1, le=600_000, description="longer budgets are cut to this")
+    retrieval_share: float = Field(0.15, gt=0, lt=1, description="share of the budget that retrieval may use")
+    theme_share: float = Field(0.35, ge=0, lt=1, description="share of the budget that theme may use")
+    keywords_share: float = Field(0.25, ge=0, lt=1, description="share of the budget that keywords may use")
+    history_used: int = Field(200, ge=1, le=1000, description="most recent known products of HISTORY that are used")
+    session_used: int = Field(5, ge=1, le=20, description="most recent texts of SESSION that are searched for")
+    interests: int = Field(4, ge=1, le=16, description="interests (categories) of the history that are searched for")
+    half_life: float = Field(20.0, gt=0, le=1000, description="events after which one in the history counts half")
+    session_weight: float = Field(1.5, gt=0, le=100, description="weight of the session against the history")
+    session_blend: float = Field(0.3, ge=0, le=5, description="how much the history bends a session search")
+    candidates: int = Field(200, ge=10, le=2000, description="candidate products of a storefront")
+    search_candidates: int = Field(150, ge=10, le=2000, description="candidate products of a search")
+    search_keywords: int = Field(3, ge=1, le=16, description="known keywords that a search is matched to")
+    search_keyword_similarity: float = Field(
+        0.85, ge=0, le=1, description="least cosine of a query and a known keyword that says the same"
+    )
+    seasons: Literal["north", "south", "none"] = Field("north", description="whose seasons LLM 1 is told, if any")
+    cache_ttl_s: float = Field(
+        3600.0, ge=0, le=10_000_000, description="seconds that a generated page is kept, 0: forever"
+    )
+
+    @model_validator(mode="after")
+    def _shares_leave_something(self) -> "RetrievalParameters":
+        if (total := self.retrieval_share + self.theme_share + self.keywords_share) > 0.95:
+            raise ValueError(f"shares of the budget that leave 0.05 for rerank and fusion, their sum is {total:g}")
+        return self
+
+
+class Retrieval(Stage):
+    """The first stage of both ensembles."""
+
+    name = "retrieval"
+    parameters = RetrievalParameters
+    settings: RetrievalParameters
+
+    def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
+        super().__init__(build, parameters, engines)
+        self.store = ItemStore.open(build)
+        self.rule_index = RuleIndex(self.store)
+        self.generations = Generations(ttl_s=self.settings.cache_ttl_s)
+        self.popular = popular_rows(self.store, 4 * max(self.settings.candidates, self.settings.search_candidates))
+
+    async def run(self, inputs: Tensors) -> Tensors:
+        """Read a request of either ensemble and answer what the following stages need of it."""
+        status = StatusPart()
+        request = contract.read_request(inputs, self.settings.default_budget_ms, self.settings.max_budget_ms)
+        deadline_ns = status.started_ns + request.budget_ms * 1_000_000
+        history, unknown = self._known(request.history)
+        rules = self.rule_index.compile(request.rules)
+        own_deadline_ns = status.started_ns + int(request.budget_ms * self.settings.retrieval_share * 1e6)
+
+        keyword_rows = np.full(self.settings.search_keywords, -1, np.int32)
+        shopper, categories = "", np.empty(0, np.int32)
+        if request.query is not None:
+            candidates, keyword_rows = await self._search(request.query, rules, own_deadline_ns, status)
+        else:
+            candidates, liked = await asyncio.gather(
+                self._explore(history, request.session, rules, own_deadline_ns, status),
+                self._favourites(history, own_deadline_ns, status),
+            )
+            categories = self._favourite_categories(history, candidates)
+            shopper = self._describe(history, liked, request)
+
+        theme_rules = request.rules.of_themes()
+        placements = 0 if request.is_search else request.placements
+        key = json_text([shopper, theme_rules, placements]).encode()
+        theme_ms, keywords_ms = self._budgets(request.budget_ms, deadline_ns)
+        status.extra |= {
+            "budget_ms": request.budget_ms,
+            "unknown_ids": unknown + rules.unknown_products,
+            "unknown_rules": rules.unknown[:20],
+            "known_history": len(history),
+            "candidates": len(candidates.rows),
+        }
+        return {
+            "SHOPPER": bytes_tensor([shopper]),
+            "HISTORY_ROW": history,
+            "CANDIDATE_ROW": candidates.rows,
+            "CANDIDATE_SIMILARITY": candidates.similarity,
+            "PAGE_SHAPE": np.array([placements, request.products], np.int32),
+            "PAGE_RULES": json_tensor(request.rules.canonical()),
+            "THEME_RULES": json_tensor(theme_rules),
+            "SHOPPER_CATEGORY": categories,
+            "DEADLINE_NS": np.array([deadline_ns], np.int64),
+            "THEME_BUDGET_MS": np.array([theme_ms], np.int32),
+            "KEYWORDS_BUDGET_MS": np.array([keywords_ms], np.int32),
+            "GENERATION": np.array(self.generations.current(key), np.int64),
+            "QUERY_THEME": bytes_tensor([request.query or ""]),
+            "QUERY_KEYWORD_ROW": keyword_rows.reshape(1, -1),
+            "RETRIEVAL_STATUS": json_tensor(status.document()),
+        }
+
+    def _known(self, history: tuple[str, ...]) -> tuple[np.ndarray, int]:
+        """Rows of the most recent known products, oldest first: int32 [H]; and how many of the ids read are unknown.
+
+        Ids are read from the newest until enough are known, so that a history of 10 000 costs no more than a short one.
+        """
+        rows, known = np.empty(0, np.int64), 0
+        for end in range(len(history), 0, -_IDS_AT_ONCE):
+            found = self.store.product_ids.find(history[max(0, end - _IDS_AT_ONCE) : end])
+            rows, known = np.concatenate([found, rows]), known + int((found >= 0).sum())
+            if known >= self.settings.history_used:
+                break
+        return rows[rows >= 0][-self.settings.history_used :].astype(np.int32), len(rows) - known
+
+    def _budgets(self, budget_ms: int, deadline_ns: int) -> tuple[int, int]:
+        """Milliseconds for theme and keywords.
+
+        They depend on the budget alone (and so keep the cache key) unless retrieval took longer than its share.
+        """
+        settings = self.settings
+        later = 1 - settings.retrieval_share
+        base = min(float(budget_ms), max(0.0, left_ms(deadline_ns)) / later)
+        return tier_ms(base * settings.theme_share), tier_ms(base * settings.keywords_share)
+
+    async def _search(
+        self, query: str, rules: CompiledRules, deadline_ns: int, status: StatusPart
+    ) -> tuple[Candidates, np.ndarray]:
+        """Candidates of a query and the known keywords (int32 [K], -1 padded) that say the same."""
+        settings = self.settings
+        equal = self.store.keywords.find([prompts.clean(query, contract.MAX_TEXT_CHARACTERS).lower()])[0]
+        keyword_rows = np.full(settings.search_keywords, -1, np.int32)
+        keyword_rows[0] = equal
+        products, keywords = await asyncio.gather(
+            self._nearest({"TEXT": bytes_tensor([query])}, "products", settings.search_candidates, deadline_ns, status),
+            self._nearest({"TEXT": bytes_tensor([query])}, "keywords", settings.search_keywords, deadline_ns, status),
+        )
+        if keywords is not None:
+            rows, similarity = keywords["ROW"][0], keywords["SIMILARITY"][0]
+            near = rows[(rows >= 0) & (rows != equal) & (similarity >= settings.search_keyword_similarity)]
+            near = near[: len(keyword_rows) - (equal >= 0)]
+            keyword_rows[int(equal >= 0) : int(equal >= 0) + len(near)] = near
+        if products is None:
+            known = self.store.keyword_products[equal] if equal >= 0 else np.empty(0, np.int32)
+            rows = np.concatenate([known[known >= 0], self.popular])
+            similarity = np.zeros(len(rows), np.float32)
+        else:
+            rows, similarity = products["ROW"][0], products["SIMILARITY"][0]
+        return merge(
+            self.store, rules, rows[None], similarity[None], np.ones(1), settings.search_candidates
+        ), keyword_rows
+
+    async def _explore(
+        self,
+        history: np.ndarray,
+        session: tuple[str, ...],
+        rules: CompiledRules,
+        deadline_ns: int,
+        status: StatusPart,
+    ) -> Candidates:
+        """Candidates of a shopper."""
+        settings = self.settings
+        vectors, weights = interests(self.store, history, self.settings.half_life, self.settings.interests)
+        if texts := list(dict.fromkeys(session[-settings.session_used :])):
+            encoded = await self._nearest({"TEXT": bytes_tensor(texts)}, "none", 1, deadline_ns, status, ("VECTOR",))
+            if encoded is not None:
+                blended = bend(
+                    self.store,
+                    encoded["VECTOR"].astype(np.float32),
+                    history,
+                    settings.half_life,
+                    settings.session_blend,
+                )
+                of_session = settings.session_weight * 0.8 ** np.arange(len(texts))[::-1]
+                vectors, weights = np.concatenate([vectors, blended]), np.concatenate([weights, of_session])
+        if len(vectors):
+            answer = await self._nearest({"VECTOR": vectors}, "products", settings.candidates, deadline_ns, status)
+            if answer is not None:
+                return merge(self.store, rules, answer["ROW"], answer["SIMILARITY"], weights, settings.candidates)
+        elif status.source != "fallback":
+            status.extra["candidates_from"] = "popularity"
+        nothing = np.zeros((1, len(self.popular)), np.float32)
+        return merge(self.store, rules, self.popular[None], nothing, np.ones(1), settings.candidates)
+
+    async def _nearest(
+        self,
+        what: Tensors,
+        index: str,
+        count: int,
+        deadline_ns: int,
+        status: StatusPart,
+        outputs: tuple[str, ...] = ("ROW", "SIMILARITY"),
+    ) -> Tensors | None:
+        """One call of the nearest engine; None when it failed, which the status then says."""
+        if index == "products":
+            count = min(count, len(self.store))
+        elif index == "keywords":
+            count = min(count, len(self.store.keywords))
+        if count == 0:
+            return None
+        inputs = {**what, "INDEX": bytes_tensor([index]), "K": np.array([count], np.int32)}
+        try:
+            return await self.engines.call("nearest", inputs, deadline_ns, outputs)
+        except EngineError as error:
+            status.fall_back(str(error), whole=index != "keywords")
+            return None
+
+    def _favourite_categories(self, history: np.ndarray, candidates: Candidates) -> np.ndarray:
+        """The category positions a shopper buys from, best first: int32 [F]; of a session alone, those it is about."""
+        rows, weights = history, recency(len(history), self.settings.half_life)
+        if not len(rows) and candidates.similarity.any():
+            rows = candidates.rows[:20]
+            weights = candidates.similarity[:20]
+        category = self.store.category[rows]
+        tagged = category >= 0
+        if not tagged.any():
+            return np.empty(0, np.int32)
+        totals = np.bincount(category[tagged], weights[tagged])
+        best = np.argsort(-totals, kind="stable")[:_FAVOURITES]
+        return best[totals[best] > 0].astype(np.int32)
+
+    async def _favourites(self, history: np.ndarray, deadline_ns: int, status: StatusPart) -> list[str]:
+        """What a shopper likes, best first: leaf categories, or in a catalogue without them the nearest keywords."""
+        store = self.store
+        if store.categories:
+            leaves = (
+                prompts.leaf_name(store.categories[i]) if i >= 0 else "" for i in store.category[history].tolist()
+            )
+            return prompts.favourites(leaves, _FAVOURITES)
+        vectors, _ = interests(self.store, history, self.settings.half_life, self.settings.interests)
+        if not len(vectors):
+            return []
+        answer = await self._nearest({"VECTOR": vectors}, "keywords", 1, deadline_ns, status)
+        rows = answer["ROW"][:, 0] if answer is not None else np.empty(0, np.int32)
+        return list(dict.fromkeys(store.keywords.take(rows[rows >= 0])))
+
+    def _describe(self, history: np.ndarray, liked: list[str], request: contract.Request) -> str:
+        """The shopper in LLM 1's words."""
+        store, settings = self.store, self.settings
+        brands = [store.brands[i] if i >= 0 else "" for i in store.brand[history].tolist()]
+        season = (
+            "" if settings.seasons == "none" else prompts.season_of(date.today(), southern=settings.seasons == "south")
+        )
+        return prompts.shopper_text(
+            favourite_categories=liked,
+            brands=prompts.favourites(brands, 3),
+            session=request.session,
+            season=season,
+            campaign=request.rules.campaign,
+        )

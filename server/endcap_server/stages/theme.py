@@ -1,0 +1,228 @@
+"""Theme: LLM 1 writes the page's themes, quality checks (AIQA, P2) drop what may not be shown, categories fill gaps."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from endcap_server import prompts
+from endcap_server.deadline import after_ms, left_ms
+from endcap_server.engines.grammar import theme_grammar
+from endcap_server.generations import Generations
+from endcap_server.prompts import MalformedAnswer, ThemeDraft
+from endcap_server.stages.base import (
+    EngineError,
+    Engines,
+    Stage,
+    StageParameters,
+    StatusPart,
+    Tensors,
+    bytes_tensor,
+    json_of,
+    json_tensor,
+    texts_of,
+)
+from endcap_server.stages.category_themes import CategoryThemes
+from endcap_server.store import ItemStore
+from endcap_server.text_policy import DEFAULT_WORDS, TextPolicy
+from endcap_server.title_checks import BrandCheck, ScriptCheck, title_overlap
+
+MAX_CONCEPTS = 4
+_SPARE = prompts.MAX_PLACEMENTS - 16
+
+
+class ThemeParameters(StageParameters):
+    """Parameters of ``theme/config.pbtxt``."""
+
+    spare: int = Field(2, ge=0, le=_SPARE, description="themes beyond P, for the quality checks of later stages")
+    tokens_per_theme: int = Field(64, ge=16, le=256, description="most tokens that LLM 1 may write for one theme")
+    checks_ms: float = Field(15.0, ge=0, le=1000, description="milliseconds of the budget kept for the checks")
+    text_policy: str = Field("", description="word list of the text policy; empty: the one that endcap brings")
+    min_title: int = Field(3, ge=1, le=60, description="least characters of a title")
+    max_title: int = Field(60, ge=5, le=200, description="most characters of a title")
+    max_title_words: int = Field(9, ge=1, le=40, description="most words of a title")
+    scripts: str = Field(
+        "auto", description="scripts that titles may be in (LATIN,CYRILLIC); auto: the catalogue's own"
+    )
+    brands_in_titles: Literal["allow", "shopper", "refuse"] = Field(
+        "shopper", description="brands a title may name: any, those the shopper buys or the campaign names, or none"
+    )
+    max_similarity: float = Field(0.92, gt=0, le=1, description="cosine from which two titles are near-duplicates")
+    max_overlap: float = Field(0.67, gt=0, le=1, description="share of common words from which they are")
+
+
+class Theme(Stage):
+    """The second stage of the storefront; its answers are cached by its inputs."""
+
+    name = "theme"
+    parameters = ThemeParameters
+    settings: ThemeParameters
+
+    def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
+        super().__init__(build, parameters, engines)
+        store = ItemStore.open(build)
+        words = self.settings.text_policy
+        self.policy = TextPolicy.read(Path(words) if words else DEFAULT_WORDS)
+        self.scripts = ScriptCheck.of(store, self.settings.scripts)
+        self.brands = BrandCheck.of(store)
+        self.categories = CategoryThemes(store)
+        self.generations = Generations()
+
+    async def run(self, inputs: Tensors) -> Tensors:
+        """Answer THEME [Q] and CONCEPT [Q, C] for Q = P + spare, required themes first, padded with empty texts."""
+        status = StatusPart("generated")
+        deadline_ns = after_ms(int(inputs["THEME_BUDGET_MS"][0]))
+        placements = int(inputs["PAGE_SHAPE"][0])
+        wanted = placements + self.settings.spare
+        shopper = texts_of(inputs["SHOPPER"])[0]
+        required = list(json_of(inputs["THEME_RULES"]).get("required_themes", ()))
+        if len(required) > placements:
+            status.count("required_theme_without_place", len(required) - placements)
+            required = required[:placements]
+
+        drafts, complete = await self._generate(shopper, wanted, required, deadline_ns, status)
+        themes = self._required(required, drafts, status)
+        checked = (self._check(draft, shopper, status) for draft in drafts[len(required) :])
+        fresh = [draft for draft in checked if draft]
+        vectors = await self._vectors([*themes, *fresh], deadline_ns, status)
+        themes = self._distinct([*themes, *fresh], len(required), vectors, status)
+        generated = len(themes) if drafts else 0
+        filling = self._fill(themes, wanted - len(themes), inputs["SHOPPER_CATEGORY"])
+        themes += filling
+        status.extra |= {"generated_themes": generated, "category_themes": len(filling)}
+        if filling and drafts:
+            status.fall_back(f"{len(filling)} of {len(themes)} themes are categories", whole=generated == 0)
+        if status.source == "fallback" or not complete:
+            self.generations.bump(int(inputs["GENERATION"][0]))
+        themes = themes[:wanted] + [ThemeDraft("", ())] * (wanted - len(themes))
+        concepts = [[*theme.concepts, *[""] * MAX_CONCEPTS][:MAX_CONCEPTS] for theme in themes]
+        return {
+            "THEME": bytes_tensor([theme.title for theme in themes]),
+            "CONCEPT": bytes_tensor([text for row in concepts for text in row], (wanted, MAX_CONCEPTS)),
+            "THEME_STATUS": json_tensor(status.document()),
+        }
+
+    async def _generate(
+        self, shopper: str, wanted: int, required: Sequence[str], deadline_ns: int, status: StatusPart
+    ) -> tuple[list[ThemeDraft], bool]:
+        """What LLM 1 writes, and whether it came to its end; nothing, said in ``status``, when it could not."""
+        llm_deadline_ns = deadline_ns - int(self.settings.checks_ms * 1e6)
+        if left_ms(llm_deadline_ns) <= 0:
+            status.fall_back("theme_llm: the budget leaves it no time")
+            return [], False
+        # A required title that a prompt cannot hold is not asked for; an empty draft keeps its place.
+        askable = [index for index, title in enumerate(required) if prompts.clean(title, prompts.TITLE_CHARACTERS)]
+        inputs = {
+            "PROMPT": bytes_tensor([prompts.theme_prompt(shopper, wanted)]),
+            "GRAMMAR": bytes_tensor([theme_grammar(wanted, [required[index] for index in askable])]),
+            "MAX_TOKENS": np.array([self.settings.tokens_per_theme * wanted], np.int32),
+        }
+        try:
+            answer = await self.engines.call("theme_llm", inputs, llm_deadline_ns, ("TEXT", "FINISH"))
+            drafts = prompts.parse_themes(texts_of(answer["TEXT"])[0])
+        except MalformedAnswer as error:
+            status.count("malformed_answer")
+            status.fall_back(f"theme_llm: {error}")
+            return [], False
+        except EngineError as error:
+            status.fall_back(str(error))
+            return [], False
+        if not drafts:
+            status.fall_back("theme_llm: no theme was complete in time")
+            return [], False
+        by_place = dict(zip(askable, drafts, strict=False))
+        of_required = [by_place.get(index, ThemeDraft(title, ())) for index, title in enumerate(required)]
+        finish = texts_of(answer["FINISH"])[0]
+        if finish != "stop":
+            status.count("cut_answer")
+        return [*of_required, *drafts[len(askable) :]], finish == "stop"
+
+    def _required(self, titles: Sequence[str], drafts: Sequence[ThemeDraft], status: StatusPart) -> list[ThemeDraft]:
+        """The merchandiser's themes, always shown; LLM 1's concepts for them, or their own words."""
+        themes = []
+        for index, title in enumerate(titles):
+            if self.policy.find(title):
+                status.count("required_theme_against_policy")
+            concepts = self._clean_concepts(drafts[index].concepts, status) if drafts else ()
+            themes.append(ThemeDraft(title, concepts or (title,)))
+        return themes
+
+    def _check(self, draft: ThemeDraft, shopper: str, status: StatusPart) -> ThemeDraft | None:
+        """A theme that may be shown, with the concepts that may be, or None; the reason is counted."""
+        settings = self.settings
+        title = " ".join(draft.title.split())
+        if not settings.min_title <= len(title) <= settings.max_title or len(title.split()) > settings.max_title_words:
+            status.count("title_length")
+        elif section := self.policy.find(title):
+            status.count(f"policy_{section}")
+        elif not self.scripts.allows(title):
+            status.count("title_script")
+        elif self._names_a_brand(title, shopper):
+            status.count("title_brand")
+        elif concepts := self._clean_concepts(draft.concepts, status):
+            return ThemeDraft(title, concepts)
+        else:
+            status.count("no_concepts")
+        return None
+
+    def _names_a_brand(self, title: str, shopper: str) -> bool:
+        if self.settings.brands_in_titles == "allow":
+            return False
+        named = self.brands.named_in(title)
+        if self.settings.brands_in_titles == "shopper":
+            named -= self.brands.named_in(shopper)
+        return bool(named)
+
+    def _clean_concepts(self, concepts: Sequence[str], status: StatusPart) -> tuple[str, ...]:
+        kept = [" ".join(text.split()) for text in concepts if text.strip()]
+        allowed = [text for text in kept if not self.policy.find(text) and self.scripts.allows(text)]
+        status.count("concept_policy", len(kept) - len(allowed))
+        return tuple(dict.fromkeys(allowed))[:MAX_CONCEPTS]
+
+    async def _vectors(self, themes: Sequence[ThemeDraft], deadline_ns: int, status: StatusPart) -> np.ndarray | None:
+        """Embeddings of the titles: float32 [T, D]; None (then words alone are compared) when the engine fails."""
+        if len(themes) < 2:
+            return None
+        inputs = {
+            "TEXT": bytes_tensor([theme.title for theme in themes]),
+            "INDEX": bytes_tensor(["none"]),
+            "K": np.array([1], np.int32),
+        }
+        # Even a spent budget leaves this much: near-duplicates are the most visible fault of a page.
+        try:
+            answer = await self.engines.call("nearest", inputs, max(deadline_ns, after_ms(5)), ("VECTOR",))
+        except EngineError as error:
+            status.fall_back(f"near-duplicates by words only ({error})", whole=False)
+            return None
+        return answer["VECTOR"].astype(np.float32)
+
+    def _distinct(
+        self, themes: Sequence[ThemeDraft], required: int, vectors: np.ndarray | None, status: StatusPart
+    ) -> list[ThemeDraft]:
+        """Drop every theme that nearly repeats an earlier one; the first ``required`` ones stay whatever they say."""
+        kept: list[int] = []
+        for index, theme in enumerate(themes):
+            if index >= required and any(self._alike(theme, themes[other], vectors, index, other) for other in kept):
+                status.count("near_duplicate")
+            else:
+                kept.append(index)
+        return [themes[index] for index in kept]
+
+    def _alike(self, one: ThemeDraft, two: ThemeDraft, vectors: np.ndarray | None, i: int, j: int) -> bool:
+        if title_overlap(one.title, two.title) >= self.settings.max_overlap or set(one.concepts) == set(two.concepts):
+            return True
+        return vectors is not None and float(vectors[i] @ vectors[j]) >= self.settings.max_similarity
+
+    def _fill(self, themes: Sequence[ThemeDraft], missing: int, categories: np.ndarray) -> list[ThemeDraft]:
+        """Themes of the categories the shopper buys from, then of popular ones, that do not repeat ``themes``."""
+        added: list[ThemeDraft] = []
+        for theme in self.categories.themes(categories):
+            if len(added) == missing:
+                break
+            if self.policy.find(theme.title):
+                continue
+            if all(title_overlap(theme.title, other.title) < self.settings.max_overlap for other in [*themes, *added]):
+                added.append(theme)
+        return added

@@ -1,0 +1,101 @@
+"""Checks of generated titles against the catalogue: their script, the brands they name, words they share."""
+
+import re
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from endcap_server.store import ItemStore
+
+_WORD = re.compile(r"[^\W_]+")
+_LITTLE_WORDS = frozenset(
+    ("a", "an", "and", "at", "by", "for", "from", "in", "into", "of", "on", "or", "our", "the", "to", "with", "your")
+)
+_SAMPLE = 500
+_LEAST_SHARE = 0.01
+
+
+@lru_cache(maxsize=4096)
+def script_of(letter: str) -> str:
+    """Name of a letter's script, as Unicode's character names begin: LATIN, CYRILLIC, CJK, ..."""
+    return unicodedata.name(letter, "UNKNOWN").split(" ", 1)[0].removesuffix("-COMPATIBILITY")
+
+
+def _scripts(text: str) -> Counter[str]:
+    # NFKC: full-width and other presentation forms count as the letters they show.
+    return Counter(script_of(char) for char in unicodedata.normalize("NFKC", text) if char.isalpha())
+
+
+@dataclass(frozen=True)
+class ScriptCheck:
+    """The scripts that titles may be written in."""
+
+    allowed: frozenset[str]
+
+    @classmethod
+    def of(cls, store: ItemStore, configured: str) -> "ScriptCheck":
+        """Scripts by name ("LATIN,CYRILLIC"), or for "auto" those of the catalogue's own titles."""
+        if configured != "auto":
+            return cls(frozenset(name.strip().upper() for name in configured.split(",") if name.strip()))
+        counts: Counter[str] = Counter()
+        for row in np.linspace(0, len(store) - 1, min(_SAMPLE, len(store))).astype(int).tolist():
+            counts += _scripts(store.titles[row])
+        least = _LEAST_SHARE * counts.total()
+        return cls(frozenset(name for name, count in counts.items() if count >= least))
+
+    def allows(self, text: str) -> bool:
+        """Whether every letter of ``text`` belongs to an allowed script, and there is one."""
+        found = _scripts(text)
+        return bool(found) and found.keys() <= self.allowed
+
+
+@dataclass(frozen=True)
+class BrandCheck:
+    """Finds the catalogue's brands in a text.
+
+    Brands whose words are all words of category names ("Garden Tools") or that have one or two letters are left out: in
+    a title they are words, not names.
+    """
+
+    by_first_word: dict[str, list[tuple[str, ...]]]
+
+    @classmethod
+    def of(cls, store: ItemStore) -> "BrandCheck":
+        """Prepare the check for a catalogue."""
+        common = {word for category in store.categories for word in _words(category)}
+        found: dict[str, list[tuple[str, ...]]] = {}
+        for brand in store.brands:
+            words = tuple(_words(brand))
+            if words and len("".join(words)) > 2 and not all(word in common for word in words):
+                found.setdefault(words[0], []).append(words)
+        return cls(found)
+
+    def named_in(self, text: str) -> set[tuple[str, ...]]:
+        """The brands, as folded words, that ``text`` names."""
+        words = tuple(_words(text))
+        return {
+            brand
+            for start, word in enumerate(words)
+            for brand in self.by_first_word.get(word, ())
+            if words[start : start + len(brand)] == brand
+        }
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+@lru_cache(maxsize=4096)
+def _content(title: str) -> frozenset[str]:
+    words = [word for word in _words(title) if word not in _LITTLE_WORDS]
+    # Plural and singular say the same; "ss" is no plural.
+    return frozenset(word[:-1] if len(word) > 3 and word[-1] == "s" and word[-2] != "s" else word for word in words)
+
+
+def title_overlap(one: str, two: str) -> float:
+    """Share of common content words (Jaccard, 0..1) of two titles; 1 for titles without any."""
+    first, second = _content(one), _content(two)
+    return len(first & second) / len(first | second) if first | second else 1.0

@@ -1,0 +1,160 @@
+"""An engine as a Triton model: requests queue up, and one worker thread serves all that wait in one batch.
+
+Triton's dynamic batcher needs equal shapes and a batch dimension; endcap's engines take ragged work, so they batch on
+their own: `execute` only reads tensors and returns, the responses follow from the worker.
+"""
+
+import queue
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from endcap_server.stages.base import InvalidRequest, Tensors
+from endcap_server.triton.tensors import (
+    answer,
+    build_folder,
+    config_parameters,
+    deadline_of,
+    input_names,
+    read_inputs,
+    refuse,
+)
+
+NO_DEADLINE_S = 60.0
+"""Patience for a caller that names no deadline, seconds."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One request in flight: what the engine works on, and whom to answer."""
+
+    work: Any
+    sender: Any
+    requested: list[str]
+    deadline_ns: int
+
+    @property
+    def abandoned(self) -> bool:
+        """Nobody waits for the answer any more."""
+        return time.monotonic_ns() > self.deadline_ns or bool(self.sender.is_cancelled())
+
+    def send(self, result: Tensors | Exception) -> None:
+        """Answer the caller."""
+        if isinstance(result, InvalidRequest):
+            refuse(self.sender, str(result), pb_utils.TritonError.INVALID_ARG)
+        elif isinstance(result, TimeoutError):
+            refuse(self.sender, str(result) or "the deadline passed", pb_utils.TritonError.CANCELLED)
+        elif isinstance(result, Exception):
+            refuse(self.sender, f"{type(result).__name__}: {result}", pb_utils.TritonError.INTERNAL)
+        else:
+            answer(self.sender, result, self.requested)
+
+
+class EngineModel(ABC):
+    """What all engine models share: reading requests and refusing what they cannot take."""
+
+    @abstractmethod
+    def open(self, build: Path, parameters: dict[str, str]) -> None:
+        """Load the engine."""
+
+    @abstractmethod
+    def read(self, tensors: Tensors, deadline_ns: int) -> Any:
+        """What the engine works on; raises InvalidRequest."""
+
+    @abstractmethod
+    def take(self, job: Job) -> None:
+        """Accept a job; it is answered later by `job.send`."""
+
+    @abstractmethod
+    def finalize(self) -> None:
+        """Stop the engine's threads."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Open the build."""
+        parameters = config_parameters(args["model_config"])
+        build = build_folder(args, parameters)
+        self._inputs = input_names(args["model_config"])
+        self.open(build, parameters)
+
+    def execute(self, requests: list[Any]) -> None:
+        """Queue the requests; responses follow from the engine's thread."""
+        for request in requests:
+            deadline_ns = deadline_of(request) or time.monotonic_ns() + int(NO_DEADLINE_S * 1e9)
+            sender = request.get_response_sender()
+            try:
+                work = self.read(read_inputs(request, self._inputs), deadline_ns)
+            except InvalidRequest as error:
+                refuse(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+                continue
+            self.take(Job(work, sender, request.requested_output_names(), deadline_ns))
+
+
+class BatchingModel(EngineModel):
+    """An engine that answers a list of requests in one go."""
+
+    max_batch_cost: float = 64.0
+    """A batch is closed once its jobs cost this much."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Open the build and start the worker."""
+        super().initialize(args)
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._worker = threading.Thread(target=self._work, name="engine", daemon=True)
+        self._worker.start()
+
+    @abstractmethod
+    def run(self, works: list[Any]) -> list[Tensors | Exception]:
+        """Answer several requests, in order."""
+
+    def cost(self, work: Any) -> float:
+        """What a job adds to its batch."""
+        return 1.0
+
+    def take(self, job: Job) -> None:
+        """Queue the job for the worker."""
+        self._queue.put(job)
+
+    def _work(self) -> None:
+        while (jobs := self._next_batch()) is not None:
+            live = []
+            for job in jobs:
+                if job.abandoned:
+                    job.send(TimeoutError("nobody waits for the answer any more"))
+                else:
+                    live.append(job)
+            if not live:
+                continue
+            try:
+                results = self.run([job.work for job in live])
+            except Exception as error:  # the border: callers get the error, the engine lives on
+                pb_utils.Logger.log_error(f"{type(self).__name__}: {type(error).__name__}: {error}")
+                results = [error] * len(live)
+            for job, result in zip(live, results, strict=True):
+                job.send(result)
+
+    def _next_batch(self) -> list[Job] | None:
+        """Wait for a job, then take all that wait up to the batch's cost; None when the model is being unloaded."""
+        job = self._queue.get()
+        jobs, cost = [], 0.0
+        while True:
+            if job is None:
+                return None
+            jobs.append(job)
+            cost += self.cost(job.work)
+            if cost >= self.max_batch_cost:
+                return jobs
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                return jobs
+
+    def finalize(self) -> None:
+        """Stop the worker."""
+        self._queue.put(None)
+        self._worker.join(timeout=5)

@@ -1,0 +1,119 @@
+"""A student LLM (`theme_llm`, `keyword_llm`) as a Triton model: prompts of all requests are batched in flight."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import Field
+
+from endcap_server.engines.llm import AbandonedError, Answer, Llm
+from endcap_server.stages.base import InvalidRequest, StageParameters, Tensors, bytes_tensor, texts_of
+from endcap_server.triton.engine_model import EngineModel, Job
+
+
+class LlmParameters(StageParameters):
+    """Parameters of `theme_llm/config.pbtxt` and `keyword_llm/config.pbtxt`."""
+
+    threads: int = Field(2, ge=1, le=1024, description="CPU threads of a decoding step")
+    cache_mb: int = Field(64, ge=1, le=65536, description="memory for keys and values, MB (2**20 bytes)")
+    max_sequences: int = Field(32, ge=1, le=1024, description="sequences decoded together")
+    max_waiting: int = Field(256, ge=1, description="prompts that may wait; more are refused at once")
+
+
+def llm_model(model_name: str) -> type:
+    """The `TritonPythonModel` of the student that the build step `model_name` made."""
+
+    class TritonPythonModel(LlmModel):
+        name = model_name
+
+    return TritonPythonModel
+
+
+class LlmModel(EngineModel):
+    """PROMPT [n], GRAMMAR [n], MAX_TOKENS [1] -> TEXT [n], FINISH [n]."""
+
+    name: str
+
+    def open(self, build: Path, parameters: dict[str, str]) -> None:
+        """Load the engine."""
+        settings = LlmParameters.from_strings(self.name, parameters)
+        self._llm = Llm(build / self.name, **settings.model_dump())
+
+    def read(self, tensors: Tensors, deadline_ns: int) -> tuple[list[str], list[str], int]:
+        """(prompts, grammars, max_tokens); raises InvalidRequest."""
+        for name in ("PROMPT", "GRAMMAR", "MAX_TOKENS"):
+            if name not in tensors:
+                raise InvalidRequest(name, "this tensor", "none")
+        prompts, grammars = texts_of(tensors["PROMPT"]), texts_of(tensors["GRAMMAR"])
+        if not prompts or len(prompts) != len(grammars):
+            raise InvalidRequest("GRAMMAR", f"one for each of the {len(prompts)} prompts", str(len(grammars)))
+        max_tokens = int(tensors["MAX_TOKENS"][0])
+        if max_tokens < 1:
+            raise InvalidRequest("MAX_TOKENS", "at least 1", str(max_tokens))
+        return prompts, grammars, max_tokens
+
+    def take(self, job: Job) -> None:
+        """Submit every prompt of the request; the last answer completes it."""
+        prompts, grammars, max_tokens = job.work
+        gather, left = _Gather(job, len(prompts)), _rarely(job.sender.is_cancelled)
+        for index, (prompt, grammar) in enumerate(zip(prompts, grammars, strict=True)):
+            self._llm.submit(
+                prompt,
+                grammar,
+                max_tokens,
+                job.deadline_ns,
+                lambda result, index=index: gather.put(index, result),
+                left,
+            )
+
+    def finalize(self) -> None:
+        """Stop decoding."""
+        self._llm.close()
+
+
+def _rarely(check: Callable[[], bool], every_ns: int = 100_000_000) -> Callable[[], bool]:
+    """`check` asked at most every 0.1 s: it talks to the server process, and the engine asks between all tokens."""
+    asked_ns, answer = 0, False
+
+    def ask() -> bool:
+        nonlocal asked_ns, answer
+        now_ns = time.monotonic_ns()
+        if not answer and now_ns - asked_ns > every_ns:
+            asked_ns, answer = now_ns, bool(check())
+        return answer
+
+    return ask
+
+
+class _Gather:
+    """Collects the answers of one request's prompts, in whatever order they finish."""
+
+    def __init__(self, job: Job, count: int) -> None:
+        self._job, self._left = job, count
+        self._answers: list[Answer | Exception | None] = [None] * count
+        self._lock = threading.Lock()
+
+    def put(self, index: int, result: Answer | Exception) -> None:
+        with self._lock:
+            self._answers[index] = result
+            self._left -= 1
+            if self._left:
+                return
+        self._job.send(self._result())
+
+    def _result(self) -> Tensors | Exception:
+        """One late prompt does not cost the others their answers: it comes back empty and "cancelled"."""
+        texts, finishes = [], []
+        for answer in self._answers:
+            if isinstance(answer, Answer):
+                texts.append(answer.text)
+                finishes.append(answer.finish)
+            elif isinstance(answer, AbandonedError):
+                texts.append("")
+                finishes.append("cancelled")
+            else:
+                return answer if isinstance(answer, Exception) else RuntimeError("the engine gave no answer")
+        if all(finish == "cancelled" for finish in finishes):
+            return TimeoutError("the deadline passed before the answer was written")
+        return {"TEXT": bytes_tensor(texts), "FINISH": bytes_tensor(finishes)}

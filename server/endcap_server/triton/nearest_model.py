@@ -1,0 +1,54 @@
+"""The `nearest` engine as a Triton model."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from endcap_server.engines.encoder_runtime import RuntimeOptions
+from endcap_server.engines.nearest import Nearest, NearestRequest, NearestResult
+from endcap_server.stages.base import InvalidRequest, StageParameters, Tensors, texts_of
+from endcap_server.triton.engine_model import BatchingModel
+
+
+class NearestParameters(StageParameters):
+    """Parameters of `nearest/config.pbtxt`."""
+
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of encoding and searching; 0: all")
+    precision: str = Field("auto", pattern="^(auto|f32|bf16)$", description="bf16, f32, or auto: by the CPU")
+    max_batch_requests: int = Field(64, ge=1, le=4096, description="requests that are answered in one go")
+
+
+class TritonPythonModel(BatchingModel):
+    """TEXT [T] or VECTOR [T, D], INDEX [1], K [1] -> ROW, SIMILARITY [T, K], VECTOR [T, D]."""
+
+    def open(self, build: Path, parameters: dict[str, str]) -> None:
+        """Load the engine."""
+        settings = NearestParameters.from_strings("nearest", parameters)
+        self._engine = Nearest(build, RuntimeOptions(threads=settings.threads, precision=settings.precision))
+        self.max_batch_cost = settings.max_batch_requests
+
+    def read(self, tensors: Tensors, deadline_ns: int) -> NearestRequest:
+        """The request; raises InvalidRequest."""
+        for name in ("INDEX", "K"):
+            if name not in tensors:
+                raise InvalidRequest(name, "this tensor", "none")
+        if "TEXT" not in tensors and "VECTOR" not in tensors:
+            raise InvalidRequest("TEXT", "TEXT or VECTOR", "neither")
+        request = NearestRequest(
+            texts=texts_of(tensors["TEXT"]) if "TEXT" in tensors else (),
+            vectors=tensors.get("VECTOR"),
+            index=texts_of(tensors["INDEX"])[0],
+            k=int(tensors["K"][0]),
+            deadline_ns=deadline_ns,
+        )
+        self._engine.check(request)
+        return request
+
+    def run(self, works: list[Any]) -> list[Tensors | Exception]:
+        """Encode and search for several requests."""
+        return [result if isinstance(result, Exception) else _tensors(result) for result in self._engine.run(works)]
+
+
+def _tensors(result: NearestResult) -> Tensors:
+    return {"ROW": result.rows, "SIMILARITY": result.similarity, "VECTOR": result.vectors}

@@ -1,0 +1,66 @@
+"""A stage as a Triton model: every request is a coroutine on one event loop, so waiting for an engine blocks nobody."""
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from endcap_server.stages.base import InvalidRequest, Stage, Tensors
+from endcap_server.triton.bls import BlsEngines
+from endcap_server.triton.tensors import answer, build_folder, config_parameters, input_names, read_inputs, refuse
+
+_BLS_THREADS = 128
+"""Engine calls under way at once: `async_exec` parks one thread of the loop's executor for each."""
+
+
+def stage_model(stage_type: type[Stage]) -> type:
+    """The `TritonPythonModel` of a stage."""
+
+    class TritonPythonModel(StageModel):
+        stage_class = stage_type
+
+    return TritonPythonModel
+
+
+class StageModel:
+    """Requests come in on the stub's thread and are answered, out of order, from the stage's event loop."""
+
+    stage_class: type[Stage]
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Open the build and start the loop."""
+        parameters = config_parameters(args["model_config"])
+        build = build_folder(args, parameters)
+        self._inputs = input_names(args["model_config"])
+        self._stage = self.stage_class(build, parameters, BlsEngines())
+        self._logger = pb_utils.Logger
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(_BLS_THREADS, thread_name_prefix="bls"))
+        self._thread = threading.Thread(target=self._loop.run_forever, name=self._stage.name, daemon=True)
+        self._thread.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        """Take the tensors out of the stub's memory and hand each request to the loop; responses follow later."""
+        for request in requests:
+            inputs = read_inputs(request, self._inputs)
+            work = self._serve(inputs, request.requested_output_names(), request.get_response_sender())
+            asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    async def _serve(self, inputs: Tensors, requested: list[str], sender: Any) -> None:
+        name = self._stage.name
+        try:
+            outputs = await self._stage.run(inputs)
+            answer(sender, outputs, requested)
+        except InvalidRequest as error:
+            refuse(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+        except Exception as error:  # the border: whatever went wrong, this request is answered and the next is served
+            self._logger.log_error(f"{name}: {type(error).__name__}: {error}")
+            refuse(sender, f"{name} failed: {type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+
+    def finalize(self) -> None:
+        """Stop the loop."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=2)

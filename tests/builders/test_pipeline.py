@@ -1,0 +1,142 @@
+"""The build pipeline: what runs, what is skipped, and what survives a failure."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from endcap_builders.catalogue import CatalogueError, write_catalogue
+from endcap_builders.pipeline import BuildContext, BuildError, Pipeline, Settings, Step, read_manifest
+from pydantic import Field
+from rich.console import Console
+
+
+class CountSettings(Settings):
+    factor: int = Field(1, ge=1, description="multiplies the count")
+
+
+class Recorder:
+    """Two real steps: `count` writes the number of products, `double` reads it; `ran` lists what was run."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.fail = False
+
+    def count(self, ctx: BuildContext, settings: CountSettings) -> dict[str, Any]:
+        self.ran.append("count")
+        shard = ctx.work / "shard"
+        shard.write_text(shard.read_text() + "x" if shard.exists() else "x")
+        (ctx.output / "count.txt").write_text(str(ctx.catalogue.products.height * settings.factor))
+        if self.fail:
+            raise OSError("disk full")
+        return {"shards": shard.read_text()}
+
+    def double(self, ctx: BuildContext, settings: Settings) -> dict[str, Any]:
+        self.ran.append("double")
+        number = 2 * int((ctx.input("count") / "count.txt").read_text())
+        (ctx.output / "double.txt").write_text(str(number))
+        return {"number": number}
+
+    def steps(self) -> list[Step]:
+        return [
+            Step(name="count", needs=(), settings=CountSettings, run=self.count, help="counting"),
+            Step(name="double", needs=("count",), settings=Settings, run=self.double, help="doubling"),
+        ]
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Path:
+    folder = tmp_path / "catalogue"
+    write_catalogue(folder, pl.DataFrame({"product_id": ["a", "b", "c"], "title": ["Ash", "Birch", "Cedar"]}))
+    return folder
+
+
+def pipeline(recorder: Recorder, tmp_path: Path, catalogue: Path, **options: Any) -> Pipeline:
+    console = Console(file=io.StringIO())
+    return Pipeline(recorder.steps(), tmp_path / "build", catalogue, console=console, **options)
+
+
+def test_second_run_builds_nothing(tmp_path: Path, catalogue: Path) -> None:
+    recorder = Recorder()
+    first = pipeline(recorder, tmp_path, catalogue).run()
+    second = pipeline(recorder, tmp_path, catalogue).run()
+    assert recorder.ran == ["count", "double"]
+    assert first == second
+    assert first["steps"]["double"]["figures"]["number"] == 6
+    assert set(first["steps"]["double"]["files"]) == {"double.txt"}
+
+
+def test_changed_setting_rebuilds_what_depends_on_it(tmp_path: Path, catalogue: Path) -> None:
+    recorder = Recorder()
+    pipeline(recorder, tmp_path, catalogue).run()
+    manifest = pipeline(recorder, tmp_path, catalogue, overrides={"count": {"factor": "5"}}).run()
+    assert recorder.ran == ["count", "double"] * 2
+    assert manifest["steps"]["double"]["figures"]["number"] == 30
+
+
+def test_changed_catalogue_rebuilds(tmp_path: Path, catalogue: Path) -> None:
+    recorder = Recorder()
+    pipeline(recorder, tmp_path, catalogue).run()
+    write_catalogue(catalogue, pl.DataFrame({"product_id": ["a"], "title": ["Ash"]}))
+    assert pipeline(recorder, tmp_path, catalogue).run()["steps"]["double"]["figures"]["number"] == 2
+
+
+def test_failure_keeps_the_previous_build_and_the_work(tmp_path: Path, catalogue: Path) -> None:
+    recorder = Recorder()
+    pipeline(recorder, tmp_path, catalogue).run()
+    before = (tmp_path / "build/manifest.json").read_text()
+    recorder.fail = True
+    with pytest.raises(OSError, match="disk full"):
+        pipeline(recorder, tmp_path, catalogue, overrides={"count": {"factor": 7}}).run()
+    assert (tmp_path / "build/count/count.txt").read_text() == "3"
+    assert (tmp_path / "build/manifest.json").read_text() == before
+    recorder.fail = False
+    resumed = pipeline(recorder, tmp_path, catalogue, overrides={"count": {"factor": 7}}).run()
+    assert resumed["steps"]["count"]["figures"]["shards"] == "xx", "the interrupted run's work is taken up"
+    assert not (tmp_path / "build/.work/count").exists()
+
+
+def test_work_of_other_settings_is_not_resumed(tmp_path: Path, catalogue: Path) -> None:
+    recorder = Recorder()
+    recorder.fail = True
+    with pytest.raises(OSError, match="disk full"):
+        pipeline(recorder, tmp_path, catalogue).run()
+    recorder.fail = False
+    manifest = pipeline(recorder, tmp_path, catalogue, overrides={"count": {"factor": 2}}).run()
+    assert manifest["steps"]["count"]["figures"]["shards"] == "x"
+
+
+def test_damaged_catalogue_leaves_the_build_alone(tmp_path: Path, catalogue: Path) -> None:
+    recorder = Recorder()
+    pipeline(recorder, tmp_path, catalogue).run()
+    (catalogue / "products.parquet").write_bytes(b"PAR1 cut short")
+    with pytest.raises(CatalogueError, match=r"products\.parquet"):
+        pipeline(recorder, tmp_path, catalogue).run()
+    assert (tmp_path / "build/double/double.txt").read_text() == "6"
+    assert json.loads((tmp_path / "build/manifest.json").read_text())["steps"].keys() == {"count", "double"}
+
+
+def test_one_step_alone(tmp_path: Path, catalogue: Path) -> None:
+    recorder = Recorder()
+    with pytest.raises(BuildError, match="step double needs count, which is missing"):
+        pipeline(recorder, tmp_path, catalogue).run("double")
+    pipeline(recorder, tmp_path, catalogue).run("count")
+    pipeline(recorder, tmp_path, catalogue).run("double")
+    pipeline(recorder, tmp_path, catalogue).run("double", force=True)
+    assert recorder.ran == ["count", "double", "double"]
+    assert read_manifest(tmp_path / "build")["steps"].keys() == {"count", "double"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"count": {"factor": 0}}, r"count\.factor: .*greater than or equal to 1, got 0"),
+        ({"count": {"faktor": 2}}, r"count\.faktor: .*not permitted, got 2; the step's settings are factor"),
+        ({"counts": {}}, "unknown step 'counts' .* the steps are count, double"),
+    ],
+)
+def test_wrong_settings(tmp_path: Path, catalogue: Path, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(BuildError, match=message):
+        pipeline(Recorder(), tmp_path, catalogue, overrides=overrides)

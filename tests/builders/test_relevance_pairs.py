@@ -1,0 +1,245 @@
+"""Pairs, mining, weak labels, labelling and calibration: what training sees, before any training."""
+
+import numpy as np
+import polars as pl
+import pytest
+from endcap_builders.relevance.calibration import Calibration, calibrate
+from endcap_builders.relevance.labelling import label_pairs
+from endcap_builders.relevance.measure import group_figures
+from endcap_builders.relevance.mining import Lexical, Shares, add_passed_over, dense_top, mine
+from endcap_builders.relevance.pairs import (
+    RelevanceError,
+    add_random_negatives,
+    held_out,
+    make_pairs,
+    merge_pairs,
+    pairs_from_frame,
+)
+from endcap_builders.relevance.weak import weak_pairs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+IDS = pl.Series("product_id", ["a", "b", "c", "d"])
+
+
+def track(items, description, total=None):
+    return items
+
+
+def frame(rows):
+    return pl.DataFrame(rows, schema=["query", "product_id", "relevance"], orient="row")
+
+
+def unlabelled(queries=6, each=5):
+    rows = np.arange(queries * each, dtype=np.int32)
+    return make_pairs([f"query {row // each}" for row in rows], rows, np.full(len(rows), np.nan))
+
+
+def test_pairs_are_grouped_scaled_and_averaged():
+    twice = [("tea", "b", 1), ("tea ", "b", 4)]
+    pairs = pairs_from_frame(
+        frame([*twice, ("mug", "a", 4), ("tea", "gone", 4), (" ", "a", 1), ("mug", "c", 2.5)]),
+        IDS,
+        source="judgements.parquet",
+        scale=True,
+    )
+    assert pairs.queries == ["mug", "tea"]
+    assert pairs.product.tolist() == [0, 2, 1]
+    assert pairs.target.tolist() == [1, 0.5, 0.5]
+    assert pairs.offsets.tolist() == [0, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("rows", "scale", "message"),
+    [
+        ([("tea", "a", 2), ("tea", "b", 2)], True, "at least two different grades, got only 2"),
+        ([("tea", "a", None), ("tea", "b", 2.0)], True, "row 0: expected a number"),
+        ([("tea", "a", 0.5), ("tea", "b", 7.0)], False, r"relevance in 0\.\.1, got 0.5..7"),
+    ],
+)
+def test_unusable_judgements_are_named(rows, scale, message):
+    with pytest.raises(RelevanceError, match=message):
+        pairs_from_frame(frame(rows), IDS, source="judgements.parquet", scale=scale)
+
+
+def test_merging_keeps_every_pair_once_and_known_targets():
+    first = make_pairs(["x", "x"], np.array([1, 2]), np.array([1.0, np.nan]))
+    second = make_pairs(["x", "y"], np.array([2, 1]), np.array([0.5, 0.0]))
+    merged = merge_pairs([first, second])
+    assert merged.queries == ["x", "y"]
+    assert merged.product.tolist() == [1, 2, 1]
+    assert merged.target.tolist() == [1.0, 0.5, 0.0]
+    assert len(merge_pairs([])) == 0
+
+
+def test_held_out_depends_on_the_text_alone():
+    queries = [f"query {number}" for number in range(2000)]
+    kept = held_out(queries, 0.1)
+    assert 130 < kept.sum() < 270
+    assert held_out([text.upper() for text in queries[::-1]], 0.1)[::-1].tolist() == kept.tolist()
+
+
+def test_random_negatives_never_contradict_a_label():
+    pairs = make_pairs(["q"] * 10, np.arange(10), np.ones(10))
+    more = add_random_negatives(pairs, products=12, share=2.0, rng=np.random.default_rng(0))
+    assert len(pairs) < len(more) <= 12
+    assert more.target[more.product < 10].tolist() == [1] * 10
+    assert set(more.target[more.product >= 10]) == {0}
+
+
+def test_passed_over_only_where_people_judged_what_is_near():
+    pairs = make_pairs(["deep"] * 8 + ["thin"], np.array([*range(8), 0]), np.ones(9))
+    near = [np.arange(20), np.arange(20)]
+    more = add_passed_over(pairs, near, share=0.5, coverage=0.5, rng=np.random.default_rng(0))
+    added = more.product[(more.query == 0) & (more.target == 0)]
+    assert len(added) == 4
+    assert added.min() >= 8
+    assert (more.query == 1).sum() == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    products=st.integers(1, 60),
+    group=st.integers(1, 20),
+    dense=st.floats(0, 1),
+    seed=st.integers(0, 1000),
+)
+def test_mined_groups_are_distinct_and_full(products, group, dense, seed):
+    rng = np.random.default_rng(seed)
+    near = [rng.permutation(products)[:30] for _ in range(3)]
+    lexical = [rng.permutation(products)[:size] for size in (0, 1, 25)]
+    pairs = mine(["a", "b", "c"], near, lexical, products, Shares(dense, (1 - dense) / 2), group, rng)
+    assert np.isnan(pairs.target).all()
+    for start, end in zip(pairs.offsets[:-1], pairs.offsets[1:], strict=True):
+        rows = pairs.product[start:end]
+        assert len(set(rows.tolist())) == len(rows) <= group
+        assert rows.min() >= 0
+        assert rows.max() < products
+
+
+def test_retrievers_find_what_is_there():
+    titles = ["green tea", "black tea", "coffee mug", "steel kettle"]
+    top = Lexical(titles).top(["tea kettle", "zzz"], 10)
+    assert set(top[0].tolist()) == {0, 1, 3}
+    assert len(top[1]) == 0
+    vectors = np.eye(4, dtype=np.float16)
+    assert [rows[0] for rows in dense_top(vectors[[2, 0]], vectors, 3)] == [2, 0]
+
+
+def test_weak_labels_follow_category_and_words():
+    things = [("lamp", "light"), ("bulb", "light"), ("spoon", "kitchen")]
+    rows = [
+        (f"{colour} {thing} {number}", "Acme", f"home > {place} > {thing}s")
+        for number in range(5)
+        for colour in ("red", "blue")
+        for thing, place in things
+    ]
+    products = pl.DataFrame(rows, schema=["title", "brand", "category"], orient="row")
+    pairs = weak_pairs(products, queries=30, group_size=12, rng=np.random.default_rng(1))
+    assert pairs.target.min() == 0
+    assert pairs.target.max() == 1
+    lamp = pairs.queries.index("lamps")
+    for row, target in zip(pairs.product[pairs.query == lamp], pairs.target[pairs.query == lamp], strict=True):
+        expected = {"lamps": 1.0, "bulbs": 0.2, "spoons": 0.0}[rows[row][2].rpartition(" > ")[2]]
+        assert target == pytest.approx(expected)
+
+
+def test_weak_labels_without_categories_count_words():
+    products = pl.DataFrame({"title": ["oak desk", "oak chair", "paper"], "brand": [""] * 3, "category": [""] * 3})
+    pairs = weak_pairs(products, queries=3, group_size=3, rng=np.random.default_rng(0))
+    desk = pairs.query == pairs.queries.index("oak desk")
+    labels = dict(zip(pairs.product[desk].tolist(), pairs.target[desk].tolist(), strict=True))
+    assert labels == {0: 1.0, 1: 0.25, 2: 0.0}
+
+
+def test_interrupted_labelling_resumes_without_loss_or_doubling(tmp_path):
+    pairs, calls = unlabelled(), []
+
+    def score(indices, stop_after=10**9):
+        if len(calls) >= stop_after:
+            raise KeyboardInterrupt
+        calls.append(indices.tolist())
+        return pairs.product[indices] / 100 + 0.5
+
+    with pytest.raises(KeyboardInterrupt):
+        label_pairs(pairs, lambda indices: score(indices, 2), tmp_path, track, shard_pairs=7)
+    assert len(calls) == 2
+    # The second shard was cut off while it was being written to a disk that lost it.
+    damaged = sorted(tmp_path.glob("00001-*.parquet"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    labelled = label_pairs(pairs, score, tmp_path, track, shard_pairs=7)
+    np.testing.assert_allclose(labelled.target, pairs.product / 100 + 0.5, rtol=1e-6)
+    again = sorted(index for call in calls[2:] for index in call)
+    assert again == list(range(7, 30))
+    assert label_pairs(pairs, lambda _: pytest.fail("labelled twice"), tmp_path, track, shard_pairs=7).target.all()
+
+
+def test_shards_of_other_pairs_are_not_used(tmp_path):
+    label_pairs(unlabelled(), lambda indices: np.zeros(len(indices)), tmp_path, track)
+    other = make_pairs([f"other {row // 5}" for row in range(30)], np.arange(30), np.full(30, np.nan))
+    assert label_pairs(other, lambda indices: np.ones(len(indices)), tmp_path, track).target.tolist() == [1] * 30
+
+
+def test_known_targets_are_kept(tmp_path):
+    pairs = make_pairs(["q"] * 3, np.arange(3), np.array([0.25, np.nan, 0.75]))
+    labelled = label_pairs(pairs, lambda indices: np.full(len(indices), 0.5), tmp_path, track)
+    assert labelled.target.tolist() == [0.25, 0.5, 0.75]
+
+
+def test_teacher_that_returns_nan_is_refused_and_not_saved(tmp_path):
+    def score(indices):
+        return np.where(indices == 3, np.nan, 0.5)
+
+    with pytest.raises(RelevanceError, match="finite score, got NaN or infinity for query 'query 0', product row 3"):
+        label_pairs(unlabelled(), score, tmp_path, track)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RelevanceError, match="expected 30 scores"):
+        label_pairs(unlabelled(), lambda indices: np.zeros(3), tmp_path, track)
+
+
+def test_calibration_recovers_the_curves_that_made_the_data(tmp_path):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(1.0, 2.0, 6000)
+    relevance = 1 / (1 + np.exp(-(0.7 * logits - 0.4)))
+    found = calibrate(logits, relevance, np.arange(0, 6001, 20))
+    assert found.scale == pytest.approx(0.7, rel=0.05)
+    assert found.bias == pytest.approx(-0.4, abs=0.05)
+    np.testing.assert_allclose(found.relevance(logits), relevance, atol=0.02)
+    found.save(tmp_path)
+    assert Calibration.open(tmp_path) == found
+
+
+def test_temperature_matches_observed_preferences():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 1.0, (4000, 2))
+    wins = rng.random(4000) < 1 / (1 + np.exp(-(logits[:, 0] - logits[:, 1]) / 0.5))
+    relevance = np.column_stack([wins, ~wins]).astype(float)
+    found = calibrate(logits.ravel(), relevance.ravel(), np.arange(0, 8001, 2))
+    assert found.temperature == pytest.approx(0.5, rel=0.1)
+
+
+def test_calibration_of_separable_labels_stays_finite():
+    found = calibrate(np.array([-1.0, -0.9, 1.0, 1.1]), np.array([0, 0, 1.0, 1.0]), np.array([0, 4]))
+    assert np.isfinite([found.scale, found.bias, found.temperature]).all()
+    assert found.temperature > 0
+    assert found.relevance(np.array([1.0])) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("logits", "relevance", "message"),
+    [
+        ([1.0], [1.0], "two or more held-out pairs"),
+        ([1.0, np.nan], [1.0, 0.0], "finite logits"),
+        ([1.0, 2.0], [1.0, 3.0], r"relevance in 0\.\.1"),
+        ([1.0, 1.0], [1.0, 0.0], "the same for all pairs"),
+    ],
+)
+def test_calibration_refuses(logits, relevance, message):
+    with pytest.raises(RelevanceError, match=message):
+        calibrate(np.array(logits), np.array(relevance), np.array([0, len(logits)]))
+
+
+def test_group_figures():
+    pairs = make_pairs(["x"] * 3 + ["y"], np.arange(4), np.array([1.0, 0.5, 0.0, 0.0]))
+    assert group_figures(np.array([3.0, 2.0, 1.0, 0.0]), pairs) == {"pairs": 4, "pair_accuracy": 1.0, "ndcg": 1.0}
+    assert group_figures(np.zeros(4), pairs)["pair_accuracy"] == 0.5

@@ -1,0 +1,184 @@
+"""Steps teacher and cross_encoder on a small shop with tiny encoders: trained, exported, calibrated, served."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import tiny_encoders
+import torch
+from endcap_builders.pipeline import BuildContext, BuildError, Pipeline, Settings, Step
+from endcap_builders.relevance.encode import PairEncoder
+from endcap_builders.relevance.pairs import make_pairs
+from endcap_builders.relevance.teacher import Teacher
+from endcap_builders.relevance.training import load_model, predict
+from endcap_builders.steps import bi_encoder, catalogue, cross_encoder, store, teacher
+from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
+from endcap_server.engines.encoder_runtime import RuntimeOptions
+from endcap_server.store import ItemStore
+from rich.console import Console
+from transformers import BertForSequenceClassification, BertTokenizerFast
+
+THINGS = ("lamp", "table", "desk", "chair", "rug", "mug")
+COLOURS = ("red", "blue", "oak", "brass", "wool")
+TITLES = [f"{colour} {thing}" for thing in THINGS for colour in COLOURS]
+QUERIES = [*THINGS, *TITLES]
+
+
+def write_catalogue(folder: Path, judgements: pl.DataFrame | None) -> None:
+    folder.mkdir(parents=True)
+    pl.DataFrame(
+        {
+            "product_id": [f"p{row}" for row in range(len(TITLES))],
+            "title": TITLES,
+            "category": [f"home > {title.split()[1]}" for title in TITLES],
+        }
+    ).write_parquet(folder / "products.parquet")
+    pl.DataFrame({"query": QUERIES, "count": range(len(QUERIES), 0, -1)}).write_parquet(folder / "queries.parquet")
+    if judgements is not None:
+        judgements.write_parquet(folder / "judgements.parquet")
+
+
+def graded_by_words() -> pl.DataFrame:
+    """Grade 1 + how many words of the query the title has, for every third product of each query."""
+    rows = [
+        (query, f"p{row}", 1.0 + len(set(query.split()) & set(title.split())))
+        for number, query in enumerate(QUERIES)
+        for row, title in enumerate(TITLES)
+        if (row + number) % 3 == 0
+    ]
+    return pl.DataFrame(rows, schema=["query", "product_id", "relevance"], orient="row")
+
+
+def write_theme_products(ctx: BuildContext, settings: Settings) -> dict[str, Any]:
+    rows = [("Evening light: lamp", f"p{row}", float("lamp" in title)) for row, title in enumerate(TITLES)]
+    frame = pl.DataFrame(rows, schema=["text", "product_id", "relevance"], orient="row")
+    frame.write_parquet(ctx.output / "theme_products.parquet")
+    return {}
+
+
+MERCHANDISING = Step("merchandising", "writing theme products", ("store",), Settings, write_theme_products)
+STEPS = [catalogue.STEP, bi_encoder.STEP, store.STEP, MERCHANDISING, teacher.STEP, cross_encoder.STEP]
+
+
+def pipeline(folder: Path, **overrides: dict[str, Any]) -> Pipeline:
+    settings: dict[str, dict[str, Any]] = {
+        "bi_encoder": {"checkpoint": str(folder / "sentences")},
+        "store": {"keyword_least_similarity": -1.0, "max_product_tokens": 12},
+        "teacher": {
+            "checkpoint": str(folder / "classifier"),
+            "learning_rate": 2e-3,
+            "epochs": 4,
+            "held_out_share": 0.2,
+        },
+        "cross_encoder": {"layers": 2, "learning_rate": 1e-3, "mined_queries": 12, "mined_group": 8, "shard_pairs": 40},
+    }
+    for name, values in overrides.items():
+        settings[name] = {**settings[name], **values}
+    return Pipeline(STEPS, folder / "build", folder / "catalogue", overrides=settings, console=Console(quiet=True))
+
+
+def write_checkpoints(folder: Path) -> None:
+    tiny_encoders.write_sentence_checkpoint(folder / "sentences")
+    torch.manual_seed(0)
+    classifier = folder / "classifier"
+    BertForSequenceClassification(tiny_encoders.config(num_labels=1)).save_pretrained(classifier)
+    tiny_encoders.write_tokenizer(classifier / "tokenizer.json")
+    BertTokenizerFast(tokenizer_file=str(classifier / "tokenizer.json")).save_pretrained(classifier)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("relevance")
+    write_catalogue(folder / "catalogue", graded_by_words())
+    write_checkpoints(folder)
+    pipeline(folder).run()
+    return folder
+
+
+def test_figures_say_what_was_done(shop):
+    steps = json.loads((shop / "build/manifest.json").read_text())["steps"]
+    assert steps["teacher"]["figures"]["labels"] == "judgements"
+    figures = steps["cross_encoder"]["figures"]
+    # Some of the mined pairs are judged ones too, so there are fewer than 12 * 8 only if queries repeat.
+    assert 0 < figures["mined_pairs"] <= 12 * 8
+    assert figures["labelled_pairs"] > 100
+    assert figures["held_out"]["student"]["pairs"] > 0
+    assert not (shop / "build/.work/cross_encoder").exists()
+
+
+def test_teacher_learns_the_labels(shop):
+    opened = Teacher.open(shop / "build/teacher")
+    items = ItemStore.open(shop / "build", linked=False)
+    encoder = PairEncoder(opened.tokenizer, items.tokens.values, items.tokens.offsets, 32)
+    lamp, rug = TITLES.index("red lamp"), TITLES.index("oak rug")
+    scores = opened.scores(encoder.encode(make_pairs(["red lamp"] * 2, np.array([lamp, rug]), np.zeros(2))))
+    assert scores.dtype == np.float32
+    assert 0 <= scores.min() <= scores.max() <= 1
+    assert scores[0] > scores[1]
+
+
+def test_engine_serves_what_was_trained(shop):
+    folder = shop / "build/cross_encoder"
+    items = ItemStore.open(shop / "build", linked=False)
+    rows = np.arange(20, dtype=np.int32)
+    engine = CrossEncoder(folder, items, RuntimeOptions(threads=1, precision="f32"))
+    (served,) = engine.run([CrossEncoderRequest(["oak desk"], rows[None])])
+    model, tokenizer = load_model(str(folder), labels=1)
+    encoder = PairEncoder(tokenizer, items.tokens.values, items.tokens.offsets, 32)
+    encoded = encoder.encode(make_pairs(["oak desk"] * 20, rows, np.zeros(20)))
+    with torch.inference_mode():
+        exact = model.eval()(**encoded.batch(rows)).logits[:, 0].numpy()
+    np.testing.assert_allclose(served.logits[0], exact, atol=2e-3)
+    np.testing.assert_allclose(predict(model, encoded)[:, 0], exact, atol=0.05)
+
+
+def test_checkpoint_loads_as_a_sentence_transformers_cross_encoder(shop):
+    from sentence_transformers import CrossEncoder as Baseline
+
+    baseline = Baseline(str(shop / "build/cross_encoder"), device="cpu")
+    items = ItemStore.open(shop / "build", linked=False)
+    engine = CrossEncoder(shop / "build/cross_encoder", items, RuntimeOptions(threads=1, precision="f32"))
+    rows = np.arange(15, dtype=np.int32)
+    (served,) = engine.run([CrossEncoderRequest(["blue chair"], rows[None])])
+    scores = baseline.predict(
+        [("blue chair", TITLES[row]) for row in rows], activation_fn=torch.nn.Identity(), show_progress_bar=False
+    )
+    np.testing.assert_allclose(scores, served.logits[0], atol=2e-3)
+
+
+def test_catalogue_without_judgements_trains_on_weak_labels(shop, tmp_path):
+    write_catalogue(tmp_path / "catalogue", None)
+    for name in ("sentences", "classifier"):
+        (tmp_path / name).symlink_to(shop / name)
+    built = pipeline(tmp_path, teacher={"weak_queries": 20, "epochs": 1}, cross_encoder={"mined_queries": 0}).run()
+    figures = built["steps"]["teacher"]["figures"]
+    assert figures["labels"].startswith("weak labels")
+    assert figures["train_pairs"] > 50
+    assert built["steps"]["cross_encoder"]["figures"]["mined_pairs"] == 0
+
+
+def test_judgements_of_one_grade_are_refused_and_the_old_build_stays(shop, tmp_path):
+    write_catalogue(tmp_path / "catalogue", graded_by_words().with_columns(pl.lit(2.0).alias("relevance")))
+    for name in ("sentences", "classifier"):
+        (tmp_path / name).symlink_to(shop / name)
+    with pytest.raises(BuildError, match="at least two different grades, got only 2"):
+        pipeline(tmp_path).run()
+    assert (tmp_path / "build/store").exists()
+    assert not (tmp_path / "build/teacher").exists()
+
+
+def test_student_of_another_vocabulary_is_refused(shop):
+    before = (shop / "build/cross_encoder/calibration.json").read_text()
+    with pytest.raises(BuildError, match="another; set store.tokenizer"):
+        pipeline(shop, cross_encoder={"checkpoint": "minilm"}).run("cross_encoder")
+    with pytest.raises(BuildError, match="expected at least 9 layers, got 2"):
+        pipeline(shop, cross_encoder={"layers": 9}).run("cross_encoder")
+    assert (shop / "build/cross_encoder/calibration.json").read_text() == before
+
+
+def test_checkpoint_that_is_not_there_is_named(shop, tmp_path):
+    with pytest.raises(BuildError, match="expected a Hugging Face checkpoint"):
+        load_model(str(tmp_path / "nothing"), labels=1)

@@ -1,0 +1,79 @@
+"""A real gRPC server that speaks Triton's protocol and gives the answers a test has laid out."""
+
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+
+import grpc
+import numpy as np
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
+
+_DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.int32): "INT32", np.dtype(np.object_): "BYTES"}
+
+
+class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Keeps what it was sent in `requests`; answers `outputs` [those asked for], or fails with `failure`."""
+
+    def __init__(self) -> None:
+        self.requests: list[service_pb2.ModelInferRequest] = []
+        self.seconds_left: list[float] = []
+        self.outputs: dict[str, np.ndarray] = {}
+        self.failure: tuple[grpc.StatusCode, str] | None = None
+        self.delay_s = 0.0
+        self.loaded = {"storefront", "search"}
+
+    def ModelInfer(self, request, context):  # noqa: N802 - the protocol's name
+        self.requests.append(request)
+        self.seconds_left.append(context.time_remaining())
+        time.sleep(self.delay_s)
+        if self.failure is not None:
+            context.abort(*self.failure)
+        response = service_pb2.ModelInferResponse(model_name=request.model_name)
+        for asked in request.outputs:
+            if asked.name not in self.outputs:
+                continue
+            value = self.outputs[asked.name]
+            response.outputs.add(name=asked.name, datatype=_DATATYPES[value.dtype], shape=value.shape)
+            raw = serialize_byte_tensor(value).item() if value.dtype == np.object_ else value.tobytes()
+            response.raw_output_contents.append(raw)
+        return response
+
+    def ServerReady(self, request, context):  # noqa: N802 - the protocol's name
+        return service_pb2.ServerReadyResponse(ready=True)
+
+    def ModelReady(self, request, context):  # noqa: N802 - the protocol's name
+        return service_pb2.ModelReadyResponse(ready=request.name in self.loaded)
+
+
+@contextmanager
+def serving(service: Service, port: int = 0) -> Iterator[str]:
+    """Serve until the block ends; gives the address."""
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(grace=None).wait()
+
+
+def texts(values) -> np.ndarray:
+    """A BYTES tensor of a (nested) list of texts."""
+    return np.vectorize(lambda text: text.encode(), otypes=[np.object_])(np.array(values, dtype=np.object_))
+
+
+def sent(request) -> dict:
+    """The tensors of a request as lists."""
+    tensors = {}
+    for tensor, raw in zip(request.inputs, request.raw_input_contents, strict=True):
+        if tensor.datatype == "BYTES":
+            values = [value.decode() for value in deserialize_bytes_tensor(raw)]
+        else:
+            assert tensor.datatype == "INT32"
+            values = np.frombuffer(raw, np.int32).tolist()
+        assert list(tensor.shape) == [len(values)]
+        tensors[tensor.name] = values
+    return tensors

@@ -1,0 +1,106 @@
+"""Pages and searches as a ranking service gets them: through the client, from the real server."""
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from endcap_client import Client, Rules
+from endcap_server.launch import Server
+from endcap_server.store import ItemStore
+
+from benchmarks.storefront_validity import problems, random_shopper
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.grpc_address, timeout_s=20) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def store(build: Path) -> ItemStore:
+    return ItemStore.open(build)
+
+
+def test_random_storefronts_are_valid(client: Client, store: ItemStore) -> None:
+    rng = random.Random(5)
+    shoppers = [random_shopper(store, rng) for _ in range(60)]
+    with ThreadPoolExecutor(6) as pool:
+        pages = list(pool.map(lambda shopper: client.storefront(shopper[0], shopper[1], placements=3), shoppers))
+    assert [problems(page, store, 3) for page in pages] == [[]] * len(pages)
+    generated = sum(page.status.stages["theme"].source == "generated" for page in pages)
+    assert generated >= 0.9 * len({(tuple(history), tuple(session)) for history, session in shoppers}) - 10
+
+
+def test_new_shopper_gets_a_full_page(client: Client) -> None:
+    page = client.storefront(placements=4, products=6)
+    assert len(page.placements) == 4
+    assert all(len(placement.products) == 6 for placement in page.placements)
+
+
+def test_equal_request_comes_from_the_cache(client: Client, store: ItemStore) -> None:
+    history = [store.product_ids[row] for row in (11, 22, 33)]
+    first = client.storefront(history)
+    second = client.storefront(history)
+    assert first.status.stages["theme"].source == "generated"
+    assert second.status.stages["theme"].source == "cached"
+    assert second.status.stages["keywords"].source == "cached"
+    assert [p.theme for p in second.placements] == [p.theme for p in first.placements]
+    assert [p.products for p in second.placements] == [p.products for p in first.placements]
+
+
+def test_explain_names_every_signal(client: Client, store: ItemStore) -> None:
+    page = client.storefront([store.product_ids[5]], explain=True)
+    for placement in page.placements:
+        for product in placement.products:
+            assert set(product.signals) == set(page.status.signals)
+
+
+def test_rules_are_obeyed(client: Client, store: ItemStore) -> None:
+    plain = client.storefront(placements=2, products=10)
+    brands = [store.brands[store.brand[row]] for row in store.product_ids.find(_ids(plain)) if store.brand[row] >= 0]
+    banned = max(set(brands), key=brands.count)
+    pinned = next(store.product_ids[row] for row in range(len(store.product_ids)) if store.in_stock[row])
+    rules = Rules(pin=(pinned,), exclude_brands=(banned,), max_per_brand=2, required_themes=("Gift ideas",))
+    page = client.storefront(placements=2, products=10, rules=rules)
+    assert page.placements[0].theme == "Gift ideas"
+    assert page.placements[0].products[0].product_id == pinned
+    shown = store.product_ids.find([each for each in _ids(page) if each != pinned])
+    assert banned not in {store.brands[store.brand[row]] for row in shown if store.brand[row] >= 0}
+    for placement in page.placements:
+        rows = store.product_ids.find([product.product_id for product in placement.products])
+        counts = [int((store.brand[rows] == brand).sum()) for brand in set(store.brand[rows].tolist()) if brand >= 0]
+        assert max(counts, default=0) <= 2
+
+
+def test_search_finds_what_the_title_says(client: Client, store: ItemStore) -> None:
+    hits = 0
+    rows = [row for row in range(0, len(store.product_ids), 97) if store.in_stock[row]]
+    for row in rows:
+        result = client.search(store.titles[row], products=10)
+        hits += store.product_ids[row] in [product.product_id for product in result.products]
+    assert hits >= 0.9 * len(rows)
+
+
+def test_search_of_nonsense_still_answers(client: Client) -> None:
+    result = client.search("zxqv ☃ 0000", products=5)
+    assert 1 <= len(result.products) <= 5
+
+
+def test_unknown_history_is_counted(client: Client, store: ItemStore) -> None:
+    page = client.storefront([store.product_ids[3], "no-such-product", "nor-this"])
+    assert page.status.document["unknown_ids"] == 2
+
+
+def test_versions_name_every_model(client: Client) -> None:
+    versions = client.search("lamp").status.versions
+    assert {"catalogue", "index"} <= set(versions)
+    assert any("cross_encoder" in name for name in versions)
+
+
+def _ids(page: object) -> list[str]:
+    return [product.product_id for placement in page.placements for product in placement.products]  # type: ignore[attr-defined]

@@ -1,0 +1,122 @@
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+from endcap_server.generations import Generations
+from endcap_server.stages.base import Tensors, bytes_tensor, json_of, texts_of
+from endcap_server.stages.keywords import Keywords
+from tiny_shop import THEMES, TinyEngines, build_shop
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(autouse=True)
+def _run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENDCAP_RUN_DIR", str(tmp_path))
+
+
+def answer(
+    shop: Path,
+    broken: dict[str, str] | None = None,
+    budget_ms: int = 2000,
+    parameters: dict[str, str] | None = None,
+    count: int = 3,
+) -> tuple[Tensors, dict, TinyEngines]:
+    engines = TinyEngines(shop, broken)
+    themes = [theme.title for theme in THEMES[:count]] + [""]
+    concepts = [[*theme.concepts, "", ""] for theme in THEMES[:count]] + [[""] * 4]
+    out = asyncio.run(
+        Keywords(shop, parameters or {"candidates": "12"}, engines).run(
+            {
+                "THEME": bytes_tensor(themes),
+                "CONCEPT": bytes_tensor([text for row in concepts for text in row], (len(themes), 4)),
+                "KEYWORDS_BUDGET_MS": np.array([budget_ms], np.int32),
+                "GENERATION": np.array(Generations().current(b"key"), np.int64),
+            }
+        )
+    )
+    return out, json_of(out["KEYWORDS_STATUS"]), engines
+
+
+def test_keywords_of_the_llm(shop: Path) -> None:
+    before = Generations().current(b"key")
+    out, status, engines = answer(shop)
+    rows = out["KEYWORD_ROW"]
+    assert rows.shape == (4, 5)
+    assert texts_of(out["KEYWORD"][0])[:2] == ["desk lamp", "floor lamp"]
+    assert texts_of(out["KEYWORD"][2])[:2] == ["garden spade", "tomato seeds"]
+    for row in range(3):
+        chosen = rows[row][rows[row] >= 0].tolist()
+        assert len(set(chosen)) == len(chosen) >= 2
+        assert engines.store.keywords.take(chosen) == [text for text in texts_of(out["KEYWORD"][row]) if text]
+    assert (rows[3] == -1).all()
+    assert texts_of(out["KEYWORD"][3]) == [""] * 5
+    assert status["source"] == "generated"
+    assert "reason" not in status
+    assert Generations().current(b"key") == before
+    assert [name for name, _ in engines.calls] == ["nearest", "keyword_llm"]
+    assert len(engines.calls[1][1]["PROMPT"]) == 3
+
+
+def test_candidates_take_turns_over_the_concepts(shop: Path) -> None:
+    _, _, engines = answer(shop)
+    listed = texts_of(engines.calls[1][1]["PROMPT"])[2].splitlines()[1].split("|")
+    assert listed[:2] == ["garden spade", "tomato seeds"]
+    assert len(listed) == len(set(listed)) == 12
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ({"keyword_llm": "dead"}, "keyword_llm: is not ready"),
+        ({"keyword_llm": "late"}, "keyword_llm: no answer within its share"),
+        ({"keyword_llm": "butterproof|sorry"}, "3 of 3 themes have the nearest keywords"),
+        ({"keyword_llm": "\udcff"}, "3 of 3 themes have the nearest keywords"),
+    ],
+)
+def test_without_the_llm_the_nearest_keywords(shop: Path, broken: dict[str, str], reason: str) -> None:
+    before = Generations().current(b"key")
+    out, status, _ = answer(shop, broken, budget_ms=40)
+    assert texts_of(out["KEYWORD"][0])[:2] == ["desk lamp", "floor lamp"]
+    assert status["source"] == "fallback"
+    assert reason in status["reason"]
+    assert Generations().current(b"key") != before
+
+
+def test_what_is_no_candidate_is_dropped(shop: Path) -> None:
+    out, status, _ = answer(shop, {"keyword_llm": "butterproof|desk lamp|desk lamp|"}, count=1)
+    assert texts_of(out["KEYWORD"][0])[0] == "desk lamp"
+    assert len(list(filter(None, texts_of(out["KEYWORD"][0])))) == 2
+    assert status["source"] == "generated"
+    assert status["aiqa"] == {"not_a_candidate": 1, "keyword_added": 1}
+
+
+def test_one_theme_of_several_falls_back(shop: Path) -> None:
+    _, status, _ = answer(shop, {"keyword_llm": "desk lamp|floor lamp"}, parameters={"candidates": "6"})
+    assert status["source"] == "generated"
+    assert "2 of 3 themes have the nearest keywords" in status["reason"]
+    assert status["nearest_keyword_themes"] == 2
+
+
+def test_keywords_must_fit_their_theme(shop: Path) -> None:
+    out, status, _ = answer(shop, {"keyword_llm": "desk lamp|oat drink"}, count=1, parameters={"candidates": "32"})
+    assert "oat drink" not in texts_of(out["KEYWORD"][0])
+    assert status["aiqa"]["keyword_fit"] == 1
+
+
+def test_without_any_engine_concepts_that_are_keywords(shop: Path) -> None:
+    out, status, _ = answer(shop, {"nearest": "dead", "keyword_llm": "dead"})
+    assert texts_of(out["KEYWORD"][0]) == ["desk lamp", "floor lamp", "", "", ""]
+    assert status["source"] == "fallback"
+    assert status["reason"] == "nearest: is not ready"
+
+
+def test_no_budget_asks_no_llm(shop: Path) -> None:
+    out, status, engines = answer(shop, budget_ms=0)
+    assert texts_of(out["KEYWORD"][0])[0] == "desk lamp"
+    assert "keyword_llm: the budget leaves it no time" in status["reason"]
+    assert [name for name, _ in engines.calls] == ["nearest"]

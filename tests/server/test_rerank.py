@@ -1,0 +1,161 @@
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+from endcap_server.deadline import after_ms
+from endcap_server.stages.base import Tensors, bytes_tensor, json_of, json_tensor, texts_of
+from endcap_server.stages.rerank import Rerank, mix
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_shop import THEMES, TinyEngines, build_shop, embed
+
+OUT_OF_STOCK = (0, 41)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_shop(tmp_path_factory.mktemp("shop"), OUT_OF_STOCK)
+
+
+def answer(
+    shop: Path,
+    themes: tuple[tuple[str, tuple[str, ...]], ...] = tuple((theme.title, theme.concepts) for theme in THEMES[:3]),
+    candidates: tuple[int, ...] = (2, 3, 40, 42, 60),
+    broken: dict[str, str] | None = None,
+    budget_ms: float = 2000,
+    search: bool = False,
+    parameters: dict[str, str] | None = None,
+    **rules: object,
+) -> tuple[Tensors, dict, TinyEngines]:
+    engines = TinyEngines(shop, broken)
+    keyword_rows = np.full((len(themes), 5), -1, np.int32)
+    for row, (_, keywords) in enumerate(themes):
+        keyword_rows[row, : len(keywords)] = engines.store.keywords.find(list(keywords))
+    query = embed(themes[0][0]) if search else np.zeros(96, np.float32)
+    out = asyncio.run(
+        Rerank(shop, parameters or {"pairs_per_placement": "12", "search_pairs": "16"}, engines).run(
+            {
+                "THEME": bytes_tensor([theme for theme, _ in themes]),
+                "KEYWORD_ROW": keyword_rows,
+                "CANDIDATE_ROW": np.array(candidates, np.int32),
+                "CANDIDATE_SIMILARITY": engines.store.vectors[list(candidates)].astype(np.float32) @ query,
+                "PAGE_SHAPE": np.array([0 if search else len(themes), 12], np.int32),
+                "PAGE_RULES": json_tensor(rules),
+                "DEADLINE_NS": np.array([after_ms(budget_ms)], np.int64),
+            }
+        )
+    )
+    return out, json_of(out["RERANK_STATUS"]), engines
+
+
+def test_products_of_the_keywords_and_of_the_shopper(shop: Path) -> None:
+    out, status, engines = answer(shop)
+    rows = out["ROW"]
+    assert rows.shape[0] == 3
+    assert rows.shape[1] <= 12
+    # "desk lamp" and "floor lamp" are products 0, 4 and 1, 5; 2 and 3 are the shopper's own lamps; 0 is sold out.
+    assert {1, 4, 5, 2, 3} <= set(rows[0].tolist())
+    assert not set(OUT_OF_STOCK) & set(rows.reshape(-1).tolist())
+    for row in rows:
+        given = row[row >= 0].tolist()
+        assert len(set(given)) == len(given)
+    for name in ("RELEVANCE", "MARGIN", "SIMILARITY"):
+        assert out[name].dtype == np.float32
+        assert np.isnan(out[name][rows < 0]).all()
+        assert not np.isnan(out[name][rows >= 0]).any()
+    assert status["source"] == "computed"
+    assert status["pairs"] == int((rows >= 0).sum())
+    text = next(inputs["TEXT"] for name, inputs in engines.calls if name == "cross_encoder")
+    assert texts_of(text)[0] == "Light up the evening: desk lamp, floor lamp"
+    assert [name for name, _ in engines.calls] == ["cross_encoder", "nearest"]
+
+
+def test_excluded_products_are_never_scored(shop: Path) -> None:
+    out, _, engines = answer(shop, exclude={"brands": ["Norrland"], "products": ["p1"]})
+    given = out["ROW"][out["ROW"] >= 0]
+    assert 1 not in given
+    assert not (engines.store.brand[given] == 0).any()
+
+
+@pytest.mark.parametrize("failure", ["dead", "late"])
+def test_without_the_cross_encoder_retrievals_order(shop: Path, failure: str) -> None:
+    healthy = answer(shop)[0]
+    out, status, _ = answer(shop, broken={"cross_encoder": failure}, budget_ms=80)
+    assert out["ROW"].tolist() == healthy["ROW"].tolist()
+    assert np.isnan(out["RELEVANCE"]).all()
+    assert np.isnan(out["MARGIN"]).all()
+    assert not np.isnan(out["SIMILARITY"][out["ROW"] >= 0]).any()
+    assert status["source"] == "fallback"
+    assert "retrieval's order" in status["reason"]
+
+
+def test_without_any_engine(shop: Path) -> None:
+    out, status, _ = answer(shop, broken={"cross_encoder": "dead", "nearest": "dead"})
+    assert np.isnan(out["SIMILARITY"]).all()
+    assert (out["ROW"] >= 0).any()
+    assert "no similarity" in status["reason"]
+
+
+def test_a_spent_budget(shop: Path) -> None:
+    out, status, _ = answer(shop, budget_ms=-10)
+    assert (out["ROW"] >= 0).any()
+    assert status["source"] == "fallback"
+
+
+def test_a_theme_without_keywords_finds_its_nearest_products(shop: Path) -> None:
+    out, status, _ = answer(shop, themes=(("green tea", ()), ("", ())))
+    assert set(out["ROW"][0][:1].tolist()) <= {45}
+    assert (out["ROW"][1] == -1).all()
+    assert status["source"] == "computed"
+    dead, status, _ = answer(shop, themes=(("green tea", ()),), broken={"nearest": "dead"})
+    assert dead["ROW"][0].tolist() == [2, 3, 40, 42, 60]
+    assert "the shopper's candidates" in status["reason"]
+
+
+def test_nothing_to_score(shop: Path) -> None:
+    out, status, engines = answer(shop, themes=(("tea", ()),), candidates=(), broken={"nearest": "dead"})
+    assert out["ROW"].shape == (1, 0)
+    assert not [name for name, _ in engines.calls if name == "cross_encoder"]
+    assert status["pairs"] == 0
+
+
+def test_a_search(shop: Path) -> None:
+    themes = (("green tea", ("green tea",)),)
+    out, status, engines = answer(shop, themes=themes, candidates=(45, 40, 42, 43, 44), search=True)
+    assert out["ROW"][0, 0] == 45
+    assert {40, 42, 43, 44} <= set(out["ROW"][0].tolist())
+    text = next(inputs["TEXT"] for name, inputs in engines.calls if name == "cross_encoder")
+    assert texts_of(text) == ["green tea"]
+    assert [name for name, _ in engines.calls] == ["cross_encoder"]
+    given = out["ROW"][0] >= 0
+    expected = engines.store.vectors[out["ROW"][0][given]].astype(np.float32) @ embed("green tea")
+    np.testing.assert_allclose(out["SIMILARITY"][0][given], expected, atol=2e-3)
+    assert status["source"] == "computed"
+
+
+def test_a_search_without_keywords_or_candidates(shop: Path) -> None:
+    out, _, _ = answer(shop, themes=(("zzz", ()),), candidates=(45, 40), search=True)
+    assert out["ROW"].tolist() == [[45, 40]]
+    empty, _, _ = answer(shop, themes=(("zzz", ()),), candidates=(), search=True)
+    assert empty["ROW"].shape == (1, 0)
+
+
+@given(
+    first=st.lists(st.integers(0, 30), unique=True),
+    second=st.lists(st.integers(0, 30), unique=True),
+    share=st.floats(0, 1),
+    count=st.integers(0, 40),
+)
+def test_mix_keeps_both_orders_and_leaves_no_place_empty(
+    first: list[int], second: list[int], share: float, count: int
+) -> None:
+    mixed = mix(first, second, share, count)
+    assert len(mixed) == len(set(mixed)) == min(count, len({*first, *second}))
+    assert set(mixed) <= {*first, *second}
+    only_first = [row for row in mixed if row not in second]
+    assert only_first == [row for row in first if row in only_first]
+
+
+def test_mix_by_share() -> None:
+    assert mix([1, 2, 3, 4, 5, 6], [11, 12, 13], 1 / 3, 9) == [1, 2, 11, 3, 4, 12, 5, 6, 13]

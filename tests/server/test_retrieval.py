@@ -1,0 +1,196 @@
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from endcap_server.deadline import tier_ms
+from endcap_server.stages.base import InvalidRequest, ParameterError, Tensors, bytes_tensor, json_of, texts_of
+from endcap_server.stages.candidates import popular_rows
+from endcap_server.stages.retrieval import Retrieval
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_shop import CATEGORIES, TinyEngines, build_shop
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_shop(tmp_path_factory.mktemp("shop"), out_of_stock=(1, 9))
+
+
+@pytest.fixture(autouse=True)
+def _run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENDCAP_RUN_DIR", str(tmp_path))
+
+
+def answer(shop: Path, broken: dict[str, str] | None = None, parameters: Any = None, **inputs: np.ndarray) -> Tensors:
+    stage = Retrieval(shop, parameters or {"candidates": "20", "search_candidates": "20"}, TinyEngines(shop, broken))
+    return asyncio.run(stage.run(inputs))
+
+
+def ids(*rows: int) -> np.ndarray:
+    return bytes_tensor([f"p{row}" for row in rows])
+
+
+def categories_of(shop: Path, rows: np.ndarray) -> list[str]:
+    return [list(CATEGORIES)[row // 8] for row in rows.tolist()]
+
+
+def test_a_shopper_gets_candidates_of_each_interest(shop: Path) -> None:
+    out = answer(shop, HISTORY=ids(0, 2, 40, 41))
+    found = categories_of(shop, out["CANDIDATE_ROW"])
+    assert {"home > lamps", "grocery > drinks"} <= set(found[:6])
+    assert len(set(out["CANDIDATE_ROW"].tolist())) == len(found) == 20
+    assert not {1, 9} & set(out["CANDIDATE_ROW"].tolist())
+    assert out["HISTORY_ROW"].tolist() == [0, 2, 40, 41]
+    assert out["SHOPPER_CATEGORY"].tolist() == [5, 0]
+    shopper = texts_of(out["SHOPPER"])[0]
+    assert "drinks" in shopper
+    assert "lamps" in shopper
+    status = json_of(out["RETRIEVAL_STATUS"])
+    assert status["source"] == "computed"
+    assert status["unknown_ids"] == 0
+
+
+def test_unknown_ids_are_skipped_and_counted(shop: Path) -> None:
+    rules = bytes_tensor(['{"pin": ["ghost", "p3"], "exclude": {"products": ["ghost"]}}'])
+    out = answer(shop, HISTORY=bytes_tensor(["p0", "gone", "p2", "gone"]), RULES=rules)
+    assert out["HISTORY_ROW"].tolist() == [0, 2]
+    assert json_of(out["RETRIEVAL_STATUS"])["unknown_ids"] == 3
+
+
+def test_the_last_known_products_of_a_long_history_count(shop: Path) -> None:
+    history = bytes_tensor(["gone"] * 2000 + ["p5"] + [f"p{row % 8}" for row in range(2999)])
+    out = answer(shop, HISTORY=history, parameters={"history_used": "200"})
+    assert out["HISTORY_ROW"].tolist() == [row % 8 for row in range(2799, 2999)]
+    short = answer(shop, HISTORY=bytes_tensor(["gone"] * 2000 + ["p5"]))
+    assert short["HISTORY_ROW"].tolist() == [5]
+    assert json_of(short["RETRIEVAL_STATUS"])["unknown_ids"] == 2000
+
+
+def test_a_session_leads(shop: Path) -> None:
+    out = answer(shop, HISTORY=ids(40, 41), SESSION=bytes_tensor(["jigsaw puzzle"]))
+    found = categories_of(shop, out["CANDIDATE_ROW"])
+    assert found[0] == "toys > puzzles"
+    assert "grocery > drinks" in found[:6]
+    assert "searched:jigsaw puzzle" in texts_of(out["SHOPPER"])[0]
+
+
+def test_a_new_shopper_gets_popular_products_of_many_categories(shop: Path) -> None:
+    out = answer(shop)
+    assert len(set(categories_of(shop, out["CANDIDATE_ROW"][:8]))) == 8
+    assert out["CANDIDATE_ROW"][0] == 0
+    assert "new shopper" in texts_of(out["SHOPPER"])[0]
+    assert out["SHOPPER_CATEGORY"].tolist() == []
+    assert json_of(out["RETRIEVAL_STATUS"])["source"] == "computed"
+
+
+def test_a_session_without_history_says_its_categories(shop: Path) -> None:
+    out = answer(shop, SESSION=bytes_tensor(["tomato seeds"]))
+    assert out["SHOPPER_CATEGORY"][0] == 3
+
+
+@pytest.mark.parametrize("failure", ["dead", "late"])
+def test_without_the_engine_popular_products(shop: Path, failure: str) -> None:
+    out = answer(shop, {"nearest": failure}, HISTORY=ids(0), BUDGET_MS=np.array([60], np.int32))
+    status = json_of(out["RETRIEVAL_STATUS"])
+    assert status["source"] == "fallback"
+    assert "nearest" in status["reason"]
+    assert len(out["CANDIDATE_ROW"]) == 20
+
+
+def test_rules_hold_for_candidates(shop: Path) -> None:
+    rules = bytes_tensor(['{"exclude": {"categories": ["home"], "brands": ["Ostara"]}, "campaign": "Tea week"}'])
+    out = answer(shop, HISTORY=ids(0, 2, 40), RULES=rules)
+    assert not [name for name in categories_of(shop, out["CANDIDATE_ROW"]) if name.startswith("home")]
+    assert "campaign:Tea week" in texts_of(out["SHOPPER"])[0]
+    assert json_of(out["THEME_RULES"]) == {"campaign": "Tea week"}
+    assert json_of(out["PAGE_RULES"])["exclude"] == {"brands": ["Ostara"], "categories": ["home"]}
+
+
+def test_a_search(shop: Path) -> None:
+    query = bytes_tensor(["Green  tea"])
+    out = answer(shop, QUERY=query, HISTORY=ids(0))
+    same = answer(shop, QUERY=query)
+    assert out["CANDIDATE_ROW"].tolist() == same["CANDIDATE_ROW"].tolist()
+    assert set(categories_of(shop, out["CANDIDATE_ROW"][:2])) == {"grocery > drinks"}
+    assert (np.diff(out["CANDIDATE_SIMILARITY"]) <= 0).all()
+    assert out["PAGE_SHAPE"].tolist() == [0, 12]
+    assert texts_of(out["QUERY_THEME"]) == ["Green tea"]
+    keyword = list(CATEGORIES.values())[5].index("green tea") + 5 * 4
+    assert out["QUERY_KEYWORD_ROW"][0, 0] == keyword
+    assert out["HISTORY_ROW"].tolist() == [0]
+
+
+def test_a_search_without_the_engine_finds_a_known_keyword(shop: Path) -> None:
+    out = answer(shop, {"nearest": "dead"}, QUERY=bytes_tensor(["green tea"]))
+    assert set(categories_of(shop, out["CANDIDATE_ROW"][:2])) == {"grocery > drinks"}
+    assert json_of(out["RETRIEVAL_STATUS"])["source"] == "fallback"
+
+
+def test_a_catalogue_without_categories(tmp_path: Path) -> None:
+    shop = build_shop(tmp_path / "shop", categories=False)
+    out = answer(shop, HISTORY=ids(41, 45, 0))
+    shopper = texts_of(out["SHOPPER"])[0]
+    assert "green tea" in shopper
+    assert "desk lamp" in shopper
+    assert out["SHOPPER_CATEGORY"].tolist() == []
+    assert "likes" not in texts_of(answer(shop, {"nearest": "dead"}, HISTORY=ids(0))["SHOPPER"])[0]
+
+
+def test_budget_and_deadline(shop: Path) -> None:
+    before = time.monotonic_ns()
+    out = answer(shop, BUDGET_MS=np.array([1000], np.int32), HISTORY=ids(0))
+    deadline = int(out["DEADLINE_NS"][0])
+    assert before + 1_000_000_000 <= deadline <= time.monotonic_ns() + 1_000_000_000
+    assert out["THEME_BUDGET_MS"][0] == tier_ms(350)
+    assert out["KEYWORDS_BUDGET_MS"][0] == tier_ms(250)
+    tiny = answer(shop, BUDGET_MS=np.array([1], np.int32), HISTORY=ids(0))
+    assert tiny["THEME_BUDGET_MS"][0] == 0
+
+
+def test_generation_is_the_same_for_equal_requests(shop: Path) -> None:
+    stage = Retrieval(shop, {}, TinyEngines(shop))
+    first = asyncio.run(stage.run({"HISTORY": ids(0, 2)}))["GENERATION"]
+    again = asyncio.run(stage.run({"HISTORY": ids(0, 2)}))["GENERATION"]
+    other = asyncio.run(stage.run({"HISTORY": ids(40)}))["GENERATION"]
+    assert first.tolist() == again.tolist()
+    assert first[0] != other[0]
+    stage.generations.bump(int(first[0]))
+    assert asyncio.run(stage.run({"HISTORY": ids(0, 2)}))["GENERATION"].tolist() != first.tolist()
+
+
+def test_wrong_requests_and_parameters(shop: Path) -> None:
+    with pytest.raises(InvalidRequest, match="PLACEMENTS: expected an integer of 1 to 16, got 99"):
+        answer(shop, PLACEMENTS=np.array([99], np.int32))
+    with pytest.raises(
+        ParameterError, match=r"retrieval, parameter candidates: expected a valid integer.*, got 'many'"
+    ):
+        answer(shop, parameters={"candidates": "many"})
+    with pytest.raises(ParameterError, match="parameter interests: expected less than or equal to 16, got '99'"):
+        answer(shop, parameters={"interests": "99"})
+    with pytest.raises(
+        ParameterError, match=r"parameter candidate: expected one of .*candidates.*, got an unknown name"
+    ):
+        answer(shop, parameters={"candidate": "5"})
+    with pytest.raises(ParameterError, match=r"leave 0.05 for rerank and fusion, their sum is 1.2"):
+        answer(shop, parameters={"theme_share": "0.8"})
+
+
+@pytest.mark.usefixtures("_run_dir")
+def test_popular_rows_take_turns(shop: Path) -> None:
+    store = TinyEngines(shop).store
+    rows = popular_rows(store, 100)
+    assert len(rows) == 62
+    assert rows[:8].tolist() == [0, 8, 16, 24, 32, 40, 48, 56]
+    assert rows[8:10].tolist() == [2, 10]
+
+
+@given(milliseconds=st.floats(0, 1e6))
+def test_tiers_round_down_by_at_most_a_fifth(milliseconds: float) -> None:
+    tier = tier_ms(milliseconds)
+    assert tier <= milliseconds
+    assert tier_ms(tier + 0.5) in (tier, tier_ms(tier))
+    if milliseconds >= 20:
+        assert tier >= 0.75 * milliseconds

@@ -1,0 +1,188 @@
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from endcap_server.generations import Generations
+from endcap_server.prompts import ThemeDraft, theme_completion
+from endcap_server.stages.base import Tensors, bytes_tensor, json_of, json_tensor, texts_of
+from endcap_server.stages.theme import Theme
+from tiny_shop import CATEGORIES, TinyEngines, build_shop
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(autouse=True)
+def _run_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENDCAP_RUN_DIR", str(tmp_path))
+
+
+def answer(
+    shop: Path,
+    broken: dict[str, str] | None = None,
+    placements: int = 4,
+    budget_ms: int = 2000,
+    parameters: dict[str, str] | None = None,
+    shopper: str = "likes:lamps,rugs",
+    categories: tuple[int, ...] = (5, 0),
+    **rules: object,
+) -> tuple[list[str], Tensors, dict]:
+    out = asyncio.run(
+        Theme(shop, parameters or {}, TinyEngines(shop, broken)).run(
+            {
+                "SHOPPER": bytes_tensor([shopper]),
+                "PAGE_SHAPE": np.array([placements, 12], np.int32),
+                "THEME_RULES": json_tensor(rules),
+                "SHOPPER_CATEGORY": np.array(categories, np.int32),
+                "THEME_BUDGET_MS": np.array([budget_ms], np.int32),
+                "GENERATION": np.array(Generations().current(b"key"), np.int64),
+            }
+        )
+    )
+    return texts_of(out["THEME"]), out, json_of(out["THEME_STATUS"])
+
+
+def written(*themes: ThemeDraft) -> dict[str, str]:
+    return {"theme_llm": theme_completion(themes)}
+
+
+def test_themes_of_the_llm(shop: Path) -> None:
+    themes, out, status = answer(shop)
+    assert themes[:3] == ["Light up the evening", "Soft underfoot", "Ready to plant"]
+    assert len(themes) == 6
+    assert out["CONCEPT"].shape == (6, 4)
+    assert texts_of(out["CONCEPT"][0]) == ["desk lamp", "floor lamp", "", ""]
+    assert status["source"] == "generated"
+    assert "reason" not in status
+    assert status["generated_themes"] == 6
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ({"theme_llm": "dead"}, "theme_llm: is not ready"),
+        ({"theme_llm": "late"}, "theme_llm: no answer within its share"),
+        ({"theme_llm": "sorry, I cannot"}, "theme_llm: themes: expected a JSON list"),
+        ({"theme_llm": '[{"titel": 1}]'}, "theme_llm: themes: expected an object"),
+        ({"theme_llm": '[{"title":"Light'}, "theme_llm: no theme was complete in time"),
+    ],
+)
+def test_without_the_llm_themes_are_the_shoppers_categories(shop: Path, broken: dict[str, str], reason: str) -> None:
+    before = Generations().current(b"key")
+    themes, out, status = answer(shop, broken, budget_ms=40)
+    assert themes[:2] == ["Drinks", "Lamps"]
+    assert len(set(themes)) == 6
+    assert texts_of(out["CONCEPT"][0])[:2] == ["drinks", "apple juice"]
+    assert status["source"] == "fallback"
+    assert reason in status["reason"]
+    assert Generations().current(b"key") != before
+
+
+def test_no_budget_asks_nobody(shop: Path) -> None:
+    themes, _, status = answer(shop, budget_ms=0)
+    assert all(themes)
+    assert status["reason"].startswith("theme_llm: the budget leaves it no time")
+
+
+def test_quality_checks(shop: Path) -> None:
+    broken = written(
+        ThemeDraft("Bright corners", ("desk lamp",)),
+        ThemeDraft("Corners, bright", ("reading lamp",)),
+        ThemeDraft("Sh1t for less", ("wool rug",)),
+        ThemeDraft("Тёплый чай", ("green tea",)),
+        ThemeDraft("The very best of everything that you could ever want today", ("rug pad",)),
+        ThemeDraft("Norrland evenings", ("rug pad",)),
+        ThemeDraft("Tea for two", ("cocaine", "f u c k")),
+        ThemeDraft("Warm drinks", ("green tea", "crystal meth")),
+    )
+    themes, out, status = answer(shop, broken, shopper="likes:lamps|brands:Ostara")
+    assert themes[:2] == ["Bright corners", "Warm drinks"]
+    assert texts_of(out["CONCEPT"][1]) == ["green tea", "", "", ""]
+    assert status["aiqa"] == {
+        "near_duplicate": 1,
+        "policy_profanity": 1,
+        "title_script": 1,
+        "title_length": 1,
+        "title_brand": 1,
+        "concept_policy": 3,
+        "no_concepts": 1,
+    }
+    assert status["source"] == "generated"
+    assert status["reason"] == "4 of 6 themes are categories"
+    assert status["category_themes"] == 4
+
+
+def test_brands_in_titles(shop: Path) -> None:
+    broken = written(ThemeDraft("Norrland evenings", ("desk lamp",)))
+    assert answer(shop, broken, shopper="brands:Norrland")[0][0] == "Norrland evenings"
+    assert answer(shop, broken, shopper="brands:Ostara")[0][0] != "Norrland evenings"
+    assert answer(shop, broken, parameters={"brands_in_titles": "allow"})[0][0] == "Norrland evenings"
+    refused = answer(shop, broken, shopper="brands:Norrland", parameters={"brands_in_titles": "refuse"})
+    assert refused[0][0] != "Norrland evenings"
+    assert refused[2]["source"] == "fallback"
+
+
+def test_near_duplicates_by_meaning(shop: Path) -> None:
+    # The tiny shop's vectors are bags of words: the same words in two forms are the same vector.
+    broken = written(ThemeDraft("Desk lamp", ("desk lamp",)), ThemeDraft("Lamps, desks", ("floor lamp",)))
+    assert answer(shop, broken, parameters={"max_overlap": "1"})[2]["aiqa"] == {"near_duplicate": 1}
+    dead = answer(shop, broken | {"nearest": "dead"}, parameters={"max_overlap": "1"})[2]
+    assert "near-duplicates by words only (nearest: is not ready)" in dead["reason"]
+
+
+def test_required_themes_come_first(shop: Path) -> None:
+    required = ["Easter breakfast", "Norrland: 20 years", ":::"]
+    themes, out, status = answer(shop, required_themes=required)
+    assert themes[:3] == required
+    assert texts_of(out["CONCEPT"][0])[:2] == ["easter breakfast", "apple juice"]
+    assert texts_of(out["CONCEPT"][2])[:2] == [":::", ""]
+    assert themes[3] == "Light up the evening"
+    assert status["source"] == "generated"
+
+
+def test_required_themes_without_the_llm(shop: Path) -> None:
+    themes, out, status = answer(shop, {"theme_llm": "dead"}, required_themes=["Easter breakfast"])
+    assert themes[0] == "Easter breakfast"
+    assert texts_of(out["CONCEPT"][0])[0] == "Easter breakfast"
+    assert status["source"] == "fallback"
+
+
+def test_more_required_themes_than_placements(shop: Path) -> None:
+    themes, _, status = answer(shop, placements=1, required_themes=["One", "Two", "Three"])
+    assert themes[0] == "One"
+    assert "Two" not in themes
+    assert status["aiqa"]["required_theme_without_place"] == 2
+
+
+def test_largest_page(shop: Path) -> None:
+    themes, _, status = answer(shop, placements=16, parameters={"spare": "4"})
+    assert len(themes) == 20
+    assert len({theme for theme in themes if theme}) == len([theme for theme in themes if theme])
+    assert status["generated_themes"] == 8
+    assert "themes are categories" in status["reason"]
+
+
+def test_a_catalogue_without_categories_falls_back_to_searches(tmp_path: Path) -> None:
+    shop = build_shop(tmp_path / "shop", categories=False)
+    themes, out, _ = answer(shop, {"theme_llm": "dead"}, categories=())
+    assert themes[:2] == ["Desk lamp", "Floor lamp"]
+    assert texts_of(out["CONCEPT"][0])[0] == "desk lamp"
+
+
+def test_own_scripts_and_words(shop: Path, tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("evening\n")
+    themes, _, status = answer(shop, parameters={"text_policy": str(words)})
+    assert "Light up the evening" not in themes
+    assert status["aiqa"] == {"policy_words": 1}
+    broken = written(ThemeDraft("Тёплый чай", ("green tea",)))
+    assert answer(shop, broken, parameters={"scripts": "latin, cyrillic"})[0][0] == "Тёплый чай"
+
+
+def test_answers_are_json_and_titles_known_to_the_catalogue(shop: Path) -> None:
+    _, out, _ = answer(shop, {"theme_llm": json.dumps([{"title": "a\ud800b", "concepts": ["\ud800"]}])})
+    assert texts_of(out["THEME"])[0] in {name.rsplit(" > ", 1)[1].capitalize() for name in CATEGORIES}
