@@ -94,7 +94,7 @@ def main() -> None:
     work = sample_work(store, options.build, options.texts, options.candidates, options.seed)
     runtime = RuntimeOptions(threads=threads, precision=options.precision)
     engine = CrossEncoder(options.build / "cross_encoder", store, runtime)
-    checkpoint = options.checkpoint or options.build / "cross_encoder" / "checkpoint"
+    checkpoint = options.checkpoint or options.build / "cross_encoder"
     longest = MAX_TEXT_TOKENS + store.max_product_tokens + SPECIAL_TOKENS
     baseline = Baseline(str(checkpoint), device="cpu", max_length=longest, activation_fn=torch.nn.Identity())
 

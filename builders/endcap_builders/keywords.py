@@ -22,8 +22,8 @@ _LEAST_END = 0.3
 
 _ATTRIBUTE_WORDS = """
 black white red blue green yellow pink purple orange brown grey gray silver gold beige cream teal navy multicolor
-small medium large mini new set pack piece pieces pcs pkg count size box case bundle series collection edition model style
-color colour premium classic only oz lb lbs ml cm mm kg ft sq inch inches gallon liter litre watt amp volt
+small medium large mini new set pack piece pieces pcs pkg count size box case bundle series collection edition model
+style color colour premium classic only oz lb lbs ml cm mm kg ft sq inch inches gallon liter litre watt amp volt
 """
 _ATTRIBUTES = frozenset(_ATTRIBUTE_WORDS.split())
 """Words that say how a thing is, not what: nobody searches with them alone."""

@@ -8,6 +8,7 @@ from itertools import pairwise
 _WORD = re.compile(r"\w+(?:['’.-]\w+)*", re.UNICODE)
 _PART = re.compile(r"[,;:()\[\]|/+\"]|\s[-–—]\s|\b(?:with|for|in|by|from|and|mit|für|avec|pour|con|para)\b|(?=\b\d)")
 _STOP_WORDS = """
+about after before first many off only out over under every just own
 a an and are as at be by for from has have in into is it its made of on or our so than that the their them then these
 they this to up use very was we when which while will with you your not no can all any more most each der die das und
 mit für von le la les de des et pour avec el los con para y

@@ -115,6 +115,17 @@ def test_late_request_gets_an_error_and_the_others_an_answer(engine: CrossEncode
     assert isinstance(answers[1], CrossEncoderResult)
 
 
+def test_work_is_dropped_between_micro_batches(engine: CrossEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.tile(np.arange(PRODUCTS, dtype=np.int32), (1, 4))
+    clock = iter(range(0, 1_000_000, 1_000))  # each look at the clock is a microsecond later
+    monkeypatch.setattr(time, "monotonic_ns", lambda: next(clock))
+    late, on_time = engine.run([CrossEncoderRequest(["lamp"], rows, 3_000), CrossEncoderRequest(["lamp"], rows)])
+    assert isinstance(on_time, CrossEncoderResult)
+    assert isinstance(late, TimeoutError)
+    dropped = int(str(late).split("with ")[1].split(" of")[0])
+    assert 0 < dropped < rows.size
+
+
 def test_long_text_is_cut(engine: CrossEncoder) -> None:
     rows = random_rows(1, 5, seed=8)
     (cut,) = answer(engine, CrossEncoderRequest(["lamp " * 32], rows))

@@ -66,17 +66,22 @@ def export_sentence_encoder(model: nn.Sequential, inputs: tuple[str, ...], path:
     _export(SentenceVectors(model), inputs, "vectors", path)
 
 
-def _export(module: nn.Module, inputs: tuple[str, ...], output: str, path: Path) -> None:
+def encoder_program(module: nn.Module, inputs: tuple[str, ...]) -> torch.export.ExportedProgram:
+    """Trace an encoder with a dynamic batch and length; ``inputs`` are all int64 [batch, length]."""
     example = {name: torch.ones(_EXAMPLE_SHAPE, dtype=torch.long) for name in inputs}
     if "token_type_ids" in example:
         example["token_type_ids"].zero_()
     example["attention_mask"][0, 5:] = 0
     batch, length = torch.export.Dim("batch", min=1, max=_LONGEST), torch.export.Dim.AUTO
-    module = module.cpu().float().eval()
     with torch.no_grad(), quiet():
-        program = torch.export.export(
-            module, (), example, dynamic_shapes={name: {0: batch, 1: length} for name in inputs}, strict=False
+        return torch.export.export(
+            module.eval(), (), example, dynamic_shapes={name: {0: batch, 1: length} for name in inputs}, strict=False
         )
+
+
+def _export(module: nn.Module, inputs: tuple[str, ...], output: str, path: Path) -> None:
+    program = encoder_program(module.cpu().float(), inputs)
+    with torch.no_grad(), quiet():
         converted = ov.convert_model(program)
     for port, name in zip(converted.inputs, inputs, strict=True):
         port.get_tensor().set_names({name})

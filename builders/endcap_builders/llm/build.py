@@ -1,14 +1,15 @@
 """The steps ``theme_llm`` and ``keyword_llm`` are one: examples in, a trained, exported and measured student out."""
 
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from endcap_builders.llm.evaluation import Example
-from endcap_builders.llm.examples import read_examples, split_held_out
+from endcap_builders.export.trtllm import export_for_tensorrt_llm
+from endcap_builders.llm.examples import Example, read_examples, split_held_out
 from endcap_builders.llm.export import export_student
 from endcap_builders.llm.student import StudentSettings, make_student, save_student
 from endcap_builders.llm.training import train
@@ -18,21 +19,22 @@ Evaluate = Callable[[Path, list[Example]], dict[str, Any]]
 
 
 def build_student(ctx: BuildContext, settings: StudentSettings, examples: Path, evaluate: Evaluate) -> dict[str, Any]:
-    """Train a student on a file of examples; write the checkpoint (``hf/``) and the served model (``ov/``).
+    """Train a student on a file of examples; write the served model, and the checkpoint it comes from (``hf/``).
 
     An interrupted build goes on with the export when the training was finished.
     """
     training, held_out = split_held_out(read_examples(examples), settings.held_out)
     figures: dict[str, Any] = {"examples": len(training)}
     trained = ctx.work / "hf"
-    if (trained / "trained").exists():
+    if trained.exists():
         ctx.log("the student is trained already")
-        (trained / "trained").rename(trained / "trained.txt")
     else:
         figures |= _train(ctx, settings, training, trained)
-    export_student(trained, ctx.output / "ov", settings.weights)
-    trained.rename(ctx.output / "hf")
-    measured = evaluate(ctx.output / "ov", held_out)
+    export_student(trained, ctx.output, settings.weights)
+    if ctx.profile == "gpu":
+        export_for_tensorrt_llm(trained, ctx.output / "trtllm")
+    shutil.copytree(trained, ctx.output / "hf")
+    measured = evaluate(ctx.output, held_out)
     ctx.log(", ".join(f"{name} {value}" for name, value in measured.items()))
     return {**figures, "held_out": {"examples": len(held_out), **measured}}
 
@@ -46,7 +48,7 @@ def _train(ctx: BuildContext, settings: StudentSettings, examples: list[Example]
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "vocabulary": len(tokenizer),
         }
-        if settings.train_seconds:
+        if settings.train_tokens:
             with progress_bar(ctx.console) as progress:
                 task = progress.add_task("training", total=100)
                 done = train(
@@ -59,10 +61,17 @@ def _train(ctx: BuildContext, settings: StudentSettings, examples: list[Example]
                         task, completed=round(100 * share), description=f"training, loss {loss:.3f}"
                     ),
                 )
-            figures |= {"steps": done.steps, "epochs": done.epochs, "loss": done.loss, "train_seconds": done.seconds}
+            figures |= {
+                "steps": done.steps,
+                "tokens": done.tokens,
+                "epochs": done.epochs,
+                "loss": done.loss,
+                "train_seconds": done.seconds,
+            }
             figures["tokens_per_second"] = round(done.tokens / max(done.seconds, 1e-3))
     except ValueError as error:
         raise BuildError(str(error)) from None
-    save_student(model, tokenizer, folder)
-    (folder / "trained").touch()
+    unfinished = folder.with_name("hf.new")
+    save_student(model, tokenizer, unfinished)
+    unfinished.rename(folder)
     return figures

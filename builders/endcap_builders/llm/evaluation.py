@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from endcap_server import prompts
 from endcap_server.engines.grammar import keyword_grammar, theme_grammar
-from endcap_server.engines.llm import Answer, Llm
+from endcap_server.engines.llm import Llm
+from endcap_server.engines.llm_engine import Answer
 
 from endcap_builders.llm.examples import Example
 

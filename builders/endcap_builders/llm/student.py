@@ -1,11 +1,14 @@
 """The student model: a small Llama made from scratch, or any local checkpoint (whole or with LoRA)."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import Field
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from endcap_builders.llm.examples import Example
 from endcap_builders.llm.tokenizer import load_tokenizer, train_tokenizer
@@ -23,16 +26,28 @@ class StudentSettings(Settings):
     hidden: int = Field(256, ge=32, le=4096, description="width of a model made from scratch")
     layers: int = Field(4, ge=1, le=64, description="layers of a model made from scratch")
     heads: int = Field(4, ge=1, le=64, description="attention heads of a model made from scratch")
-    train_seconds: float = Field(70.0, ge=0, description="time for training; 0: use the checkpoint as it is")
-    max_steps: int = Field(100_000, ge=1, description="most optimiser steps, however much time is left")
-    tokens_per_step: int = Field(2048, ge=256, description="tokens of one optimiser step")
-    learning_rate: float = Field(3e-3, gt=0, description="peak learning rate (5e-5 to 3e-4 suit a given checkpoint)")
+    train_tokens: int = Field(
+        600_000, ge=0, description="tokens to train on (about a minute on two cores); 0: use the checkpoint as it is"
+    )
+    train_seconds: float = Field(240.0, gt=0, description="most time for training, for machines that are slow or busy")
+    tokens_per_step: int = Field(1024, ge=256, description="tokens of one optimiser step")
+    learning_rate: float = Field(
+        0.0, ge=0, description="peak learning rate of AdamW; 0: what suits (from scratch 0.02, LoRA 2e-4, whole 3e-5)"
+    )
+    matrix_learning_rate: float = Field(0.02, gt=0, description="peak learning rate of Muon, for models from scratch")
     prompt_weight: float = Field(
         0.1, ge=0, le=1, description="weight of the prompt's tokens in the loss; answers have 1"
     )
     max_tokens: int = Field(1024, ge=64, description="longest example in tokens; longer ones are left out")
     held_out: int = Field(120, ge=1, description="examples kept aside to measure the student on")
     weights: str = Field("int8", pattern="^(int8|int4|fp16)$", description="weight format of the export")
+
+    @property
+    def peak_rate(self) -> float:
+        """The peak learning rate of AdamW."""
+        if self.learning_rate:
+            return self.learning_rate
+        return (2e-4 if self.lora else 3e-5) if self.checkpoint else 2e-2
 
 
 def make_student(settings: StudentSettings, examples: list[Example]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -47,7 +62,7 @@ def make_student(settings: StudentSettings, examples: list[Example]) -> tuple[Pr
             raise ValueError(f"checkpoint {folder}: expected a folder with config.json, got none")
         tokenizer = load_tokenizer(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-        return _with_lora(model) if settings.lora and settings.train_seconds else model, tokenizer
+        return _with_lora(model) if settings.lora and settings.train_tokens else model, tokenizer
     texts = (text for example in examples for text in (example.prompt, example.completion))
     tokenizer = train_tokenizer(texts, settings.vocabulary)
     # Keywords as a dictionary: the type checker does not know what the configuration classes are decorated with.
@@ -72,8 +87,21 @@ def save_student(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -
     """Save a plain Hugging Face checkpoint; LoRA weights are merged into it."""
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    model.save_pretrained(folder)
+    with no_progress_bars():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Without the bars that transformers draws over ours."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _with_lora(model: PreTrainedModel) -> Any:

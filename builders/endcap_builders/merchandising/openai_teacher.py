@@ -59,9 +59,9 @@ class _Keywords(BaseModel):
 _THEMES_TASK = """\
 You are the merchandiser of an online shop. Write the themed placements of one shopper's page, most relevant first.
 Each has a short, natural title (2 to 6 words, sentence case, no punctuation but ? or !) and 2 to 4 product concepts:
-plain things that a shopper would type into the search box, in lower case, without brands.
+things that a shopper would type into the search box, in lower case, without brands.
 Mix what the shopper buys again, what goes with it, occasions, the season, and brands; answer searches and the campaign
-first. No two placements about the same things. Stay within what the shop sells. Some of its categories: {categories}."""
+first. No two placements about the same things. Stay within what the shop sells. Some categories: {categories}."""
 
 _KEYWORDS_TASK = """\
 You are the merchandiser of an online shop. Choose the search keywords whose products belong to a themed placement:
@@ -98,6 +98,7 @@ class OpenAITeacher:
         self._answers = _read_answers(answers)
         self.resumed = len(self._answers)
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
         self.asked = self.malformed = self.input_tokens = self.output_tokens = 0
 
     def themes(self, requests: Sequence[ThemeRequest]) -> Iterator[list[ThemeDraft]]:
@@ -140,7 +141,6 @@ class OpenAITeacher:
         try:
             yield from pool.map(lambda text: self._ask(task, text, form), texts)
         finally:
-            # After an error the waiting requests would only cost money.
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _ask(self, task: str, text: str, form: type[A]) -> A | None:
@@ -148,6 +148,8 @@ class OpenAITeacher:
         if key in self._answers:
             return form.model_validate(self._answers[key])
         for _ in range(1 + self.settings.malformed_retries):
+            if self._stopped.is_set():
+                return None
             answer = self._ask_once(task, text, form)
             if answer is not None:
                 self._keep(key, answer)
@@ -169,6 +171,8 @@ class OpenAITeacher:
                 model=self.settings.model, messages=messages, response_format=schema
             )
         except openai.OpenAIError as error:
+            # What others were about to ask would fail as well, or cost money for a build that has failed.
+            self._stopped.set()
             raise BuildError(
                 f"teacher {self.settings.model} at {self._client.base_url}: {type(error).__name__}: {error}; "
                 f"{len(self._answers)} answers are kept, the next build goes on from there"

@@ -19,13 +19,15 @@ Array = np.ndarray[Any, Any]
 
 _WORD = re.compile(r"[^\W_]+(?:[-'&][^\W_]+)*")
 _PRESENTABLE = re.compile(r"(?:[^\W_][\w&'%.+/-]{0,19}|&)(?: (?:[^\W_][\w&'%.+/-]{0,19}|&)){0,4}")
-_MIN_PRODUCTS = 3
+_LEAST_PRODUCTS = (5, 3, 2, 1)  # of a topic; fewer only where a small shop would have too few topics
+_FEW_TOPICS = 20
 _MAX_TOPICS = 500
 _KEYWORD_AGREEMENT = 0.6
 _NAMED_AGREEMENT = 0.5
 _CONCEPTS = 24
 _BEST_PRODUCTS = 16
 _WELL_KNOWN = 5
+_LEAST_LIKENESS = 0.62
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,13 @@ def find_topics(store: ItemStore) -> Topics:
     index = TitleIndex(store.titles)
     names = _category_names(store)
     with_categories = sum(bool(name) for name in names) > len(store) // 2
-    labels, parents = (names, _parents(store)) if with_categories else (_keyword_labels(store, index), {})
-    sizes = Counter(label for label in labels if label)
-    kept = [name for name, size in sizes.most_common(_MAX_TOPICS) if size >= min(_MIN_PRODUCTS, len(store))]
+    for least in _LEAST_PRODUCTS:
+        labels = names if with_categories else _keyword_labels(store, index, least)
+        sizes = Counter(label for label in labels if label)
+        kept = [name for name, size in sizes.most_common(_MAX_TOPICS) if size >= least]
+        if len(kept) >= _FEW_TOPICS:
+            break
+    parents = _parents(store) if with_categories else {}
     position = {name: place for place, name in enumerate(kept)}
     of_product = np.array([position.get(label, -1) for label in labels], np.int32)
     conceptual = _conceptual(store) & _spelled(store, index)
@@ -141,7 +147,7 @@ def _parents(store: ItemStore) -> dict[str, str]:
     return parents
 
 
-def _keyword_labels(store: ItemStore, index: TitleIndex) -> list[str]:
+def _keyword_labels(store: ItemStore, index: TitleIndex, least: int) -> list[str]:
     """Give each product the name of the first topic keyword that its title contains."""
     limit = max(12, len(store) // 25)
     found: list[tuple[float, str, Array]] = []
@@ -150,21 +156,28 @@ def _keyword_labels(store: ItemStore, index: TitleIndex) -> list[str]:
         if not 1 <= len(parts) <= 3 or not presentable(text) or any(part[0].isdigit() for part in parts):
             continue
         rows = index.match(parts)
-        if 5 <= len(rows) <= limit:
-            # Two words say what a thing is ("ceiling fan"); one word is as often a colour or a brand.
-            found.append((len(rows) * (1.0 if " " in text else 0.3), text, rows))
+        if least <= len(rows) <= limit:
+            likeness = _likeness(store, rows)
+            if likeness >= _LEAST_LIKENESS:
+                # Two words say what a thing is ("ceiling fan"); one word is as often a brand or a material.
+                found.append((len(rows) * likeness**2 * (1.0 if " " in text else 0.4), text, rows))
     found.sort(key=lambda item: (-item[0], item[1]))
     labels = [""] * len(store)
     used = 0
     for _, text, rows in found:
         free = [row for row in rows.tolist() if not labels[row]]
-        if len(free) >= max(_MIN_PRODUCTS, len(rows) // 2):
+        if len(free) >= max(least, len(rows) // 2):
             for row in free:
                 labels[row] = text
             used += 1
             if used == _MAX_TOPICS:
                 break
     return labels
+
+
+def _likeness(store: ItemStore, rows: Array) -> float:
+    """How alike products are (length of their mean vector): fans are, things that happen to be round are not."""
+    return float(np.linalg.norm(store.vectors[rows[:: max(1, len(rows) // 60)]].astype(np.float32).mean(axis=0)))
 
 
 def _conceptual(store: ItemStore) -> Array:

@@ -14,6 +14,22 @@ from endcap_builders.relevance.teacher import Teacher
 from endcap_builders.relevance.training import Schedule, Track, fit, length_grouped
 
 
+class ElementwiseHead(torch.nn.Module):
+    """A linear head with one output, as product and sum: the same logit, which engines that run in bf16 do not round.
+
+    OpenVINO computes what follows the last matrix product in float32. With the head as that last product, the logit
+    itself is rounded to three digits, and half of a query's candidates tie.
+    """
+
+    def __init__(self, head: torch.nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = head.weight, head.bias
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map float [batch, hidden] to [batch, 1]."""
+        return (hidden * self.weight[0]).sum(-1, keepdim=True) + self.bias
+
+
 def head_from_teacher(student: Any, teacher: Teacher) -> None:
     """Start the student's one output as the teacher's expected grade, to first order.
 

@@ -16,10 +16,14 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from endcap_builders.pipeline import BuildContext
 from endcap_builders.relevance.encode import EncodedPairs
 from endcap_builders.relevance.pairs import RelevanceError
 
 Track = Callable[..., Iterable[Any]]
+
+_HEADS = ("classifier", "score")
+"""What transformers' sequence classifiers call their last layer."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +135,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = {name: tensor.to(device) for name, tensor in encoded.batch(indices).items()}
-        with torch.autocast(device.type, torch.bfloat16):
-            logits = model(**batch).logits
-        value = loss(logits.float(), indices)
+        value = loss(_logits(model, batch), indices)
         losses.append(float(value.detach()))
         if not math.isfinite(losses[-1]):
             raise RelevanceError(f"{description}: the loss became {losses[-1]} at step {step}; lower learning_rate")
@@ -153,6 +155,15 @@ def fit(
     }
 
 
+def tell_if_cut(ctx: BuildContext, figures: dict[str, float], schedule: Schedule) -> None:
+    """Say so when time ended a training: on a busy machine it may have learned next to nothing."""
+    if figures["steps"] < schedule.max_steps:
+        ctx.log(
+            f"training was ended by train_seconds={schedule.max_seconds:g} after {figures['steps']:.0f} of "
+            f"{schedule.max_steps} steps; raise it, or lower max_pairs, for a better model"
+        )
+
+
 @torch.inference_mode()
 def predict(
     model: torch.nn.Module, encoded: EncodedPairs, indices: np.ndarray | None = None, batch_size: int = 64
@@ -166,8 +177,7 @@ def predict(
     logits: np.ndarray | None = None
     for part in encoded.sorted_batches(indices, batch_size):
         batch = {name: tensor.to(device) for name, tensor in encoded.batch(part).items()}
-        with torch.autocast(device.type, torch.bfloat16):
-            output = model(**batch).logits.float().cpu().numpy()
+        output = _logits(model, batch).cpu().numpy()
         if logits is None:
             logits = np.empty((len(indices), output.shape[1]), dtype=np.float32)
         logits[place[part]] = output
@@ -198,6 +208,29 @@ def length_grouped(
     for index in rng.permutation(len(batches)):
         if batches[index]:
             yield np.concatenate(batches[index])
+
+
+def _logits(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Logits float32 [b, labels]: the body in bf16, the head in float32.
+
+    A head in bf16 would round its result to three digits, which makes ties of the very products to be told apart.
+    """
+    head = next((child for name, child in model.named_children() if name in _HEADS), None)
+    if head is None:
+        with torch.autocast(batch["input_ids"].device.type, torch.bfloat16):
+            return model(**batch).logits.float()
+    device, exact = batch["input_ids"].device.type, head.forward
+
+    def forward(hidden: torch.Tensor, *more: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device, enabled=False):
+            return exact(hidden.float(), *more)
+
+    head.forward = forward
+    try:
+        with torch.autocast(device, torch.bfloat16):
+            return model(**batch).logits.float()
+    finally:
+        del head.forward
 
 
 def _endless(batches: Callable[[int], Iterable[np.ndarray]], steps: int) -> Iterable[np.ndarray]:

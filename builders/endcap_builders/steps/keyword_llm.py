@@ -13,7 +13,9 @@ from endcap_builders.pipeline import BuildContext, Step
 class KeywordStudentSettings(StudentSettings):
     """Settings of the keyword student."""
 
-    train_seconds: float = Field(60.0, ge=0, description="time for training; 0: use the checkpoint as it is")
+    train_tokens: int = Field(
+        600_000, ge=0, description="tokens to train on (about a minute on two cores); 0: use the checkpoint as it is"
+    )
 
 
 def run(ctx: BuildContext, settings: KeywordStudentSettings) -> dict[str, Any]:

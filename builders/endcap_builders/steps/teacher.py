@@ -12,7 +12,7 @@ from endcap_builders.pipeline import BuildContext, Step
 from endcap_builders.relevance.data import SampleSettings, draw_labelled, pair_encoder, read_labelled
 from endcap_builders.relevance.measure import group_figures
 from endcap_builders.relevance.teacher import train_teacher
-from endcap_builders.relevance.training import Schedule, load_model
+from endcap_builders.relevance.training import Schedule, load_model, tell_if_cut
 
 LABELS_FILE = "labels.json"
 
@@ -26,7 +26,7 @@ class TeacherSettings(SampleSettings):
     held_out_share: float = Field(0.1, gt=0, lt=0.5, description="share of the queries kept for calibration")
     weak_queries: int = Field(600, ge=2, description="queries made from the catalogue where nobody has judged any")
     epochs: float = Field(1.0, gt=0, description="passes over the pairs")
-    train_seconds: float = Field(60.0, gt=0, description="training ends after this time even within a pass")
+    train_seconds: float = Field(90.0, gt=0, description="training ends after this time even within a pass")
     batch_size: int = Field(32, ge=2, description="pairs per step")
     learning_rate: float = Field(2e-4, gt=0, le=1e-2, description="peak learning rate")
 
@@ -56,6 +56,7 @@ def run(ctx: BuildContext, settings: TeacherSettings) -> dict[str, Any]:
         rng=rng,
         track=ctx.track,
     )
+    tell_if_cut(ctx, figures, schedule)
     teacher.save(ctx.output)
     shared = settings.model_dump(include={"weak_queries", "held_out_share"})
     (ctx.output / LABELS_FILE).write_text(json.dumps(shared) + "\n")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tokenizers import Tokenizer
 
 from endcap_server.columns import Array
-from endcap_server.engines.encoder_runtime import EncoderRuntime, EngineLoadError, RuntimeOptions
+from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions, open_encoder
 
 DEFAULT_OPTIONS = RuntimeOptions()
 
@@ -36,7 +36,7 @@ class BiEncoder:
         self.config = _read_config(folder / "encoder.json")
         self.tokenizer = load_tokenizer(folder / "tokenizer.json")
         self.tokenizer.enable_truncation(self.config.max_tokens)
-        self._runtime = EncoderRuntime(folder / "model.xml", options)
+        self._runtime = open_encoder(folder, options)
         self.dimension = self.config.dimension
         self.precision = self._runtime.options.precision
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from endcap_server.columns import Array
 from endcap_server.engines.bi_encoder import load_tokenizer
-from endcap_server.engines.encoder_runtime import EncoderRuntime, EngineLoadError, RuntimeOptions
+from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions, open_encoder
 from endcap_server.margins import pairwise_margins
 from endcap_server.stages.base import InvalidRequest
 from endcap_server.store import ItemStore, tokenizer_digest
@@ -78,9 +78,9 @@ class CrossEncoder:
             )
         self._begin, self._separator = special
         self._tokenizer.enable_truncation(MAX_TEXT_TOKENS + len(special))
-        self._runtime = EncoderRuntime(folder / "model.xml", options)
+        self._runtime = open_encoder(folder, options)
         if self._runtime.outputs != 1:
-            raise EngineLoadError(f"{folder / 'model.xml'}: expected one score a pair, got {self._runtime.outputs}")
+            raise EngineLoadError(f"{folder}: expected one score a pair, got {self._runtime.outputs}")
         self.precision = self._runtime.options.precision
 
     def check(self, request: CrossEncoderRequest) -> None:

@@ -4,12 +4,12 @@ Sorting by length into small batches is the largest single lever on a CPU: paddi
 """
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
-import openvino as ov
 
 from endcap_server.columns import Array
 
@@ -34,8 +34,10 @@ class RuntimeOptions:
     """Micro-batches computed side by side; 0: one a thread, at most 8. Products of this size do not fill two cores."""
     precision: str = "auto"
     """``f32``, ``bf16``, or ``auto``: bf16 where the CPU computes with it."""
-    token_budget: int = 448
-    """Tokens of a micro-batch: 8 to 16 pairs of a query and a product title."""
+    token_budget: int = 640
+    """Tokens of a micro-batch: about 20 pairs of a query and a product title; fewer leave the matrix units idle."""
+    implementation: str = "openvino"
+    """What computes: ``openvino`` (``model.xml``) on the CPU, or ``tensorrt`` (``model.plan``) on a GPU."""
 
     def resolved(self) -> "RuntimeOptions":
         """Return the options with every 0 and ``auto`` replaced by what this machine gives."""
@@ -48,9 +50,32 @@ class RuntimeOptions:
         streams = self.streams or min(threads, MAX_STREAMS)
         precision = self.precision
         if precision == "auto":
+            import openvino as ov
+
             capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             precision = "bf16" if "BF16" in capabilities else "f32"
-        return RuntimeOptions(threads, min(streams, threads), precision, self.token_budget)
+        return replace(self, threads=threads, streams=min(streams, threads), precision=precision)
+
+
+class Encoder(Protocol):
+    """A compiled encoder, whatever computes it."""
+
+    options: RuntimeOptions
+    outputs: int
+
+    def run(self, lengths: Array, fill: Fill, alive: Callable[[], Array] | None = None) -> tuple[Array, Array]:
+        """As ``EncoderRuntime.run``."""
+
+
+def open_encoder(folder: Path, options: RuntimeOptions) -> Encoder:
+    """Load the encoder that a build step wrote to ``folder``; only the chosen implementation is imported."""
+    if options.implementation == "openvino":
+        return EncoderRuntime(folder / "model.xml", options)
+    if options.implementation == "tensorrt":
+        from endcap_server.engines.tensorrt_runtime import TensorRtRuntime
+
+        return TensorRtRuntime(folder / "model.plan", options)
+    raise EngineLoadError(f"implementation: expected openvino or tensorrt, got {options.implementation!r}")
 
 
 def plan_micro_batches(lengths: Array, token_budget: int, streams: int = 1) -> list[Array]:
@@ -83,6 +108,8 @@ class EncoderRuntime:
         """Compile ``model`` (OpenVINO IR, inputs int64 [batch, length], first output float [batch, outputs])."""
         if not model.exists():
             raise EngineLoadError(f"{model}: expected an exported encoder, found none; run endcap build")
+        import openvino as ov  # not in the GPU container
+
         self.options = options.resolved()
         self._compiled = ov.Core().compile_model(
             model,
@@ -120,7 +147,7 @@ class EncoderRuntime:
         results = np.zeros((len(lengths), self.outputs), np.float32)
         done = np.zeros(len(lengths), np.bool_)
 
-        def collect(request: ov.InferRequest, rows_and_feed: tuple[Array, dict[str, Array]]) -> None:
+        def collect(request: Any, rows_and_feed: tuple[Array, dict[str, Array]]) -> None:
             results[rows_and_feed[0]] = request.get_output_tensor(0).data
             done[rows_and_feed[0]] = True
 
@@ -132,15 +159,17 @@ class EncoderRuntime:
                 rows = rows[alive()[rows]]
                 if not len(rows):
                     continue
-            feed = self._feed(rows, lengths[rows], fill)
+            feed = make_feed(self._names, rows, lengths[rows], fill)
             self._queue.start_async(feed, (rows, feed), share_inputs=True)
         self._queue.wait_all()
         return results, done
 
-    def _feed(self, rows: Array, lengths: Array, fill: Fill) -> dict[str, Array]:
-        width = max(int(lengths.max()), 1)
-        ids, types = np.zeros((2, len(rows), width), np.int64)
-        fill(rows, ids, types)
-        mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
-        feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
-        return {name: feed[name] for name in self._names}
+
+def make_feed(names: Sequence[str], rows: Array, lengths: Array, fill: Fill, step: int = 1) -> dict[str, Array]:
+    """The inputs ``names`` of a micro-batch, int64 [b, width], padded to the longest, rounded up to ``step``."""
+    width = max(-(-int(lengths.max()) // step) * step, 1)
+    ids, types = np.zeros((2, len(rows), width), np.int64)
+    fill(rows, ids, types)
+    mask = (np.arange(width) < lengths[:, None]).astype(np.int64)
+    feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": types}
+    return {name: feed[name] for name in names}

@@ -9,40 +9,22 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import openvino
 import openvino_genai
 from tokenizers import Tokenizer
 
-Finish = Literal["stop", "length", "cancelled"]
+from endcap_server.engines.llm_engine import AbandonedError, Answer, LlmEngine, LlmError, OnDone, bytes_per_token
+
 _KV_BLOCK_TOKENS = 32  # openvino-genai's block size on the CPU
 _RUNNING = openvino_genai.GenerationStatus.RUNNING
 _FINISHED = openvino_genai.GenerationStatus.FINISHED
 _LENGTH = openvino_genai.GenerationFinishReason.LENGTH
-
-
-class LlmError(RuntimeError):
-    """The engine cannot answer; the message says why."""
-
-
-class AbandonedError(TimeoutError):
-    """The deadline passed, or the caller left, before a single token was written."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What an LLM wrote: ``stop`` complete, ``length`` cut by max_tokens, ``cancelled`` cut by the deadline."""
-
-    text: str
-    finish: Finish
-
-
-OnDone = Callable[[Answer | Exception], None]
 
 
 @dataclass(eq=False)
@@ -58,8 +40,8 @@ class _Request:
     proven: bool = False  # has been through a step
 
 
-class Llm:
-    """Answers prompts by greedy decoding under grammars, batching all requests in flight."""
+class Llm(LlmEngine):
+    """A student in openvino-genai's continuous batching."""
 
     def __init__(
         self,
@@ -92,7 +74,7 @@ class Llm:
         self.max_length = int(config.get("max_position_embeddings", 2048))
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         scheduler = openvino_genai.SchedulerConfig()
-        scheduler.num_kv_blocks = max(2, cache_mb * 2**20 // (_KV_BLOCK_TOKENS * _bytes_per_token(config)))
+        scheduler.num_kv_blocks = max(2, cache_mb * 2**20 // (_KV_BLOCK_TOKENS * bytes_per_token(config)))
         scheduler.cache_size = 0
         # A prompt is read in one step: these models are small, so splitting prompts only adds steps.
         scheduler.max_num_batched_tokens = max(4096, self.max_length)
@@ -103,6 +85,8 @@ class Llm:
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "LATENCY",
+            # The engines of a machine are several processes: pinned threads would pile up on the same cores.
+            "ENABLE_CPU_PINNING": False,
         }
 
         def make_pipeline() -> Any:
@@ -131,17 +115,7 @@ class Llm:
         on_done: OnDone,
         abandoned: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Queue a prompt; `on_done` is called once, from the engine's thread, and must return quickly.
-
-        Args:
-            prompt: as the student was trained on (`endcap_server.prompts`).
-            grammar: EBNF with the start rule ``root``; "" for free text.
-            max_tokens: most tokens to write.
-            deadline_ns: on the clock of ``time.monotonic_ns``; what is written until then is the answer.
-            on_done: receives the answer, or an LlmError (the request is wrong, the engine is closed or full) or
-                AbandonedError.
-            abandoned: asked between steps; true stops the request, as a caller who has gone does.
-        """
+        """As ``LlmEngine.submit``; `abandoned` is asked between decoding steps."""
         request = _Request(prompt, grammar, max_tokens, deadline_ns, on_done, abandoned)
         if self._closed.is_set():
             on_done(LlmError("the LLM engine is closed"))
@@ -149,40 +123,6 @@ class Llm:
             on_done(LlmError(f"the LLM engine is busy: {self._max_waiting} requests wait"))
         else:
             self._queue.put(request)
-
-    def generate(
-        self, prompts: Sequence[str], grammars: Sequence[str], max_tokens: int, timeout_s: float = 60.0
-    ) -> list[Answer]:
-        """Answer several prompts in one batch and wait for them; for builders, benchmarks and tests.
-
-        Raises:
-            LlmError: a prompt or grammar is wrong, or the engine is closed.
-        """
-        results: list[Answer | Exception | None] = [None] * len(prompts)
-        done = threading.Semaphore(0)
-
-        def receive(index: int) -> OnDone:
-            def on_done(result: Answer | Exception) -> None:
-                results[index] = result
-                done.release()
-
-            return on_done
-
-        deadline_ns = time.monotonic_ns() + int(timeout_s * 1e9)
-        window = max(1, self._max_waiting // 2)
-        for index, (prompt, grammar) in enumerate(zip(prompts, grammars, strict=True)):
-            if index >= window:
-                done.acquire()
-            self.submit(prompt, grammar, max_tokens, deadline_ns, receive(index))
-        for _ in range(min(window, len(prompts))):
-            done.acquire()
-        answers = []
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
-            assert result is not None
-            answers.append(result)
-        return answers
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text."""
@@ -317,10 +257,3 @@ class Llm:
 def _cancel(request: _Request) -> None:
     if request.handle is not None:
         request.handle.cancel()
-
-
-def _bytes_per_token(config: dict[str, Any]) -> int:
-    """Bytes of keys and values of one token, two a number (the CPU keeps them in 8 bits with scales, or in 16)."""
-    heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
-    size = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
-    return 2 * 2 * int(config["num_hidden_layers"]) * heads * size

@@ -43,8 +43,8 @@ class NearestResult:
 class Nearest:
     """Answers nearest-neighbour requests. Not re-entrant: one thread calls ``run``."""
 
-    def __init__(self, build: Path, options: RuntimeOptions = DEFAULT_OPTIONS) -> None:
-        """Load ``bi_encoder/`` and ``index/`` of the build folder ``build``."""
+    def __init__(self, build: Path, options: RuntimeOptions = DEFAULT_OPTIONS, faiss_device: str = "cpu") -> None:
+        """Load ``bi_encoder/`` and ``index/`` of the build folder ``build``; search on ``cpu`` or ``gpu``."""
         self.encoder = BiEncoder(build / "bi_encoder", options)
         self._indexes = {name: _read_index(build / "index" / f"{name}.faiss") for name in INDEXES}
         for name, index in self._indexes.items():
@@ -53,6 +53,12 @@ class Nearest:
                     f"{build}/index/{name}.faiss: expected {self.encoder.dimension} dimensions (the bi-encoder's), got "
                     f"{index.d}; run endcap build store, then endcap build index"
                 )
+        if faiss_device == "gpu":
+            from endcap_server.engines.faiss_gpu import on_gpu
+
+            self._indexes = on_gpu(self._indexes)
+        elif faiss_device != "cpu":
+            raise EngineLoadError(f"faiss_device: expected cpu or gpu, got {faiss_device!r}")
         if options.threads:
             faiss.omp_set_num_threads(options.threads)
 

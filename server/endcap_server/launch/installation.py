@@ -1,7 +1,9 @@
 """Where the tritonserver binary, the Python backend and libpython of an environment are.
 
-The `nvidia-pytriton` wheel carries a complete server; endcap runs its binary, not its API. The Python backend starts a
-stub for the `python3` that comes first on PATH, so the environment whose packages the models import has to be that one.
+The `nvidia-pytriton` wheel carries a complete server; endcap runs its binary, not its API. NVIDIA's containers, which
+the GPU profile needs, have the server in /opt/tritonserver, with a stub for the system's Python. The Python backend
+starts a stub for the `python3` that comes first on PATH, so the environment whose packages the models import has to be
+that one.
 """
 
 import json
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+CONTAINER = Path("/opt/tritonserver")
 _PROBE = """
 import importlib.util, json, pathlib, sys, sysconfig
 spec = importlib.util.find_spec("pytriton")
@@ -36,7 +39,7 @@ class Installation:
 
     python: Path
     server: Path
-    """`pytriton/tritonserver`: `bin`, `backends`, `caches`, `python_backend_stubs`."""
+    """The server's folder, with `bin`, `backends` and `caches`."""
     stub: Path
     libraries: tuple[Path, ...]
     """Folders of libpython and of the server's bundled libraries, for LD_LIBRARY_PATH."""
@@ -73,6 +76,7 @@ class Installation:
             "TOKENIZERS_PARALLELISM": "false",
             # Nine processes share the cores; their small matrices gain nothing from threads that wait for each other.
             "OPENBLAS_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
         }
 
     def link_python_backend(self, folder: Path) -> Path:
@@ -93,7 +97,7 @@ def find_installation(python: Path | None = None) -> Installation:
     """The serving environment of `python`, or the one at hand.
 
     Looks at `python`, else `$ENDCAP_SERVING_PYTHON`, else the running interpreter if it has the server, else
-    `.venv-serving` in the working folder and its parents.
+    `.venv-serving` in the working folder and its parents, else the running interpreter inside NVIDIA's container.
 
     Raises:
         LaunchError: no environment, or it lacks the server, its stub, libpython or endcap itself.
@@ -105,11 +109,17 @@ def find_installation(python: Path | None = None) -> Installation:
     if probe.returncode != 0:
         raise LaunchError(f"{chosen} does not run: {probe.stderr.strip().splitlines()[-1:]}; run `make setup` again")
     found = json.loads(probe.stdout)
-    if not found["pytriton"]:
+    if not found["pytriton"] and not _in_container():
         raise LaunchError(f"{chosen} has no tritonserver: `pip install 'endcap[serving]'` there, or run `make setup`")
     if not found["endcap"]:
         raise LaunchError(f"{chosen} lacks the endcap package that the models import; run `make setup`")
-    return _installation(chosen, found)
+    if found["pytriton"]:
+        return _installation(chosen, found)
+    return Installation(chosen, CONTAINER, CONTAINER / "backends/python/triton_python_backend_stub", ())
+
+
+def _in_container() -> bool:
+    return (CONTAINER / "bin" / "tritonserver").exists()
 
 
 def _installation(python: Path, found: dict[str, str]) -> Installation:
@@ -142,4 +152,6 @@ def _python_at_hand() -> Path:
         python = folder / ".venv-serving" / "bin" / "python"
         if python.exists():
             return python
+    if _in_container():
+        return running
     raise LaunchError("no serving environment (.venv-serving) found; run `make setup`, or name one with --python")

@@ -16,6 +16,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from endcap_server.stages.base import InvalidRequest, Tensors
+from endcap_server.triton.device import select_gpu
 from endcap_server.triton.tensors import (
     answer,
     build_folder,
@@ -79,6 +80,8 @@ class EngineModel(ABC):
         """Open the build."""
         parameters = config_parameters(args["model_config"])
         build = build_folder(args, parameters)
+        if args["model_instance_kind"] == "GPU":
+            select_gpu(int(args["model_instance_device_id"]))
         self._inputs = input_names(args["model_config"])
         self.open(build, parameters)
 

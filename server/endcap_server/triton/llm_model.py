@@ -3,22 +3,13 @@
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from pydantic import Field
-
-from endcap_server.engines.llm import AbandonedError, Answer, Llm
-from endcap_server.stages.base import InvalidRequest, StageParameters, Tensors, bytes_tensor, texts_of
+from endcap_server.engines.llm_engine import AbandonedError, Answer, open_llm
+from endcap_server.engines.parameters import LlmParameters
+from endcap_server.stages.base import InvalidRequest, Tensors, bytes_tensor, texts_of
 from endcap_server.triton.engine_model import EngineModel, Job
-
-
-class LlmParameters(StageParameters):
-    """Parameters of `theme_llm/config.pbtxt` and `keyword_llm/config.pbtxt`."""
-
-    threads: int = Field(2, ge=1, le=1024, description="CPU threads of a decoding step")
-    cache_mb: int = Field(64, ge=1, le=65536, description="memory for keys and values, MB (2**20 bytes)")
-    max_sequences: int = Field(32, ge=1, le=1024, description="sequences decoded together")
-    max_waiting: int = Field(256, ge=1, description="prompts that may wait; more are refused at once")
 
 
 def llm_model(model_name: str) -> type:
@@ -38,7 +29,7 @@ class LlmModel(EngineModel):
     def open(self, build: Path, parameters: dict[str, str]) -> None:
         """Load the engine."""
         settings = LlmParameters.from_strings(self.name, parameters)
-        self._llm = Llm(build / self.name, **settings.model_dump())
+        self._llm = open_llm(build / self.name, settings)
 
     def read(self, tensors: Tensors, deadline_ns: int) -> tuple[list[str], list[str], int]:
         """(prompts, grammars, max_tokens); raises InvalidRequest."""
@@ -63,7 +54,7 @@ class LlmModel(EngineModel):
                 grammar,
                 max_tokens,
                 job.deadline_ns,
-                lambda result, index=index: gather.put(index, result),
+                partial(gather.put, index),
                 left,
             )
 

@@ -3,20 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
-from endcap_server.engines.encoder_runtime import RuntimeOptions
 from endcap_server.engines.nearest import Nearest, NearestRequest, NearestResult
-from endcap_server.stages.base import InvalidRequest, StageParameters, Tensors, texts_of
+from endcap_server.engines.parameters import NearestParameters
+from endcap_server.stages.base import InvalidRequest, Tensors, texts_of
 from endcap_server.triton.engine_model import BatchingModel
-
-
-class NearestParameters(StageParameters):
-    """Parameters of `nearest/config.pbtxt`."""
-
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads of encoding and searching; 0: all")
-    precision: str = Field("auto", pattern="^(auto|f32|bf16)$", description="bf16, f32, or auto: by the CPU")
-    max_batch_requests: int = Field(64, ge=1, le=4096, description="requests that are answered in one go")
 
 
 class TritonPythonModel(BatchingModel):
@@ -25,7 +15,7 @@ class TritonPythonModel(BatchingModel):
     def open(self, build: Path, parameters: dict[str, str]) -> None:
         """Load the engine."""
         settings = NearestParameters.from_strings("nearest", parameters)
-        self._engine = Nearest(build, RuntimeOptions(threads=settings.threads, precision=settings.precision))
+        self._engine = Nearest(build, settings.runtime(), settings.faiss_device)
         self.max_batch_cost = settings.max_batch_requests
 
     def read(self, tensors: Tensors, deadline_ns: int) -> NearestRequest:

@@ -1,0 +1,196 @@
+"""The students' engine against Hugging Face ``generate`` with the same weights, prompts and grammars.
+
+A request is one prompt with its own grammar, as the stages send it. Both sides compile the grammar for each request
+(Hugging Face through xgrammar's own logits processor) and decode greedily; both are measured in turns in one run.
+For several callers at once the baseline has what it offers: one left-padded batch of all requests.
+
+    python -m benchmarks.bench_llm --build build/demo
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from endcap_builders.llm.examples import read_examples, split_held_out
+from endcap_server import prompts
+from endcap_server.engines.grammar import keyword_grammar, theme_grammar
+from endcap_server.engines.llm import Llm
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+Answer = Callable[[Sequence["Request"]], list[str]]
+TOKENS_PER_THEME, TOKENS_PER_KEYWORD = 60, 24
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt as a stage sends it, and a check of its answer."""
+
+    prompt: str
+    grammar: str
+    max_tokens: int
+    valid: Callable[[str], bool]
+
+
+def theme_requests(build: Path, count: int, themes: int) -> list[Request]:
+    """Held-out shoppers, each asked for the same number of themes."""
+    _, held_out = split_held_out(read_examples(build / "merchandising" / "themes.jsonl"), count)
+
+    def valid(text: str) -> bool:
+        try:
+            return len(prompts.parse_themes(text)) == themes
+        except prompts.MalformedAnswer:
+            return False
+
+    texts = [prompts.theme_prompt(example.prompt.split("\n")[0], themes) for example in held_out]
+    return [Request(text, theme_grammar(themes), TOKENS_PER_THEME * themes, valid) for text in texts]
+
+
+def keyword_requests(build: Path, count: int, choose: int) -> list[Request]:
+    """Held-out themes, each with its candidates."""
+    _, held_out = split_held_out(read_examples(build / "merchandising" / "keywords.jsonl"), count)
+    requests = []
+    for example in held_out:
+        candidates = example.prompt.split("\n")[1].split(prompts.KEYWORD_SEPARATOR)
+        grammar = keyword_grammar(candidates, min(choose, len(candidates)))
+
+        def valid(text: str, allowed: Sequence[str] = candidates) -> bool:
+            return set(text.split(prompts.KEYWORD_SEPARATOR)) <= set(allowed)
+
+        requests.append(Request(example.prompt, grammar, TOKENS_PER_KEYWORD * choose, valid))
+    return requests
+
+
+class Baseline:
+    """Hugging Face generate with xgrammar's logits processor."""
+
+    def __init__(self, checkpoint: Path, precision: str) -> None:
+        import torch
+        import xgrammar
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self._torch, self._xgrammar = torch, xgrammar
+        dtype = {"bf16": torch.bfloat16, "f32": torch.float32}[precision]
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, padding_side="left")
+        self._model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, local_files_only=True, dtype=dtype).eval()
+        config = self._model.config
+        info = xgrammar.TokenizerInfo.from_huggingface(self._tokenizer, vocab_size=config.vocab_size)
+        self._compiler = xgrammar.GrammarCompiler(info)
+
+    def answer(self, requests: Sequence[Request]) -> list[str]:
+        """Texts of one batch."""
+        grammars = [self._compiler.compile_grammar(self._xgrammar.Grammar.from_ebnf(r.grammar)) for r in requests]
+        processor = self._xgrammar.contrib.hf.LogitsProcessor(grammars)
+        texts = [request.prompt for request in requests]
+        batch = self._tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
+        with self._torch.inference_mode():
+            ids = self._model.generate(
+                **batch,
+                max_new_tokens=max(request.max_tokens for request in requests),
+                do_sample=False,
+                logits_processor=[processor],
+            )
+        return list(self._tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+def engine_answers(engine: Llm, requests: Sequence[Request]) -> list[str]:
+    """Texts of requests that arrive together."""
+    answers = engine.generate(
+        [request.prompt for request in requests],
+        [request.grammar for request in requests],
+        max(request.max_tokens for request in requests),
+    )
+    return [answer.text for answer in answers]
+
+
+def measure(requests: list[Request], callers: int, sides: Mapping[str, Answer]) -> Any:
+    """Seconds a group of `callers` requests takes each side, in turns; and how many answers were valid and equal."""
+    groups = [requests[start : start + callers] for start in range(0, len(requests) - callers + 1, callers)]
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    valid = dict.fromkeys(sides, 0)
+    equal = 0
+    for run in sides.values():
+        run(groups[0])
+    for group in track(groups, description=f"{callers} at a time", console=Console(stderr=True), transient=True):
+        texts = {}
+        for name, run in sides.items():
+            start = time.perf_counter()
+            texts[name] = run(group)
+            seconds[name].append(time.perf_counter() - start)
+            valid[name] += sum(request.valid(text) for request, text in zip(group, texts[name], strict=True))
+        first, second = texts.values()
+        equal += sum(a == b for a, b in zip(first, second, strict=True))
+    total = len(groups) * callers
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return medians, {name: count / total for name, count in valid.items()}, equal / total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--build", type=Path, required=True, help="build folder with merchandising and both students")
+    parser.add_argument("--requests", type=int, default=24, help="requests of each kind")
+    parser.add_argument("--callers", type=int, nargs="+", default=[1, 4, 8], help="requests at a time")
+    parser.add_argument("--themes", type=int, default=6, help="themes of a page, spare ones included")
+    parser.add_argument("--keywords", type=int, default=5, help="keywords of a placement")
+    parser.add_argument("--threads", type=int, default=0, help="threads of both (0: all cores)")
+    parser.add_argument("--baseline-precision", default="bf16", choices=["bf16", "f32"])
+    options = parser.parse_args()
+
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import torch
+
+    threads = options.threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    kinds = {
+        "theme_llm": theme_requests(options.build, options.requests, options.themes),
+        "keyword_llm": keyword_requests(options.build, options.requests, options.keywords),
+    }
+    table = Table(title=f"LLM requests, a grammar each, {threads} threads")
+    for column in ("model", "at a time", "engine ms", "generate ms", "ratio", "requests/s", "valid", "same text"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    results = []
+    for name, requests in kinds.items():
+        engine = Llm(options.build / name, threads=threads)
+        baseline = Baseline(options.build / name / "hf", options.baseline_precision)
+        sides: dict[str, Answer] = {"engine": partial(engine_answers, engine), "generate": baseline.answer}
+        for callers in options.callers:
+            if len(requests) < callers:
+                continue
+            medians, valid, equal = measure(requests, callers, sides)
+            ratio = medians["generate"] / medians["engine"]
+            table.add_row(
+                name,
+                str(callers),
+                f"{medians['engine'] * 1e3:.1f}",
+                f"{medians['generate'] * 1e3:.1f}",
+                f"{ratio:.2f}",
+                f"{callers / medians['engine']:.1f}",
+                f"{valid['engine']:.0%}",
+                f"{equal:.0%}",
+            )
+            results.append(
+                {
+                    "model": name,
+                    "at_a_time": callers,
+                    "engine_ms": round(medians["engine"] * 1e3, 2),
+                    "generate_ms": round(medians["generate"] * 1e3, 2),
+                    "ratio": round(ratio, 3),
+                    "valid": valid["engine"],
+                    "same_text": round(equal, 3),
+                }
+            )
+        engine.close()
+    Console().print(table)
+    print(json.dumps({"benchmark": "llm", "threads": threads, "results": results}))
+
+
+if __name__ == "__main__":
+    main()

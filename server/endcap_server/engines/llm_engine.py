@@ -1,0 +1,119 @@
+"""What the LLM engines share, whatever decodes: requests with a deadline in, answers by callback out."""
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from endcap_server.engines.parameters import LlmParameters
+
+Finish = Literal["stop", "length", "cancelled"]
+
+
+class LlmError(RuntimeError):
+    """The engine cannot answer; the message says why."""
+
+
+class AbandonedError(TimeoutError):
+    """The deadline passed, or the caller left, before a single token was written."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an LLM wrote: ``stop`` complete, ``length`` cut by max_tokens, ``cancelled`` cut by the deadline."""
+
+    text: str
+    finish: Finish
+
+
+OnDone = Callable[[Answer | Exception], None]
+
+
+class LlmEngine(ABC):
+    """Answers prompts by greedy decoding under grammars, batching all requests in flight."""
+
+    max_length: int
+    """Most tokens of a prompt and its answer together."""
+    _max_waiting: int
+
+    @abstractmethod
+    def submit(
+        self,
+        prompt: str,
+        grammar: str,
+        max_tokens: int,
+        deadline_ns: int,
+        on_done: OnDone,
+        abandoned: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Queue a prompt; `on_done` is called once, from the engine's thread, and must return quickly.
+
+        Args:
+            prompt: as the student was trained on (`endcap_server.prompts`).
+            grammar: EBNF with the start rule ``root``; "" for free text.
+            max_tokens: most tokens to write.
+            deadline_ns: on the clock of ``time.monotonic_ns``; what is written until then is the answer.
+            on_done: receives the answer, or an LlmError (the request is wrong, the engine is closed or full) or
+                AbandonedError.
+            abandoned: asked between steps; true stops the request, as a caller who has gone does.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Answer what is in flight with an error and stop."""
+
+    def generate(
+        self, prompts: Sequence[str], grammars: Sequence[str], max_tokens: int, timeout_s: float = 60.0
+    ) -> list[Answer]:
+        """Answer several prompts in one batch and wait for them; for builders, benchmarks and tests.
+
+        Raises:
+            LlmError: a prompt or grammar is wrong, or the engine is closed.
+        """
+        results: list[Answer | Exception | None] = [None] * len(prompts)
+        done = threading.Semaphore(0)
+
+        def receive(index: int) -> OnDone:
+            def on_done(result: Answer | Exception) -> None:
+                results[index] = result
+                done.release()
+
+            return on_done
+
+        deadline_ns = time.monotonic_ns() + int(timeout_s * 1e9)
+        window = max(1, self._max_waiting // 2)
+        for index, (prompt, grammar) in enumerate(zip(prompts, grammars, strict=True)):
+            if index >= window:
+                done.acquire()
+            self.submit(prompt, grammar, max_tokens, deadline_ns, receive(index))
+        for _ in range(min(window, len(prompts))):
+            done.acquire()
+        answers = []
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+            assert result is not None
+            answers.append(result)
+        return answers
+
+
+def open_llm(folder: Path, settings: LlmParameters) -> LlmEngine:
+    """Load the student that a build step wrote to ``folder``; only the chosen implementation is imported."""
+    limits = settings.model_dump(include={"cache_mb", "max_sequences", "max_waiting"})
+    if settings.implementation == "tensorrt_llm":
+        from endcap_server.engines.trtllm import TrtLlm
+
+        return TrtLlm(folder / "trtllm", **limits)
+    from endcap_server.engines.llm import Llm
+
+    return Llm(folder, threads=settings.threads, **limits)
+
+
+def bytes_per_token(config: dict[str, Any]) -> int:
+    """Bytes of keys and values of one token, two a number, from a checkpoint's ``config.json``."""
+    heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
+    size = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    return 2 * 2 * int(config["num_hidden_layers"]) * heads * size

@@ -1,0 +1,200 @@
+"""A student LLM on the GPU: TensorRT-LLM's LLM API, in-flight batching, one grammar a request.
+
+Each request is a coroutine on one event loop, which reads its tokens as they are written: a request whose deadline
+passes is aborted, and answered with what it has.
+"""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from endcap_server.engines.llm_engine import (
+    AbandonedError,
+    Answer,
+    Finish,
+    LlmEngine,
+    LlmError,
+    OnDone,
+    bytes_per_token,
+)
+
+_FINISH: dict[str, Finish] = {"stop": "stop", "length": "length"}
+_GONE = "nobody waits for the answer any more"
+
+
+@dataclass(frozen=True, eq=False)
+class _Request:
+    prompt: str
+    grammar: str
+    max_tokens: int
+    deadline_ns: int
+    on_done: OnDone
+    abandoned: Callable[[], bool]
+
+
+class TrtLlm(LlmEngine):
+    """A student in TensorRT-LLM's PyTorch backend."""
+
+    def __init__(self, folder: Path, *, cache_mb: int = 1024, max_sequences: int = 64, max_waiting: int = 256) -> None:
+        """Load a Hugging Face checkpoint onto the GPU.
+
+        Args:
+            folder: weights, ``config.json`` and tokenizer, as a build with ``--profile gpu`` writes them.
+            cache_mb: memory for keys and values, MiB; it also holds the prefixes that later prompts may share.
+            max_sequences: most sequences in one decoding step.
+            max_waiting: most requests that wait for a place in it; more are refused at once.
+
+        Raises:
+            LlmError: TensorRT-LLM or the checkpoint is missing, or it cannot be loaded.
+        """
+        for name in ("config.json", "tokenizer.json"):
+            if not (folder / name).is_file():
+                raise LlmError(
+                    f"{folder}: expected a checkpoint with {name}, found none; run endcap build --profile gpu"
+                )
+        try:
+            import tensorrt_llm
+            import xgrammar
+            from tensorrt_llm import llmapi
+        except ImportError as error:
+            raise LlmError(
+                f"implementation tensorrt_llm: expected the package tensorrt_llm, got {error}; serve inside the GPU "
+                "container (docs/gpu.md), or with --profile cpu"
+            ) from None
+        config = json.loads((folder / "config.json").read_text())
+        self.max_length = int(config.get("max_position_embeddings", 2048))
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._api, self._grammars = llmapi, xgrammar.Grammar
+        try:
+            self._llm = tensorrt_llm.LLM(
+                model=str(folder),
+                max_batch_size=max_sequences,
+                max_seq_len=self.max_length,
+                max_num_tokens=max(8192, self.max_length),
+                guided_decoding_backend="xgrammar",
+                # A share of the free memory would take what the other engines of this GPU need.
+                kv_cache_config=llmapi.KvCacheConfig(
+                    max_tokens=max(self.max_length, cache_mb * 2**20 // bytes_per_token(config)),
+                    enable_block_reuse=True,
+                ),
+            )
+        except Exception as error:  # the border to TensorRT-LLM, which documents no exceptions
+            raise LlmError(f"{folder}: TensorRT-LLM cannot load the model: {error}") from error
+        self._max_waiting, self._most = max_waiting, max_sequences + max_waiting
+        self._closed = False
+        self._open: set[asyncio.Task[None]] = set()
+        self._count = 0
+        self._lock = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="trtllm", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self,
+        prompt: str,
+        grammar: str,
+        max_tokens: int,
+        deadline_ns: int,
+        on_done: OnDone,
+        abandoned: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """As ``LlmEngine.submit``; `abandoned` is asked between tokens."""
+        request = _Request(prompt, grammar, max_tokens, deadline_ns, on_done, abandoned)
+        with self._lock:
+            refusal = "the LLM engine is closed" if self._closed else ""
+            if not refusal and self._count >= self._most:
+                refusal = f"the LLM engine is busy: {self._max_waiting} requests wait"
+            if not refusal:
+                self._count += 1
+                self._loop.call_soon_threadsafe(self._start, request)
+        if refusal:
+            on_done(LlmError(refusal))
+
+    def close(self) -> None:
+        """Answer what is in flight with an error, stop the thread and free the GPU."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result(timeout=30)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=30)
+        self._loop.close()
+        self._llm.shutdown()
+
+    async def _cancel_all(self) -> None:
+        for task in self._open:
+            task.cancel()
+        await asyncio.gather(*self._open, return_exceptions=True)
+
+    def _start(self, request: _Request) -> None:
+        task = self._loop.create_task(self._serve(request))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+
+    async def _serve(self, request: _Request) -> None:
+        result: Answer | Exception
+        try:
+            result = await self._answer(request)
+        except asyncio.CancelledError:
+            result = LlmError("the LLM engine is closed")
+        except (LlmError, AbandonedError) as error:
+            result = error
+        except Exception as error:  # the border to TensorRT-LLM: the caller gets the error, the engine lives on
+            result = LlmError(f"decoding failed: {str(error)[-300:]}")
+        with self._lock:
+            self._count -= 1
+        request.on_done(result)
+
+    async def _answer(self, request: _Request) -> Answer:
+        left_s = (request.deadline_ns - time.monotonic_ns()) / 1e9
+        if left_s <= 0 or request.abandoned():
+            raise AbandonedError(_GONE)
+        output = self._llm.generate_async(self._tokens(request), self._sampling(request), streaming=True)
+        gone = False
+        try:
+            async with asyncio.timeout(left_s):
+                async for _ in output:
+                    if request.abandoned():
+                        gone = True
+                        break
+        except TimeoutError:
+            pass
+        finally:
+            if not output.finished:
+                output.abort()
+        written = output.outputs[0]
+        if gone or not (written.token_ids or output.finished):
+            raise AbandonedError(_GONE)
+        text = self._tokenizer.decode(list(written.token_ids), skip_special_tokens=True)
+        return Answer(text, _FINISH.get(written.finish_reason, "cancelled"))
+
+    def _tokens(self, request: _Request) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(request.prompt).ids
+        if not ids or request.max_tokens < 1 or len(ids) + request.max_tokens > self.max_length:
+            raise LlmError(
+                f"prompt and answer: expected 1..{self.max_length} tokens together, "
+                f"got {len(ids)} and max_tokens {request.max_tokens}"
+            )
+        return ids
+
+    def _sampling(self, request: _Request) -> Any:
+        guided = None
+        if request.grammar:
+            try:
+                # Here, because a grammar that fails in TensorRT-LLM's worker may fail all requests of its batch.
+                self._grammars.from_ebnf(request.grammar)
+            except RuntimeError as error:
+                raise LlmError(f"grammar refused: {str(error)[-300:]}") from None
+            guided = self._api.GuidedDecodingParams(grammar=request.grammar)
+        # top_k 1 is greedy decoding. Decoded here: the tokenizer is the one that made the prompt's tokens.
+        return self._api.SamplingParams(
+            max_tokens=request.max_tokens, top_k=1, guided_decoding=guided, detokenize=False
+        )

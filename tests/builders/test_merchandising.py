@@ -1,0 +1,362 @@
+"""The teachers: our merchandiser on tiny shops; the OpenAI teacher against a real HTTP server that speaks the API."""
+
+import json
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from endcap_builders.catalogue import Catalogue
+from endcap_builders.merchandising.examples import keyword_examples, keyword_requests, theme_examples, theme_products
+from endcap_builders.merchandising.lexicon import DEFAULT_LEXICON, read_lexicon
+from endcap_builders.merchandising.merchandiser import Merchandiser
+from endcap_builders.merchandising.openai_teacher import OpenAISettings, OpenAITeacher
+from endcap_builders.merchandising.profiles import ProfileSampler
+from endcap_builders.merchandising.quality import prune_keywords, prune_page
+from endcap_builders.merchandising.statistics import SEASONS, compute_statistics
+from endcap_builders.merchandising.teacher import KeywordRequest, Profile, ThemeRequest
+from endcap_builders.merchandising.topics import presentable, singular, stems
+from endcap_builders.pipeline import BuildError
+from endcap_server import prompts
+from endcap_server.prompts import ThemeDraft
+from endcap_server.store import ItemStore
+
+from server import tiny_shop
+
+
+def events_of(store: ItemStore) -> pl.DataFrame:
+    """Shoppers who buy lamps with rugs in January, seeds with tools in April, week after week."""
+    rows = []
+    for shopper in range(60):
+        winter = shopper % 2 == 0
+        first, second = (0, 8) if winter else (16, 24)
+        day = datetime(2025, 1 if winter else 4, 7, tzinfo=UTC)
+        for week in range(3):
+            for start in (first, second):
+                row = start + (shopper + week) % 8
+                rows.append((f"u{shopper:02}", store.product_ids[row], day + timedelta(weeks=week), "purchase"))
+    frame = pl.DataFrame(rows, schema=["user_id", "product_id", "timestamp", "type"], orient="row")
+    return frame.with_columns(pl.col("timestamp").cast(pl.Datetime("us", "UTC"))).sort("user_id", "timestamp")
+
+
+def shop(build: Path, *, categories: bool = True, events: bool = True) -> tuple[Merchandiser, Catalogue]:
+    store = ItemStore.open(tiny_shop.build_shop(build, categories=categories))
+    catalogue = Catalogue(build, pl.DataFrame(), events_of(store) if events else None, None, None, "digest")
+    lexicon = read_lexicon()
+    statistics = compute_statistics(catalogue, store, lexicon)
+    return Merchandiser(
+        statistics, lexicon, lambda texts: np.stack([tiny_shop.embed(text) for text in texts])
+    ), catalogue
+
+
+@pytest.fixture(scope="module")
+def shops(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Merchandiser, Catalogue]]:
+    return {
+        "full": shop(tmp_path_factory.mktemp("full")),
+        "no events": shop(tmp_path_factory.mktemp("events"), events=False),
+        "titles only": shop(tmp_path_factory.mktemp("titles"), categories=False, events=False),
+    }
+
+
+@pytest.fixture(scope="module")
+def full(shops) -> Merchandiser:
+    return shops["full"][0]
+
+
+def test_statistics_find_what_is_bought_together_and_when(full):
+    statistics = full.statistics
+    names = [topic.name for topic in statistics.topics.topics]
+    assert sorted(names) == ["drinks", "games", "lamps", "puzzles", "rugs", "seeds", "snacks", "tools"]
+    assert [names[topic] for topic in statistics.complements(names.index("lamps"), 1)] == ["rugs"]
+    assert {names[topic] for topic in statistics.of_season("spring", 2)} == {"seeds", "tools"}
+    assert {names[topic] for topic in statistics.popular(4)} == {"lamps", "rugs", "seeds", "tools"}
+
+
+def test_concepts_are_what_shoppers_type_for_a_topic(full):
+    topics = {topic.name: topic for topic in full.statistics.topics.topics}
+    assert set(topics["lamps"].concepts) == {"desk lamp", "floor lamp", "reading lamp", "lamp shade"}
+    assert topics["lamps"].parent == "home"
+
+
+def test_a_page_is_about_its_shopper(full):
+    request = ThemeRequest(Profile(favourites=("lamps", "tools"), season="winter"), 4)
+    (page,) = full.themes([request])
+    concepts = {text for theme in page for text in theme.concepts}
+    assert len(page) == 4
+    assert concepts & {"desk lamp", "floor lamp", "reading lamp", "lamp shade"}
+    assert concepts & {"wool rug", "round rug", "hallway rug", "rug pad"}
+
+
+def test_searches_and_campaigns_come_first(full):
+    profile = Profile(favourites=("lamps",), session=("wool rug",), campaign="Green tea week")
+    (page,) = full.themes([ThemeRequest(profile, 3)])
+    assert page[0].title == "Green tea week"
+    assert "green tea" in page[0].concepts
+    assert "wool rug" in page[1].title.lower()
+    assert page[1].concepts[0] == "wool rug"
+
+
+def test_the_same_shopper_gets_the_same_page(full):
+    request = ThemeRequest(Profile(favourites=("seeds",), season="spring"), 5)
+    assert next(full.themes([request])) == next(full.themes([request]))
+
+
+@pytest.mark.parametrize("name", ["full", "no events", "titles only"])
+def test_every_catalogue_gives_examples_that_pass_the_checks(shops, name):
+    merchandiser, catalogue = shops[name]
+    rng = random.Random(4)
+    sampler = ProfileSampler(catalogue, merchandiser.statistics, merchandiser.lexicon, rng)
+    counts: Counter[str] = Counter()
+    made = list(theme_examples(merchandiser, [sampler.draw() for _ in range(60)], counts))
+    assert len(made) >= 55
+    for example, page in made:
+        assert prompts.parse_themes(example.completion) == page
+        assert example.prompt.endswith(f"\n{len(page)} themes\n")
+    themes = list(dict.fromkeys(theme for _, page in made for theme in page))
+    asked = keyword_requests(merchandiser, themes, 3, 12, rng)
+    answered = list(keyword_examples(merchandiser, asked, counts))
+    assert len(answered) >= len(themes) * 0.8
+    for example, choice in answered:
+        assert set(prompts.parse_keywords(example.completion)) == set(choice.keywords)
+        assert set(choice.keywords) <= set(example.prompt.split("\n")[1].split("|"))
+    fit = theme_products(merchandiser, [choice for _, choice in answered], rng)
+    assert fit.columns == ["text", "row", "product_id", "relevance"]
+    assert fit["relevance"].is_between(0, 1).all()
+    assert {0.0, 1.0} <= set(fit["relevance"].to_list())
+
+
+def test_titles_are_not_one_pattern(shops):
+    merchandiser, catalogue = shops["full"]
+    sampler = ProfileSampler(catalogue, merchandiser.statistics, merchandiser.lexicon, random.Random(1))
+    pages = list(merchandiser.themes([sampler.draw() for _ in range(100)]))
+    patterns = Counter(theme.title.split()[0] for page in pages for theme in page)
+    assert len(patterns) >= 15
+    assert all(len({theme.title for theme in page}) == len(page) for page in pages)
+
+
+def test_keywords_stay_on_the_theme(full):
+    theme = ThemeDraft("Light up the evening", ("desk lamp", "floor lamp"))
+    candidates = ("desk lamp", "wool rug", "floor lamp", "green tea", "reading lamp", "lamp shade", "dice game")
+    (chosen,) = full.choose_keywords([KeywordRequest(theme, candidates, 4)])
+    assert set(chosen) == {"desk lamp", "floor lamp", "reading lamp", "lamp shade"}
+
+
+def test_fit_grades_products_of_the_theme_higher(full):
+    theme = ThemeDraft("Light up the evening", ("desk lamp", "floor lamp"))
+    (example,) = keyword_examples(full, keyword_requests(full, [theme], 3, 12, random.Random(0)), Counter())
+    fit = theme_products(full, [example[1]], random.Random(0))
+    lamps = fit.filter(pl.col("row") < 8)["relevance"]
+    others = fit.filter(pl.col("row") >= 8)["relevance"]
+    assert lamps.min() >= 0.6
+    assert others.max() < 0.3
+
+
+def test_profiles_come_from_histories_and_new_shoppers(shops):
+    merchandiser, catalogue = shops["full"]
+    sampler = ProfileSampler(catalogue, merchandiser.statistics, merchandiser.lexicon, random.Random(2))
+    drawn = [sampler.draw() for _ in range(300)]
+    assert any(not request.profile.favourites for request in drawn)
+    assert any(request.profile.campaign for request in drawn)
+    assert any(request.profile.session for request in drawn)
+    assert {request.profile.season for request in drawn} == {*SEASONS, ""}
+    assert {request.placements for request in drawn} >= {3, 4, 5, 6}
+
+
+def test_quality_checks_say_why():
+    counts: Counter[str] = Counter()
+    page = [
+        ThemeDraft("Taco night", ("Taco Shells", "salsa")),
+        ThemeDraft("Taco nights", ("rice", "beans")),
+        ThemeDraft("More salsa", ("salsa", "taco shells")),
+        ThemeDraft("Abc", ("a b", "c d")),
+        ThemeDraft("x" * 70, ("rice", "beans")),
+        ThemeDraft("One concept", ("rice",)),
+        ThemeDraft("Strange @ title", ("rice", "beans")),
+    ]
+    kept = prune_page(page, counts)
+    assert [theme.title for theme in kept] == ["Taco night"]
+    assert kept[0].concepts == ("taco shells", "salsa")
+    assert counts == {
+        "duplicate title": 1,
+        "duplicate concepts": 1,
+        "title length": 2,
+        "too few concepts": 1,
+        "title characters": 1,
+    }
+    assert prune_keywords(["a", "x", "a", "b"], ["a", "b", "c"], 2, counts) == ["a", "b"]
+    assert prune_keywords(["a", "x"], ["a", "b", "c"], 2, counts) == []
+
+
+def test_words():
+    assert [singular(word) for word in ("berries", "boxes", "glass", "tomatoes", "gas")] == [
+        "berry", "box", "glass", "tomatoe", "gas",
+    ]  # fmt: skip
+    assert stems("Taco Shells") == {"taco", "shell"}
+    assert presentable("1/2 pipe")
+    assert not presentable("a,b c")
+    assert not presentable("six words are far too many")
+
+
+def test_every_title_of_the_lexicon_can_be_written():
+    lexicon = read_lexicon()
+    values = dict.fromkeys(("topic", "other", "query", "attribute", "season"), "milk") | {"brand": "Acme"}
+    values |= {key.capitalize(): value.capitalize() for key, value in values.items()}
+    titles = [pattern.format(**values) for kind in lexicon.titles.model_dump().values() for pattern in kind]
+    titles += [title for occasion in lexicon.occasion for title in occasion.titles]
+    counts: Counter[str] = Counter()
+    for title in titles:
+        assert prune_page([ThemeDraft(title, ("milk", "bread"))], counts), (title, counts)
+    assert {season for occasion in lexicon.occasion for season in occasion.seasons} <= set(SEASONS)
+    assert all(presentable(want) for occasion in lexicon.occasion for want in occasion.wants)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text + "\n[broken", "TOML"),
+        (lambda text: text.replace("[titles]", "[title]"), "titles"),
+        (lambda text: text + '\n[[occasion]]\ntitles = ["A"]\nwants = ["one"]\n', "occasion"),
+    ],
+)
+def test_a_broken_lexicon_is_named(tmp_path, change: Callable[[str], str], message):
+    path = tmp_path / "mine.toml"
+    path.write_text(change(DEFAULT_LEXICON.read_text()))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_lexicon(path)
+    assert "mine.toml" in str(caught.value)
+
+
+class Endpoint:
+    """A local HTTP server that answers chat completions from a script, then well."""
+
+    def __init__(self, script: list[int | str] | None = None):
+        self.script, self.requests = script or [], []
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                endpoint.requests.append((self.path, self.headers["Authorization"], body))
+                step = endpoint.script.pop(0) if endpoint.script else None
+                status = step if isinstance(step, int) else 200
+                content = step if isinstance(step, str) else endpoint.content(body)
+                usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
+                message = {"role": "assistant", "content": content}
+                reply: Any = {
+                    "id": "1", "object": "chat.completion", "created": 1, "model": "m", "usage": usage,
+                    "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+                }  # fmt: skip
+                raw = json.dumps(reply if status == 200 else {"error": {"message": "not now"}}).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(raw)))
+                # The client waits as long as the server says.
+                self.send_header("retry-after-ms", "10")
+                self.end_headers()
+                self.wfile.write(raw)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/v1"
+
+    @staticmethod
+    def content(body: dict[str, Any]) -> str:
+        if body["response_format"]["json_schema"]["name"] == "page":
+            count = int(body["messages"][1]["content"].rsplit(" ", 1)[1])
+            themes = [{"title": f"Theme {number}", "concepts": [f"thing {number}", "lamp"]} for number in range(count)]
+            return json.dumps({"themes": themes})
+        return json.dumps({"keywords": body["messages"][1]["content"].split("\n")[-2:]})
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def endpoint(monkeypatch) -> Iterator[Endpoint]:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    running = Endpoint()
+    yield running
+    running.close()
+
+
+def openai_teacher(endpoint: Endpoint, full: Merchandiser, path: Path, **settings: Any) -> OpenAITeacher:
+    options = OpenAISettings(base_url=endpoint.url, model="m", input_price=1.0, output_price=10.0, **settings)
+    return OpenAITeacher(options, full.statistics, path, lambda text: None)
+
+
+REQUESTS = [ThemeRequest(Profile(favourites=("lamps",), season=season), 2) for season in SEASONS]
+
+
+def test_openai_teacher_writes_themes_and_keywords(endpoint, full, tmp_path):
+    teacher = openai_teacher(endpoint, full, tmp_path / "answers.jsonl")
+    pages = list(teacher.themes(REQUESTS))
+    assert pages == [[ThemeDraft("Theme 0", ("thing 0", "lamp")), ThemeDraft("Theme 1", ("thing 1", "lamp"))]] * 4
+    request = KeywordRequest(ThemeDraft("Light", ("desk lamp", "shade")), ("desk lamp", "floor lamp", "rug"), 2)
+    assert list(teacher.choose_keywords([request])) == [["floor lamp", "rug"]]
+    path, key, body = endpoint.requests[0]
+    assert (path, key) == ("/v1/chat/completions", "Bearer secret")
+    assert body["response_format"]["json_schema"]["strict"] is True
+    assert "lamps" in body["messages"][0]["content"]
+    assert "likes:lamps" in body["messages"][1]["content"]
+    assert teacher.figures()["asked"] == 5
+    assert teacher.cost == pytest.approx(5 * (1000 * 1.0 + 100 * 10.0) / 1e6)
+
+
+def test_openai_teacher_retries_what_passes(endpoint, full, tmp_path):
+    endpoint.script[:] = [429, 500, 503]
+    teacher = openai_teacher(endpoint, full, tmp_path / "answers.jsonl", concurrency=1)
+    assert all(len(page) == 2 for page in teacher.themes(REQUESTS))
+    assert len(endpoint.requests) == 7
+
+
+def test_openai_teacher_stops_at_what_does_not_pass_and_resumes(endpoint, full, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    good = Endpoint.content(
+        {"response_format": {"json_schema": {"name": "page"}}, "messages": [{}, {"content": "x 2"}]}
+    )
+    endpoint.script[:] = [good, good, 401]
+    teacher = openai_teacher(endpoint, full, path, concurrency=1)
+    with pytest.raises(BuildError, match="2 answers are kept"):
+        list(teacher.themes(REQUESTS))
+    endpoint.requests.clear()
+    endpoint.script.clear()
+    # As an interrupted build leaves it: the last line is cut.
+    path.write_text(path.read_text() + '{"key": "12')
+    again = openai_teacher(endpoint, full, path)
+    assert len(list(again.themes(REQUESTS))) == 4
+    assert len(endpoint.requests) == 2
+    assert again.figures()["resumed"] == 2
+    assert len(list(openai_teacher(endpoint, full, path).themes(REQUESTS))) == 4
+    assert len(endpoint.requests) == 2
+
+
+def test_openai_teacher_asks_again_after_malformed_answers(endpoint, full, tmp_path):
+    endpoint.script[:] = ["no JSON", '{"themes": [{"title": 3}]}']
+    teacher = openai_teacher(endpoint, full, tmp_path / "answers.jsonl", concurrency=1, malformed_retries=2)
+    assert [len(page) for page in teacher.themes(REQUESTS[:1])] == [2]
+    endpoint.script[:] = ["no JSON"] * 2
+    teacher = openai_teacher(endpoint, full, tmp_path / "others.jsonl", concurrency=1, malformed_retries=1)
+    assert [len(page) for page in teacher.themes(REQUESTS[:2])] == [0, 2]
+    assert teacher.figures()["malformed"] == 2
+
+
+def test_openai_teacher_without_a_key(endpoint, full, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(BuildError, match="OPENAI_API_KEY"):
+        openai_teacher(endpoint, full, tmp_path / "answers.jsonl")
