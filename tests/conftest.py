@@ -12,8 +12,8 @@ SMALL_BUILD: dict[str, dict[str, Any]] = {
     "merchandising": {"pages": 700, "keyword_choices": 500, "fit_themes": 150},
     "teacher": {"max_pairs": 900, "layers": 2, "train_seconds": 10},
     "cross_encoder": {"max_pairs": 900, "mined_queries": 20, "layers": 2, "train_seconds": 10},
-    "theme_llm": {"hidden": 192, "layers": 3, "heads": 3, "train_seconds": 30, "held_out": 16},
-    "keyword_llm": {"hidden": 128, "layers": 2, "heads": 2, "train_seconds": 12, "held_out": 16},
+    "theme_llm": {"hidden": 192, "layers": 3, "heads": 3, "train_tokens": 150_000, "held_out": 16},
+    "keyword_llm": {"hidden": 128, "layers": 2, "heads": 2, "train_tokens": 60_000, "held_out": 16},
     "ranker": {"trees": 20},
 }
 """Settings that build a small shop in about two minutes: the same code as the demo's, trained for less long."""

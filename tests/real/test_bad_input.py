@@ -53,7 +53,7 @@ BAD = {
     "HISTORY not UTF-8": ("storefront", {"HISTORY": texts(b"\xff\xfe")}, "HISTORY", "UTF-8", "0xff"),
     "SESSION not UTF-8": ("storefront", {"SESSION": texts("ok", b"\xc3\x28")}, "SESSION", "UTF-8", "0xc3"),
     "long SESSION text": ("storefront", {"SESSION": texts("x" * 1_000_000)}, "SESSION", "512", "1000000"),
-    "no QUERY": ("search", {"PRODUCTS": number(3)}, "QUERY", "", ""),
+    "no QUERY": ("search", {"PRODUCTS": number(3)}, "QUERY", "exactly 1 text", "no such tensor"),
     "blank QUERY": ("search", {"QUERY": texts("  \t ")}, "QUERY", "not blank", "blank"),
     "long QUERY": ("search", {"QUERY": texts("x" * 513)}, "QUERY", "512", "513"),
     "RULES not JSON": ("storefront", {"RULES": texts("{pin: 1")}, "RULES", "JSON", ""),

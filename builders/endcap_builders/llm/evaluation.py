@@ -10,6 +10,7 @@ from endcap_server import prompts
 from endcap_server.engines.grammar import keyword_grammar, theme_grammar
 from endcap_server.engines.llm import Llm
 from endcap_server.engines.llm_engine import Answer
+from endcap_server.prompts import ThemeDraft
 
 from endcap_builders.llm.examples import Example
 
@@ -27,13 +28,14 @@ def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) 
 
     Returns:
         valid: share of answers of the asked number of well-formed themes; known_concepts: share of concepts that are
-        known keywords; teacher_concepts: share of concepts that stand on the teacher's page too; distinct_titles: share
+        known keywords; teacher_concepts: share of concepts that stand on the teacher's page; searches_quoted: share of
+        the searches and campaigns on the teacher's page that stand on the student's too; distinct_titles: share
         of titles among all answers; tokens, ms: medians of one answer.
     """
     counts = [len(prompts.parse_themes(example.completion)) for example in examples]
     grammars = [theme_grammar(count) for count in counts]
     answers, figures = _answer(folder, examples, grammars, _THEME_TOKENS * max(counts))
-    valid, titles, shared, in_catalogue = 0, [], [], []
+    valid, titles, shared, in_catalogue, quoted = 0, [], [], [], []
     for example, answer, count in zip(examples, answers, counts, strict=True):
         try:
             page = prompts.parse_themes(answer.text)
@@ -44,11 +46,13 @@ def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) 
         of_teacher = {text for theme in prompts.parse_themes(example.completion) for text in theme.concepts}
         concepts = [text for theme in page for text in theme.concepts]
         shared += [text in of_teacher for text in concepts]
+        quoted += _quotes(example, page)
         in_catalogue += [text in known for text in concepts]
     return {
         "valid": round(valid / len(examples), 4),
         "known_concepts": _mean(in_catalogue),
         "teacher_concepts": _mean(shared),
+        "searches_quoted": _mean(quoted),
         "distinct_titles": round(len(set(titles)) / max(1, len(titles)), 3),
         **figures,
     }
@@ -99,6 +103,18 @@ def _answer(
     finally:
         engine.close()
     return answers, {"tokens": float(np.median(tokens)), "ms": round(1000 * float(np.median(times)), 1)}
+
+
+def _quotes(example: Example, page: Sequence[ThemeDraft]) -> list[bool]:
+    """Whether each search or campaign of the shopper text that the teacher quotes is quoted here."""
+    parts = dict(part.partition(":")[::2] for part in example.prompt.split("\n")[0].split("|"))
+    said = [*parts.get("searched", "").split(","), parts.get("campaign", "").lower()]
+    teacher, student = _all_text(prompts.parse_themes(example.completion)), _all_text(page)
+    return [text in student for text in said if text and text in teacher]
+
+
+def _all_text(page: Sequence[ThemeDraft]) -> str:
+    return "\n".join(text.lower() for theme in page for text in (theme.title, *theme.concepts))
 
 
 def _mean(values: Sequence[float]) -> float:

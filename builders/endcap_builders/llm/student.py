@@ -27,10 +27,10 @@ class StudentSettings(Settings):
     layers: int = Field(4, ge=1, le=64, description="layers of a model made from scratch")
     heads: int = Field(4, ge=1, le=64, description="attention heads of a model made from scratch")
     train_tokens: int = Field(
-        600_000, ge=0, description="tokens to train on (about a minute on two cores); 0: use the checkpoint as it is"
+        500_000, ge=0, description="tokens to train on (about a minute on two cores); 0: use the checkpoint as it is"
     )
     train_seconds: float = Field(240.0, gt=0, description="most time for training, for machines that are slow or busy")
-    tokens_per_step: int = Field(1024, ge=256, description="tokens of one optimiser step")
+    tokens_per_step: int = Field(768, ge=256, description="tokens of one optimiser step")
     learning_rate: float = Field(
         0.0, ge=0, description="peak learning rate of AdamW; 0: what suits (from scratch 0.02, LoRA 2e-4, whole 3e-5)"
     )

@@ -1,4 +1,4 @@
-"""Training of a student on a number of tokens: packed rows of one shape, bf16 where the CPU has it, a cosine schedule."""
+"""Training of a student: packed rows of one shape, Muon, bf16 where the CPU has it, a cosine schedule."""
 
 import itertools
 import math

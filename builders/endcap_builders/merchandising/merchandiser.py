@@ -132,6 +132,9 @@ class Merchandiser:
         for query in session[1:]:
             yield self._session(query)
         yield from about
+        if not known:
+            for brand in profile.brands:
+                yield from self._of_brand(brand, [])
         yield from self._general(profile)
 
     def _about(self, known: list[int], profile: Profile) -> Iterator[Idea]:

@@ -12,6 +12,7 @@ from endcap_builders.merchandising.statistics import SEASONS, Statistics
 from endcap_builders.merchandising.teacher import Profile, ThemeRequest
 
 _MAX_HISTORY = 200
+_FOCUSED = 0.3
 
 
 class ProfileSampler:
@@ -39,6 +40,8 @@ class ProfileSampler:
     def draw(self) -> ThemeRequest:
         """Draw one request."""
         rng = self.rng
+        if rng.random() < _FOCUSED:
+            return self._focused()
         if rng.random() < 0.12:
             topics: list[str] = []
             brands: list[str] = []
@@ -58,6 +61,25 @@ class ProfileSampler:
         )
         profile = Profile(tuple(topics), tuple(brands), tuple(session), season, campaign)
         return ThemeRequest(profile, placements)
+
+    def _focused(self) -> ThemeRequest:
+        """Draw a page of one or two placements that answer one thing said in the text.
+
+        Quoting a search, a campaign or a brand is what a small student learns last; short pages about nothing else
+        teach it several times sooner than long ones that also quote.
+        """
+        rng = self.rng
+        session: list[str] = []
+        brands: list[str] = []
+        campaign, season = "", self._season()
+        about = rng.random()
+        if about < 0.55 and self.queries:
+            session = rng.choices(self.queries, cum_weights=self.query_weights, k=rng.choice((1, 1, 2)))
+        elif about < 0.75 and self.lexicon.campaign:
+            campaign = self._campaign(season)
+        elif about < 0.9 and self.statistics.brands:
+            brands = rng.sample(list(self.statistics.brands), min(len(self.statistics.brands), rng.randint(1, 2)))
+        return ThemeRequest(Profile((), tuple(brands), tuple(session), season, campaign), rng.randint(1, 2))
 
     def _from_history(self) -> tuple[list[str], list[str], str]:
         rng, statistics = self.rng, self.statistics

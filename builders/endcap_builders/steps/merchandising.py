@@ -31,7 +31,7 @@ class MerchandisingSettings(Settings):
         "merchandiser",
         description="who writes the examples: our code from statistics, or an OpenAI-compatible endpoint",
     )
-    pages: int = Field(4000, ge=20, description="pages of themes to write")
+    pages: int = Field(5000, ge=20, description="pages of themes to write")
     keyword_choices: int = Field(4000, ge=20, description="keyword choices to make")
     keywords: int = Field(5, ge=1, le=20, description="keywords of a placement")
     candidates: int = Field(60, ge=5, le=MAX_CANDIDATES, description="candidate keywords of a choice, as in serving")

@@ -141,6 +141,8 @@ class Stage(ABC):
 
     name: ClassVar[str]
     parameters: ClassVar[type[StageParameters]]
+    requires: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Output -> (input, what is expected of it): who asks for the output has to send the input."""
 
     def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
         self.build = build
@@ -150,6 +152,17 @@ class Stage(ABC):
             if isinstance(parameters, StageParameters)
             else self.parameters.from_strings(self.name, parameters)
         )
+
+    def check_asked(self, inputs: Tensors, outputs: Iterable[str]) -> None:
+        """Refuse a request for outputs whose required input was not sent.
+
+        Raises:
+            InvalidRequest: Names the input.
+        """
+        for output in outputs:
+            tensor, expected = self.requires.get(output, ("", ""))
+            if tensor and tensor not in inputs:
+                raise InvalidRequest(tensor, expected, "no such tensor")
 
     @abstractmethod
     async def run(self, inputs: Tensors) -> Tensors:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -74,6 +74,8 @@ class Retrieval(Stage):
 
     name = "retrieval"
     parameters = RetrievalParameters
+    # Triton answers a search without QUERY with a riddle about deadlocks, so the tensor is optional to it, not to us.
+    requires: ClassVar = {"QUERY_THEME": ("QUERY", "exactly 1 text of 1 to 512 characters")}
     settings: RetrievalParameters
 
     def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):

@@ -52,6 +52,7 @@ class StageModel:
     async def _serve(self, inputs: Tensors, requested: list[str], sender: Any) -> None:
         name = self._stage.name
         try:
+            self._stage.check_asked(inputs, requested)
             outputs = await self._stage.run(inputs)
             answer(sender, outputs, requested)
         except InvalidRequest as error:
