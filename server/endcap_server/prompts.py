@@ -20,6 +20,8 @@ MAX_CANDIDATES = 100
 """Most candidate keywords of one prompt (P2: about 100)."""
 KEYWORD_SEPARATOR = "|"
 TITLE_CHARACTERS = 60
+QUOTED_SEARCHES = 2
+"""Searches of a session that have a placement of their own."""
 CONCEPT_CHARACTERS = 40
 
 _MAX_FAVOURITES, _MAX_BRANDS, _MAX_SESSION = 6, 3, 3
@@ -27,6 +29,8 @@ MAX_CONCEPTS = 4
 _SEASONS = ("winter", "spring", "summer", "autumn")
 _HALF_LIFE = 20.0
 _SEPARATORS = re.compile(r"[|,;:\"\\{}\[\]<>]")
+_PLAIN_WORD = r"(?:[^\W_][\w&'%.+/-]{0,19}|&)"
+_PLAIN = re.compile(rf"{_PLAIN_WORD}(?: {_PLAIN_WORD}){{0,4}}")
 _SPACES = re.compile(r"\s+")
 
 
@@ -113,6 +117,18 @@ def shopper_text(
     if not (liked or searched):
         known.insert(0, NEW_SHOPPER)
     return "|".join(known)
+
+
+def quoted_texts(shopper: str) -> tuple[str, list[str]]:
+    """Read from a shopper text what a page has to quote: the campaign ("" if none) and the newest two searches."""
+    parts = dict(part.partition(":")[::2] for part in shopper.split("|"))
+    searches = [text for text in parts.get("searched", "").split(",") if plain_words(text)]
+    return parts.get("campaign", ""), searches[:QUOTED_SEARCHES]
+
+
+def plain_words(text: str) -> bool:
+    """Whether a text is one to five words that a title or a concept may consist of."""
+    return bool(_PLAIN.fullmatch(text))
 
 
 def theme_prompt(shopper: str, placements: int) -> str:

@@ -5,13 +5,12 @@ teacher that answers one text in ten ways teaches them the one way that offends 
 """
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from endcap_server.prompts import CONCEPT_CHARACTERS, TITLE_CHARACTERS, ThemeDraft, clean
+from endcap_server.prompts import TITLE_CHARACTERS, ThemeDraft, clean, quoted_texts
 
 from endcap_builders.merchandising.lexicon import Lexicon, Occasion
 from endcap_builders.merchandising.statistics import SEASONS, Statistics
@@ -57,8 +56,7 @@ class Merchandiser:
 
     def themes(self, requests: Sequence[ThemeRequest]) -> Iterator[list[ThemeDraft]]:
         """Write an ordered page for each request."""
-        texts = {text for r in requests for text in (*r.profile.session, r.profile.campaign) if text}
-        texts = {clean(text, TITLE_CHARACTERS).lower() for text in texts}
+        texts = {clean(r.profile.campaign, TITLE_CHARACTERS).lower() for r in requests if r.profile.campaign}
         self.prepare(texts)
         self._find_near(texts)
         for request in requests:
@@ -110,7 +108,8 @@ class Merchandiser:
             kept = tuple(dict.fromkeys(text for text in concepts if presentable(text)))[:4]
             content = set(kept)
             repeats = any(len(content & other) >= 2 for other in contents)
-            if len(kept) < 2 or title.lower() in titles or repeats:
+            quote = len(kept) == 1 and kept[0] in title.lower()
+            if (len(kept) < 2 and not quote) or title.lower() in titles or repeats:
                 continue
             titles.add(title.lower())
             contents.append(content)
@@ -124,14 +123,11 @@ class Merchandiser:
         known = [self._topic_of_name[name] for name in profile.favourites if name in self._topic_of_name]
         if profile.campaign:
             yield profile.campaign, self._nearest_concepts(clean(profile.campaign, TITLE_CHARACTERS).lower(), 3)
-        session = list(reversed(profile.session))
-        if session:
-            yield self._session(session[0])
-        about = self._about(known, profile)
-        yield from itertools.islice(about, 2)
-        for query in session[1:]:
-            yield self._session(query)
-        yield from about
+        _, searches = quoted_texts(profile.text())
+        for search in searches:
+            # Nothing but the search: what is near it is found by its vector, whatever shoppers type.
+            yield self._title("session", -1, query=search), [search]
+        yield from self._about(known, profile)
         if not known:
             for brand in profile.brands:
                 yield from self._of_brand(brand, [])
@@ -185,15 +181,6 @@ class Merchandiser:
         mine = self._concepts(topic, kind, 1 if kind == "complement" else 2)
         theirs = self._concepts(other, kind, 2)
         return title, [*theirs, *mine]
-
-    def _session(self, query: str) -> Idea:
-        text = clean(query, CONCEPT_CHARACTERS).lower()
-        near = self._nearest_concepts(text, 3)
-        row = self.keyword_row.get(text)
-        if row is None or not self.statistics.topics.conceptual[row]:
-            # Typing errors, sizes and whatever else people type are understood, not quoted.
-            return self._title("session", -1, query=near[0] if near else text), near
-        return self._title("session", -1, query=text), [text, *near]
 
     def _seasonal(self, season: str, known: list[int]) -> list[Idea]:
         if season not in SEASONS:

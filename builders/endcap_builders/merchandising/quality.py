@@ -49,7 +49,8 @@ def _fault(draft: ThemeDraft, original: ThemeDraft, kept: Sequence[ThemeDraft]) 
         return "title length"
     if not all(presentable_word(word) for word in body.split()):
         return "title characters"
-    if len(draft.concepts) < 2:
+    quote = len(draft.concepts) == 1 and draft.concepts[0] in draft.title.lower()
+    if len(draft.concepts) < 2 and not quote:
         return "too few concepts" if len(original.concepts) < 2 else "concepts no shopper would type"
     for other in kept:
         if stems(other.title) == stems(draft.title):

@@ -12,13 +12,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from endcap_server.prompts import CONCEPT_CHARACTERS, clean, leaf_name
+from endcap_server.prompts import CONCEPT_CHARACTERS, clean, leaf_name, plain_words
 from endcap_server.store import ItemStore
 
 Array = np.ndarray[Any, Any]
 
 _WORD = re.compile(r"[^\W_]+(?:[-'&][^\W_]+)*")
-_PRESENTABLE = re.compile(r"(?:[^\W_][\w&'%.+/-]{0,19}|&)(?: (?:[^\W_][\w&'%.+/-]{0,19}|&)){0,4}")
 _LEAST_PRODUCTS = (5, 3, 2, 1)  # of a topic; fewer only where a small shop would have too few topics
 _FEW_TOPICS = 20
 _MAX_TOPICS = 500
@@ -82,9 +81,7 @@ def stems(text: str) -> frozenset[str]:
 
 def presentable(text: str) -> bool:
     """Whether a keyword can stand as a concept: a few plain words that the theme grammar can write."""
-    return (
-        3 <= len(text) <= CONCEPT_CHARACTERS and bool(_PRESENTABLE.fullmatch(text)) and text == clean(text, len(text))
-    )
+    return 3 <= len(text) <= CONCEPT_CHARACTERS and plain_words(text) and text == clean(text, len(text))
 
 
 class TitleIndex:

@@ -7,10 +7,18 @@ before 0.2.2) splices non-members out of a flat alternation of literals.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from endcap_server.prompts import KEYWORD_SEPARATOR, MAX_CANDIDATES, MAX_PLACEMENTS, TITLE_CHARACTERS, clean
+from endcap_server.prompts import (
+    KEYWORD_SEPARATOR,
+    MAX_CANDIDATES,
+    MAX_PLACEMENTS,
+    TITLE_CHARACTERS,
+    clean,
+    quoted_texts,
+)
 
 # Letters of the scripts shops are written in. Ranges, because EBNF character classes know no Unicode properties.
 _LETTERS = r"a-zA-Z\u00c0-\u024f\u0370-\u03ff\u0400-\u04ff\u0590-\u05ff\u0620-\u064a\u0900-\u097f\u0e01-\u0e3a"
+_CONCEPTS = '","concepts":["'
 _IDEOGRAPHS = r"\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3"
 _TAIL = f"{_LETTERS}{_IDEOGRAPHS}0-9&'%.+/-"
 # Titles and concepts share one word rule: the fewer states a grammar has, the sooner it is compiled for a request.
@@ -23,29 +31,49 @@ tail ::= [{_TAIL}]
 """
 
 
-def theme_grammar(count: int, titles: Sequence[str] = ()) -> str:
+def theme_grammar(count: int, titles: Sequence[str] = (), shopper: str = "") -> str:
     """Make the grammar of LLM 1's answer: a compact JSON list of exactly `count` themes (1..20), 2..4 concepts each.
+
+    What has to stand on the page word by word is written into the grammar, since small students misquote: first the
+    required titles, then the shopper text's campaign as a title, then a theme for each of its newest searches, whose
+    title holds the search and whose first concept is the search. All else the LLM writes.
 
     Args:
         count: number of themes.
-        titles: titles that the first themes must bear (the rules' required themes); the LLM writes their concepts.
+        titles: titles that the first themes must bear (the rules' required themes).
+        shopper: the shopper text of the prompt, for its campaign and searches.
 
     Returns:
         EBNF with the start rule ``root``.
     """
     if not 1 <= count <= MAX_PLACEMENTS:
         raise ValueError(f"themes: expected 1..{MAX_PLACEMENTS}, got {count}")
-    required = [title for title in (clean(text, TITLE_CHARACTERS) for text in titles) if title][:count]
+    campaign, searches = quoted_texts(shopper)
+    required = [
+        title
+        for title in (clean(text, TITLE_CHARACTERS) for text in (*titles, campaign[:1].upper() + campaign[1:]))
+        if title
+    ]
     items = [f"{_literal(title)} rest" for title in required]
-    free = count - len(required)
+    items += [f"{_quoting_title(search)} {_literal(_CONCEPTS + search)} more" for search in searches]
+    items = items[:count]
+    free = count - len(items)
     if free:
         items.append("title rest" + (f' (",{{\\"title\\":\\"" title rest){{{free - 1}}}' if free > 1 else ""))
     between = ' ",{\\"title\\":\\"" '
     return (
         f'root ::= "[{{\\"title\\":\\"" {between.join(items)} "]"\n'
-        'rest ::= "\\",\\"concepts\\":[\\"" concept "\\",\\"" concept ("\\",\\"" concept){0,2} "\\"]}"\n'
+        f'rest ::= {_literal(_CONCEPTS)} concept "\\",\\"" concept ("\\",\\"" concept){{0,2}} "\\"]}}"\n'
+        'more ::= ("\\",\\"" concept){0,3} "\\"]}"\n'
         f"{_SHARED_RULES}"
     )
+
+
+def _quoting_title(search: str) -> str:
+    """Write a title around a search, or with the search at its beginning."""
+    around = f'(word " "){{1,4}} {_literal(search)}'
+    first = _literal(search[:1].upper() + search[1:])
+    return f'({around} | {first}) (" " word){{0,4}} [?!]?'
 
 
 def keyword_grammar(candidates: Sequence[str], choose: int) -> str:

@@ -76,7 +76,7 @@ class Installation:
             "TOKENIZERS_PARALLELISM": "false",
             # Nine processes share the cores; their small matrices gain nothing from threads that wait for each other.
             "OPENBLAS_NUM_THREADS": "1",
-            "OMP_WAIT_POLICY": "PASSIVE",
+            "GOMP_SPINCOUNT": "10000",
         }
 
     def link_python_backend(self, folder: Path) -> Path:
