@@ -34,7 +34,7 @@ demo: setup ## Build the demo catalogue and its models, start the server, print 
 serve: setup ## Serve the build in BUILD (default build/demo) until Ctrl-C
 	$(VENV)/endcap serve --build $(BUILD)
 
-test: setup ## Lint, then run every test, including those against the real server
+test: setup ## Run every test, including those against the real server
 	$(VENV)/python -m pytest
 
 lint: setup ## ruff and mypy

@@ -1,6 +1,6 @@
 """`make bench`: every side-by-side measurement on one build, one after the other.
 
-    python -m benchmarks --build build/demo
+python -m benchmarks --build build/demo
 """
 
 import argparse
@@ -14,7 +14,9 @@ MEASUREMENTS = ("bench_cross_encoder", "bench_llm")
 def main() -> int:
     """Run each measurement; the exit status is that of the worst."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--build", type=Path, default=Path("build/demo"), help="a finished build (default: %(default)s)")
+    parser.add_argument(
+        "--build", type=Path, default=Path("build/demo"), help="a finished build (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     if not (arguments.build / "manifest.json").exists():
         print(f"no build in {arguments.build}; run `make demo` first", file=sys.stderr)
