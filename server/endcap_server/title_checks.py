@@ -1,10 +1,12 @@
-"""Checks of generated titles against the catalogue: their script, the brands they name, words they share."""
+"""Checks of generated titles against the catalogue: their script, their words, the brands they name."""
 
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -82,6 +84,39 @@ class BrandCheck:
             for brand in self.by_first_word.get(word, ())
             if words[start : start + len(brand)] == brand
         }
+
+
+TITLE_WORDS = "title_words.txt"
+"""Written beside a theme student by its build step: the words of the titles it learned from, one a line."""
+
+
+@dataclass(frozen=True)
+class WordCheck:
+    """Knows the words of the catalogue and of the titles that LLM 1 learned from; a small student can misspell."""
+
+    known: frozenset[str]
+
+    @classmethod
+    def of(cls, store: ItemStore, student: Path) -> "WordCheck | None":
+        """Prepare the check; None if the student's folder brings no list of words."""
+        path = student / TITLE_WORDS
+        if not path.exists():
+            return None
+        known = set(path.read_text().split())
+        for texts in (store.keywords, store.categories, store.brands):
+            for text in texts:
+                known.update(_words(text))
+        return cls(frozenset(known))
+
+    def unknown_in(self, title: str, context: str) -> list[str]:
+        """Words of four letters or more that neither the check nor ``context`` (what LLM 1 was asked with) knows."""
+        asked = set(_words(context))
+        return [word for word in _words(title) if len(word) > 3 and word not in self.known and word not in asked]
+
+
+def title_words(titles: Iterable[str]) -> list[str]:
+    """The distinct folded words of ``titles``, sorted: what `TITLE_WORDS` holds."""
+    return sorted({word for title in titles for word in _words(title)})
 
 
 def _words(text: str) -> list[str]:

@@ -14,7 +14,9 @@ class KeywordStudentSettings(StudentSettings):
     """Settings of the keyword student."""
 
     train_tokens: int = Field(
-        600_000, ge=0, description="tokens to train on (about a minute on two cores); 0: use the checkpoint as it is"
+        280_000,
+        ge=0,
+        description="tokens to train on; 0: use the checkpoint as it is",
     )
 
 

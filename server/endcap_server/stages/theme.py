@@ -27,7 +27,7 @@ from endcap_server.stages.base import (
 from endcap_server.stages.category_themes import CategoryThemes
 from endcap_server.store import ItemStore
 from endcap_server.text_policy import DEFAULT_WORDS, TextPolicy
-from endcap_server.title_checks import BrandCheck, ScriptCheck, title_overlap
+from endcap_server.title_checks import BrandCheck, ScriptCheck, WordCheck, title_overlap
 
 MAX_CONCEPTS = 4
 _SPARE = prompts.MAX_PLACEMENTS - 16
@@ -45,6 +45,9 @@ class ThemeParameters(StageParameters):
     max_title_words: int = Field(9, ge=1, le=40, description="most words of a title")
     scripts: str = Field(
         "auto", description="scripts that titles may be in (LATIN,CYRILLIC); auto: the catalogue's own"
+    )
+    unknown_words: Literal["refuse", "allow"] = Field(
+        "refuse", description="words that neither the catalogue nor the titles LLM 1 learned from have: misspellings"
     )
     brands_in_titles: Literal["allow", "shopper", "refuse"] = Field(
         "shopper", description="brands a title may name: any, those the shopper buys or the campaign names, or none"
@@ -67,6 +70,8 @@ class Theme(Stage):
         self.policy = TextPolicy.read(Path(words) if words else DEFAULT_WORDS)
         self.scripts = ScriptCheck.of(store, self.settings.scripts)
         self.brands = BrandCheck.of(store)
+        strict = self.settings.unknown_words == "refuse"
+        self.words = WordCheck.of(store, build / "theme_llm") if strict else None
         self.categories = CategoryThemes(store)
         self.generations = Generations()
 
@@ -159,6 +164,8 @@ class Theme(Stage):
             status.count(f"policy_{section}")
         elif not self.scripts.allows(title):
             status.count("title_script")
+        elif self.words is not None and self.words.unknown_in(title, shopper):
+            status.count("title_word")
         elif self._names_a_brand(title, shopper):
             status.count("title_brand")
         elif concepts := self._clean_concepts(draft.concepts, status):
