@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from endcap_builders.llm.examples import read_examples, split_held_out
+from endcap_builders.llm.examples import listed_candidates, read_examples, split_held_out
 from endcap_server import prompts
 from endcap_server.engines.grammar import keyword_grammar, theme_grammar
 from endcap_server.engines.llm import Llm
@@ -27,7 +27,7 @@ from rich.progress import track
 from rich.table import Table
 
 Answer = Callable[[Sequence["Request"]], list[str]]
-TOKENS_PER_THEME, TOKENS_PER_KEYWORD = 60, 24
+TOKENS_PER_THEME, TOKENS_PER_KEYWORD = 60, 5
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,16 @@ def theme_requests(build: Path, count: int, themes: int) -> list[Request]:
         except prompts.MalformedAnswer:
             return False
 
-    texts = [prompts.theme_prompt(example.prompt.split("\n")[0], themes) for example in held_out]
-    return [Request(text, theme_grammar(themes), TOKENS_PER_THEME * themes, valid) for text in texts]
+    shoppers = [example.prompt.split("\n")[0] for example in held_out]
+    return [
+        Request(
+            prompts.theme_prompt(shopper, themes),
+            theme_grammar(themes, (), shopper),
+            TOKENS_PER_THEME * themes,
+            valid,
+        )
+        for shopper in shoppers
+    ]
 
 
 def keyword_requests(build: Path, count: int, choose: int) -> list[Request]:
@@ -59,11 +67,12 @@ def keyword_requests(build: Path, count: int, choose: int) -> list[Request]:
     _, held_out = split_held_out(read_examples(build / "merchandising" / "keywords.jsonl"), count)
     requests = []
     for example in held_out:
-        candidates = example.prompt.split("\n")[1].split(prompts.KEYWORD_SEPARATOR)
+        candidates = listed_candidates(example.prompt)
         grammar = keyword_grammar(candidates, min(choose, len(candidates)))
 
         def valid(text: str, allowed: Sequence[str] = candidates) -> bool:
-            return set(text.split(prompts.KEYWORD_SEPARATOR)) <= set(allowed)
+            numbers = text.split()
+            return bool(numbers) and all(1 <= int(number) <= len(allowed) for number in numbers)
 
         requests.append(Request(example.prompt, grammar, TOKENS_PER_KEYWORD * choose, valid))
     return requests

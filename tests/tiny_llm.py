@@ -45,7 +45,7 @@ def keyword_examples(count: int, seed: int = 1) -> list[Example]:
     for _ in range(count):
         candidates = rng.sample(THINGS, 6)
         prompt = prompts.keyword_prompt(f"More {candidates[0]}", candidates[:2], candidates)
-        examples.append(Example(prompt, prompts.keyword_completion(candidates[:2])))
+        examples.append(Example(prompt, prompts.keyword_completion(candidates[:2], candidates)))
     return examples
 
 

@@ -186,26 +186,30 @@ def usable_candidates(candidates: Iterable[str]) -> list[str]:
 def keyword_prompt(theme: str, concepts: Sequence[str], candidates: Sequence[str]) -> str:
     """Ask LLM 2 which of the `candidates` (nearest first, at most 100) fit a theme and its concepts.
 
-    The candidates that `usable_candidates` drops are left out; give the same list to `keyword_grammar`.
+    Each candidate is followed by its number, and the answer is numbers: a token for a keyword, where its text would
+    cost several, and a choice that a small student learns where it would not learn to spell. The candidates that
+    `usable_candidates` drops are left out; give the same list to `keyword_grammar` and `parse_keywords`.
     """
     wanted = ",".join(_items(concepts, MAX_CONCEPTS, CONCEPT_CHARACTERS))
-    listed = KEYWORD_SEPARATOR.join(usable_candidates(candidates))
+    usable = usable_candidates(candidates)
+    listed = KEYWORD_SEPARATOR.join(f"{text} {number}" for number, text in enumerate(usable, 1))
     return f"{clean(theme, TITLE_CHARACTERS)}:{wanted}\n{listed}\nchoose\n"
 
 
-def keyword_completion(keywords: Sequence[str]) -> str:
-    """Write a choice of keywords as LLM 2 answers it."""
-    return KEYWORD_SEPARATOR.join(keywords)
+def keyword_completion(keywords: Sequence[str], candidates: Sequence[str]) -> str:
+    """Write a choice among the candidates as LLM 2 answers it: their numbers, ascending (nearest first)."""
+    number = {text: position for position, text in enumerate(usable_candidates(candidates), 1)}
+    return "".join(f" {chosen}" for chosen in sorted(number[keyword] for keyword in keywords))
 
 
-def parse_keywords(text: str, candidates: Iterable[str] | None = None) -> list[str]:
-    """Read LLM 2's answer: distinct keywords in the order chosen, only those among `candidates` where these are given.
+def parse_keywords(text: str, candidates: Sequence[str]) -> list[str]:
+    """Read LLM 2's answer: the candidates that it numbers, without repetitions, in the order chosen.
 
-    A keyword that was cut at the end of a text is dropped by the check against the candidates.
+    Numbers that no candidate has are dropped; a number cut by a deadline can only name another candidate.
     """
-    allowed = None if candidates is None else set(candidates)
-    parts = dict.fromkeys(part.strip() for part in text.split(KEYWORD_SEPARATOR))
-    return [part for part in parts if part and (allowed is None or part in allowed)]
+    usable = usable_candidates(candidates)
+    numbers = [int(part) for part in text.split() if part.isascii() and part.isdigit() and len(part) <= 3]
+    return list(dict.fromkeys(usable[number - 1] for number in numbers if 1 <= number <= len(usable)))
 
 
 def placement_text(theme: str, keywords: Sequence[str]) -> str:

@@ -34,8 +34,8 @@ def accepts(grammar: str, text: str) -> bool:
     return all(matcher.accept_token(byte) for byte in text.encode()) and matcher.accept_token(256)
 
 
-def test_every_candidate_and_nothing_else():
-    grammar = keyword_grammar(TRICKY, 1)
+def test_a_trie_accepts_its_texts_and_nothing_else():
+    grammar = "root ::= text\n" + trie_rules("text", TRICKY)
     for text in TRICKY:
         assert accepts(grammar, text)
     for text in ["", "butterproof", "butterm", "waterproof boots", "abb", "butter boots", "milk", "c", "cd", "日"]:
@@ -44,18 +44,27 @@ def test_every_candidate_and_nothing_else():
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(KEYWORD, min_size=2, max_size=12, unique=True), st.data())
-def test_splices_of_candidates_are_refused(candidates, data):
-    grammar = keyword_grammar(candidates, 1)
-    assert all(accepts(grammar, text) for text in candidates)
-    first, second = data.draw(st.sampled_from(candidates)), data.draw(st.sampled_from(candidates))
+def test_splices_of_texts_are_refused(texts, data):
+    grammar = "root ::= text\n" + trie_rules("text", texts)
+    assert all(accepts(grammar, text) for text in texts)
+    first, second = data.draw(st.sampled_from(texts)), data.draw(st.sampled_from(texts))
     splice = first[: data.draw(st.integers(0, len(first)))] + second[data.draw(st.integers(0, len(second))) :]
-    assert accepts(grammar, splice) == (splice in candidates)
+    assert accepts(grammar, splice) == (splice in texts)
+
+
+@pytest.mark.parametrize("count", [1, 9, 10, 37, 100])
+def test_keywords_are_numbers_of_candidates(count):
+    grammar = keyword_grammar([f"keyword {number}" for number in range(count)], 1)
+    for number in range(1, count + 1):
+        assert accepts(grammar, f" {number}")
+    for text in [" 0", "1", " 01", f" {count + 1}", " 1 1", " ", f" {count}0", " 1000"]:
+        assert not accepts(grammar, text)
 
 
 def test_exactly_as_many_keywords_as_asked():
-    grammar = keyword_grammar(["a", "b c"], 2)
-    assert accepts(grammar, "a|b c")
-    for text in ["a", "a|", "a|b c|a", "a,b c", "a |b c", "|a"]:
+    grammar = keyword_grammar(["a", "b c", "d"], 2)
+    assert accepts(grammar, " 1 3")
+    for text in [" 1", " 1 2 3", " 1,2", " 1  2", "1 2"]:
         assert not accepts(grammar, text)
 
 
@@ -65,9 +74,9 @@ def test_exactly_as_many_keywords_as_asked():
         ([], 1, "got 0"),
         (["a"], 2, "got 2"),
         (["a"], 0, "got 0"),
-        (["a|b"], 1, "without"),
-        (["a\n"], 1, "one line"),
-        ([""], 1, "''"),
+        (["a|b"], 1, "usable_candidates"),
+        (["a\n"], 1, "usable_candidates"),
+        (["a", "a"], 1, "usable_candidates"),
     ],
 )
 def test_unusable_candidates(candidates, choose, message):
@@ -132,6 +141,30 @@ def test_required_titles_come_first():
     assert accepts(grammar, page("Big game day", "Anything"))
     assert not accepts(grammar, page("Anything", "Big game day"))
     assert accepts(theme_grammar(1, ["First", "Second"]), page("First"))
+
+
+def test_searches_and_campaigns_are_quoted():
+    shopper = prompts.shopper_text(["salsa"], session=["tea!?", "Maple  Syrup", "dog bed"], campaign="game day")
+    grammar = theme_grammar(4, (), shopper)
+
+    def answer(campaign: str, first: str, concept: str, second: str) -> str:
+        return prompts.theme_completion(
+            [
+                ThemeDraft(campaign, ("chips", "salsa")),
+                ThemeDraft(first, (concept,)),
+                ThemeDraft(second, ("maple syrup", "honey")),
+                ThemeDraft("More salsa", ("salsa", "chips")),
+            ]
+        )
+
+    assert accepts(grammar, answer("Game day", "Still looking for dog bed?", "dog bed", "Maple syrup and more"))
+    assert not accepts(grammar, answer("Games", "Still looking for dog bed?", "dog bed", "Maple syrup and more"))
+    assert not accepts(grammar, answer("Game day", "Still looking for cat beds?", "dog bed", "Maple syrup and more"))
+    assert not accepts(grammar, answer("Game day", "Still looking for dog bed?", "cat bed", "Maple syrup and more"))
+    assert not accepts(grammar, answer("Game day", "Find your dog bed", "dog bed", "maple syrup for you"))
+    # What nobody can say in plain words, and what no longer fits, is not quoted.
+    assert "tea" not in grammar
+    assert accepts(theme_grammar(1, (), shopper), page("Game day"))
 
 
 @pytest.mark.parametrize("count", [0, prompts.MAX_PLACEMENTS + 1])

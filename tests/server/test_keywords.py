@@ -65,7 +65,7 @@ def test_keywords_of_the_llm(shop: Path) -> None:
 def test_candidates_take_turns_over_the_concepts(shop: Path) -> None:
     _, _, engines = answer(shop)
     listed = texts_of(engines.calls[1][1]["PROMPT"])[2].splitlines()[1].split("|")
-    assert listed[:2] == ["garden spade", "tomato seeds"]
+    assert listed[:2] == ["garden spade 1", "tomato seeds 2"]
     assert len(listed) == len(set(listed)) == 12
 
 
@@ -88,7 +88,7 @@ def test_without_the_llm_the_nearest_keywords(shop: Path, broken: dict[str, str]
 
 
 def test_what_is_no_candidate_is_dropped(shop: Path) -> None:
-    out, status, _ = answer(shop, {"keyword_llm": "butterproof|desk lamp|desk lamp|"}, count=1)
+    out, status, _ = answer(shop, {"keyword_llm": " 99 1 1"}, count=1)
     assert texts_of(out["KEYWORD"][0])[0] == "desk lamp"
     assert len(list(filter(None, texts_of(out["KEYWORD"][0])))) == 2
     assert status["source"] == "generated"
@@ -96,14 +96,17 @@ def test_what_is_no_candidate_is_dropped(shop: Path) -> None:
 
 
 def test_one_theme_of_several_falls_back(shop: Path) -> None:
-    _, status, _ = answer(shop, {"keyword_llm": "desk lamp|floor lamp"}, parameters={"candidates": "6"})
+    _, status, _ = answer(shop, {"keyword_llm": " 1 2\n 99\n"}, parameters={"candidates": "6"})
     assert status["source"] == "generated"
     assert "2 of 3 themes have the nearest keywords" in status["reason"]
     assert status["nearest_keyword_themes"] == 2
 
 
 def test_keywords_must_fit_their_theme(shop: Path) -> None:
-    out, status, _ = answer(shop, {"keyword_llm": "desk lamp|oat drink"}, count=1, parameters={"candidates": "32"})
+    _, _, engines = answer(shop, count=1, parameters={"candidates": "32"})
+    listed = texts_of(engines.calls[1][1]["PROMPT"])[0].splitlines()[1].split("|")
+    stray = next(text.rpartition(" ")[2] for text in listed if text.startswith("oat drink"))
+    out, status, _ = answer(shop, {"keyword_llm": f" 1 {stray}"}, count=1, parameters={"candidates": "32"})
     assert "oat drink" not in texts_of(out["KEYWORD"][0])
     assert status["aiqa"]["keyword_fit"] == 1
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from endcap_server import prompts
-from endcap_server.engines.grammar import keyword_grammar, theme_grammar
+from endcap_server.engines.grammar import keyword_grammar, theme_grammar, trie_rules
 from endcap_server.engines.llm import Llm
 from endcap_server.engines.llm_engine import AbandonedError, Answer, LlmError
 
@@ -55,13 +55,22 @@ def test_a_grammar_makes_any_student_write_valid_themes(llm):
 
 
 def test_every_request_has_its_own_grammar(llm):
-    candidates = [list(THINGS[start:] + THINGS[:start]) for start in range(len(THINGS))]
-    texts = [prompts.keyword_prompt("Any", ["thing"], listed) for listed in candidates]
-    grammars = [keyword_grammar(listed[:4], 3) for listed in candidates]
-    for listed, answer in zip(candidates, llm.generate(texts, grammars, 100), strict=True):
+    counts = list(range(3, len(THINGS) + 1))
+    texts = [prompts.keyword_prompt("Any", ["thing"], THINGS[:count]) for count in counts]
+    grammars = [keyword_grammar(THINGS[:count], 3) for count in counts]
+    for count, answer in zip(counts, llm.generate(texts, grammars, 100), strict=True):
         assert answer.finish == "stop"
-        assert len(answer.text.split("|")) == 3
-        assert set(answer.text.split("|")) <= set(listed[:4])
+        assert len(answer.text.split()) == 3
+        assert all(1 <= int(number) <= count for number in answer.text.split())
+
+
+def test_a_trie_is_sound_in_the_engine_too(llm):
+    """openvino-genai splices "butterproof" out of a flat alternation of these."""
+    texts = ["butter", "buttermilk", "waterproof", "water", "milkshake", "butterproof boots"]
+    grammar = 'root ::= text "|" text "|" text\n' + trie_rules("text", texts)
+    asked = [prompts.theme_prompt(f"likes:{thing}", count) for thing in THINGS for count in (1, 2, 3)]
+    for answer in llm.generate(asked, [grammar] * len(asked), 200):
+        assert set(answer.text.split("|")) <= set(texts)
 
 
 def test_answers_do_not_depend_on_company(llm):

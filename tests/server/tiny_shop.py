@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from endcap_server.deadline import left_ms
-from endcap_server.prompts import ThemeDraft, keyword_completion, theme_completion
+from endcap_server.prompts import ThemeDraft, theme_completion
 from endcap_server.stages.base import EngineError, EngineTimeout, Tensors, bytes_tensor, texts_of
 from endcap_server.store import ItemStore, KeywordColumns, ProductColumns, Ragged, write_keyword_links
 
@@ -91,7 +91,7 @@ def build_shop(build: Path, out_of_stock: tuple[int, ...] = (), categories: bool
 
 
 class TinyEngines:
-    """Engines over a tiny shop; ``broken[name]`` makes one dead ("dead"), late ("late") or answer a given text."""
+    """Engines over a tiny shop; ``broken[name]`` is "dead", "late" or what it answers, line by line."""
 
     def __init__(self, build: Path, broken: dict[str, str] | None = None):
         self.store = ItemStore.open(build)
@@ -108,7 +108,8 @@ class TinyEngines:
             raise EngineTimeout(engine)
         answer: dict[str, Any] = getattr(self, engine)(inputs)
         if failure:
-            answer["TEXT"] = bytes_tensor([failure] * len(answer["TEXT"]))
+            texts = failure.split("\n")
+            answer["TEXT"] = bytes_tensor([texts[i % len(texts)] for i in range(len(answer["TEXT"]))])
         return {name: answer[name] for name in outputs}
 
     def nearest(self, inputs: Tensors) -> dict[str, Any]:
@@ -148,5 +149,6 @@ class TinyEngines:
         return {"TEXT": bytes_tensor(texts), "FINISH": bytes_tensor(["stop"] * len(texts))}
 
     def keyword_llm(self, inputs: Tensors) -> dict[str, Any]:
-        texts = [keyword_completion(p.splitlines()[1].split("|")[:5]) for p in texts_of(inputs["PROMPT"])]
+        counts = [len(prompt.splitlines()[1].split("|")) for prompt in texts_of(inputs["PROMPT"])]
+        texts = ["".join(f" {number}" for number in range(1, min(count, 5) + 1)) for count in counts]
         return {"TEXT": bytes_tensor(texts), "FINISH": bytes_tensor(["stop"] * len(texts))}

@@ -12,10 +12,10 @@ from endcap_server.engines.llm import Llm
 from endcap_server.engines.llm_engine import Answer
 from endcap_server.prompts import ThemeDraft
 
-from endcap_builders.llm.examples import Example
+from endcap_builders.llm.examples import Example, listed_candidates
 
 _THEME_TOKENS = 60
-_KEYWORD_TOKENS = 24
+_KEYWORD_TOKENS = 5
 
 
 def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) -> dict[str, Any]:
@@ -33,7 +33,8 @@ def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) 
         of titles among all answers; tokens, ms: medians of one answer.
     """
     counts = [len(prompts.parse_themes(example.completion)) for example in examples]
-    grammars = [theme_grammar(count) for count in counts]
+    shoppers = [example.prompt.split("\n")[0] for example in examples]
+    grammars = [theme_grammar(count, (), shopper) for count, shopper in zip(counts, shoppers, strict=True)]
     answers, figures = _answer(folder, examples, grammars, _THEME_TOKENS * max(counts))
     valid, titles, shared, in_catalogue, quoted = 0, [], [], [], []
     for example, answer, count in zip(examples, answers, counts, strict=True):
@@ -66,17 +67,20 @@ def evaluate_keywords(folder: Path, examples: Sequence[Example]) -> dict[str, An
         chose; nearest_precision: the same of the nearest candidates, which need no LLM; repeated: share of keywords
         chosen twice; tokens, ms: medians of one answer.
     """
-    candidates = [example.prompt.split("\n")[1].split(prompts.KEYWORD_SEPARATOR) for example in examples]
-    wanted = [prompts.parse_keywords(example.completion) for example in examples]
+    candidates = [listed_candidates(example.prompt) for example in examples]
+    wanted = [
+        prompts.parse_keywords(example.completion, texts) for example, texts in zip(examples, candidates, strict=True)
+    ]
     pairs = list(zip(candidates, wanted, strict=True))
     grammars = [keyword_grammar(texts, len(chosen)) for texts, chosen in pairs]
     answers, figures = _answer(folder, examples, grammars, _KEYWORD_TOKENS * max(len(chosen) for chosen in wanted))
     valid, hits, nearest, repeated = 0, [], [], []
     for (texts, chosen), answer in zip(pairs, answers, strict=True):
-        written = answer.text.split(prompts.KEYWORD_SEPARATOR)
-        valid += set(written) <= set(texts) and len(written) == len(chosen) and answer.finish == "stop"
+        numbers = answer.text.split()
+        in_range = all(1 <= int(number) <= len(texts) for number in numbers)
+        valid += answer.finish == "stop" and in_range and len(numbers) == len(chosen)
         distinct = prompts.parse_keywords(answer.text, texts)
-        repeated.append(1 - len(distinct) / len(written))
+        repeated.append(1 - len(distinct) / len(numbers))
         hits += [text in chosen for text in distinct]
         nearest += [text in chosen for text in texts[: len(chosen)]]
     return {

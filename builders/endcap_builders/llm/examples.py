@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from endcap_server.prompts import KEYWORD_SEPARATOR
+
 
 @dataclass(frozen=True)
 class Example:
@@ -42,6 +44,12 @@ def read_examples(path: Path) -> list[Example]:
                     "run endcap build merchandising"
                 ) from error
     return examples
+
+
+def listed_candidates(prompt: str) -> list[str]:
+    """Read the candidates from a keyword prompt."""
+    listed = prompt.split("\n")[1].split(KEYWORD_SEPARATOR)
+    return [text.rpartition(" ")[0] for text in listed]
 
 
 def split_held_out(examples: list[Example], held_out: int) -> tuple[list[Example], list[Example]]:

@@ -32,7 +32,7 @@ class StudentSettings(Settings):
     train_seconds: float = Field(240.0, gt=0, description="most time for training, for machines that are slow or busy")
     tokens_per_step: int = Field(768, ge=256, description="tokens of one optimiser step")
     learning_rate: float = Field(
-        0.0, ge=0, description="peak learning rate of AdamW; 0: what suits (from scratch 0.02, LoRA 2e-4, whole 3e-5)"
+        0.0, ge=0, description="peak learning rate of AdamW; 0: what suits (from scratch 0.03, LoRA 2e-4, whole 3e-5)"
     )
     matrix_learning_rate: float = Field(0.02, gt=0, description="peak learning rate of Muon, for models from scratch")
     prompt_weight: float = Field(
@@ -47,7 +47,7 @@ class StudentSettings(Settings):
         """The peak learning rate of AdamW."""
         if self.learning_rate:
             return self.learning_rate
-        return (2e-4 if self.lora else 3e-5) if self.checkpoint else 2e-2
+        return (2e-4 if self.lora else 3e-5) if self.checkpoint else 3e-2
 
 
 def make_student(settings: StudentSettings, examples: list[Example]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
@@ -80,7 +80,13 @@ def make_student(settings: StudentSettings, examples: list[Example]) -> tuple[Pr
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    return LlamaForCausalLM(LlamaConfig(**shape)), tokenizer
+    fresh: Any = LlamaForCausalLM(LlamaConfig(**shape))
+    with torch.no_grad():
+        # Layers that start silent learn sooner: random outputs would first have to be unlearned.
+        for layer in fresh.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+    return fresh, tokenizer
 
 
 def save_student(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -18,6 +18,9 @@ from endcap_builders.merchandising.statistics import Statistics
 from endcap_builders.merchandising.teacher import KeywordRequest, Teacher, ThemeRequest
 from endcap_builders.merchandising.topics import Array, TitleIndex, stems
 
+_PART = 256
+"""Texts compared with all keywords at once: many small matrix products are slow on a busy machine."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -32,7 +35,8 @@ def theme_examples(
 ) -> Iterable[tuple[Example, list[ThemeDraft]]]:
     """Yield an example and its page for each request whose page passes the quality checks."""
     for request, drafts in zip(requests, teacher.themes(requests), strict=True):
-        page = prune_page(drafts, counts)[: request.placements]
+        _, searches = prompts.quoted_texts(request.profile.text())
+        page = prune_page(drafts, counts, searches)[: request.placements]
         if not page:
             counts["empty page"] += 1
             continue
@@ -46,22 +50,23 @@ def keyword_requests(
 ) -> list[KeywordRequest]:
     """Find candidates for each theme as the keywords stage does: nearest to each concept, in turns over the concepts.
 
-    Most requests have the stage's usual number of `candidates`, some fewer or more.
+    Some requests have the stage's number of `candidates`, most have fewer.
     """
-    merchandiser.prepare(text for theme in themes for text in theme.concepts)
+    texts_of_all = list(dict.fromkeys(text for theme in themes for text in theme.concepts))
+    merchandiser.prepare(texts_of_all)
     names = merchandiser.statistics.store.keywords
     requests = []
     nearest: dict[str, list[int]] = {}
     width = min(prompts.MAX_CANDIDATES, len(names))
+    for start in range(0, len(texts_of_all), _PART):
+        part = texts_of_all[start : start + _PART]
+        similarity = np.stack([merchandiser.vector(text) for text in part]) @ merchandiser.vectors.T
+        nearest.update(zip(part, _best(similarity, width), strict=True))
     for theme in themes:
-        missing = [text for text in theme.concepts if text not in nearest]
-        if missing:
-            similarity = np.stack([merchandiser.vector(text) for text in missing]) @ merchandiser.vectors.T
-            for text, found in zip(missing, _best(similarity, width), strict=True):
-                nearest[text] = found
         turns = itertools.zip_longest(*(nearest[text] for text in theme.concepts), fillvalue=-1)
         rows = dict.fromkeys(row for turn in turns for row in turn if row >= 0)
-        limit = candidates if rng.random() < 0.6 else rng.randint(max(choose, 12), max(candidates, 12))
+        # Mostly short lists: they teach the same in fewer tokens.
+        limit = candidates if rng.random() < 0.15 else rng.randint(choose + 3, max(candidates // 3, choose + 3))
         texts = prompts.usable_candidates(names[row] for row in itertools.islice(rows, limit))
         if len(texts) > choose:
             requests.append(KeywordRequest(theme, tuple(texts), choose))
@@ -76,7 +81,10 @@ def keyword_examples(
         kept = prune_keywords(chosen, request.candidates, request.choose, counts)
         if kept:
             prompt = prompts.keyword_prompt(request.theme.title, request.theme.concepts, request.candidates)
-            yield Example(prompt, prompts.keyword_completion(kept)), Choice(request.theme, tuple(kept))
+            yield (
+                Example(prompt, prompts.keyword_completion(kept, request.candidates)),
+                Choice(request.theme, tuple(kept)),
+            )
 
 
 def theme_products(merchandiser: Merchandiser, choices: Sequence[Choice], rng: random.Random) -> pl.DataFrame:

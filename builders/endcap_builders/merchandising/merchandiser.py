@@ -47,6 +47,7 @@ class Merchandiser:
         self._topic_of_name = statistics.topics.by_name()
         self._cache: dict[str, Array] = {}
         self._near: dict[str, list[str]] = {}
+        self._topic_near: dict[str, int] = {}
         self._attributes_of: dict[int, list[Idea]] = {}
         self._occasions_of: dict[tuple[tuple[int, ...], str], list[Idea]] = {}
         topics = statistics.topics
@@ -86,29 +87,36 @@ class Merchandiser:
         """Topics that a theme is about, by the share of its concepts that belong to each."""
         found: dict[int, float] = {}
         for text in concepts:
-            row = self.keyword_row.get(text)
-            topic = self._topic_of_name.get(text, -1) if row is None else int(self.statistics.topics.of_keyword[row])
-            if topic < 0:
-                # Not a keyword of one topic: what its nearest keywords are about.
-                near = np.argpartition(-(self.vectors @ self.vector(text)), min(4, len(self.vectors) - 1))[:5]
-                near_topics = self.statistics.topics.of_keyword[near]
-                near_topics = near_topics[near_topics >= 0]
-                if not len(near_topics):
-                    continue
-                topic = int(np.bincount(near_topics).argmax())
-            found[topic] = found.get(topic, 0.0) + 1.0 / len(concepts)
+            topic = self._topic_of(text)
+            if topic >= 0:
+                found[topic] = found.get(topic, 0.0) + 1.0 / len(concepts)
         return found
+
+    def _topic_of(self, text: str) -> int:
+        row = self.keyword_row.get(text)
+        topic = self._topic_of_name.get(text, -1) if row is None else int(self.statistics.topics.of_keyword[row])
+        if topic >= 0:
+            return topic
+        if text not in self._topic_near:
+            # Not a keyword of one topic: what its nearest keywords are about.
+            similarity = self.vectors @ self.vector(text)
+            near = np.argpartition(-similarity, min(4, len(similarity) - 1))[:5]
+            topics = self.statistics.topics.of_keyword[near]
+            topics = topics[topics >= 0]
+            self._topic_near[text] = int(np.bincount(topics).argmax()) if len(topics) else -1
+        return self._topic_near[text]
 
     def _page(self, profile: Profile, placements: int) -> list[ThemeDraft]:
         page: list[ThemeDraft] = []
         titles: set[str] = set()
         contents: list[set[str]] = []
-        for title, concepts in self._ideas(profile):
+        _, searches = quoted_texts(profile.text())
+        for title, concepts in self._ideas(profile, searches):
             title = _capital(clean(title, TITLE_CHARACTERS))
             kept = tuple(dict.fromkeys(text for text in concepts if presentable(text)))[:4]
             content = set(kept)
             repeats = any(len(content & other) >= 2 for other in contents)
-            quote = len(kept) == 1 and kept[0] in title.lower()
+            quote = len(kept) == 1 and kept[0] in searches and content not in contents
             if (len(kept) < 2 and not quote) or title.lower() in titles or repeats:
                 continue
             titles.add(title.lower())
@@ -118,12 +126,11 @@ class Merchandiser:
                 break
         return page
 
-    def _ideas(self, profile: Profile) -> Iterator[Idea]:
+    def _ideas(self, profile: Profile, searches: Sequence[str]) -> Iterator[Idea]:
         """All placements that this shopper could see, best first; the page takes the first that are distinct."""
         known = [self._topic_of_name[name] for name in profile.favourites if name in self._topic_of_name]
         if profile.campaign:
             yield profile.campaign, self._nearest_concepts(clean(profile.campaign, TITLE_CHARACTERS).lower(), 3)
-        _, searches = quoted_texts(profile.text())
         for search in searches:
             # Nothing but the search: what is near it is found by its vector, whatever shoppers type.
             yield self._title("session", -1, query=search), [search]

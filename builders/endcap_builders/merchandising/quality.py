@@ -12,12 +12,15 @@ MAX_WORDS = 9
 _SHARED_CONCEPTS = 2
 
 
-def prune_page(drafts: Sequence[ThemeDraft], counts: Counter[str]) -> list[ThemeDraft]:
-    """Keep the placements that pass; `counts` gathers why others do not."""
+def prune_page(drafts: Sequence[ThemeDraft], counts: Counter[str], searches: Sequence[str] = ()) -> list[ThemeDraft]:
+    """Keep the placements that pass; `counts` gathers why others do not.
+
+    A placement for one of the `searches` may have that as its only concept.
+    """
     kept: list[ThemeDraft] = []
     for draft in drafts:
         fixed = _tidied(draft)
-        reason = _fault(fixed, draft, kept)
+        reason = _fault(fixed, draft, kept, searches)
         if reason:
             counts[reason] += 1
         else:
@@ -43,15 +46,17 @@ def _tidied(draft: ThemeDraft) -> ThemeDraft:
     return ThemeDraft(title, tuple(text for text in concepts if presentable(text))[:MAX_CONCEPTS])
 
 
-def _fault(draft: ThemeDraft, original: ThemeDraft, kept: Sequence[ThemeDraft]) -> str:
+def _fault(draft: ThemeDraft, original: ThemeDraft, kept: Sequence[ThemeDraft], searches: Sequence[str]) -> str:
     body = draft.title.rstrip("?!")
     if not MIN_TITLE <= len(draft.title) <= MAX_TITLE or len(draft.title.split()) > MAX_WORDS:
         return "title length"
     if not all(presentable_word(word) for word in body.split()):
         return "title characters"
-    quote = len(draft.concepts) == 1 and draft.concepts[0] in draft.title.lower()
+    quote = len(draft.concepts) == 1 and draft.concepts[0] in searches
     if len(draft.concepts) < 2 and not quote:
         return "too few concepts" if len(original.concepts) < 2 else "concepts no shopper would type"
+    if quote and any(other.concepts == draft.concepts for other in kept):
+        return "duplicate concepts"
     for other in kept:
         if stems(other.title) == stems(draft.title):
             return "duplicate title"

@@ -18,6 +18,9 @@ class KeywordStudentSettings(StudentSettings):
         ge=0,
         description="tokens to train on; 0: use the checkpoint as it is",
     )
+    prompt_weight: float = Field(
+        0.02, ge=0, le=1, description="weight of the prompt's tokens in the loss; answers, of a few tokens only, have 1"
+    )
 
 
 def run(ctx: BuildContext, settings: KeywordStudentSettings) -> dict[str, Any]:

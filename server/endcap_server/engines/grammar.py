@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from endcap_server.prompts import (
-    KEYWORD_SEPARATOR,
     MAX_CANDIDATES,
     MAX_PLACEMENTS,
     TITLE_CHARACTERS,
     clean,
     quoted_texts,
+    usable_candidates,
 )
 
 # Letters of the scripts shops are written in. Ranges, because EBNF character classes know no Unicode properties.
@@ -49,11 +49,8 @@ def theme_grammar(count: int, titles: Sequence[str] = (), shopper: str = "") -> 
     if not 1 <= count <= MAX_PLACEMENTS:
         raise ValueError(f"themes: expected 1..{MAX_PLACEMENTS}, got {count}")
     campaign, searches = quoted_texts(shopper)
-    required = [
-        title
-        for title in (clean(text, TITLE_CHARACTERS) for text in (*titles, campaign[:1].upper() + campaign[1:]))
-        if title
-    ]
+    given = (*titles, campaign[:1].upper() + campaign[1:])
+    required = [title for title in (clean(text, TITLE_CHARACTERS) for text in given) if title]
     items = [f"{_literal(title)} rest" for title in required]
     items += [f"{_quoting_title(search)} {_literal(_CONCEPTS + search)} more" for search in searches]
     items = items[:count]
@@ -77,7 +74,7 @@ def _quoting_title(search: str) -> str:
 
 
 def keyword_grammar(candidates: Sequence[str], choose: int) -> str:
-    """Make the grammar of LLM 2's answer: exactly `choose` of the `candidates`, separated by ``|``.
+    """Make the grammar of LLM 2's answer: the numbers of exactly `choose` of the prompt's `candidates`.
 
     No grammar keeps the keywords distinct: `prompts.parse_keywords` drops repetitions.
 
@@ -88,16 +85,14 @@ def keyword_grammar(candidates: Sequence[str], choose: int) -> str:
     Returns:
         EBNF with the start rule ``root``.
     """
-    distinct = list(dict.fromkeys(candidates))
-    if not 1 <= len(distinct) <= MAX_CANDIDATES:
-        raise ValueError(f"candidates: expected 1..{MAX_CANDIDATES} keywords, got {len(distinct)}")
-    if not 1 <= choose <= len(distinct):
-        raise ValueError(f"choose: expected 1..{len(distinct)} (the number of candidates), got {choose}")
-    for text in distinct:
-        if not text or KEYWORD_SEPARATOR in text or not text.isprintable():
-            raise ValueError(f"candidate {text!r}: expected one line of text without {KEYWORD_SEPARATOR!r}")
-    more = f" ({_literal(KEYWORD_SEPARATOR)} keyword){{{choose - 1}}}" if choose > 1 else ""
-    return f"root ::= keyword{more}\n{trie_rules('keyword', distinct)}"
+    if not 1 <= len(candidates) <= MAX_CANDIDATES:
+        raise ValueError(f"candidates: expected 1..{MAX_CANDIDATES} keywords, got {len(candidates)}")
+    if usable_candidates(candidates) != list(candidates):
+        raise ValueError(f"candidates: expected what usable_candidates returns, got {list(candidates)[:8]}")
+    if not 1 <= choose <= len(candidates):
+        raise ValueError(f"choose: expected 1..{len(candidates)} (the number of candidates), got {choose}")
+    numbers = (str(number) for number in range(1, len(candidates) + 1))
+    return f'root ::= (" " number){{{choose}}}\n{trie_rules("number", numbers)}'
 
 
 def trie_rules(name: str, texts: Iterable[str]) -> str:

@@ -137,9 +137,9 @@ class Keywords(Stage):
         fallen = 0
         for work, text in zip(works, answers, strict=True):
             row_of = dict(zip(work.texts, work.rows, strict=True))
-            parts = prompts.parse_keywords(text) if text else []
-            valid = [row_of[part] for part in parts if part in row_of]
-            status.count("not_a_candidate", len(parts) - len(valid))
+            parts = prompts.parse_keywords(text, work.texts) if text else []
+            valid = [row_of[part] for part in parts]
+            status.count("not_a_candidate", len(set(text.split())) - len(valid))
             fitting = [row for row in valid if work.fit[row] >= self.settings.fit_floor]
             status.count("keyword_fit", len(valid) - len(fitting))
             work.chosen = fitting[: self.settings.keywords]

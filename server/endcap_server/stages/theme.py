@@ -121,7 +121,7 @@ class Theme(Stage):
         askable = [index for index, title in enumerate(required) if prompts.clean(title, prompts.TITLE_CHARACTERS)]
         inputs = {
             "PROMPT": bytes_tensor([prompts.theme_prompt(shopper, wanted)]),
-            "GRAMMAR": bytes_tensor([theme_grammar(wanted, [required[index] for index in askable])]),
+            "GRAMMAR": bytes_tensor([theme_grammar(wanted, [required[index] for index in askable], shopper)]),
             "MAX_TOKENS": np.array([self.settings.tokens_per_theme * wanted], np.int32),
         }
         try:
