@@ -63,7 +63,7 @@ def write_cross_encoder(folder: Path) -> BertForSequenceClassification:
     model = BertForSequenceClassification(config(num_labels=1, initializer_range=0.3)).eval()
     export_cross_encoder(model, folder / "model.xml")
     write_tokenizer(folder / "tokenizer.json")
-    (folder / "calibration.json").write_text('{"scale": 2.0, "bias": -0.5, "temperature": 0.3}')
+    (folder / "calibration.json").write_text('{"scale": 2.0, "bias": -0.5, "temperature": 0.3}', encoding="utf-8")
     return model
 
 

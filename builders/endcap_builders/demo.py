@@ -49,7 +49,7 @@ def _requests(catalogue: Catalogue, build: Path) -> list[list[str]]:
     queries = catalogue.queries["query"].to_list()[:40]
     brand = catalogue.products.filter(pl.col("brand") != "")["brand"].mode()[0]
     rules = build / "demo-rules.json"
-    rules.write_text(_RULES % brand + "\n")
+    rules.write_text(_RULES % brand + "\n", encoding="utf-8")
     titles = ["--catalogue", str(catalogue.folder)]
     return [
         ["storefront", *_each("--history", histories[0]), *titles],

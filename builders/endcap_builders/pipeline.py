@@ -180,10 +180,10 @@ class Pipeline:
     def _keep_work_of_same_settings(self, work: Path, fingerprint: str) -> None:
         """Interrupted work is resumed only by the very same step: other settings would mix two runs."""
         stamp = work / ".fingerprint"
-        if work.exists() and (not stamp.exists() or stamp.read_text() != fingerprint):
+        if work.exists() and (not stamp.exists() or stamp.read_text(encoding="utf-8") != fingerprint):
             shutil.rmtree(work)
         work.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(fingerprint)
+        stamp.write_text(fingerprint, encoding="utf-8")
 
     def _fingerprint(self, step: Step, earlier: dict[str, str], digest: str) -> str:
         parts = {
@@ -223,7 +223,7 @@ class Pipeline:
             "files": _file_hashes(self.build / step.name),
         }
         temporary = self.build / f".{MANIFEST}.new"
-        temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         os.replace(temporary, self.build / MANIFEST)
 
 
@@ -232,7 +232,7 @@ def read_manifest(build: Path) -> dict[str, Any]:
     path = build / MANIFEST
     if not path.exists():
         return {"format": 1, "steps": {}}
-    manifest: dict[str, Any] = json.loads(path.read_text())
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return manifest
 
 

@@ -104,7 +104,7 @@ def calibrated(raw: Array, scale: float, shift: float) -> Array:
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        meta = json.loads(path.read_text())
+        meta = json.loads(path.read_text(encoding="utf-8"))
         if meta["kind"] == "none":
             return dict(meta)
         return {

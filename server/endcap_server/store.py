@@ -71,7 +71,7 @@ class ProductColumns:
             "tokenizer": self.tokenizer,
             "max_product_tokens": self.max_product_tokens,
         }
-        (folder / "store.json").write_text(json.dumps(meta, indent=2) + "\n")
+        (folder / "store.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def tokenizer_digest(tokenizer: Tokenizer) -> str:
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        meta = json.loads(path.read_text())
+        meta = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"{path}: expected the item store of a build, found none; run endcap build") from None
     except ValueError as error:

@@ -102,7 +102,7 @@ class WordCheck:
         path = student / TITLE_WORDS
         if not path.exists():
             return None
-        known = set(path.read_text().split())
+        known = set(path.read_text(encoding="utf-8").split())
         for texts in (store.keywords, store.categories, store.brands):
             for text in texts:
                 known.update(_words(text))

@@ -36,9 +36,9 @@ def test_a_bad_table_leaves_the_old_catalogue(tmp_path: Path) -> None:
 
 
 def test_never_replaces_a_folder_of_something_else(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("do not delete")
+    (tmp_path / "thesis.txt").write_text("do not delete", encoding="utf-8")
     with pytest.raises(CatalogueError, match=r"thesis\.txt in it; choose another path"):
         write_catalogue(tmp_path, PRODUCTS)
     with pytest.raises(CatalogueError, match="got a file"):
         write_catalogue(tmp_path / "thesis.txt", PRODUCTS)
-    assert (tmp_path / "thesis.txt").read_text() == "do not delete"
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "do not delete"

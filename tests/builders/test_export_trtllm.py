@@ -30,19 +30,19 @@ def student(folder: Path, rope: dict[str, object]) -> None:
 def test_checkpoint_has_the_names_of_both_generations(tmp_path: Path) -> None:
     student(tmp_path / "hf", ROPE)
     export_for_tensorrt_llm(tmp_path / "hf", tmp_path / "trtllm")
-    config = json.loads((tmp_path / "trtllm" / "config.json").read_text())
+    config = json.loads((tmp_path / "trtllm" / "config.json").read_text(encoding="utf-8"))
     assert config["dtype"] == config["torch_dtype"] == "bfloat16"
     assert config["rope_theta"] == 500_000.0
     assert config["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
     assert config["rope_parameters"] == ROPE
-    tokenizer = json.loads((tmp_path / "trtllm" / "tokenizer_config.json").read_text())
+    tokenizer = json.loads((tmp_path / "trtllm" / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
 
 
 def test_plain_rotary_embeddings_scale_nothing(tmp_path: Path) -> None:
     student(tmp_path / "hf", {"rope_type": "default", "rope_theta": 10_000.0})
     export_for_tensorrt_llm(tmp_path / "hf", tmp_path / "trtllm")
-    config = json.loads((tmp_path / "trtllm" / "config.json").read_text())
+    config = json.loads((tmp_path / "trtllm" / "config.json").read_text(encoding="utf-8"))
     assert config["rope_theta"] == 10_000.0
     assert config["rope_scaling"] is None
 

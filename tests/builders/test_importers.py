@@ -174,10 +174,13 @@ def test_wands_reads_tab_separated_text(tmp_path: Path) -> None:
         "rating_count\taverage_rating\treview_count\n"
         '0\tsolid wood bed\tBeds\tFurniture / Bedroom / Beds\t"a ""good"" bed\nfor two"\t'
         "color : oak|size : queen\t15.0\t4.5\t15.0\n"
-        "1\tclock\tClocks|Decor\t\t\t\t\t\t\n"
+        "1\tclock\tClocks|Decor\t\t\t\t\t\t\n",
+        encoding="utf-8",
     )
-    (source / "query.csv").write_text("query_id\tquery\tquery_class\n0\twooden bed\tBeds\n")
-    (source / "label.csv").write_text("id\tquery_id\tproduct_id\tlabel\n0\t0\t0\tExact\n1\t0\t1\tIrrelevant\n")
+    (source / "query.csv").write_text("query_id\tquery\tquery_class\n0\twooden bed\tBeds\n", encoding="utf-8")
+    (source / "label.csv").write_text(
+        "id\tquery_id\tproduct_id\tlabel\n0\t0\t0\tExact\n1\t0\t1\tIrrelevant\n", encoding="utf-8"
+    )
     catalogue = run_importer("wands", source, tmp_path / "shop")
     assert catalogue.products.select("product_id", "title", "description", "category").rows() == [
         ("0", "solid wood bed", 'a "good" bed for two color: oak; size: queen', "Furniture > Bedroom > Beds"),

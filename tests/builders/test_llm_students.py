@@ -56,7 +56,7 @@ def test_examples_survive_writing_and_reading(tmp_path):
 
 @pytest.mark.parametrize("line", ["no json", '{"prompt": "a"}', "[1]"])
 def test_damaged_examples_are_named(tmp_path, line):
-    (tmp_path / "x.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' + line + "\n")
+    (tmp_path / "x.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' + line + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"x\.jsonl, line 2: expected"):
         read_examples(tmp_path / "x.jsonl")
 

@@ -240,7 +240,7 @@ def test_every_title_of_the_lexicon_can_be_written():
 )
 def test_a_broken_lexicon_is_named(tmp_path, change: Callable[[str], str], message):
     path = tmp_path / "mine.toml"
-    path.write_text(change(DEFAULT_LEXICON.read_text()))
+    path.write_text(change(DEFAULT_LEXICON.read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(ValueError, match=message) as caught:
         read_lexicon(path)
     assert "mine.toml" in str(caught.value)
@@ -350,7 +350,7 @@ def test_openai_teacher_stops_at_what_does_not_pass_and_resumes(endpoint, full, 
     endpoint.requests.clear()
     endpoint.script.clear()
     # As an interrupted build leaves it: the last line is cut.
-    path.write_text(path.read_text() + '{"key": "12')
+    path.write_text(path.read_text(encoding="utf-8") + '{"key": "12', encoding="utf-8")
     again = openai_teacher(endpoint, full, path)
     assert len(list(again.themes(REQUESTS))) == 4
     assert len(endpoint.requests) == 2

@@ -27,16 +27,16 @@ class Recorder:
     def count(self, ctx: BuildContext, settings: CountSettings) -> dict[str, Any]:
         self.ran.append("count")
         shard = ctx.work / "shard"
-        shard.write_text(shard.read_text() + "x" if shard.exists() else "x")
-        (ctx.output / "count.txt").write_text(str(ctx.catalogue.products.height * settings.factor))
+        shard.write_text(shard.read_text(encoding="utf-8") + "x" if shard.exists() else "x", encoding="utf-8")
+        (ctx.output / "count.txt").write_text(str(ctx.catalogue.products.height * settings.factor), encoding="utf-8")
         if self.fail:
             raise OSError("disk full")
-        return {"shards": shard.read_text()}
+        return {"shards": shard.read_text(encoding="utf-8")}
 
     def double(self, ctx: BuildContext, settings: Settings) -> dict[str, Any]:
         self.ran.append("double")
-        number = 2 * int((ctx.input("count") / "count.txt").read_text())
-        (ctx.output / "double.txt").write_text(str(number))
+        number = 2 * int((ctx.input("count") / "count.txt").read_text(encoding="utf-8"))
+        (ctx.output / "double.txt").write_text(str(number), encoding="utf-8")
         return {"number": number}
 
     def steps(self) -> list[Step]:
@@ -86,12 +86,12 @@ def test_changed_catalogue_rebuilds(tmp_path: Path, catalogue: Path) -> None:
 def test_failure_keeps_the_previous_build_and_the_work(tmp_path: Path, catalogue: Path) -> None:
     recorder = Recorder()
     pipeline(recorder, tmp_path, catalogue).run()
-    before = (tmp_path / "build/manifest.json").read_text()
+    before = (tmp_path / "build/manifest.json").read_text(encoding="utf-8")
     recorder.fail = True
     with pytest.raises(OSError, match="disk full"):
         pipeline(recorder, tmp_path, catalogue, overrides={"count": {"factor": 7}}).run()
-    assert (tmp_path / "build/count/count.txt").read_text() == "3"
-    assert (tmp_path / "build/manifest.json").read_text() == before
+    assert (tmp_path / "build/count/count.txt").read_text(encoding="utf-8") == "3"
+    assert (tmp_path / "build/manifest.json").read_text(encoding="utf-8") == before
     recorder.fail = False
     resumed = pipeline(recorder, tmp_path, catalogue, overrides={"count": {"factor": 7}}).run()
     assert resumed["steps"]["count"]["figures"]["shards"] == "xx", "the interrupted run's work is taken up"
@@ -114,8 +114,11 @@ def test_damaged_catalogue_leaves_the_build_alone(tmp_path: Path, catalogue: Pat
     (catalogue / "products.parquet").write_bytes(b"PAR1 cut short")
     with pytest.raises(CatalogueError, match=r"products\.parquet"):
         pipeline(recorder, tmp_path, catalogue).run()
-    assert (tmp_path / "build/double/double.txt").read_text() == "6"
-    assert json.loads((tmp_path / "build/manifest.json").read_text())["steps"].keys() == {"count", "double"}
+    assert (tmp_path / "build/double/double.txt").read_text(encoding="utf-8") == "6"
+    assert json.loads((tmp_path / "build/manifest.json").read_text(encoding="utf-8"))["steps"].keys() == {
+        "count",
+        "double",
+    }
 
 
 def test_one_step_alone(tmp_path: Path, catalogue: Path) -> None:

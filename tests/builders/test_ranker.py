@@ -102,7 +102,7 @@ def test_it_learns_a_taste_that_only_captions_show(tmp_path, store):
 
 def test_the_served_model_can_do_without_captions(tmp_path, store):
     STEP.run(context(tmp_path, make_events()), SETTINGS.model_copy(update={"captions": False}))
-    meta = json.loads((tmp_path / "ranker/ranker.json").read_text())
+    meta = json.loads((tmp_path / "ranker/ranker.json").read_text(encoding="utf-8"))
     assert not any(name.startswith("caption") for name in meta["features"])
     assert Ranker.open(tmp_path).score(store, [3], [1, 2]).shape == (2,)
 
@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_model(tmp_path):
         build = tmp_path / name
         make_store(build)
         STEP.run(context(build, make_events()), SETTINGS)
-        models.append((build / "ranker/model.txt").read_text())
+        models.append((build / "ranker/model.txt").read_text(encoding="utf-8"))
     assert models[0] == models[1]
 
 

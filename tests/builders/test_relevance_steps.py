@@ -99,7 +99,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_figures_say_what_was_done(shop):
-    steps = json.loads((shop / "build/manifest.json").read_text())["steps"]
+    steps = json.loads((shop / "build/manifest.json").read_text(encoding="utf-8"))["steps"]
     assert steps["teacher"]["figures"]["labels"] == "judgements"
     figures = steps["cross_encoder"]["figures"]
     # Some of the mined pairs are judged ones too, so there are fewer than 12 * 8 only if queries repeat.
@@ -161,12 +161,12 @@ def test_catalogue_without_judgements_trains_on_weak_labels(shop, tmp_path):
 
 
 def test_student_of_another_vocabulary_is_refused(shop):
-    before = (shop / "build/cross_encoder/calibration.json").read_text()
+    before = (shop / "build/cross_encoder/calibration.json").read_text(encoding="utf-8")
     with pytest.raises(BuildError, match="another; set store"):
         pipeline(shop, cross_encoder={"checkpoint": "minilm"}).run("cross_encoder")
     with pytest.raises(BuildError, match="at least 9 layers"):
         pipeline(shop, cross_encoder={"layers": 9}).run("cross_encoder")
-    assert (shop / "build/cross_encoder/calibration.json").read_text() == before
+    assert (shop / "build/cross_encoder/calibration.json").read_text(encoding="utf-8") == before
 
 
 def test_checkpoint_that_is_not_there_is_named(shop, tmp_path):

@@ -150,7 +150,7 @@ def test_nearest_on_the_build(folder: Path, items: ItemStore) -> None:
     (result,) = nearest.run([NearestRequest(vectors=items.vectors[[7]], k=1)])
     assert isinstance(result, NearestResult)
     assert result.similarity[0, 0] > 0.999
-    figures = json.loads((folder / "build" / "index" / "index.json").read_text())
+    figures = json.loads((folder / "build" / "index" / "index.json").read_text(encoding="utf-8"))
     assert figures["products"] == {"rows": N, "kind": "exact", "recall_at_100": pytest.approx(1.0, abs=0.02)}
 
 

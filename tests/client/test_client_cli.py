@@ -49,7 +49,7 @@ def test_a_page_as_json(service, address, capsys):
 
 def test_a_search(search_service, address, capsys, tmp_path):
     rules = tmp_path / "rules.json"
-    rules.write_text('{"pin": ["p4"]}')
+    rules.write_text('{"pin": ["p4"]}', encoding="utf-8")
     words = ["--query", "green tea", "--rules", str(rules), "--timeout-s", "3"]
     assert cli.main(["request", "search", "--address", address, *words]) == 0
     assert "Search: green tea" in capsys.readouterr().out
@@ -130,7 +130,8 @@ def test_commands_of_other_packages(tmp_path, monkeypatch, capsys, only):
                 parser.add_argument("name")
                 parser.set_defaults(run=lambda arguments: print("hello", arguments.name) or 7)
             """
-        )
+        ),
+        encoding="utf-8",
     )
     monkeypatch.syspath_prepend(tmp_path)
     only(("hello", "shop_extras:add_hello_command"), ("broken", "no_such_package.cli:add"))
@@ -158,7 +159,7 @@ def test_commands_of_other_packages(tmp_path, monkeypatch, capsys, only):
     [("import os_of_tomorrow", "'os_of_tomorrow' is not installed"), ("1 / 0", "ZeroDivisionError")],
 )
 def test_a_package_that_does_not_load(tmp_path, monkeypatch, capsys, only, body, says):
-    (tmp_path / "half_there.py").write_text(body)
+    (tmp_path / "half_there.py").write_text(body, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "half_there", raising=False)
     only(("half", "half_there:add"))

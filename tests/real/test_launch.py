@@ -64,7 +64,7 @@ def test_model_that_does_not_load(build: Path, tmp_path: Path) -> None:
     shutil.copytree(build / "repository", broken / "repository")
     config = broken / "repository/fusion/config.pbtxt"
     typing_error = 'parameters { key: "wieght" value { string_value: "1" } }'
-    config.write_text(f"{config.read_text()}{typing_error}\n")
+    config.write_text(f"{config.read_text(encoding='utf-8')}{typing_error}\n", encoding="utf-8")
     options = ServerOptions(build=broken, grpc_port=0, http_port=0, metrics_port=0)
     with pytest.raises(LaunchError, match="wieght"), Server(options):
         pass

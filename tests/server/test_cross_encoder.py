@@ -155,12 +155,12 @@ def test_store_of_another_tokenizer(model: tuple[Path, BertForSequenceClassifica
     tokenizer = tiny_encoders.write_tokenizer(tmp_path / "tokenizer.json")
     tokenizer.add_tokens(["something"])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    (tmp_path / "calibration.json").write_text("{}")
+    (tmp_path / "calibration.json").write_text("{}", encoding="utf-8")
     with pytest.raises(EngineLoadError, match="expected the tokenizer of the item store"):
         CrossEncoder(tmp_path, ItemStore.open(model[0]))
 
 
 def test_wrong_calibration(model: tuple[Path, BertForSequenceClassification], tmp_path: Path) -> None:
-    (tmp_path / "calibration.json").write_text('{"temperature": 0}')
+    (tmp_path / "calibration.json").write_text('{"temperature": 0}', encoding="utf-8")
     with pytest.raises(EngineLoadError, match=r"calibration\.json, temperature: Input should be greater than 0, got 0"):
         CrossEncoder(tmp_path, ItemStore.open(model[0]))

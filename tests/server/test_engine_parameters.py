@@ -17,7 +17,7 @@ ENGINES = sorted(PARAMETERS)
 
 
 def read(path: Path) -> model_config_pb2.ModelConfig:
-    return text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
 
 
 def strings(config: model_config_pb2.ModelConfig) -> dict[str, str]:

@@ -55,7 +55,7 @@ def test_unknown_device(tmp_path: Path) -> None:
     folder = tmp_path / "bi_encoder"
     export_sentence_encoder(model, ("input_ids", "attention_mask"), folder / "model.xml")
     tiny_encoders.write_tokenizer(folder / "tokenizer.json")
-    (folder / "encoder.json").write_text('{"dimension": 32, "max_tokens": 16}')
+    (folder / "encoder.json").write_text('{"dimension": 32, "max_tokens": 16}', encoding="utf-8")
     (tmp_path / "index").mkdir()
     for name in ("products", "keywords"):
         faiss.write_index(faiss.IndexFlatIP(32), str(tmp_path / "index" / f"{name}.faiss"))

@@ -223,7 +223,7 @@ def test_versions(tmp_path: Path) -> None:
         "catalogue": {"digest": "c0ffee"},
         "steps": {"index": {"fingerprint": "i1"}, "ranker": {"fingerprint": "r1"}},
     }
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     versions = read_versions(tmp_path)
     assert (versions["catalogue"], versions["index"], versions["ranker"]) == ("c0ffee", "i1", "r1")
     assert versions["theme_llm"] == "unknown"

@@ -15,7 +15,7 @@ def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "opt" / "tritonserver"
     for name in ("bin/tritonserver", "backends/python/triton_python_backend_stub"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("#!/bin/sh\necho --allow-sagemaker\n")
+        (folder / name).write_text("#!/bin/sh\necho --allow-sagemaker\n", encoding="utf-8")
         (folder / name).chmod(0o755)
     monkeypatch.setattr(installation, "CONTAINER", folder)
     return folder

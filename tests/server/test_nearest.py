@@ -35,7 +35,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = ("input_ids", "attention_mask", "token_type_ids")
     export_sentence_encoder(model, inputs, build / "bi_encoder" / "model.xml")
     tiny_encoders.write_tokenizer(build / "bi_encoder" / "tokenizer.json")
-    (build / "bi_encoder" / "encoder.json").write_text('{"dimension": 32, "max_tokens": 16}')
+    (build / "bi_encoder" / "encoder.json").write_text('{"dimension": 32, "max_tokens": 16}', encoding="utf-8")
     write_index(build / "index" / "products.faiss", unit(200, seed=1))
     write_index(build / "index" / "keywords.faiss", unit(5, seed=2))
     return build

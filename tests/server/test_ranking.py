@@ -55,7 +55,7 @@ def write_ranker(build: Path, store: ItemStore, **changes) -> None:
     folder.mkdir()
     lightgbm.train(parameters, data, num_boost_round=10).save_model(folder / MODEL_FILE)
     meta = {"kind": "lambdamart", "features": list(FEATURES), "scale": 1.0, "shift": 0.0, **changes}
-    (folder / META_FILE).write_text(json.dumps(meta))
+    (folder / META_FILE).write_text(json.dumps(meta), encoding="utf-8")
 
 
 @pytest.fixture
@@ -178,9 +178,9 @@ def test_scores_are_probabilities_in_the_model_s_order(tmp_path, store):
 def test_the_model_sees_only_its_features(tmp_path, store):
     write_ranker(tmp_path, store)
     everything = Ranker.open(tmp_path).score(store, [4], np.arange(40))
-    data = json.loads((tmp_path / "ranker" / META_FILE).read_text())
+    data = json.loads((tmp_path / "ranker" / META_FILE).read_text(encoding="utf-8"))
     data["scale"], data["shift"] = 2.0, -1.0
-    (tmp_path / "ranker" / META_FILE).write_text(json.dumps(data))
+    (tmp_path / "ranker" / META_FILE).write_text(json.dumps(data), encoding="utf-8")
     raw = np.log(everything / (1 - everything))
     np.testing.assert_allclose(
         Ranker.open(tmp_path).score(store, [4], np.arange(40)), calibrated(raw, 2.0, -1.0), rtol=1e-3
@@ -189,7 +189,7 @@ def test_the_model_sees_only_its_features(tmp_path, store):
 
 def test_a_build_without_events_scores_nan(tmp_path, store):
     (tmp_path / "ranker").mkdir()
-    (tmp_path / "ranker" / META_FILE).write_text('{"kind": "none", "reason": "no events"}')
+    (tmp_path / "ranker" / META_FILE).write_text('{"kind": "none", "reason": "no events"}', encoding="utf-8")
     ranker = Ranker.open(tmp_path, store)
     assert not ranker.available
     scores = ranker.score(store, [1], [2, 3])
@@ -206,7 +206,7 @@ def test_a_missing_ranker_says_what_to_do(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", '{"kind": "lambdamart"}'])
 def test_a_damaged_description(tmp_path, text):
     (tmp_path / "ranker").mkdir()
-    (tmp_path / "ranker" / META_FILE).write_text(text)
+    (tmp_path / "ranker" / META_FILE).write_text(text, encoding="utf-8")
     with pytest.raises(RankerError, match=META_FILE):
         Ranker.open(tmp_path)
 
@@ -219,6 +219,6 @@ def test_a_model_of_other_features(tmp_path, store):
 
 def test_a_damaged_model(tmp_path, store):
     write_ranker(tmp_path, store)
-    (tmp_path / "ranker" / MODEL_FILE).write_text("tree?\n")
+    (tmp_path / "ranker" / MODEL_FILE).write_text("tree?\n", encoding="utf-8")
     with pytest.raises(RankerError, match=MODEL_FILE):
         Ranker.open(tmp_path)

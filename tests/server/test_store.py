@@ -121,7 +121,7 @@ def test_column_of_another_type(tmp_path: Path) -> None:
 
 def test_other_format(tmp_path: Path) -> None:
     write_store(tmp_path)
-    (tmp_path / "store" / "store.json").write_text(json.dumps({"format": 99}))
+    (tmp_path / "store" / "store.json").write_text(json.dumps({"format": 99}), encoding="utf-8")
     with pytest.raises(StoreError, match="expected store format 1, got 99"):
         ItemStore.open(tmp_path)
 

@@ -72,6 +72,6 @@ def test_unreadable_word_list(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"absent.txt: expected a readable UTF-8 word list"):
         TextPolicy.read(tmp_path / "absent.txt")
     path = tmp_path / "words.txt"
-    path.write_text("fine\n***\n")
+    path.write_text("fine\n***\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"words.txt, line 2: expected a word or phrase"):
         TextPolicy.read(path)

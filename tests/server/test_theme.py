@@ -175,7 +175,7 @@ def test_a_catalogue_without_categories_falls_back_to_searches(tmp_path: Path) -
 
 def test_own_scripts_and_words(shop: Path, tmp_path: Path) -> None:
     words = tmp_path / "words.txt"
-    words.write_text("evening\n")
+    words.write_text("evening\n", encoding="utf-8")
     themes, _, status = answer(shop, parameters={"text_policy": str(words)})
     assert "Light up the evening" not in themes
     assert status["aiqa"] == {"policy_words": 1}

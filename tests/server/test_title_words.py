@@ -1,5 +1,8 @@
 """The words that generated titles may use."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ItemStore:
 def test_misspelt_words_are_found(store: ItemStore, tmp_path: Path) -> None:
     words = title_words(["Goes well with pasta", "Running low?"])
     assert words == ["goes", "low", "pasta", "running", "well", "with"]
-    (tmp_path / TITLE_WORDS).write_text("\n".join(words))
+    (tmp_path / TITLE_WORDS).write_text("\n".join(words), encoding="utf-8")
     check = WordCheck.of(store, tmp_path)
     assert check is not None
     known = store.keywords[0]
@@ -28,3 +31,18 @@ def test_misspelt_words_are_found(store: ItemStore, tmp_path: Path) -> None:
 
 def test_a_student_without_the_list_is_not_checked(store: ItemStore, tmp_path: Path) -> None:
     assert WordCheck.of(store, tmp_path) is None
+
+
+def test_words_are_read_without_a_locale(tmp_path: Path) -> None:
+    """Triton is often started without one, and Python then takes text files for ASCII."""
+    (tmp_path / TITLE_WORDS).write_text("crème\nfraîche", encoding="utf-8")
+    code = (
+        "import sys; from pathlib import Path; from endcap_server.store import ItemStore\n"
+        "from endcap_server.title_checks import WordCheck\n"
+        "check = WordCheck.of(ItemStore.open(Path(sys.argv[1])), Path(sys.argv[2]))\n"
+        "print(check.unknown_in('Cr\\u00e8me fra\\u00eeche zwieback', ''))"
+    )
+    bare = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-c", code, str(build_shop(tmp_path)), str(tmp_path)]
+    done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "['zwieback']", done.stderr

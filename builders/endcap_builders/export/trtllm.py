@@ -44,4 +44,4 @@ def _tokenizer_names(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _edit(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    path.write_text(json.dumps(change(json.loads(path.read_text())), indent=2) + "\n")
+    path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8"))), indent=2) + "\n", encoding="utf-8")

@@ -19,7 +19,7 @@ class Example:
 def write_examples(path: Path, examples: Iterable[Example]) -> int:
     """Write one JSON object a line; return how many."""
     count = 0
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for example in examples:
             file.write(json.dumps(asdict(example), ensure_ascii=False) + "\n")
             count += 1
@@ -33,7 +33,7 @@ def read_examples(path: Path) -> list[Example]:
         ValueError: naming file and line of what is not an example.
     """
     examples = []
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)

@@ -48,7 +48,7 @@ def read_lexicon(path: Path = DEFAULT_LEXICON) -> Lexicon:
         ValueError: naming the file, the entry, what was expected and what came.
     """
     try:
-        return Lexicon.model_validate(tomllib.loads(path.read_text()))
+        return Lexicon.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ValueError(f"lexicon {path}: expected a file, found none") from None
     except tomllib.TOMLDecodeError as error:

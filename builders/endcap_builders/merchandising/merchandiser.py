@@ -183,11 +183,11 @@ class Merchandiser:
         return self._title(kind, topic, **slots), self._concepts(topic, kind, 3)
 
     def _with(self, topic: int, other: int, kind: str) -> Idea:
-        """A placement about two topics; a complement shows what is new to the shopper."""
+        """A placement about two topics; a complement shows the other one alone, which is new to the shopper."""
         title = self._title(kind, topic, other=self.statistics.topics[other].name)
-        mine = self._concepts(topic, kind, 1 if kind == "complement" else 2)
-        theirs = self._concepts(other, kind, 2)
-        return title, [*theirs, *mine]
+        if kind == "complement" and len(theirs := self._concepts(other, kind, 3)) > 1:
+            return title, theirs
+        return title, [*self._concepts(other, kind, 2), *self._concepts(topic, kind, 2)]
 
     def _seasonal(self, season: str, known: list[int]) -> list[Idea]:
         if season not in SEASONS:

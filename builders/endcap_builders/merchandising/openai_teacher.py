@@ -195,16 +195,16 @@ class OpenAITeacher:
     def _keep(self, key: str, answer: BaseModel) -> None:
         with self._lock:
             self._answers[key] = answer.model_dump()
-            with self._path.open("a") as file:
+            with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"key": key, "answer": answer.model_dump()}, ensure_ascii=False) + "\n")
 
 
 def _read_answers(path: Path) -> dict[str, dict[str, Any]]:
     answers: dict[str, dict[str, Any]] = {}
     if path.exists():
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         if text and not text.endswith("\n"):
-            path.write_text(text + "\n")
+            path.write_text(text + "\n", encoding="utf-8")
         for line in text.splitlines():
             try:
                 row = json.loads(line)

@@ -29,12 +29,12 @@ class Calibration:
 
     def save(self, folder: Path) -> None:
         """Write `calibration.json`."""
-        (folder / CALIBRATION_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        (folder / CALIBRATION_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def open(cls, folder: Path) -> "Calibration":
         """Read `calibration.json`."""
-        return cls(**json.loads((folder / CALIBRATION_FILE).read_text()))
+        return cls(**json.loads((folder / CALIBRATION_FILE).read_text(encoding="utf-8")))
 
 
 def calibrate(logits: np.ndarray, relevance: np.ndarray, offsets: np.ndarray) -> Calibration:

@@ -62,7 +62,7 @@ class Teacher:
             raise RelevanceError(
                 f"teacher {folder}: expected {GRADES_FILE}, got none; run `endcap build teacher` again"
             )
-        grades = np.asarray(json.loads(path.read_text())["grades"], dtype=np.float64)
+        grades = np.asarray(json.loads(path.read_text(encoding="utf-8"))["grades"], dtype=np.float64)
         model, tokenizer = load_model(str(folder), labels=len(grades))
         if torch.cuda.is_available():
             model.cuda()
@@ -71,7 +71,7 @@ class Teacher:
     def save(self, folder: Path) -> None:
         """Write checkpoint, tokenizer and grades."""
         save_model(self.model, self.tokenizer, folder)
-        (folder / GRADES_FILE).write_text(json.dumps({"grades": self.grades.tolist()}) + "\n")
+        (folder / GRADES_FILE).write_text(json.dumps({"grades": self.grades.tolist()}) + "\n", encoding="utf-8")
 
     def scores(self, encoded: EncodedPairs, indices: np.ndarray | None = None) -> np.ndarray:
         """Expected grade of pairs: float32 [n] in 0..1, in the order of `indices` (default: all)."""

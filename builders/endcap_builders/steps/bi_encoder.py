@@ -71,7 +71,7 @@ def run(ctx: BuildContext, settings: BiEncoderSettings) -> dict[str, Any]:
         query_prompt=_prompt(model.prompts, "query"),
         document_prompt=_prompt(model.prompts, "document", "passage"),
     )
-    (ctx.output / "encoder.json").write_text(config.model_dump_json(indent=2) + "\n")
+    (ctx.output / "encoder.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if ctx.profile == "gpu":
         from endcap_builders.export.onnx import export_sentence_encoder_onnx
 

@@ -20,7 +20,7 @@ def run(ctx: BuildContext, settings: CatalogueSettings) -> dict[str, Any]:
         "judgements": catalogue.judgements.height if catalogue.judgements is not None else 0,
     }
     ctx.log(", ".join(f"{count:,} {name}" for name, count in figures.items()))
-    (ctx.output / "counts.json").write_text(json.dumps(figures) + "\n")
+    (ctx.output / "counts.json").write_text(json.dumps(figures) + "\n", encoding="utf-8")
     return figures
 
 

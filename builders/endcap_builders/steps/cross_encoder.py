@@ -76,7 +76,7 @@ def run(ctx: BuildContext, settings: CrossEncoderSettings) -> dict[str, Any]:
     if ctx.profile == "gpu":
         require_tensorrt()
     torch.manual_seed(ctx.seed)
-    shared = json.loads((ctx.input("teacher") / LABELS_FILE).read_text())
+    shared = json.loads((ctx.input("teacher") / LABELS_FILE).read_text(encoding="utf-8"))
     store = ItemStore.open(ctx.build, linked=False)
     teacher = Teacher.open(ctx.input("teacher"))
     judge = Judge(teacher, pair_encoder(ctx, store, teacher.tokenizer))

@@ -49,7 +49,7 @@ def run(ctx: BuildContext, settings: IndexSettings) -> dict[str, Any]:
     category = majority_category(store.category, rows, settings.keyword_majority)
     write_keyword_links(ctx.output, rows, category)
     figures["products_of_a_keyword"] = round(float((rows >= 0).sum(axis=1).mean()), 1) if len(rows) else 0.0
-    (ctx.output / "index.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (ctx.output / "index.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     for name in ("products", "keywords"):
         ctx.log("{}: {rows:,} rows, {kind}, recall@100 {recall_at_100}".format(name, **figures[name]))
     return figures

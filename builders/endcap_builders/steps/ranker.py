@@ -169,7 +169,7 @@ def _write_none(ctx: BuildContext, reason: str) -> dict[str, Any]:
 
 
 def _write_meta(ctx: BuildContext, meta: dict[str, Any]) -> None:
-    (ctx.output / META_FILE).write_text(json.dumps(meta, indent=1) + "\n")
+    (ctx.output / META_FILE).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 
 STEP = Step(

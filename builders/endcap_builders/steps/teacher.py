@@ -59,7 +59,7 @@ def run(ctx: BuildContext, settings: TeacherSettings) -> dict[str, Any]:
     tell_if_cut(ctx, figures, schedule)
     teacher.save(ctx.output)
     shared = settings.model_dump(include={"weak_queries", "held_out_share"})
-    (ctx.output / LABELS_FILE).write_text(json.dumps(shared) + "\n")
+    (ctx.output / LABELS_FILE).write_text(json.dumps(shared) + "\n", encoding="utf-8")
     unseen = labelled.part(training=False)[0]
     quality = group_figures(teacher.scores(encoder.encode(unseen)), unseen)
     ctx.log(f"held-out queries: pair accuracy {quality['pair_accuracy']}, nDCG@10 {quality['ndcg']}")

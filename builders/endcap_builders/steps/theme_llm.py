@@ -22,7 +22,7 @@ def run(ctx: BuildContext, settings: StudentSettings) -> dict[str, Any]:
     )
     drafts = (parse_themes(example.completion) for example in read_examples(folder / "themes.jsonl"))
     words = title_words(theme.title for themes in drafts for theme in themes)
-    (ctx.output / TITLE_WORDS).write_text("\n".join(words) + "\n")
+    (ctx.output / TITLE_WORDS).write_text("\n".join(words) + "\n", encoding="utf-8")
     return {**figures, "title_words": len(words)}
 
 

@@ -72,7 +72,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def _read_config(path: Path) -> BiEncoderConfig:
     try:
-        return BiEncoderConfig.model_validate_json(path.read_text())
+        return BiEncoderConfig.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise EngineLoadError(f"{path}: expected a built bi-encoder, found none; run endcap build") from None
     except ValidationError as error:

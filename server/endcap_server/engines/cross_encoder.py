@@ -175,7 +175,7 @@ class _Pairs:
 
 def _read_calibration(path: Path) -> Calibration:
     try:
-        return Calibration.model_validate_json(path.read_text())
+        return Calibration.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise EngineLoadError(f"{path}: expected a built cross-encoder, found none; run endcap build") from None
     except ValidationError as error:

@@ -70,7 +70,7 @@ class Llm(LlmEngine):
         for name in ("openvino_model.xml", "openvino_tokenizer.xml", "tokenizer.json", "config.json"):
             if not (folder / name).is_file():
                 raise LlmError(f"{folder}: expected an exported LLM with {name}, found none; run endcap build")
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.max_length = int(config.get("max_position_embeddings", 2048))
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         scheduler = openvino_genai.SchedulerConfig()

@@ -68,7 +68,7 @@ class TrtLlm(LlmEngine):
                 f"implementation tensorrt_llm: expected the package tensorrt_llm, got {error}; serve inside the GPU "
                 "container (docs/gpu.md), or with --profile cpu"
             ) from None
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self.max_length = int(config.get("max_position_embeddings", 2048))
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._api, self._grammars = llmapi, xgrammar.Grammar

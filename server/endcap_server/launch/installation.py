@@ -73,6 +73,8 @@ class Installation:
             # Triton reloads a model when its folder changes, and a __pycache__ is a change.
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
+            # Without a locale Python would read text files as ASCII.
+            "PYTHONUTF8": "1",
             "TOKENIZERS_PARALLELISM": "false",
             # Nine processes share the cores; their small matrices gain nothing from threads that wait for each other.
             "OPENBLAS_NUM_THREADS": "1",

@@ -187,7 +187,7 @@ class Server:
 
     def _reason(self) -> str:
         """The log's first error lines: what Triton says before it gives up."""
-        lines = self.log.read_text(errors="replace").splitlines()
+        lines = self.log.read_text(errors="replace", encoding="utf-8").splitlines()
         errors = [line for line in lines if line.startswith("E") and "] " in line]
         errors = [line.split("] ", 1)[1].strip('"') for line in errors]
         known = [line for line in errors if "failed to load" in line or "Error" in line or "rror:" in line]

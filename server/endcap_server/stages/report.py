@@ -48,7 +48,7 @@ def status_document(
 def read_versions(build: Path) -> dict[str, str]:
     """Versions of what a build serves, from its manifest: catalogue, index and each model; "unknown" without one."""
     try:
-        manifest = json.loads((build / "manifest.json").read_text())
+        manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         manifest = {}
     steps = manifest.get("steps", {})
