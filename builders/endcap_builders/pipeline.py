@@ -1,7 +1,8 @@
 """The build pipeline: named steps with settings, resumable, each writing one folder of a build.
 
 A step is up to date while its *fingerprint* - its settings, the fingerprints of the steps it needs, and (for the first
-step) the bytes of the catalogue - equals the one in `manifest.json`. A step writes into a fresh folder that takes the
+step) the bytes of the catalogue - equals the one in `manifest.json`, and the files of the steps it needs are those that
+it read: an earlier step that was built anew by force has its followers built anew. A step writes into a fresh folder that takes the
 place of the old one only when the step has succeeded: a failed or interrupted build leaves what is served usable.
 """
 
@@ -199,8 +200,12 @@ class Pipeline:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def _up_to_date(self, step: Step, fingerprint: str) -> bool:
-        entry = read_manifest(self.build)["steps"].get(step.name, {})
-        return entry.get("fingerprint") == fingerprint and (self.build / step.name).is_dir()
+        steps = read_manifest(self.build)["steps"]
+        entry = steps.get(step.name, {})
+        if entry.get("fingerprint") != fingerprint or not (self.build / step.name).is_dir():
+            return False
+        now = _read(step, steps)
+        return bool(entry.get("read", now) == now)
 
     def _check_needs(self, step: Step, fingerprints: dict[str, str]) -> None:
         for name in step.needs:
@@ -220,6 +225,7 @@ class Pipeline:
             "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "settings": self.settings[step.name].model_dump(mode="json"),
             "figures": figures,
+            "read": _read(step, manifest["steps"]),
             "files": _file_hashes(self.build / step.name),
         }
         temporary = self.build / f".{MANIFEST}.new"
@@ -255,6 +261,12 @@ def _swap(new: Path, place: Path) -> None:
         place.rename(old)
     new.rename(place)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _read(step: Step, entries: dict[str, Any]) -> dict[str, str]:
+    """Digests of the files of the steps that a step needs, as the manifest has them."""
+    files = {name: json.dumps(entries.get(name, {}).get("files", {}), sort_keys=True) for name in step.needs}
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in files.items()}
 
 
 def _file_hashes(folder: Path) -> dict[str, str]:

@@ -23,12 +23,14 @@ class Recorder:
     def __init__(self) -> None:
         self.ran: list[str] = []
         self.fail = False
+        self.extra = ""
 
     def count(self, ctx: BuildContext, settings: CountSettings) -> dict[str, Any]:
         self.ran.append("count")
         shard = ctx.work / "shard"
         shard.write_text(shard.read_text(encoding="utf-8") + "x" if shard.exists() else "x", encoding="utf-8")
-        (ctx.output / "count.txt").write_text(str(ctx.catalogue.products.height * settings.factor), encoding="utf-8")
+        number = str(ctx.catalogue.products.height * settings.factor) + self.extra
+        (ctx.output / "count.txt").write_text(number, encoding="utf-8")
         if self.fail:
             raise OSError("disk full")
         return {"shards": shard.read_text(encoding="utf-8")}
@@ -74,6 +76,19 @@ def test_changed_setting_rebuilds_what_depends_on_it(tmp_path: Path, catalogue: 
     manifest = pipeline(recorder, tmp_path, catalogue, overrides={"count": {"factor": "5"}}).run()
     assert recorder.ran == ["count", "double"] * 2
     assert manifest["steps"]["double"]["figures"]["number"] == 30
+
+
+def test_a_step_built_anew_by_force_has_its_followers_built_anew(tmp_path: Path, catalogue: Path) -> None:
+    recorder = Recorder()
+    pipeline(recorder, tmp_path, catalogue).run()
+    pipeline(recorder, tmp_path, catalogue).run("count", force=True)
+    pipeline(recorder, tmp_path, catalogue).run()
+    assert recorder.ran == ["count", "double", "count"]  # the same bytes as before
+    recorder.extra = "0"
+    pipeline(recorder, tmp_path, catalogue).run("count", force=True)
+    manifest = pipeline(recorder, tmp_path, catalogue).run()
+    assert recorder.ran[3:] == ["count", "double"]
+    assert manifest["steps"]["double"]["figures"]["number"] == 60
 
 
 def test_changed_catalogue_rebuilds(tmp_path: Path, catalogue: Path) -> None:

@@ -1,5 +1,6 @@
 """Shopper profiles to write examples for: histories cut at random moments, search texts of the log, new shoppers."""
 
+import itertools
 import random
 from datetime import date
 
@@ -13,6 +14,8 @@ from endcap_builders.merchandising.teacher import Profile, ThemeRequest
 
 _MAX_HISTORY = 200
 _FOCUSED = 0.3
+_OF_TOPIC = 0.6
+_EVENNESS = 0.25
 
 
 class ProfileSampler:
@@ -30,6 +33,10 @@ class ProfileSampler:
             changes = np.flatnonzero(users[1:] != users[:-1]) + 1
             self.starts = np.concatenate([[0], changes, [len(users)]])
             self.dates = events["timestamp"].dt.date().to_list()
+        # Nearly even: a student has to know the rare topics too.
+        interest = statistics.popularity.astype(float) ** _EVENNESS
+        self.topic_weights = (interest / interest.sum()).cumsum().tolist()
+        self.events_of_topic = self._events_of_topic()
         queries = catalogue.queries
         self.queries: list[str] = list(statistics.store.keywords) if queries is None else queries["query"].to_list()
         counts = np.ones(len(self.queries)) if queries is None else queries["count"].to_numpy().astype(float)
@@ -63,29 +70,41 @@ class ProfileSampler:
         return ThemeRequest(profile, placements)
 
     def _focused(self) -> ThemeRequest:
-        """Draw a page of one or two placements that answer one thing said in the text.
+        """Draw a short page about one or two topics, or that answers one thing said in the text.
 
-        Quoting a search, a campaign or a brand is what a small student learns last; short pages about nothing else
-        teach it several times sooner than long ones that also quote.
+        Which topic is called what and holds what is most of what a student has to learn, and short pages teach it
+        sooner than long ones. Campaigns and searches are quoted by the grammar; the student learns what goes with them.
         """
         rng = self.rng
+        topics: list[str] = []
         session: list[str] = []
         brands: list[str] = []
         campaign, season = "", self._season()
         about = rng.random()
-        if about < 0.55 and self.queries:
+        if about < 0.6:
+            drawn = rng.choices(range(len(self.statistics.topics)), cum_weights=self.topic_weights, k=rng.randint(1, 2))
+            topics = list(dict.fromkeys(self.statistics.topics[topic].name for topic in drawn))
+        elif about < 0.75 and self.queries:
             session = rng.choices(self.queries, cum_weights=self.query_weights, k=rng.choice((1, 1, 2)))
-        elif about < 0.75 and self.lexicon.campaign:
+        elif about < 0.85 and self.lexicon.campaign:
             campaign = self._campaign(season)
-        elif about < 0.9 and self.statistics.brands:
+        elif about < 0.95 and self.statistics.brands:
             brands = rng.sample(list(self.statistics.brands), min(len(self.statistics.brands), rng.randint(1, 2)))
-        return ThemeRequest(Profile((), tuple(brands), tuple(session), season, campaign), rng.randint(1, 2))
+        profile = Profile(tuple(topics), tuple(brands), tuple(session), season, campaign)
+        return ThemeRequest(profile, rng.randint(1, 3))
 
     def _from_history(self) -> tuple[list[str], list[str], str]:
         rng, statistics = self.rng, self.statistics
-        user = rng.randrange(len(self.starts) - 1)
-        start, end = int(self.starts[user]), int(self.starts[user + 1])
-        cut = rng.randint(start + 1, end)
+        topic = rng.choices(range(len(statistics.topics)), cum_weights=self.topic_weights)[0]
+        of_topic = self.events_of_topic[topic]
+        if len(of_topic) and rng.random() < _OF_TOPIC:
+            # Just after an event of that topic.
+            cut = int(of_topic[rng.randrange(len(of_topic))]) + 1
+            start = int(self.starts[np.searchsorted(self.starts, cut - 1, side="right") - 1])
+        else:
+            user = rng.randrange(len(self.starts) - 1)
+            start, end = int(self.starts[user]), int(self.starts[user + 1])
+            cut = rng.randint(start + 1, end)
         rows = self.rows[max(start, cut - _MAX_HISTORY) : cut]
         rows = rows[rows >= 0]
         labels = [statistics.topics[t].name if t >= 0 else "" for t in statistics.topics.of_product[rows].tolist()]
@@ -94,10 +113,17 @@ class ProfileSampler:
         season = season_of(self.dates[cut - 1]) if rng.random() < 0.6 else self._season()
         return favourites(labels, 6), favourites(brands, 3), season
 
+    def _events_of_topic(self) -> list[np.ndarray]:
+        """Positions in the events of each topic's products, int64 arrays."""
+        topic = np.where(self.rows >= 0, self.statistics.topics.of_product[self.rows], -1)
+        order = np.argsort(topic, kind="stable")
+        bounds = np.searchsorted(topic[order], np.arange(len(self.statistics.topics) + 1))
+        return [order[start:end] for start, end in itertools.pairwise(bounds.tolist())]
+
     def _imagined(self) -> tuple[list[str], list[str], str]:
-        """Without (enough) events: a few topics that go together, drawn around a popular one."""
+        """Without (enough) events: a few topics that go together, drawn around one or a few."""
         rng, statistics = self.rng, self.statistics
-        topics = rng.choices(range(len(statistics.topics)), weights=statistics.popularity.tolist(), k=rng.randint(1, 3))
+        topics = rng.choices(range(len(statistics.topics)), cum_weights=self.topic_weights, k=rng.randint(1, 3))
         near = [other for topic in topics for other in statistics.complements(topic, 4)]
         topics = list(dict.fromkeys([*topics, *rng.sample(near, min(len(near), rng.randint(0, 3)))]))
         brands = []

@@ -15,6 +15,7 @@ from endcap_builders.merchandising.topics import Array, Topics, find_topics, pre
 SEASONS = ("winter", "spring", "summer", "autumn")
 _MIN_BRAND_PRODUCTS = 4
 _MAX_ATTRIBUTES = 80
+_PRIOR_BASKETS = 4.0
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def compute_statistics(catalogue: Catalogue, store: ItemStore, lexicon: Lexicon)
     else:
         counts = np.bincount(events["topic"].to_numpy(), minlength=len(topics)).astype(np.float32)
         popularity = (counts + 1) / (counts + 1).sum()
-        lift, season_lift = _lift(events, len(topics)), _season_lift(events, len(topics))
+        lift, season_lift = _lift(events, vectors), _season_lift(events, len(topics))
         # A topic nobody has bought with another yet goes with what is like it.
         unknown = lift.max(axis=1) <= 1.1
         lift[unknown] = _similar_topics(vectors)[unknown]
@@ -113,8 +114,14 @@ def _topic_events(catalogue: Catalogue, store: ItemStore, topics: Topics) -> pl.
     return bought if len(bought) >= 0.1 * len(events) else events
 
 
-def _lift(events: pl.DataFrame, count: int) -> Array:
-    """Shrunk lift of two topics within a shopper's week: a single basket holds too few products in some data."""
+def _lift(events: pl.DataFrame, vectors: Array) -> Array:
+    """Lift of two topics within a shopper's week (a single basket holds too few products in some data).
+
+    Few observations prove little: the estimate is the mean of a gamma posterior whose prior, worth `_PRIOR_BASKETS`
+    expected baskets, takes topics that are alike for likely companions and those far apart for unlikely ones. A shop
+    with few baskets then does not pair salad dressing with pain relief because two shoppers once did.
+    """
+    count = len(vectors)
     weeks = events.select("user_id", pl.col("timestamp").dt.truncate("1w").alias("week"), "topic").unique()
     baskets = weeks.select(pl.struct("user_id", "week").rank("dense").alias("basket"), "topic")
     presence = np.bincount(baskets["topic"].to_numpy(), minlength=count).astype(np.float32)
@@ -124,9 +131,16 @@ def _lift(events: pl.DataFrame, count: int) -> Array:
     if len(pairs):
         found = pairs.group_by("topic", "topic_right").len()
         together[found["topic"].to_numpy(), found["topic_right"].to_numpy()] = found["len"].to_numpy()
-    expected = np.maximum(presence[:, None] * presence[None, :] / total, 1e-6)
-    # Few observations prove little: five pairs halve the surprise.
-    return (together / expected) * (together / (together + 5.0))
+    expected = presence[:, None] * presence[None, :] / total
+    similarity = vectors @ vectors.T
+    ordinary = similarity[~np.eye(count, dtype=bool)]
+    spread = float(ordinary.std()) if len(ordinary) else 0.0
+    prior = np.clip(
+        0.7 + 0.4 * (similarity - float(ordinary.mean() if len(ordinary) else 0.0)) / max(spread, 1e-3), 0.2, 1.5
+    )
+    lift: Array = ((together + _PRIOR_BASKETS * prior) / (expected + _PRIOR_BASKETS)).astype(np.float32)
+    lift[together == 0] = 0.0
+    return lift
 
 
 def _season_lift(events: pl.DataFrame, count: int) -> Array:
