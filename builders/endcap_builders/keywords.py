@@ -23,7 +23,9 @@ _LEAST_END = 0.3
 _ATTRIBUTE_WORDS = """
 black white red blue green yellow pink purple orange brown grey gray silver gold beige cream teal navy multicolor
 small medium large mini new set pack piece pieces pcs pkg count size box case bundle series collection edition model
-style color colour premium classic only oz lb lbs ml cm mm kg ft sq inch inches gallon liter litre watt amp volt
+style color colour premium classic regular only other others misc miscellaneous assorted various variety general brand
+brands store single individual one two three four six dozen half oz lb lbs ml cm mm kg ft sq inch inches gallon liter
+litre watt amp volt
 """
 _ATTRIBUTES = frozenset(_ATTRIBUTE_WORDS.split())
 """Words that say how a thing is, not what: nobody searches with them alone."""
@@ -75,7 +77,7 @@ def _usable(text: str) -> bool:
 def _derived(products: pl.DataFrame, least: int) -> Iterator[str]:
     categories = [category for category in products["category"] if category]
     leaves = Counter(leaf_name(category) for category in categories)
-    yield from (leaf for leaf, count in leaves.most_common() if count >= least)
+    yield from (leaf for leaf, count in leaves.most_common() if count >= least and not set(leaf.split()) <= _ATTRIBUTES)
     parents = Counter(leaf_name(part) for category in categories for part in category.split(">")[:-1])
     yield from (parent for parent, count in parents.most_common() if count >= least)
     pairs = zip(products["brand"], products["category"], strict=True)
@@ -84,15 +86,19 @@ def _derived(products: pl.DataFrame, least: int) -> Iterator[str]:
     yield from (brand for brand, count in brands.most_common() if count >= least)
     both = Counter(f"{brand} {leaf_name(category)}" for brand, category in branded if category)
     yield from (text for text, count in both.most_common() if count >= least)
-    yield from _title_phrases(products["title"], least)
+    yield from _title_phrases(zip(products["title"], products["brand"], strict=True), least)
 
 
-def _title_phrases(titles: Iterable[str], least: int) -> Iterator[str]:
-    """Frequent phrases of titles that name a thing, without those that nearly always stand in one longer phrase."""
+def _title_phrases(titles: Iterable[tuple[str, str]], least: int) -> Iterator[str]:
+    """Frequent phrases of titles that name a thing, without those that nearly always stand in one longer phrase.
+
+    A brand at the head of its title is left out: half a brand ("store" of "Store Brand") is nobody's search.
+    """
     counts: Counter[str] = Counter()
     ends: Counter[str] = Counter()
-    for title in titles:
-        found = phrases(title, _LONGEST_PHRASE)
+    for title, brand in titles:
+        branded = bool(brand) and title.lower().startswith(f"{brand.lower()} ")
+        found = phrases(title[len(brand) + 1 :] if branded else title, _LONGEST_PHRASE)
         counts.update({text for text, _ in found})
         ends.update({text for text, last in found if last})
     frequent = {text: count for text, count in counts.items() if count >= least and ends[text] >= _LEAST_END * count}

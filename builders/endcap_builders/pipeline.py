@@ -2,8 +2,9 @@
 
 A step is up to date while its *fingerprint* - its settings, the fingerprints of the steps it needs, and (for the first
 step) the bytes of the catalogue - equals the one in `manifest.json`, and the files of the steps it needs are those that
-it read: an earlier step that was built anew by force has its followers built anew. A step writes into a fresh folder that takes the
-place of the old one only when the step has succeeded: a failed or interrupted build leaves what is served usable.
+it read: an earlier step that was built anew by force has its followers built anew. A step writes into a fresh folder
+that takes the place of the old one only when the step has succeeded: a failed or interrupted build leaves what is
+served usable.
 """
 
 import hashlib

@@ -28,6 +28,9 @@ _MAX_FAVOURITES, _MAX_BRANDS, _MAX_SESSION = 6, 3, 3
 MAX_CONCEPTS = 4
 _SEASONS = ("winter", "spring", "summer", "autumn")
 _HALF_LIFE = 20.0
+_NAMELESS = frozenset(
+    ("", "other", "others", "all other", "misc", "miscellaneous", "general", "assorted", "unknown", "none")
+)
 _SEPARATORS = re.compile(r"[|,;:\"\\{}\[\]<>]")
 _PLAIN_WORD = r"(?:[^\W_][\w&'%.+/-]{0,19}|&)"
 _PLAIN = re.compile(rf"{_PLAIN_WORD}(?: {_PLAIN_WORD}){{0,4}}")
@@ -63,8 +66,16 @@ def clean(text: str, limit: int) -> str:
 
 
 def leaf_name(category: str) -> str:
-    """Name a category path by its last part: ``"Food > Frozen/Ice cream"`` -> ``"frozen ice cream"``."""
-    return clean(category.rsplit(">", 1)[-1].replace("/", " ").replace("_", " "), CONCEPT_CHARACTERS).lower()
+    """Name a category path by its last part: ``"Food > Frozen/Ice cream"`` -> ``"frozen ice cream"``.
+
+    Parts that name nothing ("Soup > Other") leave it to the part above them.
+    """
+    name = ""
+    for part in reversed(category.split(">")):
+        name = clean(part.replace("/", " ").replace("_", " "), CONCEPT_CHARACTERS).lower()
+        if name not in _NAMELESS:
+            return name
+    return name
 
 
 def favourites(labels: Iterable[str], limit: int) -> list[str]:

@@ -17,6 +17,13 @@ def test_best_products_puts_those_with_all_words_first() -> None:
     assert found.tolist() == [3, 2, 0, 1]
 
 
+def test_of_alike_products_the_popular_one_comes_first() -> None:
+    vectors = np.array([[1.0, 0], [0.96, 0.28], [0.98, 0.2]])
+    agreeing = np.array([0, 1, 2])
+    popular = best_products(np.array([1.0, 0]), agreeing, agreeing, vectors, 0.25, np.array([0.0, 0.1, 0.0]))
+    assert popular.tolist() == [1, 0, 2]
+
+
 def test_best_products_drops_what_is_far_and_does_not_agree() -> None:
     vectors = np.array([[1.0, 0], [0.8, 0.6], [0, 1]])
     found = best_products(np.array([1.0, 0]), np.array([0, 1, 2]), np.zeros(0, np.int32), vectors, drop=0.25)

@@ -37,6 +37,23 @@ def test_no_log() -> None:
     assert found.counts.dtype == np.int64
 
 
+def test_half_a_brand_and_words_that_name_nothing_are_no_keywords() -> None:
+    products = pl.DataFrame(
+        {
+            "title": [
+                "House Brand Sandwich Cookies, 1 dozen",
+                "House Brand Sandwich Cookies",
+                "Sandwich Cookies, regular",
+            ],
+            "brand": ["House Brand", "House Brand", ""],
+            "category": ["Food > Cookies > Other"] * 3,
+        }
+    )
+    texts = known_keywords(products, None, limit=100, least=2).texts
+    assert {"sandwich cookies", "house brand", "house brand cookies", "cookies"} <= set(texts)
+    assert not {"brand sandwich cookies", "brand", "other", "dozen", "regular"} & set(texts)
+
+
 def test_word_index_wants_all_words() -> None:
     index = WordIndex(PRODUCTS)
     assert index.find("lamps for table").tolist() == [0, 1, 2]

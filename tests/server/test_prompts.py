@@ -119,6 +119,19 @@ def test_keywords_survive_writing_and_reading():
     assert prompts.parse_keywords(" 1 3", candidates) == ["salsa", "milk"]
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("Food > Frozen/Ice cream", "frozen ice cream"),
+        ("Soup > Other", "soup"),
+        ("A > Misc > all other", "a"),
+        ("Other", "other"),
+    ],
+)
+def test_leaf_names(path, name):
+    assert prompts.leaf_name(path) == name
+
+
 @pytest.mark.parametrize("text", [" 2 2 9 0 1", "2 1 x ² -1 1000000000000", " 2 1 1"])
 def test_keywords_are_distinct_candidates(text):
     assert prompts.parse_keywords(text, ["salsa", "rice"]) == ["rice", "salsa"]

@@ -31,6 +31,9 @@ class IndexSettings(Settings):
         le=2,
         description="products without all words of a keyword are kept down to this much below its best similarity",
     )
+    keyword_popularity: float = Field(
+        0.15, ge=0, le=2, description="similarity that the most popular product of a keyword gains over one nobody buys"
+    )
     keyword_majority: float = Field(
         0.5, gt=0, le=1, description="share of a keyword's products that makes their category the keyword's"
     )
@@ -123,12 +126,15 @@ def _keyword_products(ctx: BuildContext, store: ItemStore, index: faiss.Index, s
                 word_index.find(keywords[start + line]),
                 store.vectors,
                 settings.keyword_drop,
+                settings.keyword_popularity * store.popularity.astype(np.float32),
             )
             rows[start + line, : len(best)] = best
     return rows
 
 
-def best_products(search: Array, near: Array, agreeing: Array, vectors: Array, drop: float) -> Array:
+def best_products(
+    search: Array, near: Array, agreeing: Array, vectors: Array, drop: float, bonus: Array | None = None
+) -> Array:
     """Join the nearest products of a keyword with those that hold all its words; the latter come first.
 
     Args:
@@ -137,12 +143,15 @@ def best_products(search: Array, near: Array, agreeing: Array, vectors: Array, d
         agreeing: rows of the products that hold all its words.
         vectors: all product vectors, [n, D].
         drop: how far below the best similarity a product may be that does not hold all words.
+        bonus: what is added to each product's similarity for the order, float [n].
     """
     candidates = np.union1d(near, agreeing)
     similarity = vectors[candidates].astype(np.float32) @ search
     agrees = np.isin(candidates, agreeing)
     kept = agrees | (similarity >= similarity.max(initial=-1.0) - drop)
-    # Cosines differ by at most 2.
+    if bonus is not None:
+        similarity = similarity + bonus[candidates]
+    # Cosines and bonuses differ by at most 4.
     order = np.argsort(-(similarity + 4.0 * agrees)[kept], kind="stable")
     return candidates[kept][order][:KEYWORD_PRODUCTS]
 

@@ -34,11 +34,13 @@ class CategoryThemes:
         titles: set[str] = set()
         own = [int(i) for i in categories if 0 <= i < len(self.store.categories)]
         for position in [*own, *self._popular]:
-            name = self.store.categories[position].rsplit(">", 1)[-1].strip()
+            path = self.store.categories[position]
+            leaf = path.rsplit(">", 1)[-1].strip()
+            name = leaf if prompts.leaf_name(leaf) == prompts.leaf_name(path) else prompts.leaf_name(path)
             if name and name.casefold() not in titles:
                 titles.add(name.casefold())
                 searches = self.store.keywords.take(self._keywords.get(position, ()))
-                yield ThemeDraft(_title(name), tuple(dict.fromkeys([prompts.leaf_name(name) or name, *searches])))
+                yield ThemeDraft(_title(name), tuple(dict.fromkeys([prompts.leaf_name(path) or name, *searches])))
         for row in self._searched:
             text = self.store.keywords[row]
             if text and text.casefold() not in titles:
