@@ -53,14 +53,16 @@ def keyword_requests(
     Some requests have the stage's number of `candidates`, most have fewer.
     """
     texts_of_all = list(dict.fromkeys(text for theme in themes for text in theme.concepts))
-    merchandiser.prepare(texts_of_all)
+    merchandiser.vocabulary.prepare(texts_of_all)
     names = merchandiser.statistics.store.keywords
     requests = []
     nearest: dict[str, list[int]] = {}
     width = min(prompts.MAX_CANDIDATES, len(names))
     for start in range(0, len(texts_of_all), _PART):
         part = texts_of_all[start : start + _PART]
-        similarity = np.stack([merchandiser.vector(text) for text in part]) @ merchandiser.vectors.T
+        similarity = (
+            np.stack([merchandiser.vocabulary.vector(text) for text in part]) @ merchandiser.vocabulary.vectors.T
+        )
         nearest.update(zip(part, _best(similarity, width), strict=True))
     for theme in themes:
         turns = itertools.zip_longest(*(nearest[text] for text in theme.concepts), fillvalue=-1)
@@ -98,12 +100,12 @@ def theme_products(merchandiser: Merchandiser, choices: Sequence[Choice], rng: r
     statistics = merchandiser.statistics
     store, topics = statistics.store, statistics.topics
     index = TitleIndex(store.titles)
-    row_of = merchandiser.keyword_row
+    row_of = merchandiser.vocabulary.row
     texts: list[str] = []
     rows: list[int] = []
     grades: list[float] = []
     for choice in choices:
-        wanted = merchandiser.topics_of(choice.theme.concepts)
+        wanted = merchandiser.vocabulary.topics_of(choice.theme.concepts)
         if not wanted:
             continue
         text = prompts.placement_text(choice.theme.title, choice.keywords)

@@ -5,24 +5,21 @@ teacher that answers one text in ten ways teaches them the one way that offends 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 from endcap_server.prompts import TITLE_CHARACTERS, ThemeDraft, clean, quoted_texts
 
+from endcap_builders.merchandising.keyword_choice import choose_keywords
 from endcap_builders.merchandising.lexicon import Lexicon, Occasion
 from endcap_builders.merchandising.statistics import SEASONS, Statistics
 from endcap_builders.merchandising.teacher import KeywordRequest, Profile, ThemeRequest
-from endcap_builders.merchandising.topics import Array, presentable, stems
-
-Embed = Callable[[Sequence[str]], Array]
-"""Texts to unit vectors float32 [n, D] of the item store's space."""
+from endcap_builders.merchandising.topics import presentable, stems
+from endcap_builders.merchandising.vocabulary import Embed, Vocabulary
 
 _SAME_THING = 0.72
 _MAX_THEMES = 24
-_NEAR = 24
 Idea = tuple[str, Sequence[str]]
 """A title and concepts, before they are checked."""
 
@@ -41,70 +38,25 @@ class Merchandiser:
 
     def __init__(self, statistics: Statistics, lexicon: Lexicon, embed: Embed) -> None:
         """Take the statistics; find the lexicon's occasions among the catalogue's keywords (embeds their wants)."""
-        self.statistics, self.lexicon, self.embed = statistics, lexicon, embed
-        self.vectors = statistics.store.keyword_vectors.astype(np.float32)
-        self.keyword_row = {text: row for row, text in enumerate(statistics.store.keywords)}
+        self.statistics, self.lexicon = statistics, lexicon
+        self.vocabulary = Vocabulary(statistics, embed)
         self._topic_of_name = statistics.topics.by_name()
-        self._cache: dict[str, Array] = {}
-        self._near: dict[str, list[str]] = {}
-        self._topic_near: dict[str, int] = {}
         self._attributes_of: dict[int, list[Idea]] = {}
         self._occasions_of: dict[tuple[tuple[int, ...], str], list[Idea]] = {}
-        topics = statistics.topics
-        self._concept_rows = np.flatnonzero(topics.conceptual & (topics.of_keyword >= 0))
-        self._concept_vectors = self.vectors[self._concept_rows]
         self.occasions = self._find_occasions()
 
     def themes(self, requests: Sequence[ThemeRequest]) -> Iterator[list[ThemeDraft]]:
         """Write an ordered page for each request."""
         texts = {clean(r.profile.campaign, TITLE_CHARACTERS).lower() for r in requests if r.profile.campaign}
-        self.prepare(texts)
-        self._find_near(texts)
+        self.vocabulary.find_near(texts)
         for request in requests:
             yield self._page(request.profile, request.placements)
 
     def choose_keywords(self, requests: Sequence[KeywordRequest]) -> Iterator[list[str]]:
         """Choose keywords that fit the theme's topics and cover its concepts."""
-        self.prepare(text for r in requests for text in r.theme.concepts)
+        self.vocabulary.prepare(text for r in requests for text in r.theme.concepts)
         for request in requests:
-            yield self._choose(request)
-
-    def prepare(self, texts: Iterable[str]) -> None:
-        """Embed, in one batch, the texts that are not known keywords."""
-        missing = [t for t in dict.fromkeys(texts) if t not in self.keyword_row and t not in self._cache]
-        if missing:
-            self._cache.update(zip(missing, self.embed(missing), strict=True))
-
-    def vector(self, text: str) -> Array:
-        """Vector of a text, float32 [D]; known keywords cost nothing."""
-        row = self.keyword_row.get(text)
-        if row is not None:
-            return self.vectors[row]
-        self.prepare([text])
-        return self._cache[text]
-
-    def topics_of(self, concepts: Sequence[str]) -> dict[int, float]:
-        """Topics that a theme is about, by the share of its concepts that belong to each."""
-        found: dict[int, float] = {}
-        for text in concepts:
-            topic = self._topic_of(text)
-            if topic >= 0:
-                found[topic] = found.get(topic, 0.0) + 1.0 / len(concepts)
-        return found
-
-    def _topic_of(self, text: str) -> int:
-        row = self.keyword_row.get(text)
-        topic = self._topic_of_name.get(text, -1) if row is None else int(self.statistics.topics.of_keyword[row])
-        if topic >= 0:
-            return topic
-        if text not in self._topic_near:
-            # Not a keyword of one topic: what its nearest keywords are about.
-            similarity = self.vectors @ self.vector(text)
-            near = np.argpartition(-similarity, min(4, len(similarity) - 1))[:5]
-            topics = self.statistics.topics.of_keyword[near]
-            topics = topics[topics >= 0]
-            self._topic_near[text] = int(np.bincount(topics).argmax()) if len(topics) else -1
-        return self._topic_near[text]
+            yield choose_keywords(self.vocabulary, request)
 
     def _page(self, profile: Profile, placements: int) -> list[ThemeDraft]:
         page: list[ThemeDraft] = []
@@ -130,7 +82,10 @@ class Merchandiser:
         """All placements that this shopper could see, best first; the page takes the first that are distinct."""
         known = [self._topic_of_name[name] for name in profile.favourites if name in self._topic_of_name]
         if profile.campaign:
-            yield profile.campaign, self._nearest_concepts(clean(profile.campaign, TITLE_CHARACTERS).lower(), 3)
+            yield (
+                profile.campaign,
+                self.vocabulary.nearest_concepts(clean(profile.campaign, TITLE_CHARACTERS).lower(), 3),
+            )
         for search in searches:
             # Nothing but the search: what is near it is found by its vector, whatever shoppers type.
             yield self._title("session", -1, query=search), [search]
@@ -200,9 +155,13 @@ class Merchandiser:
         brand = self.statistics.brands.get(clean(name, 30))
         if brand is None:
             return []
-        topics = sorted(brand.topics, key=lambda topic: topic not in known)[:3]
+        topics = sorted(brand.topics, key=lambda topic: topic not in known)
         title = self._title("brand", topics[0], brand=name)
-        concepts = [self._concepts(topic, name, 1)[0] for topic in topics]
+        # The brand's own keywords, where there are some: others would fill the placement with other brands.
+        own = [f"{name} {self.statistics.topics[topic].name}".lower() for topic in topics]
+        concepts = [text for text in own if text in self.vocabulary.row and presentable(text)][:3]
+        if len(concepts) < 2:
+            concepts = [self._concepts(topic, name, 1)[0] for topic in topics[:3]]
         if len(concepts) < 2:
             concepts = self._concepts(topics[0], name, 3)
         return [(title, concepts)]
@@ -264,33 +223,9 @@ class Merchandiser:
         """Concepts of a topic, another selection for another key; the best ones most often."""
         return _rotated(self.statistics.topics[topic].concepts[:8], f"{key}{topic}", count)
 
-    def _nearest_concepts(self, text: str, count: int) -> list[str]:
-        """Known keywords near a text, of different words."""
-        if text not in self._near:
-            self._find_near([text])
-        return self._near[text][:count]
-
-    def _find_near(self, texts: Iterable[str]) -> None:
-        """Find the keywords near many texts at once; only keywords that show products of one kind."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._near]
-        names = self.statistics.store.keywords
-        for start in range(0, len(missing), 256):
-            part = missing[start : start + 256]
-            similarity = np.stack([self.vector(text) for text in part]) @ self._concept_vectors.T
-            count = min(_NEAR, similarity.shape[1])
-            best = (
-                np.argpartition(-similarity, count - 1, axis=1)[:, :count] if count else np.empty((len(part), 0), int)
-            )
-            for text, columns, values in zip(part, best, similarity, strict=True):
-                found = {stems(text): text}
-                for column in sorted(columns.tolist(), key=lambda c: -values[c]):
-                    keyword = names[int(self._concept_rows[column])]
-                    found.setdefault(stems(keyword), keyword)
-                self._near[text] = list(found.values())[1:]
-
     def _find_occasions(self) -> list[_FoundOccasion]:
         wants = list(dict.fromkeys(want for occasion in self.lexicon.occasion for want in occasion.wants))
-        self.prepare(wants)
+        self.vocabulary.prepare(wants)
         by_stems: dict[frozenset[str], str] = {}
         for text in self.statistics.store.keywords:
             if presentable(text):
@@ -299,7 +234,7 @@ class Merchandiser:
         for want in wants:
             match = by_stems.get(stems(want))
             if match is None:
-                similarity = self.vectors @ self.vector(want)
+                similarity = self.vocabulary.vectors @ self.vocabulary.vector(want)
                 row = int(similarity.argmax())
                 near = self.statistics.store.keywords[row]
                 match = near if similarity[row] >= _SAME_THING and presentable(near) else None
@@ -308,42 +243,10 @@ class Merchandiser:
         found = []
         for occasion in self.lexicon.occasion:
             concepts = tuple(dict.fromkeys(keyword_of[want] for want in occasion.wants if want in keyword_of))
-            topics = frozenset(self.topics_of(concepts)) if concepts else frozenset()
+            topics = frozenset(self.vocabulary.topics_of(concepts)) if concepts else frozenset()
             if len(concepts) >= 2 and topics and len(concepts) * 2 >= len(occasion.wants):
                 found.append(_FoundOccasion(occasion, concepts, topics))
         return found
-
-    def _choose(self, request: KeywordRequest) -> list[str]:
-        """Take turns over the concepts: each takes the best keyword left, by nearness, topic and popularity."""
-        concepts = request.theme.concepts
-        rows = [self.keyword_row[text] for text in request.candidates if text in self.keyword_row]
-        if not rows or not concepts:
-            return []
-        wanted = self.topics_of(concepts)
-        near = self.vectors[rows] @ np.stack([self.vector(text) for text in concepts]).T
-        topics = self.statistics.topics.of_keyword[rows]
-        of_theme = np.array([wanted.get(int(topic), 0.0) > 0 for topic in topics], np.float32)
-        mixed = (topics < 0).astype(np.float32)
-        counts = np.log1p(self.statistics.store.keyword_counts[rows].astype(np.float32))
-        popular = counts / max(float(counts.max()), 1.0)
-        worth = near + (0.35 * of_theme + 0.05 * mixed + 0.1 * popular)[:, None]
-        # Off the theme's topics only what is all but the concept itself.
-        worth[(of_theme == 0) & (near.max(axis=1) < 0.8)] -= 0.5
-        # Brands, sizes and typing errors narrow a placement without need.
-        worth[~self.statistics.topics.conceptual[rows]] -= 0.3
-        chosen: list[int] = []
-        said: set[frozenset[str]] = set()
-        texts = [self.statistics.store.keywords[row] for row in rows]
-        for turn in range(request.choose * 4):
-            order = np.argsort(-worth[:, turn % len(concepts)], kind="stable")
-            pick = next((int(i) for i in order if int(i) not in chosen and stems(texts[int(i)]) not in said), -1)
-            if pick < 0:
-                break
-            chosen.append(pick)
-            said.add(stems(texts[pick]))
-            if len(chosen) == request.choose:
-                break
-        return [texts[index] for index in chosen]
 
 
 def _capital(text: str) -> str:

@@ -1,0 +1,56 @@
+"""How the merchandiser chooses keywords for a theme: nearness, the theme's topics, what shoppers search for."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from endcap_builders.merchandising.teacher import KeywordRequest
+from endcap_builders.merchandising.topics import stems
+from endcap_builders.merchandising.vocabulary import Vocabulary
+
+
+def choose_keywords(vocabulary: Vocabulary, request: KeywordRequest) -> list[str]:
+    """Take turns over the concepts: each takes the best keyword left, by nearness, topic and popularity."""
+    store, known = vocabulary.statistics.store, vocabulary.statistics.topics
+    concepts = request.theme.concepts
+    rows = [vocabulary.row[text] for text in request.candidates if text in vocabulary.row]
+    if not rows or not concepts:
+        return []
+    wanted = vocabulary.topics_of(concepts)
+    near = vocabulary.vectors[rows] @ np.stack([vocabulary.vector(text) for text in concepts]).T
+    topics = known.of_keyword[rows]
+    of_theme = np.array([wanted.get(int(topic), 0.0) > 0 for topic in topics], np.float32)
+    mixed = (topics < 0).astype(np.float32)
+    counts = np.log1p(store.keyword_counts[rows].astype(np.float32))
+    popular = counts / max(float(counts.max()), 1.0)
+    worth = near + (0.35 * of_theme + 0.05 * mixed + 0.1 * popular)[:, None]
+    # Off the theme's topics only what is all but the concept itself.
+    worth[(of_theme == 0) & (near.max(axis=1) < 0.8)] -= 0.5
+    # Brands, sizes and typing errors narrow a placement without need, unless it is about a brand.
+    of_brand = _brand_words(vocabulary, concepts)
+    if of_brand:
+        worth[[not of_brand <= stems(store.keywords[row]) for row in rows]] -= 0.5
+    else:
+        worth[~known.conceptual[rows]] -= 0.3
+    chosen: list[int] = []
+    said: set[frozenset[str]] = set()
+    texts = [store.keywords[row] for row in rows]
+    for turn in range(request.choose * 4):
+        order = np.argsort(-worth[:, turn % len(concepts)], kind="stable")
+        pick = next((int(i) for i in order if int(i) not in chosen and stems(texts[int(i)]) not in said), -1)
+        if pick < 0:
+            break
+        chosen.append(pick)
+        said.add(stems(texts[pick]))
+        if len(chosen) == request.choose:
+            break
+    return [texts[index] for index in chosen]
+
+
+def _brand_words(vocabulary: Vocabulary, concepts: Sequence[str]) -> frozenset[str]:
+    """What all concepts of a brand's placement share: the stems of its name; nothing for other placements."""
+    known = vocabulary.statistics.topics
+    rows = [vocabulary.row.get(text, -1) for text in concepts]
+    if len(concepts) < 2 or any(row < 0 or known.conceptual[row] for row in rows):
+        return frozenset()
+    return frozenset.intersection(*(stems(text) for text in concepts))
