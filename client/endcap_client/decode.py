@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from endcap_client.errors import ProtocolError
-from endcap_client.types import Page, Placement, ScoredProduct, SearchResult, StageStatus, Status
+from endcap_client.types import Page, Placement, ScoredProduct, SearchResult, Signals, StageStatus, Status
 
 _TYPES = {"FP32": "float32", "BYTES": "object"}
+_NONE = Signals((), ())
 
 
 class Answer:
@@ -107,12 +108,18 @@ def _products(
 ) -> tuple[ScoredProduct, ...]:
     if signals is None:
         return tuple(
-            [ScoredProduct(product_id, score) for product_id, score in zip(ids, scores, strict=True) if product_id]
+            [
+                ScoredProduct(product_id, score, _NONE)
+                for product_id, score in zip(ids, scores, strict=True)
+                if product_id
+            ]
         )
     return tuple(
-        ScoredProduct(product_id, score, dict(zip(names, values, strict=True)))
-        for product_id, score, values in zip(ids, scores, signals, strict=True)
-        if product_id
+        [
+            ScoredProduct(product_id, score, Signals(names, values))
+            for product_id, score, values in zip(ids, scores, signals, strict=True)
+            if product_id
+        ]
     )
 
 
