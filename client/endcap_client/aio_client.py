@@ -146,6 +146,7 @@ class AsyncClient:
     async def _batch(
         self, call: Callable[[R], Awaitable[T]], requests: Iterable[R], concurrency: int
     ) -> list[T | EndcapError]:
+        checked_concurrency(concurrency)
         waiting = list(enumerate(requests))[::-1]
         answers: dict[int, T | EndcapError] = {}
 
@@ -159,7 +160,7 @@ class AsyncClient:
 
         count = len(waiting)
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(checked_concurrency(concurrency), count)):
+            for _ in range(min(concurrency, count)):
                 group.create_task(work())
         return [answers[place] for place in range(count)]
 

@@ -98,7 +98,7 @@ _NO_CONNECTION = re.compile(
     r"keepalive|ping timeout|connection timed out",
     re.IGNORECASE,
 )
-_TLS = re.compile(r"ssl|tls|certificate|tsi_|peer name", re.IGNORECASE)
+_TLS = re.compile(r"ssl|tls|certificate|tsi_|peer name|verification check|hostname verification", re.IGNORECASE)
 _NOT_GRPC = re.compile(
     r"http1\.x|missing http status|non-200|http2 header with status|unexpected compression|content-type|"
     r"attempt to connect to an http|settings frame",
