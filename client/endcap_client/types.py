@@ -148,6 +148,15 @@ class Page:
     status: Status
     seconds: float
 
+    def to_html(self, titles: Mapping[str, str] | None = None) -> str:
+        """Return the page as an HTML fragment; `titles` maps product ids to the titles to show."""
+        from endcap_client.notebook import page_html
+
+        return page_html(self, titles or {})
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -157,3 +166,12 @@ class SearchResult:
     products: tuple[ScoredProduct, ...]
     status: Status
     seconds: float
+
+    def to_html(self, titles: Mapping[str, str] | None = None) -> str:
+        """Return the ranking as an HTML fragment; `titles` maps product ids to the titles to show."""
+        from endcap_client.notebook import search_html
+
+        return search_html(self, titles or {})
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
