@@ -266,7 +266,7 @@ class _Attempts:
         error = from_grpc(
             outcome.code, outcome.details, address, self.message.model, self._timeout_s, connected=outcome.connected
         )
-        if isinstance(error, Refused):
+        if isinstance(error, Refused) or may_try_again(error):
             policy.servers.refused(server, self._clock())
         else:
             policy.servers.answered(server)

@@ -104,7 +104,7 @@ _NOT_GRPC = re.compile(
     r"attempt to connect to an http|settings frame",
     re.IGNORECASE,
 )
-_NOT_LOADED = re.compile(
+_NOT_READY = re.compile(
     r"unknown model|not found|is not ready|not at ready state|no available versions|stopping|stopped accepting|exiting",
     re.IGNORECASE,
 )
@@ -165,8 +165,8 @@ def _unavailable(text: str, address: str, model: str) -> EndcapError:
         if _TLS.search(text):
             return ProtocolError(f"no TLS connection to {address}; check the certificates and the server name: {text}")
         return Refused(f"no connection to {address}: {_reason(text)}")
-    if _NOT_LOADED.search(text):
-        return ModelError(f"{model} is not loaded on {address}: {text}")
+    if _NOT_READY.search(text):
+        return ModelError(f"{model} is not ready on {address}: {text}")
     return Overloaded(f"{address} refuses work for {model} for now: {text}")
 
 

@@ -102,7 +102,7 @@ class Servers:
         return chosen
 
     def refused(self, server: int, now: float) -> None:
-        """Note that there was no connection to it."""
+        """Note that there was no connection to it, or that it has nothing to answer with yet, or any more."""
         self._avoid_until[server] = now + _AVOID_S
 
     def answered(self, server: int) -> None:

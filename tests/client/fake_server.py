@@ -17,6 +17,7 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Keeps what it was sent in `requests`; answers `outputs` [those asked for], or fails.
 
     Attributes:
+        outputs_of: outputs of a model that has others than `outputs`.
         failure: status with which every request fails.
         failures: statuses of the next requests, used up one by one before `failure`.
         delay_s: how long an answer takes.
@@ -28,6 +29,7 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.metadata: list[dict[str, str | bytes]] = []
         self.seconds_left: list[float] = []
         self.outputs: dict[str, np.ndarray] = {}
+        self.outputs_of: dict[str, dict[str, np.ndarray]] = {}
         self.failure: tuple[grpc.StatusCode, str] | None = None
         self.failures: list[tuple[grpc.StatusCode, str]] = []
         self.delay_s = 0.0
@@ -59,10 +61,11 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
         if failure is not None:
             context.abort(*failure)
         response = service_pb2.ModelInferResponse(model_name=request.model_name)
+        outputs = self.outputs_of.get(request.model_name, self.outputs)
         for asked in request.outputs:
-            if asked.name not in self.outputs:
+            if asked.name not in outputs:
                 continue
-            value = self.outputs[asked.name]
+            value = outputs[asked.name]
             response.outputs.add(name=asked.name, datatype=_DATATYPES[value.dtype], shape=value.shape)
             raw = serialize_byte_tensor(value).item() if value.dtype == np.object_ else value.tobytes()
             response.raw_output_contents.append(raw)

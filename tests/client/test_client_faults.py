@@ -290,3 +290,12 @@ def test_a_request_that_is_too_long_for_the_server(service):
         assert client.storefront().placements
         with pytest.raises(ProtocolError, match="larger than"):
             client.storefront(history=["x" * 1000])
+
+
+def test_a_server_that_drains_is_passed_over(service, address, other):
+    _, second_address = other
+    service.failure = (CODE.UNAVAILABLE, "Server is stopping, scheduler for model has stopped accepting new requests")
+    with Client([address, second_address]) as client:
+        for _ in range(10):
+            assert client.storefront().placements
+        assert client.counts.retries <= 2
