@@ -6,6 +6,7 @@
 ...     page.placements[0].theme
 """
 
+from endcap_client.aio_client import AsyncClient
 from endcap_client.client import DEFAULT_ADDRESS, Client
 from endcap_client.errors import (
     DeadlineExceeded,
@@ -16,23 +17,35 @@ from endcap_client.errors import (
     ProtocolError,
     Refused,
 )
+from endcap_client.options import Hedge, Keepalive, Options, Retry, Tls
+from endcap_client.policy import Counts
+from endcap_client.requests import SearchRequest, StorefrontRequest
 from endcap_client.types import Page, Placement, Rules, ScoredProduct, SearchResult, StageStatus, Status
 
 __all__ = [
     "DEFAULT_ADDRESS",
+    "AsyncClient",
     "Client",
+    "Counts",
     "DeadlineExceeded",
     "EndcapError",
+    "Hedge",
     "InvalidArgument",
+    "Keepalive",
     "ModelError",
+    "Options",
     "Overloaded",
     "Page",
     "Placement",
     "ProtocolError",
     "Refused",
+    "Retry",
     "Rules",
     "ScoredProduct",
+    "SearchRequest",
     "SearchResult",
     "StageStatus",
     "Status",
+    "StorefrontRequest",
+    "Tls",
 ]

@@ -1,70 +1,74 @@
-"""The synchronous client: one object per server, safe to share between threads."""
+"""The synchronous client: one object per service, safe to share between threads."""
 
+import queue
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, Unpack
 
-from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
-from tritonclient.utils import InferenceServerException
+import grpc
 
-from endcap_client import wire
-from endcap_client.errors import EndcapError, InvalidArgument, ModelError, Refused, from_grpc
-from endcap_client.types import Page, Rules, SearchResult
-
-DEFAULT_ADDRESS = "127.0.0.1:8001"
-# By default gRPC waits up to two minutes before it tries a server again that was away, and sends even loopback calls
-# to the proxy that http_proxy names.
-_CHANNEL = (
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    ("grpc.max_send_message_length", 64 << 20),
-    ("grpc.max_receive_message_length", 64 << 20),
+from endcap_client.calls import METHODS, Calls, Outcome, Pause, Receive, Send, Steps
+from endcap_client.errors import FALL_BACK, EndcapError
+from endcap_client.options import Metadata, Options, checked_addresses, checked_concurrency, checked_options
+from endcap_client.policy import Counts
+from endcap_client.requests import (
+    NO_METADATA,
+    RulesLike,
+    SearchArguments,
+    SearchRequest,
+    StorefrontArguments,
+    StorefrontRequest,
 )
-# What a budget leaves for the way there and back, milliseconds, and its ceiling as a share of the timeout.
-_MARGIN_MS = 15.0
-_MARGIN_SHARE = 0.2
+from endcap_client.types import Page, SearchResult
+
+T = TypeVar("T")
+R = TypeVar("R")
+D = TypeVar("D")
+DEFAULT_ADDRESS = "127.0.0.1:8001"
+_STATE_WAIT_S = 0.2
 
 
 class Client:
-    """Asks one endcap server for storefronts and searches over gRPC.
+    """Asks endcap servers for storefronts and searches over gRPC.
 
     Every call has a deadline and tells the server how much of it is left, so that the server degrades in time instead
     of answering too late. Errors are those of `endcap_client.errors`.
 
     Args:
-        address: HOST:PORT of the server's gRPC port.
-        timeout_s: deadline of a call that does not bring its own, seconds.
-        ssl: whether to talk TLS; `root_certificates` is then a PEM file, or None for the system's.
-        root_certificates: see `ssl`.
-        storefront_model: name of the storefront ensemble (a changed contract comes under a new name).
-        search_model: name of the search ensemble.
+        address: HOST:PORT of a server's gRPC port, or several of them; calls go to each in turn.
+        timeout_s: deadline of a call that does not bring its own, seconds; None takes that of the options.
+        options: everything else.
     """
 
     def __init__(
         self,
-        address: str = DEFAULT_ADDRESS,
+        address: str | Sequence[str] = DEFAULT_ADDRESS,
         *,
-        timeout_s: float = 2.0,
-        ssl: bool = False,
-        root_certificates: str | None = None,
-        storefront_model: str = "storefront",
-        search_model: str = "search",
+        timeout_s: float | None = None,
+        options: Options | None = None,
     ):
-        if "://" in address or ":" not in address:
-            raise InvalidArgument.of("address", "HOST:PORT of the gRPC port", repr(address))
-        self.address = address
-        self.timeout_s = _checked_timeout(timeout_s)
-        self.storefront_model = storefront_model
-        self.search_model = search_model
-        try:
-            self._grpc = InferenceServerClient(
-                address, ssl=ssl, root_certificates=root_certificates, channel_args=list(_CHANNEL)
-            )
-        except OSError as error:
-            raise InvalidArgument.of("root_certificates", "a readable PEM file", str(error)) from error
+        self.addresses = checked_addresses(address)
+        self.options = checked_options(options, timeout_s)
+        self._calls = Calls(self.addresses, self.options)
+        self._closed = False
+        self._answered: set[int] = set()
+        credentials = self.options.tls.credentials() if self.options.tls is not None else None
+        arguments = self.options.channel_arguments()
+        self._channels = [
+            grpc.insecure_channel(each, arguments)
+            if credentials is None
+            else grpc.secure_channel(each, credentials, arguments)
+            for each in self.addresses
+        ]
+        self._methods = [
+            {
+                method: channel.unary_unary(method, response_deserializer=answer.FromString)
+                for method, answer in METHODS.items()
+            }
+            for channel in self._channels
+        ]
 
     def __enter__(self) -> Self:
         return self
@@ -75,19 +79,27 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; the client is of no use after that."""
-        self._grpc.close()
+        """Close the connections and cancel what is under way; the client is of no use after that."""
+        self._closed = True
+        for channel in self._channels:
+            channel.close()
+
+    @property
+    def counts(self) -> Counts:
+        """What this client did so far."""
+        return self._calls.policy.counters.snapshot()
 
     def storefront(
         self,
-        history: Iterable[str] = (),
-        session: Iterable[str] = (),
-        rules: Rules | Mapping[str, Any] | str | None = None,
+        history: Sequence[str] = (),
+        session: Sequence[str] = (),
+        rules: RulesLike = None,
         placements: int = 4,
         products: int = 12,
         timeout_s: float | None = None,
         budget_ms: int | None = None,
         explain: bool = False,
+        metadata: Metadata = NO_METADATA,
     ) -> Page:
         """Return a shopper's themed page.
 
@@ -100,93 +112,170 @@ class Client:
             timeout_s: the call's deadline, seconds; None takes the client's.
             budget_ms: time the server may spend, milliseconds; None is the timeout less a small margin.
             explain: whether to ask what each score is made of (`ScoredProduct.signals`).
+            metadata: headers of this call, after those of the options.
 
         Raises:
             EndcapError: one of its kinds, see `endcap_client.errors`.
         """
-        timeout_s = self.timeout_s if timeout_s is None else _checked_timeout(timeout_s)
-        inputs = [
-            *wire.texts_input("HISTORY", history),
-            *wire.texts_input("SESSION", session),
-            *wire.rules_input(rules),
-            wire.number_input("PLACEMENTS", placements),
-            wire.number_input("PRODUCTS", products),
-            wire.number_input("BUDGET_MS", _budget_ms(timeout_s) if budget_ms is None else budget_ms),
-        ]
-        outputs = wire.requested(wire.STOREFRONT_OUTPUTS, explain)
-        result, seconds = self._infer(self.storefront_model, inputs, outputs, timeout_s)
-        status = wire.read_status(result)
-        return Page(wire.read_placements(result, status, explain), status, seconds)
+        request = StorefrontRequest(
+            history, session, rules, placements, products, timeout_s, budget_ms, explain, metadata
+        )
+        return self._run(self._calls.storefront(request))
 
     def search(
         self,
         query: str,
-        history: Iterable[str] = (),
-        rules: Rules | Mapping[str, Any] | str | None = None,
+        history: Sequence[str] = (),
+        rules: RulesLike = None,
         products: int = 12,
         timeout_s: float | None = None,
         budget_ms: int | None = None,
         explain: bool = False,
+        metadata: Metadata = NO_METADATA,
     ) -> SearchResult:
-        """Return the products that answer a query, for this shopper; arguments as in `storefront`."""
-        timeout_s = self.timeout_s if timeout_s is None else _checked_timeout(timeout_s)
-        inputs = [
-            *wire.texts_input("QUERY", [query]),
-            *wire.texts_input("HISTORY", history),
-            *wire.rules_input(rules),
-            wire.number_input("PRODUCTS", products),
-            wire.number_input("BUDGET_MS", _budget_ms(timeout_s) if budget_ms is None else budget_ms),
-        ]
-        outputs = wire.requested(wire.SEARCH_OUTPUTS, explain)
-        result, seconds = self._infer(self.search_model, inputs, outputs, timeout_s)
-        status = wire.read_status(result)
-        return SearchResult(query, wire.read_products(result, status, explain), status, seconds)
+        """Return the products that answer a query, for this shopper; arguments and errors as in `storefront`."""
+        request = SearchRequest(query, history, rules, products, timeout_s, budget_ms, explain, metadata)
+        return self._run(self._calls.search(request))
+
+    def storefront_or(
+        self, default: D, history: Sequence[str] = (), **arguments: Unpack[StorefrontArguments]
+    ) -> Page | D:
+        """Return `storefront(history, ...)`, or the default when the service cannot answer in time.
+
+        That is for `Refused`, `DeadlineExceeded`, `Overloaded` and `ModelError`; `counts.fallbacks` counts them. Other
+        errors are mistakes of the caller or of the installation, and are raised.
+        """
+        return self._or(default, lambda: self.storefront(history, **arguments))
+
+    def search_or(self, default: D, query: str, **arguments: Unpack[SearchArguments]) -> SearchResult | D:
+        """Return `search(query, ...)`, or the default, as `storefront_or` does."""
+        return self._or(default, lambda: self.search(query, **arguments))
+
+    def storefronts(self, requests: Iterable[StorefrontRequest], concurrency: int = 8) -> list[Page | EndcapError]:
+        """Ask for several pages, at most `concurrency` at a time.
+
+        Each request has its own deadline, which begins when it is sent. A request that fails leaves its error in its
+        place, and the others are not disturbed.
+
+        Returns:
+            For each request, in order, its page or the error that `storefront` would have raised.
+        """
+        return self._batch(lambda request: self._run(self._calls.storefront(request)), requests, concurrency)
+
+    def searches(self, requests: Iterable[SearchRequest], concurrency: int = 8) -> list[SearchResult | EndcapError]:
+        """Ask for several searches; as `storefronts`."""
+        return self._batch(lambda request: self._run(self._calls.search(request)), requests, concurrency)
 
     def ready(self, timeout_s: float | None = None) -> bool:
-        """Return whether the server is up and has both ensembles loaded; a server that is not there is not ready."""
-        timeout_s = self.timeout_s if timeout_s is None else _checked_timeout(timeout_s)
-        until = time.monotonic() + timeout_s
-        try:
-            self._call("the server", self._grpc.is_server_ready, timeout_s, client_timeout=timeout_s)
-            for model in (self.storefront_model, self.search_model):
-                left = max(until - time.monotonic(), 0.001)
-                if not self._call(model, self._grpc.is_model_ready, timeout_s, model_name=model, client_timeout=left):
-                    return False
-        except (Refused, ModelError):
-            return False
-        return True
+        """Return whether any server is up and has both ensembles loaded; one that cannot be asked is not ready.
 
-    def _infer(
-        self, model: str, inputs: list[InferInput], outputs: list[InferRequestedOutput], timeout_s: float
-    ) -> tuple[InferResult, float]:
-        start = time.perf_counter()
-        result = self._call(
-            model,
-            self._grpc.infer,
-            timeout_s,
-            model_name=model,
-            inputs=inputs,
-            outputs=outputs,
-            client_timeout=timeout_s,
-        )
-        return result, time.perf_counter() - start
+        Raises:
+            ProtocolError: what listens there is no such server.
+        """
+        return self._run(self._calls.ready(timeout_s))
 
-    def _call(self, model: str, method: Any, timeout_s: float, **arguments: Any) -> Any:
+    def _or(self, default: D, call: Callable[[], T]) -> T | D:
         try:
-            return method(**arguments)
-        except InferenceServerException as error:
-            raise from_grpc(error.status() or "", error.message(), self.address, model, timeout_s) from error
+            return call()
+        except FALL_BACK as error:
+            self._calls.policy.counters.add("fallbacks", error.reason)
+            return default
+
+    def _batch(self, call: Callable[[R], T], requests: Iterable[R], concurrency: int) -> list[T | EndcapError]:
+        requests = list(requests)
+        concurrency = min(checked_concurrency(concurrency), len(requests))
+
+        def one(request: R) -> T | EndcapError:
+            try:
+                return call(request)
+            except EndcapError as error:
+                return error
+
+        if concurrency < 2:
+            return [one(request) for request in requests]
+        with ThreadPoolExecutor(concurrency, "endcap-batch") as pool:
+            return list(pool.map(one, requests))
+
+    def _run(self, steps: Steps[T]) -> T:
+        """Carry out the steps of a call."""
+        ended: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        under_way: dict[int, Any] = {}
+        reply: Outcome | None = None
+        try:
+            while True:
+                step = steps.send(reply)
+                reply = None
+                if isinstance(step, Receive):
+                    try:
+                        reply = ended.get(timeout=step.timeout_s)
+                    except queue.Empty:
+                        continue
+                    under_way.pop(reply.number, None)
+                    self._note_connection(reply)
+                elif isinstance(step, Pause):
+                    time.sleep(step.seconds)
+                elif step.alone and not under_way:
+                    ended.put(self._ask(step))
+                else:
+                    under_way[step.number] = self._begin(step, ended)
+        except StopIteration as done:
+            return done.value
         except ValueError as error:
-            # gRPC's only use of ValueError here: the channel was closed by us.
-            raise EndcapError(f"this client of {self.address} is closed: {error}") from error
+            # What gRPC raises when another thread closes the channel at this very moment.
+            if self._closed:
+                raise EndcapError(f"this client of {', '.join(self.addresses)} was closed: {error}") from error
+            raise
+        finally:
+            for call in under_way.values():
+                call.cancel()
+            steps.close()
+
+    def _ask(self, step: Send) -> Outcome:
+        """Send and wait in this thread: gRPC's quicker way."""
+        try:
+            response = self._method(step)(step.body, timeout=step.timeout_s, metadata=step.headers or None)
+        except grpc.RpcError as error:
+            return _failure(step, error)
+        return Outcome(step.number, step.server, response)
+
+    def _begin(self, step: Send, ended: "queue.SimpleQueue[Outcome]") -> Any:
+        """Send, and put the outcome into `ended` once there is one."""
+        call = self._method(step).future(step.body, timeout=step.timeout_s, metadata=step.headers or None)
+
+        def end(call: Any) -> None:
+            error = call if call.cancelled() else call.exception()
+            ended.put(Outcome(step.number, step.server, call.result()) if error is None else _failure(step, error))
+
+        call.add_done_callback(end)
+        return call
+
+    def _method(self, step: Send) -> Any:
+        if self._closed:
+            raise EndcapError(f"this client of {', '.join(self.addresses)} is closed; make another")
+        return self._methods[step.server][step.method]
+
+    def _note_connection(self, outcome: Outcome) -> None:
+        """After a deadline, find out whether there was a connection at all: a dead host is no slow server.
+
+        gRPC only tells those who subscribe, which takes a thread, so a server that has answered before is not asked
+        about: its connection, if lost, would have been told as such.
+        """
+        if outcome.code != "DEADLINE_EXCEEDED":
+            if outcome.code != "UNAVAILABLE":
+                self._answered.add(outcome.server)
+        elif outcome.server not in self._answered and not self._closed:
+            states: queue.SimpleQueue[grpc.ChannelConnectivity] = queue.SimpleQueue()
+            channel = self._channels[outcome.server]
+            channel.subscribe(states.put, try_to_connect=False)
+            try:
+                outcome.connected = states.get(timeout=_STATE_WAIT_S) is grpc.ChannelConnectivity.READY
+            except queue.Empty:
+                outcome.connected = True
+            finally:
+                channel.unsubscribe(states.put)
+            if outcome.connected:
+                self._answered.add(outcome.server)
 
 
-def _budget_ms(timeout_s: float) -> int:
-    timeout_ms = 1000 * timeout_s
-    return max(1, int(timeout_ms - min(_MARGIN_MS, _MARGIN_SHARE * timeout_ms)))
-
-
-def _checked_timeout(timeout_s: float) -> float:
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0 < timeout_s < 86_400:
-        raise InvalidArgument.of("timeout_s", "seconds above 0 and below a day", repr(timeout_s))
-    return float(timeout_s)
+def _failure(step: Send, error: Any) -> Outcome:
+    return Outcome(step.number, step.server, None, error.code().name, error.details() or "")

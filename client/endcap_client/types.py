@@ -1,7 +1,7 @@
 """What goes into a request and what comes out: plain frozen values, no protocol in sight."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -56,6 +56,31 @@ class Rules:
         if self.max_per_brand is not None:
             asked["max_per_brand"] = self.max_per_brand
         return json.dumps(asked, ensure_ascii=False)
+
+
+class Signals(Mapping[str, float]):
+    """What one score is made of: signal -> value; read from the answer's row only when it is looked at."""
+
+    __slots__ = ("_names", "_values")
+
+    def __init__(self, names: Sequence[str], values: Sequence[float]):
+        self._names = names
+        self._values = values
+
+    def __getitem__(self, name: str) -> float:
+        try:
+            return self._values[self._names.index(name)]
+        except ValueError:
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
 
 
 @dataclass(frozen=True)
@@ -123,6 +148,15 @@ class Page:
     status: Status
     seconds: float
 
+    def to_html(self, titles: Mapping[str, str] | None = None) -> str:
+        """Return the page as an HTML fragment; `titles` maps product ids to the titles to show."""
+        from endcap_client.notebook import page_html
+
+        return page_html(self, titles or {})
+
+    def _repr_html_(self) -> str:
+        return self.to_html()
+
 
 @dataclass(frozen=True)
 class SearchResult:
@@ -132,3 +166,12 @@ class SearchResult:
     products: tuple[ScoredProduct, ...]
     status: Status
     seconds: float
+
+    def to_html(self, titles: Mapping[str, str] | None = None) -> str:
+        """Return the ranking as an HTML fragment; `titles` maps product ids to the titles to show."""
+        from endcap_client.notebook import search_html
+
+        return search_html(self, titles or {})
+
+    def _repr_html_(self) -> str:
+        return self.to_html()

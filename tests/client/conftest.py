@@ -1,3 +1,4 @@
+import asyncio
 import json
 import socket
 import sys
@@ -6,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from endcap_client import AsyncClient, Client
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -20,6 +22,39 @@ STATUS = {
     "versions": {"catalogue": "c0ffee"},
     "unknown_products": 1,
 }
+
+
+class BlockingClient:
+    """`AsyncClient` in a loop of its own, so that one test can be told to both clients."""
+
+    def __init__(self, *arguments, **options):
+        self._client = AsyncClient(*arguments, **options)
+        self._runner = asyncio.Runner()
+        self._run = self._runner.run
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def close(self):
+        self._runner.run(self._client.close())
+        self._runner.close()
+        # What is asked after that gets its answer from a client that is closed, not from a loop that is.
+        self._run = asyncio.run
+
+    def __getattr__(self, name):
+        value = getattr(self._client, name)
+        if not callable(value):
+            return value
+        return lambda *arguments, **options: self._run(value(*arguments, **options))
+
+
+@pytest.fixture(params=[Client, BlockingClient], ids=["sync", "asyncio"])
+def both_clients(request, monkeypatch):
+    """Makes `Client` in the test's module the one and then the other."""
+    monkeypatch.setattr(request.module, "Client", request.param)
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import pytest
 from endcap_client import Client, InvalidArgument, ProtocolError, Refused, Rules
 from fake_server import sent, serving, texts
 
+pytestmark = pytest.mark.usefixtures("both_clients")
+
 
 def asked(request) -> set[str]:
     return {output.name for output in request.outputs}
@@ -194,17 +196,6 @@ def test_ready(service, address):
 def test_a_server_that_is_not_there_is_not_ready(closed_port):
     with Client(closed_port) as client:
         assert not client.ready()
-
-
-def test_one_client_serves_many_threads(service, address):
-    pages = []
-    with Client(address) as client:
-        threads = [threading.Thread(target=lambda: pages.append(client.storefront())) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert len(pages) == 8
 
 
 def test_it_finds_a_server_that_came_back(service, closed_port):

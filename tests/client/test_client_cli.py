@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -7,8 +8,9 @@ from importlib.metadata import EntryPoint
 import grpc
 import polars as pl
 import pytest
+import trustme
 from endcap_client import cli
-from fake_server import sent
+from fake_server import sent, serving
 
 
 @pytest.fixture
@@ -190,3 +192,74 @@ def test_a_reader_that_leaves_early(service, address):
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == ""
+
+
+def test_a_batch_of_requests(service, address, capsys, tmp_path):
+    lines = ['{"history": ["p1"], "products": 3}', "", '{"history": "p1"}', '{"session": ["tea"], "explain": true}']
+    (tmp_path / "requests.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert cli.main(["request", "batch", str(tmp_path / "requests.jsonl"), "--address", address]) == 2
+    first, second, third = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [placement["theme"] for placement in first["placements"]] == ["Rainy days", "Tea & cake"]
+    assert second["error"]["reason"] == "invalid"
+    assert "HISTORY" in second["error"]["message"]
+    assert third["placements"][0]["products"][0]["signals"] == {"relevance": 0.0, "ranker": 1.0}
+
+
+def test_a_batch_of_searches(search_service, address, capsys, tmp_path):
+    (tmp_path / "requests.jsonl").write_text('{"query": "tea"}\n{"query": "pot"}\n', encoding="utf-8")
+    assert cli.main(["request", "batch", str(tmp_path / "requests.jsonl"), "--address", address]) == 0
+    assert [json.loads(line)["query"] for line in capsys.readouterr().out.splitlines()] == ["tea", "pot"]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "line 2: expected a JSON object"),
+        ("[1]", "line 2: expected a JSON object, got [1]"),
+        ('{"qeury": "tea"}', "line 2: expected keys among history, session"),
+    ],
+)
+def test_a_batch_with_a_wrong_line_is_not_sent(service, address, capsys, tmp_path, line, says):
+    (tmp_path / "requests.jsonl").write_text("{}\n" + line, encoding="utf-8")
+    assert cli.main(["request", "batch", str(tmp_path / "requests.jsonl"), "--address", address]) == 2
+    assert says in capsys.readouterr().err
+    assert not service.requests
+
+
+def test_a_batch_from_standard_input(service, address, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"products": 3}'))
+    assert cli.main(["request", "batch", "-", "--address", address]) == 0
+    assert sent(service.requests[0])["PRODUCTS"] == [3]
+    assert cli.main(["request", "batch", "no-such-file", "--address", address]) == 2
+    assert "FILE: expected a readable JSON-lines file" in capsys.readouterr().err
+
+
+def test_several_addresses_and_headers(service, address, closed_port, capsys):
+    words = ["--address", closed_port, address, "--metadata", "tenant=shop-7", "note=a=b", "--hedge"]
+    assert cli.main(["request", "storefront", "--json", *words]) == 0
+    assert service.metadata[0]["tenant"] == "shop-7"
+    assert service.metadata[0]["note"] == "a=b"
+    assert cli.main(["request", "storefront", "--address", address, "--metadata", "tenant"]) == 2
+    assert "--metadata: expected KEY=VALUE" in capsys.readouterr().err
+
+
+def test_retries_off(service, address, capsys):
+    service.failures = [(grpc.StatusCode.UNAVAILABLE, "Socket closed")]
+    assert cli.main(["request", "storefront", "--address", address, "--attempts", "1"]) == 3
+    assert len(service.requests) == 1
+    service.failures = [(grpc.StatusCode.UNAVAILABLE, "Socket closed")]
+    assert cli.main(["request", "storefront", "--address", address]) == 0
+    assert len(service.requests) == 3
+
+
+def test_tls_options(service, capsys, tmp_path):
+    authority = trustme.CA()
+    certificate = authority.issue_cert("shop.example")
+    pair = (certificate.private_key_pem.bytes(), certificate.cert_chain_pems[0].bytes())
+    authority.cert_pem.write_to_path(str(tmp_path / "root.pem"))
+    with serving(service, credentials=grpc.ssl_server_credentials([pair])) as address:
+        root = ["--address", address, "--root-certificates", str(tmp_path / "root.pem")]
+        assert cli.main(["request", "storefront", *root, "--server-name", "shop.example"]) == 0
+        assert cli.main(["request", "storefront", *root]) == 1
+    assert cli.main(["request", "storefront", "--private-key", "key.pem"]) == 2
+    assert "tls.certificate_chain: expected a PEM file" in capsys.readouterr().err

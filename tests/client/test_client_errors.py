@@ -1,3 +1,4 @@
+import contextlib
 import socket
 import threading
 
@@ -15,6 +16,7 @@ from endcap_client import (
 )
 
 CODE = grpc.StatusCode
+pytestmark = pytest.mark.usefixtures("both_clients")
 
 
 @pytest.mark.parametrize(
@@ -25,6 +27,10 @@ CODE = grpc.StatusCode
         (CODE.UNAVAILABLE, "Request for unknown model: 'storefront' is not at ready state", ModelError),
         (CODE.UNAVAILABLE, "[request id: 1] Exceeds maximum queue size", Overloaded),
         (CODE.RESOURCE_EXHAUSTED, "out of shared memory", Overloaded),
+        (CODE.UNAVAILABLE, "overloaded: 64 requests are under way, which is not found to be too few", Overloaded),
+        (CODE.UNAVAILABLE, "Server is stopping, scheduler for model has stopped accepting new requests", ModelError),
+        (CODE.UNAVAILABLE, "Socket closed", Refused),
+        (CODE.UNAUTHENTICATED, "This protocol is restricted, expecting header 'key'", ProtocolError),
         (CODE.INTERNAL, "Failed to process the request(s) for model 'theme'", ModelError),
         (CODE.UNKNOWN, "something", ModelError),
         (CODE.DEADLINE_EXCEEDED, "Deadline Exceeded", DeadlineExceeded),
@@ -89,6 +95,22 @@ def test_an_unknown_host():
         client.storefront()
 
 
+def test_a_host_that_does_not_answer_is_no_slow_server():
+    """A full backlog drops connection attempts, as a host that is gone or a firewall does."""
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        port = listener.getsockname()[1]
+        with Client(f"127.0.0.1:{port}") as client:
+            for timeout_s in (0.2, 0.4, 1.5, 0.2):
+                with pytest.raises(Refused, match="the host does not answer"):
+                    client.storefront(timeout_s=timeout_s)
+
+
 def test_a_slow_server_is_a_timeout(service, address):
     service.delay_s = 0.5
     with Client(address) as client:
@@ -128,6 +150,14 @@ def test_a_closed_client_says_so(service, address):
         client.storefront()
 
 
-def test_every_error_is_an_endcap_error():
-    for kind in (Refused, DeadlineExceeded, Overloaded, InvalidArgument, ModelError, ProtocolError):
-        assert issubclass(kind, EndcapError)
+def test_every_error_is_an_endcap_error_with_a_reason_of_its_own():
+    kinds = (Refused, DeadlineExceeded, Overloaded, InvalidArgument, ModelError, ProtocolError)
+    assert all(issubclass(kind, EndcapError) for kind in kinds)
+    assert len({kind.reason for kind in kinds}) == len(kinds)
+
+
+def test_an_error_says_how_it_came_about(service, address):
+    service.failure = (CODE.INTERNAL, "model 'theme' died")
+    with Client(address) as client, pytest.raises(ModelError) as caught:
+        client.storefront()
+    assert (caught.value.code, caught.value.attempts, caught.value.reason) == ("INTERNAL", 1, "model")

@@ -1,0 +1,278 @@
+"""How a call goes: sent, tried again, hedged, read. Without any input or output of its own.
+
+A call is a generator of steps. It yields what is to be done (`Send`, `Receive`, `Pause`) and is sent what came of it;
+what it returns is the caller's answer, what it raises is the caller's error. The synchronous and the asyncio client
+differ only in how they carry the steps out.
+"""
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tritonclient.grpc import service_pb2
+
+from endcap_client.decode import read_page, read_search
+from endcap_client.encode import Message, budget_ms, search_message, storefront_message
+from endcap_client.errors import (
+    EndcapError,
+    InvalidArgument,
+    Overloaded,
+    ProtocolError,
+    Refused,
+    from_grpc,
+    may_try_again,
+)
+from endcap_client.options import Options, checked_timeout, metadata_pairs
+from endcap_client.policy import Policy
+from endcap_client.requests import SearchRequest, StorefrontRequest
+from endcap_client.types import Page, SearchResult
+
+T = TypeVar("T")
+Headers = tuple[tuple[str, str | bytes], ...]
+_PREFIX = "/inference.GRPCInferenceService/"
+METHODS: dict[str, Any] = {
+    f"{_PREFIX}ModelInfer": service_pb2.ModelInferResponse,
+    f"{_PREFIX}ModelReady": service_pb2.ModelReadyResponse,
+    f"{_PREFIX}ServerReady": service_pb2.ServerReadyResponse,
+}
+"""Path of each method that this client calls -> message class of its answer."""
+
+
+@dataclass(slots=True)
+class Send:
+    """Send `body` to `method` of the server with this number; the step's answer is None.
+
+    `alone` promises that nothing else is done before this try has ended, so that it may be waited for right here.
+    """
+
+    number: int
+    server: int
+    method: str
+    body: bytes
+    timeout_s: float
+    headers: Headers
+    alone: bool
+
+
+@dataclass(slots=True)
+class Receive:
+    """Wait until a try ends; the step's answer is its `Outcome`, or None if none ended within `timeout_s`."""
+
+    timeout_s: float | None
+
+
+@dataclass(slots=True)
+class Pause:
+    """Wait; the step's answer is None."""
+
+    seconds: float
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a try: `response` for code "OK", `details` otherwise.
+
+    `connected` is False for a deadline that passed while there was no connection.
+    """
+
+    number: int
+    server: int
+    response: Any
+    code: str = "OK"
+    details: str = ""
+    connected: bool = True
+
+
+Steps = Generator[Send | Receive | Pause, Outcome | None, T]
+
+
+class Calls:
+    """The calls of one client; shared by its threads or tasks."""
+
+    def __init__(self, addresses: Sequence[str], options: Options, clock: Callable[[], float] = time.monotonic):
+        self.options = options
+        self.policy = Policy(addresses, options.retry, options.hedge)
+        self.clock = clock
+        self._headers = metadata_pairs(options.metadata)
+        self._span: Callable[[str], Any] | None = None
+        if options.tracing:
+            from endcap_client.tracing import CallSpan
+
+            self._span = CallSpan
+
+    def storefront(self, request: StorefrontRequest) -> Steps[Page]:
+        """Return the steps of a storefront call."""
+        message = storefront_message(self.options.storefront_model, request)
+        return self._call(message, request, lambda response, s: read_page(response, request.explain, s))
+
+    def search(self, request: SearchRequest) -> Steps[SearchResult]:
+        """Return the steps of a search call."""
+        message = search_message(self.options.search_model, request)
+        return self._call(
+            message, request, lambda response, s: read_search(response, request.explain, request.query, s)
+        )
+
+    def ready(self, timeout_s: float | None) -> Steps[bool]:
+        """Return the steps that find out whether any address has both models ready."""
+        timeout_s = self.options.timeout_s if timeout_s is None else checked_timeout(timeout_s)
+        return self._ready(timeout_s)
+
+    def _call(
+        self, message: Message, request: StorefrontRequest | SearchRequest, read: Callable[[Any, float], Any]
+    ) -> Steps[Any]:
+        timeout_s = self.options.timeout_s if request.timeout_s is None else checked_timeout(request.timeout_s)
+        headers = self._headers + metadata_pairs(request.metadata) if request.metadata else self._headers
+        attempts = _Attempts(self, message, timeout_s, request.budget_ms, headers)
+        attempts.first = attempts.prepare(attempts.began)
+        return self._steps(attempts, read)
+
+    def _steps(self, attempts: "_Attempts", read: Callable[[Any, float], Any]) -> Steps[Any]:
+        counters = self.policy.counters
+        counters.add("calls")
+        if self._span is not None:
+            attempts.span = self._span(attempts.message.model)
+        try:
+            response = yield from attempts.run()
+            answer = read(response, self.clock() - attempts.began)
+            if attempts.span is not None:
+                attempts.span.answered(attempts.sent, answer.status.degraded)
+            return answer
+        except EndcapError as error:
+            error.attempts = attempts.sent
+            counters.add("errors", error.reason)
+            if attempts.span is not None:
+                attempts.span.failed(attempts.sent, error)
+            raise
+        finally:
+            if attempts.span is not None:
+                attempts.span.end()
+
+    def _ready(self, timeout_s: float) -> Steps[bool]:
+        began = self.clock()
+        models = (self.options.storefront_model, self.options.search_model)
+        questions = [("ServerReady", service_pb2.ServerReadyRequest())]
+        questions += [("ModelReady", service_pb2.ModelReadyRequest(name=model)) for model in models]
+        number = 0
+        for server, address in enumerate(self.policy.servers.addresses):
+            for method, request in questions:
+                number += 1
+                left_s = max(0.001, timeout_s - (self.clock() - began))
+                yield Send(
+                    number, server, _PREFIX + method, request.SerializeToString(), left_s, self._headers, alone=True
+                )
+                outcome = yield Receive(None)
+                if outcome is None or not _says_ready(outcome, address, timeout_s):
+                    break
+            else:
+                return True
+        return False
+
+
+def _says_ready(outcome: Outcome, address: str, timeout_s: float) -> bool:
+    if outcome.code == "OK":
+        return bool(outcome.response.ready)
+    error = from_grpc(outcome.code, outcome.details, address, "readiness", timeout_s, connected=outcome.connected)
+    if isinstance(error, ProtocolError):
+        raise error
+    return False
+
+
+class _Attempts:
+    """The tries of one call."""
+
+    def __init__(self, calls: Calls, message: Message, timeout_s: float, asked_ms: int | None, headers: Headers):
+        self.message = message
+        self.began = calls.clock()
+        self.sent = 0
+        self.span: Any = None
+        self.first = b""
+        self._clock = calls.clock
+        self._options = calls.options
+        self._policy = calls.policy
+        self._timeout_s = timeout_s
+        self._asked_ms = asked_ms
+        self._headers = headers
+        self._servers: dict[int, int] = {}
+        """Tries under way: number -> server."""
+        self._tried: list[int] = []
+        self._hedges: set[int] = set()
+
+    def prepare(self, now: float) -> bytes:
+        """Return the request with the budget of this moment; InvalidArgument for what cannot be sent."""
+        elapsed_s = now - self.began
+        budget = budget_ms(self._asked_ms, elapsed_s, self._timeout_s - elapsed_s, self._options.margin_ms)
+        body = self.message.to_bytes(budget)
+        if len(body) > self._options.max_send_bytes:
+            expected = f"at most {self._options.max_send_bytes} bytes (max_send_bytes)"
+            raise InvalidArgument.of("request", expected, f"{len(body)} bytes")
+        return body
+
+    def run(self) -> Steps[Any]:
+        hedge_after_s = self._policy.hedge_after_s(self.message.model)
+        yield self._send(self.began, alone=hedge_after_s is None)
+        failures: list[EndcapError] = []
+        while True:
+            outcome = yield Receive(hedge_after_s)
+            if outcome is None:
+                hedge_after_s = None
+                if self._clock() - self.began < self._timeout_s and self._policy.budget.spend():
+                    yield self._send(self._clock(), hedge=True)
+                continue
+            error = self._judge(outcome)
+            if error is None:
+                return outcome.response
+            failures.append(error)
+            # Another server would find the same fault in the request; for everything else a hedge may still do better.
+            if self._servers and not isinstance(error, InvalidArgument):
+                hedge_after_s = None
+                continue
+            error = next((each for each in failures if isinstance(each, Overloaded)), error)
+            wait_s = self._policy.backoff.wait_s(self.sent, self._left_s()) if may_try_again(error) else None
+            if wait_s is None:
+                raise error
+            failures, hedge_after_s = [], None
+            self._policy.counters.add("retries")
+            yield Pause(wait_s)
+            yield self._send(self._clock(), alone=True)
+
+    def _send(self, now: float, alone: bool = False, hedge: bool = False) -> Send:
+        body = self.prepare(now) if self.sent else self.first
+        self.sent += 1
+        server = self._policy.servers.pick(now, self._tried)
+        self._tried.append(server)
+        self._servers[self.sent] = server
+        if hedge:
+            self._hedges.add(self.sent)
+            self._policy.counters.add("hedges")
+        headers = self._headers
+        if self.span is not None:
+            headers += tuple(self.span.send(self.sent, self._policy.servers.addresses[server], hedge))
+        left_s = max(0.001, self._timeout_s - (now - self.began))
+        return Send(self.sent, server, f"{_PREFIX}ModelInfer", body, left_s, headers, alone)
+
+    def _judge(self, outcome: Outcome) -> EndcapError | None:
+        server = self._servers.pop(outcome.number)
+        policy = self._policy
+        if self.span is not None:
+            self.span.received(outcome.number, outcome.code, outcome.details)
+        if outcome.code == "OK":
+            policy.servers.answered(server)
+            policy.went_well(self.message.model, self._clock() - self.began)
+            if outcome.number in self._hedges:
+                policy.counters.add("hedges_won")
+            return None
+        address = policy.servers.addresses[server]
+        error = from_grpc(
+            outcome.code, outcome.details, address, self.message.model, self._timeout_s, connected=outcome.connected
+        )
+        if isinstance(error, Refused) or may_try_again(error):
+            policy.servers.refused(server, self._clock())
+        else:
+            policy.servers.answered(server)
+        if isinstance(error, Overloaded):
+            policy.budget.drain()
+        return error
+
+    def _left_s(self) -> float:
+        return self._timeout_s - (self._clock() - self.began)

@@ -1,0 +1,171 @@
+"""The client against the real server: both of them, batches, cancellation, a restart under load, the fallback."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from endcap_client import (
+    AsyncClient,
+    Client,
+    EndcapError,
+    Hedge,
+    InvalidArgument,
+    ModelError,
+    Options,
+    Page,
+    Refused,
+    SearchRequest,
+    SearchResult,
+    StorefrontRequest,
+)
+from endcap_server.launch import Server, ServerOptions
+from endcap_server.store import ItemStore
+
+pytestmark = pytest.mark.server
+TIMEOUT_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def ids(build: Path) -> list[str]:
+    store = ItemStore.open(build)
+    return [store.product_ids[row] for row in range(0, 400, 7)]
+
+
+@pytest.fixture(scope="module")
+def own_server(build: Path) -> Iterator[Server]:
+    """A server that a test may stop; its log tells what it was told."""
+    options = ServerOptions(build=build, grpc_port=0, http_port=0, metrics_port=0, verbose=True)
+    with Server(options) as running:
+        yield running
+
+
+def plain(page: Page) -> list[tuple[str, list[str]]]:
+    return [(each.theme, [product.product_id for product in each.products]) for each in page.placements]
+
+
+def test_both_clients_get_the_same_answers(server: Server, ids: list[str]) -> None:
+    async def ask() -> tuple[bool, Page, SearchResult]:
+        async with AsyncClient(server.grpc_address, timeout_s=TIMEOUT_S) as client:
+            page, found = await asyncio.gather(
+                client.storefront(ids[:3], placements=2, explain=True), client.search("lamp", products=5)
+            )
+            return await client.ready(), page, found
+
+    with Client(server.grpc_address, timeout_s=TIMEOUT_S) as client:
+        assert client.ready()
+        page = client.storefront(ids[:3], placements=2, explain=True)
+        found = client.search("lamp", products=5)
+    ready, same_page, same_found = asyncio.run(ask())
+    assert ready
+    assert len(page.placements) == 2
+    assert plain(same_page) == plain(page)
+    assert same_found.products == found.products
+    signals = page.placements[0].products[0].signals
+    assert list(signals) == list(page.status.signals)
+    assert {"margin", "relevance", "ranker"} <= set(signals)
+
+
+def test_batches(server: Server, ids: list[str]) -> None:
+    requests = [StorefrontRequest(history=ids[n : n + 2], placements=1, products=4) for n in range(6)]
+    requests[2] = StorefrontRequest(products=0)
+    queries = ["lamp", "tea", "desk", "rain coat"]
+    with Client(server.grpc_address, timeout_s=TIMEOUT_S) as client:
+        pages = client.storefronts(requests, concurrency=3)
+        found = client.searches([SearchRequest(query, products=3) for query in queries])
+    wrong = pages.pop(2)
+    assert isinstance(wrong, InvalidArgument)
+    assert (wrong.tensor, wrong.got) == ("PRODUCTS", "0")
+    assert all(isinstance(page, Page) and len(page.placements) == 1 for page in pages)
+    assert [result.query for result in found if isinstance(result, SearchResult)] == queries
+
+
+def test_batches_of_the_asyncio_client(server: Server, ids: list[str]) -> None:
+    async def ask() -> list[Page | EndcapError]:
+        async with AsyncClient(server.grpc_address, timeout_s=TIMEOUT_S) as client:
+            requests = [StorefrontRequest(history=[each], placements=1, products=4) for each in ids[:6]]
+            return await client.storefronts(requests, concurrency=3)
+
+    assert all(isinstance(page, Page) for page in asyncio.run(ask()))
+
+
+def test_hedging_over_two_names_of_one_server(server: Server) -> None:
+    addresses = [server.grpc_address, server.grpc_address.replace("127.0.0.1", "localhost")]
+    options = Options(timeout_s=TIMEOUT_S, hedge=Hedge(quantile=0.5, min_calls=3))
+    with Client(addresses, options=options) as client:
+        results = [client.search(f"lamp {number}", products=3) for number in range(20)]
+        counts = client.counts
+    assert all(result.products for result in results)
+    assert counts.errors == {}
+    assert counts.hedges >= 1
+
+
+def test_the_fallback(server: Server, ids: list[str]) -> None:
+    static = "static page"
+    with Client(server.grpc_address, timeout_s=TIMEOUT_S) as client:
+        assert isinstance(client.storefront_or(static, ids[:2], placements=1, products=3), Page)
+        assert client.storefront_or(static, session=["never asked before"], timeout_s=0.001) == static
+        with pytest.raises(InvalidArgument, match="PLACEMENTS"):
+            client.storefront_or(static, placements=99)
+        assert sum(client.counts.fallbacks.values()) == 1
+
+
+def test_cancelling_reaches_the_server(own_server: Server) -> None:
+    async def ask() -> None:
+        async with AsyncClient(own_server.grpc_address, timeout_s=TIMEOUT_S) as client:
+            task = asyncio.create_task(client.storefront(session=["to be called off"], placements=16, products=100))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (await client.search("lamp", products=2)).products
+
+    asyncio.run(ask())
+    until = time.monotonic() + 10
+    while "Issuing cancellation" not in (log := own_server.log.read_text(encoding="utf-8", errors="replace")):
+        assert time.monotonic() < until, "the server's log has no cancellation"
+        time.sleep(0.1)
+    assert "Cancellation notification received for ModelInferHandler" in log
+
+
+def test_a_restart_under_load(own_server: Server) -> None:
+    """Callers see refusals while nobody listens, nothing else, and answers again without doing anything."""
+    answers: Counter[str] = Counter()
+    stop = False
+
+    async def caller(client: AsyncClient) -> None:
+        while not stop:
+            try:
+                found = await client.search("lamp", products=2)
+                answers["after" if answers["Refused"] else "before"] += bool(found.products)
+            except EndcapError as error:
+                answers[type(error).__name__] += 1
+                await asyncio.sleep(0.05)
+
+    async def until_there_are(name: str, count: int, timeout_s: float = 60) -> None:
+        async with asyncio.timeout(timeout_s):
+            while answers[name] < count:
+                await asyncio.sleep(0.05)
+
+    async def ask() -> None:
+        nonlocal stop
+        async with AsyncClient(own_server.grpc_address, timeout_s=TIMEOUT_S) as client, asyncio.TaskGroup() as group:
+            callers = [group.create_task(caller(client)) for _ in range(4)]
+            await until_there_are("before", 20)
+            await asyncio.to_thread(own_server.stop, grace_s=3.0)
+            await until_there_are("Refused", 8)
+            again = Server(replace(own_server.options, grpc_port=own_server.grpc_port))
+            await asyncio.to_thread(again.start)
+            try:
+                await until_there_are("after", 20)
+            finally:
+                stop = True
+                await asyncio.wait(callers)
+                await asyncio.to_thread(again.stop, grace_s=3.0)
+
+    asyncio.run(ask())
+    # While it drains, the server itself says that it is stopping.
+    assert set(answers) <= {"before", "after", Refused.__name__, ModelError.__name__}
