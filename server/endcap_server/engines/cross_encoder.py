@@ -1,11 +1,12 @@
 """The cross-encoder: reads a text and a product together, and says how well they fit.
 
 A text is tokenised once per request, product tokens come from the item store. All pairs of all requests at hand are
-sorted by length into micro-batches; work that nobody waits for any more is dropped between two of them.
+sorted by length into micro-batches; work that nobody waits for any more is dropped between two of them. Pairs that were
+read before are remembered.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from endcap_server.columns import Array
 from endcap_server.engines.bi_encoder import load_tokenizer
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions, open_encoder
+from endcap_server.engines.score_cache import ScoreCache
 from endcap_server.margins import pairwise_margins
 from endcap_server.stages.base import InvalidRequest
 from endcap_server.store import ItemStore, tokenizer_digest
@@ -56,11 +58,15 @@ class CrossEncoderResult:
 class CrossEncoder:
     """Scores pairs. Not re-entrant: one thread calls ``run``."""
 
-    def __init__(self, folder: Path, store: ItemStore, options: RuntimeOptions = DEFAULT_OPTIONS) -> None:
+    def __init__(
+        self, folder: Path, store: ItemStore, options: RuntimeOptions = DEFAULT_OPTIONS, cache_pairs: int = 0
+    ) -> None:
         """Load ``model.xml``, ``tokenizer.json`` and ``calibration.json`` from ``folder``, a build's ``cross_encoder``.
 
-        The tokenizer must be the one that tokenised the products of ``store``.
+        The tokenizer must be the one that tokenised the products of ``store``. Up to ``cache_pairs`` scored pairs are
+        remembered.
         """
+        self._cache = ScoreCache(cache_pairs)
         self.store = store
         self.calibration = _read_calibration(folder / "calibration.json")
         self._tokenizer = load_tokenizer(folder / "tokenizer.json")
@@ -102,44 +108,53 @@ class CrossEncoder:
                 self.check(request)
             except InvalidRequest as error:
                 answers[number] = error
-        pairs = self._pairs([(n, request) for n, request in enumerate(requests) if answers[n] is None])
+        asked = [(n, request) for n, request in enumerate(requests) if answers[n] is None]
+        logits = {n: self._cache.look_up(request.texts, request.rows) for n, request in asked}
+        pairs = self._pairs([(n, request, (request.rows >= 0) & np.isnan(logits[n])) for n, request in asked])
         deadlines = np.array([request.deadline_ns for request in requests], np.int64)
 
         def alive() -> Array:
             late = deadlines < time.monotonic_ns()
             return ~late[pairs.request]
 
-        logits, done = self._runtime.run(pairs.lengths, pairs.fill, alive)
-        for number, request in enumerate(requests):
-            if answers[number] is None:
-                own = pairs.request == number
-                answers[number] = self._answer(request, logits[own, 0], done[own])
+        scored, done = self._runtime.run(pairs.lengths, pairs.fill, alive)
+        for number, request in asked:
+            own = pairs.request == number
+            logits[number][pairs.line[own], pairs.column[own]] = np.where(done[own], scored[own, 0], np.nan)
+            # What was scored before the deadline is not lost: the caller may ask again.
+            self._remember(request, logits[number])
+            late = int((~done[own]).sum())
+            answers[number] = _late(request, late) if late else self._answer(request, logits[number])
         return [answer for answer in answers if answer is not None]
 
-    def _pairs(self, requests: Sequence[tuple[int, CrossEncoderRequest]]) -> "_Pairs":
-        texts = [text for _, request in requests for text in request.texts]
+    def _pairs(self, asked: Sequence[tuple[int, CrossEncoderRequest, Array]]) -> "_Pairs":
+        """The pairs to score: (number, request, which of its pairs bool [T, M]) of each request."""
+        texts = [text for _, request, _ in asked for text in request.texts]
         encoded = self._tokenizer.encode_batch_fast(texts) if texts else []
-        heads = [np.array(encoding.ids, np.int64) for encoding in encoded]
-        lines = [np.nonzero(request.rows >= 0) for _, request in requests]
-        starts = np.cumsum([0, *(len(request.texts) for _, request in requests)])
-        empty = [np.zeros(0, np.int64)]
+        starts = np.cumsum([0, *(len(request.texts) for _, request, _ in asked)])
+        places = [np.nonzero(wanted) for _, _, wanted in asked]
+
+        def joined(parts: Iterable[Array]) -> Array:
+            return np.concatenate([np.zeros(0, np.int64), *parts])
+
         return _Pairs(
             store=self.store,
-            heads=heads,
+            heads=[np.array(encoding.ids, np.int64) for encoding in encoded],
             separator=self._separator,
-            request=np.concatenate(
-                empty + [np.full(len(line), n) for (n, _), (line, _) in zip(requests, lines, strict=True)]
-            ),
-            head=np.concatenate(empty + [line + start for start, (line, _) in zip(starts, lines, strict=False)]),
-            product=np.concatenate(empty + [request.rows[request.rows >= 0] for _, request in requests]),
+            request=joined(np.full(len(lines), n) for (n, _, _), (lines, _) in zip(asked, places, strict=True)),
+            line=joined(lines for lines, _ in places),
+            column=joined(columns for _, columns in places),
+            head=joined(lines + start for start, (lines, _) in zip(starts, places, strict=False)),
+            product=joined(request.rows[wanted] for _, request, wanted in asked),
         )
 
-    def _answer(self, request: CrossEncoderRequest, pair_logits: Array, done: Array) -> CrossEncoderResult | Exception:
-        if not done.all():
-            return TimeoutError(f"the deadline passed with {int((~done).sum())} of {len(done)} pairs not scored")
+    def _remember(self, request: CrossEncoderRequest, logits: Array) -> None:
+        for text, rows, values in zip(request.texts, request.rows, logits, strict=True):
+            known = ~np.isnan(values)
+            self._cache.keep(text, rows[known], values[known])
+
+    def _answer(self, request: CrossEncoderRequest, logits: Array) -> CrossEncoderResult:
         valid = request.rows >= 0
-        logits = np.full(request.rows.shape, np.nan, np.float32)
-        logits[valid] = pair_logits
         calibrated = self.calibration.scale * logits + self.calibration.bias
         # tanh does not overflow where 1 / (1 + exp(-x)) does.
         scores = (0.5 + 0.5 * np.tanh(0.5 * calibrated)).astype(np.float32)
@@ -154,7 +169,9 @@ class _Pairs:
     heads: list[Array]  # "[CLS] text [SEP]" of each text
     separator: int
     request: Array  # int64 [n], which request a pair is of
-    head: Array  # int64 [n], which text
+    line: Array  # int64 [n], which of its texts
+    column: Array  # int64 [n], which of that text's products
+    head: Array  # int64 [n], which of all texts
     product: Array  # int64 [n], which product
 
     @property
@@ -171,6 +188,11 @@ class _Pairs:
             ids[line, middle:end] = product
             ids[line, end] = self.separator
             types[line, middle : end + 1] = 1
+
+
+def _late(request: CrossEncoderRequest, missing: int) -> TimeoutError:
+    pairs = int((request.rows >= 0).sum())
+    return TimeoutError(f"the deadline passed with {missing} of {pairs} pairs not scored")
 
 
 def _read_calibration(path: Path) -> Calibration:

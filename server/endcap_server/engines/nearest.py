@@ -11,6 +11,7 @@ import numpy as np
 from endcap_server.columns import Array
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
+from endcap_server.engines.vector_cache import VectorCache
 from endcap_server.stages.base import InvalidRequest
 
 DEFAULT_OPTIONS = RuntimeOptions()
@@ -43,9 +44,19 @@ class NearestResult:
 class Nearest:
     """Answers nearest-neighbour requests. Not re-entrant: one thread calls ``run``."""
 
-    def __init__(self, build: Path, options: RuntimeOptions = DEFAULT_OPTIONS, faiss_device: str = "cpu") -> None:
-        """Load ``bi_encoder/`` and ``index/`` of the build folder ``build``; search on ``cpu`` or ``gpu``."""
+    def __init__(
+        self,
+        build: Path,
+        options: RuntimeOptions = DEFAULT_OPTIONS,
+        faiss_device: str = "cpu",
+        cache_texts: int = 0,
+    ) -> None:
+        """Load ``bi_encoder/`` and ``index/`` of the build folder ``build``; search on ``cpu`` or ``gpu``.
+
+        The vectors of up to ``cache_texts`` texts are remembered.
+        """
         self.encoder = BiEncoder(build / "bi_encoder", options)
+        self._cache = VectorCache(self.encoder.encode, cache_texts)
         self._indexes = {name: _read_index(build / "index" / f"{name}.faiss") for name in INDEXES}
         for name, index in self._indexes.items():
             if index.d != self.encoder.dimension:
@@ -104,7 +115,7 @@ class Nearest:
         return [answer for answer in answers if answer is not None]
 
     def _vectors(self, requests: Sequence[NearestRequest]) -> list[Array]:
-        encoded = self.encoder.encode([text for request in requests for text in request.texts])
+        encoded = self._cache.encode([text for request in requests for text in request.texts])
         vectors, start = [], 0
         for request in requests:
             if request.vectors is None:

@@ -19,6 +19,9 @@ class NearestParameters(StageParameters):
         RuntimeOptions.token_budget, ge=16, le=65536, description="tokens of a micro-batch of the bi-encoder"
     )
     max_batch_requests: int = Field(64, ge=1, le=4096, description="requests that are answered in one go")
+    cache_texts: int = Field(
+        10_000, ge=0, le=10_000_000, description="encoded texts that are remembered (some 2 kB each)"
+    )
 
     def runtime(self) -> RuntimeOptions:
         """How the bi-encoder runs."""
@@ -41,6 +44,9 @@ class CrossEncoderParameters(StageParameters):
     )
     token_budget: int = Field(RuntimeOptions.token_budget, ge=16, le=65536, description="tokens of a micro-batch")
     max_batch_pairs: int = Field(1024, ge=1, description="pairs of all requests that are scored in one go")
+    cache_pairs: int = Field(
+        200_000, ge=0, le=10_000_000, description="scored pairs that are remembered (some 100 bytes each)"
+    )
 
     def runtime(self) -> RuntimeOptions:
         """How the cross-encoder runs."""

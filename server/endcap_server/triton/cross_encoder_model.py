@@ -16,7 +16,9 @@ class TritonPythonModel(BatchingModel):
     def open(self, build: Path, parameters: dict[str, str]) -> None:
         """Load the engine."""
         settings = CrossEncoderParameters.from_strings("cross_encoder", parameters)
-        self._engine = CrossEncoder(build / "cross_encoder", ItemStore.open(build), settings.runtime())
+        self._engine = CrossEncoder(
+            build / "cross_encoder", ItemStore.open(build), settings.runtime(), settings.cache_pairs
+        )
         self.max_batch_cost = settings.max_batch_pairs
 
     def read(self, tensors: Tensors, deadline_ns: int) -> CrossEncoderRequest:

@@ -15,7 +15,7 @@ class TritonPythonModel(BatchingModel):
     def open(self, build: Path, parameters: dict[str, str]) -> None:
         """Load the engine."""
         settings = NearestParameters.from_strings("nearest", parameters)
-        self._engine = Nearest(build, settings.runtime(), settings.faiss_device)
+        self._engine = Nearest(build, settings.runtime(), settings.faiss_device, settings.cache_texts)
         self.max_batch_cost = settings.max_batch_requests
 
     def read(self, tensors: Tensors, deadline_ns: int) -> NearestRequest:

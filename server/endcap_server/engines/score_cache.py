@@ -1,0 +1,51 @@
+"""Scores of pairs that were read before: popular queries and themes meet the same products again and again."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+
+from endcap_server.columns import Array
+
+LONGEST_TEXT = 512
+"""Longer texts are not kept, so that nobody fills the memory with them; characters."""
+
+
+class ScoreCache:
+    """Logits by text and product row; forgets the texts that were asked for longest ago. Not thread-safe.
+
+    Triton's own response cache would not do here: its key leaves out which outputs a request asks for, and it knows
+    whole requests only, where pages share most of their pairs but not all.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        """Keep at most about `capacity` pairs (some 100 bytes each); 0 keeps none."""
+        self.capacity = capacity
+        self._logits: OrderedDict[str, dict[int, float]] = OrderedDict()
+        self._pairs = 0
+
+    def __len__(self) -> int:
+        return self._pairs
+
+    def look_up(self, texts: Sequence[str], rows: Array) -> Array:
+        """Known logits of each text and its products (rows int [T, M], -1 padded): float32 [T, M], NaN unknown."""
+        known = np.full(rows.shape, np.nan, np.float32)
+        for line, text in enumerate(texts):
+            logits = self._logits.get(text)
+            if logits is not None:
+                self._logits.move_to_end(text)
+                known[line] = [logits.get(row, np.nan) for row in rows[line].tolist()]
+        return known
+
+    def keep(self, text: str, rows: Array, logits: Array) -> None:
+        """Keep the logits (float [m]) of a text and products (int [m])."""
+        if not self.capacity or len(text) > LONGEST_TEXT:
+            return
+        own = self._logits.setdefault(text, {})
+        self._logits.move_to_end(text)
+        self._pairs -= len(own)
+        own.update(zip(rows.tolist(), logits.tolist(), strict=True))
+        self._pairs += len(own)
+        while self._pairs > self.capacity:
+            _, oldest = self._logits.popitem(last=False)
+            self._pairs -= len(oldest)
