@@ -71,6 +71,10 @@ class InvalidRequest(ValueError):  # noqa: N818 - the status it becomes
         self.advice = advice
 
 
+class Overloaded(Exception):  # noqa: N818 - the state of the server
+    """More is asked for than can be answered in time; reaches the client as UNAVAILABLE, at once."""
+
+
 class ParameterError(ValueError):
     """A parameter of a stage's ``config.pbtxt`` that the stage does not know or cannot use."""
 

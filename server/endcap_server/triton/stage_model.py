@@ -8,7 +8,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from endcap_server.stages.base import InvalidRequest, Stage, Tensors
+from endcap_server.stages.base import InvalidRequest, Overloaded, Stage, Tensors
 from endcap_server.triton.bls import BlsEngines
 from endcap_server.triton.tensors import answer, build_folder, config_parameters, input_names, read_inputs, refuse
 
@@ -57,6 +57,8 @@ class StageModel:
             answer(sender, outputs, requested)
         except InvalidRequest as error:
             refuse(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+        except Overloaded as error:
+            refuse(sender, str(error), pb_utils.TritonError.UNAVAILABLE)
         except Exception as error:  # the border: whatever went wrong, this request is answered and the next is served
             self._logger.log_error(f"{name}: {type(error).__name__}: {error}")
             refuse(sender, f"{name} failed: {type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
