@@ -61,12 +61,21 @@ class Server:
         self.log = options.build / "logs" / f"server-{self.grpc_port}.log"
         self._run_folder: Path | None = None
         self._shm_prefix = ""
+        self.control_key = ""
+        """What loading models asks for, on an address that others reach; made anew at each start."""
         self.process: subprocess.Popen[bytes] | None = None
+        self._started_before, self._log_start = False, 0
 
     @property
     def grpc_address(self) -> str:
         """host:port of the gRPC service."""
         return f"{self.options.address}:{self.grpc_port}"
+
+    @property
+    def http_address(self) -> str:
+        """host:port of the HTTP service."""
+        address = self.options.address
+        return f"[{address}]:{self.http_port}" if ":" in address else f"{address}:{self.http_port}"
 
     def __enter__(self) -> "Server":
         self.start()
@@ -84,7 +93,10 @@ class Server:
         backends = self.installation.link_python_backend(self._run_folder / "backends")
         self.log.parent.mkdir(parents=True, exist_ok=True)
         environment = self.installation.environment() | {"ENDCAP_RUN_DIR": str(self._run_folder)}
-        with self.log.open("wb") as log:
+        # Starting again keeps what was logged before: it says why.
+        with self.log.open("ab" if self._started_before else "wb") as log:
+            self._started_before = True
+            self._log_start = log.seek(0, os.SEEK_END)
             # Its own session, so that Ctrl-C reaches only the launcher, which then stops the server in order.
             self.process = subprocess.Popen(
                 self._command(backends),
@@ -149,9 +161,10 @@ class Server:
             command.append(f"--model-config-name={options.profile}")
         if options.address not in _LOOPBACK:
             # Whoever reaches the ports may ask for pages, but not load models or map memory.
-            key = secrets.token_hex(16)
-            command.append(f"--grpc-restricted-protocol=model-repository,shared-memory,trace,logging:endcap-key={key}")
-            command.append(f"--http-restricted-api=model-repository,shared-memory,trace,logging:endcap-key={key}")
+            self.control_key = secrets.token_hex(16)
+            restricted = f"model-repository,shared-memory,trace,logging:endcap-key={self.control_key}"
+            command.append(f"--grpc-restricted-protocol={restricted}")
+            command.append(f"--http-restricted-api={restricted}")
         optional = {
             "--allow-sagemaker": "false",
             "--allow-vertex-ai": "false",
@@ -166,11 +179,11 @@ class Server:
         waiting = ["", *ENGINES, *ENSEMBLES]
         while waiting:
             if self.process is None or self.process.poll() is not None:
-                raise LaunchError(f"the server stopped while loading: {self._reason()} (whole log: {self.log})")
+                raise LaunchError(f"the server stopped while loading: {self.reason()} (whole log: {self.log})")
             if time.monotonic() > deadline:
                 name = waiting[0] or "the server"
                 raise LaunchError(
-                    f"{name} was not ready within {self.options.ready_timeout_s:.0f} s: {self._reason()} "
+                    f"{name} was not ready within {self.options.ready_timeout_s:.0f} s: {self.reason()} "
                     f"(whole log: {self.log})"
                 )
             waiting = [name for name in waiting if not self._is_ready(name)]
@@ -180,14 +193,16 @@ class Server:
     def _is_ready(self, model: str) -> bool:
         path = f"v2/models/{model}/ready" if model else "v2/health/ready"
         try:
-            with urllib.request.urlopen(f"http://{self.options.address}:{self.http_port}/{path}", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{self.http_address}/{path}", timeout=2) as answer:
                 return bool(answer.status == 200)
         except (OSError, urllib.error.URLError):
             return False
 
-    def _reason(self) -> str:
-        """The log's first error lines: what Triton says before it gives up."""
-        lines = self.log.read_text(errors="replace", encoding="utf-8").splitlines()
+    def reason(self) -> str:
+        """The first error lines that this start logged: what Triton says before it gives up."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode(errors="replace").splitlines()
         errors = [line for line in lines if line.startswith("E") and "] " in line]
         errors = [line.split("] ", 1)[1].strip('"') for line in errors]
         known = [line for line in errors if "failed to load" in line or "Error" in line or "rror:" in line]
