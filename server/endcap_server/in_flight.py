@@ -62,6 +62,10 @@ class InFlight:
         """Mark a request done now; nothing happens to one that is not in the table."""
         self._done[self._keys == deadline_ns] = time.monotonic_ns() if now_ns is None else now_ns
 
+    def abandon(self, deadline_ns: int) -> None:
+        """Let a request end now without being done; nothing happens to one that is not in the table."""
+        self._expires[self._keys == deadline_ns] = time.monotonic_ns()
+
     def remove(self, key: int) -> None:
         """Take a request out as if it had never come."""
         self._keys[self._keys == key] = 0

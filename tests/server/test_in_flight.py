@@ -44,3 +44,11 @@ def test_another_process_marks_it_done(tmp_path: Path) -> None:
 
 def _leave(folder: Path, key: int) -> None:
     InFlight(folder).leave(key, 33)
+
+
+def test_an_abandoned_request_ends_without_being_done(tmp_path: Path) -> None:
+    table = InFlight(tmp_path)
+    table.enter(1000, 2**62)
+    assert table.clear(2**61) == []
+    table.abandon(1000)
+    assert [(key, done) for _, key, done in table.clear(2**61)] == [(1000, False)]

@@ -19,6 +19,8 @@ from endcap_server.launch.installation import Installation, LaunchError, find_in
 ENSEMBLES = ("storefront", "search")
 ENGINES = ("nearest", "cross_encoder", "theme_llm", "keyword_llm")
 _SHM = Path("/dev/shm")
+_NOISE = ("CudaDriverHelper has not been", "unable to create stream")
+"""What Triton logs as errors at each start without a GPU."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -205,6 +207,7 @@ class Server:
             lines = log.read().decode(errors="replace").splitlines()
         errors = [line for line in lines if line.startswith("E") and "] " in line]
         errors = [line.split("] ", 1)[1].strip('"') for line in errors]
+        errors = [line for line in errors if not line.startswith(_NOISE)]
         known = [line for line in errors if "failed to load" in line or "Error" in line or "rror:" in line]
         return " | ".join((known or errors or lines[-1:])[:2]) or "no log"
 

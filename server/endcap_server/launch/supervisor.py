@@ -50,8 +50,9 @@ class Supervisor:
             status = server.wait()
         finally:
             watchdog.stop()
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        return f"the server {how}: {server.reason()}"
+        if status < 0:
+            return f"the server was killed by signal {-status}"
+        return f"the server ended with status {status}: {server.reason()}"
 
     def _again(self, reason: str) -> None:
         """Start the server on its ports, however often that is allowed."""

@@ -168,6 +168,9 @@ class Stage(ABC):
             if tensor and tensor not in inputs:
                 raise InvalidRequest(tensor, expected, "no such tensor")
 
+    def abandon(self, inputs: Tensors) -> None:  # noqa: B027 - most stages keep nothing of a request
+        """Take note that this request will not be answered, because its client has gone."""
+
     @abstractmethod
     async def run(self, inputs: Tensors) -> Tensors:
         """Answer one request.

@@ -112,6 +112,10 @@ class Fusion(Stage):
         finally:
             self.in_flight.leave(int(inputs["DEADLINE_NS"][0]))
 
+    def abandon(self, inputs: Tensors) -> None:
+        """The request is no longer in flight."""
+        self.in_flight.abandon(int(inputs["DEADLINE_NS"][0]))
+
     def _page(self, inputs: Tensors) -> Tensors:
         status = StatusPart()
         placements, products = (int(value) for value in inputs["PAGE_SHAPE"])

@@ -51,6 +51,12 @@ class StageModel:
 
     async def _serve(self, inputs: Tensors, requested: list[str], sender: Any) -> None:
         name = self._stage.name
+        # Triton goes through all steps of an ensemble whose client has gone; it tells a step so when it begins, and one
+        # that runs already not at all.
+        if sender.is_cancelled():
+            self._stage.abandon(inputs)
+            refuse(sender, f"{name}: nobody waits for the answer any more", pb_utils.TritonError.CANCELLED)
+            return
         try:
             self._stage.check_asked(inputs, requested)
             outputs = await self._stage.run(inputs)
