@@ -10,14 +10,18 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from endcap_server.launch.installation import Installation, LaunchError, find_installation
+from endcap_server.launch.watchdog import ModelControl, Watchdog
 
 ENSEMBLES = ("storefront", "search")
 ENGINES = ("nearest", "cross_encoder", "theme_llm", "keyword_llm")
+STAGE_THREADS = 128
+"""Threads of the server for each stage's calls of engines; as many as the stage has itself (`triton/bls.py`)."""
 _SHM = Path("/dev/shm")
 _NOISE = ("CudaDriverHelper has not been", "unable to create stream")
 """What Triton logs as errors at each start without a GPU."""
@@ -39,6 +43,8 @@ class ServerOptions:
     python: Path | None = None
     ready_timeout_s: float = 120.0
     verbose: bool = False
+    revive: bool = True
+    """Load models again whose processes have died."""
 
 
 class Server:
@@ -48,8 +54,15 @@ class Server:
         LaunchError: on entering, when the build is absent, a port is taken, or the server does not get ready.
     """
 
-    def __init__(self, options: ServerOptions) -> None:
-        self.options = options
+    def __init__(self, options: ServerOptions, report: Callable[[str], None] = lambda line: None) -> None:
+        """Check the build and the ports.
+
+        Args:
+            options: What to serve, and how.
+            report: Told, in one line each, which models were loaded again because their processes had died.
+        """
+        self.options, self._report = options, report
+        self._watchdog: Watchdog | None = None
         self.repository = options.build.resolve() / "repository"
         if not (self.repository / "storefront" / "config.pbtxt").exists():
             raise LaunchError(
@@ -113,9 +126,16 @@ class Server:
         except BaseException:
             self.stop()
             raise
+        if self.options.revive:
+            control = ModelControl(self.http_address, self.control_key)
+            self._watchdog = Watchdog(self.process.pid, control, self._report)
+            self._watchdog.start()
 
     def stop(self, grace_s: float = 20.0) -> None:
         """SIGTERM, then SIGKILL for what is left of its session; removes its files and shared memory."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
         if self.process is not None:
             if self.process.poll() is None:
                 self.process.terminate()
@@ -145,6 +165,8 @@ class Server:
             f"--model-repository={self.repository}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+            # A stage's calls of engines each hold one of these threads, and so does the stage's answer for a moment.
+            f"--backend-config=python,thread-pool-size={STAGE_THREADS}",
             f"--cache-directory={installation.caches}",
             f"--cache-config=local,size={options.cache_mb << 20}",
             "--model-control-mode=explicit",

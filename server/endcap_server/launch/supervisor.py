@@ -1,6 +1,7 @@
-"""Keeps a server running: starts it again on its ports when it ends by itself, and its engines when they die.
+"""Keeps a server running: starts it again on its ports when it ends by itself.
 
-Triton ends as a whole when the process of a stage is killed or crashes, so whoever serves has to start it again.
+Triton often ends as a whole when the process of a model is killed or crashes (what it shares memory with is gone or
+half written), so whoever serves has to start it again.
 """
 
 import time
@@ -9,7 +10,6 @@ from collections.abc import Callable
 
 from endcap_server.launch.installation import LaunchError
 from endcap_server.launch.server import Server
-from endcap_server.launch.watchdog import ModelControl, Watchdog
 
 MOST_RESTARTS = 5
 WITHIN_S = 60.0
@@ -36,23 +36,11 @@ class Supervisor:
             LaunchError: It ended too often; the message is the last reason.
         """
         while True:
-            reason = self._watch()
-            self._again(reason)
-
-    def _watch(self) -> str:
-        """Wait until the server ends, restarting engines meanwhile; why it ended."""
-        server = self._server
-        assert server.process is not None
-        control = ModelControl(server.http_address, server.control_key)
-        watchdog = Watchdog(server.process.pid, control, self._report)
-        watchdog.start()
-        try:
-            status = server.wait()
-        finally:
-            watchdog.stop()
-        if status < 0:
-            return f"the server was killed by signal {-status}"
-        return f"the server ended with status {status}: {server.reason()}"
+            status = self._server.wait()
+            if status < 0:
+                self._again(f"the server was killed by signal {-status}")
+            else:
+                self._again(f"the server ended with status {status}: {self._server.reason()}")
 
     def _again(self, reason: str) -> None:
         """Start the server on its ports, however often that is allowed."""

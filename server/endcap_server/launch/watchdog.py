@@ -1,8 +1,8 @@
-"""Brings back an engine whose process died: Triton itself goes on without it and answers its requests with errors.
+"""Brings back a model whose process died: Triton itself goes on without it and answers its requests with errors.
 
 A model's process ("stub") is a child of the server, and its command line names the model's folder. One that is gone
 while the server still calls its model ready has died; loading such a model once more does nothing, it has to be
-unloaded first. (When a stage's process dies, the whole server ends: that is `supervisor`'s to mend.)
+unloaded first. (Often the whole server ends with a model's process: that is `supervisor`'s to mend.)
 """
 
 import json

@@ -9,11 +9,9 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from endcap_server.stages.base import InvalidRequest, Overloaded, Stage, Tensors
-from endcap_server.triton.bls import BlsEngines
+from endcap_server.triton.bls import BLS_THREADS, BlsEngines
+from endcap_server.triton.process import end_when_continued
 from endcap_server.triton.tensors import answer, build_folder, config_parameters, input_names, read_inputs, refuse
-
-_BLS_THREADS = 128
-"""Engine calls under way at once: `async_exec` parks one thread of the loop's executor for each."""
 
 
 def stage_model(stage_type: type[Stage]) -> type:
@@ -32,13 +30,14 @@ class StageModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Open the build and start the loop."""
+        end_when_continued()
         parameters = config_parameters(args["model_config"])
         build = build_folder(args, parameters)
         self._inputs = input_names(args["model_config"])
         self._stage = self.stage_class(build, parameters, BlsEngines())
         self._logger = pb_utils.Logger
         self._loop = asyncio.new_event_loop()
-        self._loop.set_default_executor(ThreadPoolExecutor(_BLS_THREADS, thread_name_prefix="bls"))
+        self._loop.set_default_executor(ThreadPoolExecutor(BLS_THREADS, thread_name_prefix="bls"))
         self._thread = threading.Thread(target=self._loop.run_forever, name=self._stage.name, daemon=True)
         self._thread.start()
 
