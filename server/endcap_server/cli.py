@@ -7,7 +7,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from endcap_server.launch import LaunchError, Server, ServerOptions
+from endcap_server.launch import LaunchError, Server, ServerOptions, Supervisor
 
 
 def add_serve_command(subparsers: Any) -> None:
@@ -16,7 +16,8 @@ def add_serve_command(subparsers: Any) -> None:
         "serve",
         help="serve a build with Triton Inference Server",
         description="Start the real Triton Inference Server on a build, wait until every model is ready, "
-        "print one line with the ports, and stop cleanly on SIGINT or SIGTERM.",
+        "print one line with the ports, and stop cleanly on SIGINT or SIGTERM. A server or engine that ends by "
+        "itself is started again.",
     )
     parser.add_argument("--build", type=Path, required=True, metavar="DIR", help="a build, e.g. build/demo")
     parser.add_argument("--address", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -29,6 +30,9 @@ def add_serve_command(subparsers: Any) -> None:
     parser.add_argument("--cache-mb", type=int, default=64, help="response cache, MB (default: %(default)s)")
     parser.add_argument("--python", type=Path, help="Python of the serving environment (default: .venv-serving)")
     parser.add_argument("--ready-timeout", type=float, default=120.0, help="seconds (default: %(default)s)")
+    parser.add_argument(
+        "--no-restart", action="store_true", help="start neither the server nor a model again that ends by itself"
+    )
     parser.add_argument("--verbose", action="store_true", help="verbose server log")
     parser.set_defaults(run=_serve)
 
@@ -45,15 +49,18 @@ def _serve(arguments: argparse.Namespace) -> int:
         python=arguments.python,
         ready_timeout_s=arguments.ready_timeout,
         verbose=arguments.verbose,
+        revive=not arguments.no_restart,
     )
     try:
-        with _stop_on_signals(), Server(options) as server:
+        with _stop_on_signals(), Server(options, _report) as server:
             print(
                 f"endcap serves {options.build}: grpc {server.grpc_address}, "
                 f"http {options.address}:{server.http_port}, metrics {options.address}:{server.metrics_port} "
                 f"(log: {server.log}; Ctrl-C stops)",
                 flush=True,
             )
+            if not arguments.no_restart:
+                Supervisor(server, _report).run()
             status = server.wait()
             print(f"endcap: the server stopped by itself with status {status}; see {server.log}", file=sys.stderr)
             return 1
@@ -63,6 +70,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("endcap: stopped", flush=True)
         return 0
+
+
+def _report(line: str) -> None:
+    print(f"endcap: {line}", file=sys.stderr, flush=True)
 
 
 class _stop_on_signals:  # noqa: N801 - reads as a statement

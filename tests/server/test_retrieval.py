@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 from endcap_server.deadline import tier_ms
-from endcap_server.stages.base import InvalidRequest, ParameterError, Tensors, bytes_tensor, json_of, texts_of
+from endcap_server.in_flight import InFlight
+from endcap_server.stages.base import (
+    InvalidRequest,
+    Overloaded,
+    ParameterError,
+    Tensors,
+    bytes_tensor,
+    json_of,
+    texts_of,
+)
 from endcap_server.stages.candidates import popular_rows
 from endcap_server.stages.retrieval import Retrieval
 from hypothesis import given
@@ -194,3 +203,23 @@ def test_tiers_round_down_by_at_most_a_fifth(milliseconds: float) -> None:
     assert tier_ms(tier + 0.5) in (tier, tier_ms(tier))
     if milliseconds >= 20:
         assert tier >= 0.75 * milliseconds
+
+
+def test_more_than_it_can_answer_is_refused_and_what_fails_does_not_count(shop: Path) -> None:
+    stage = Retrieval(shop, {"max_in_flight": "3"}, TinyEngines(shop))
+    for _ in range(10):
+        with pytest.raises(InvalidRequest, match="PLACEMENTS"):
+            asyncio.run(stage.run({"PLACEMENTS": np.array([0], np.int32)}))
+    answers = [asyncio.run(stage.run({"QUERY": bytes_tensor(["lamp"])})) for _ in range(3)]
+    assert [json_of(answer["RETRIEVAL_STATUS"])["in_flight"] for answer in answers] == [1, 2, 3]
+    assert len({int(answer["DEADLINE_NS"][0]) for answer in answers}) == 3
+    with pytest.raises(Overloaded, match=r"overloaded: 3 requests in flight, the most that max_in_flight allows; try"):
+        asyncio.run(stage.run({"QUERY": bytes_tensor(["lamp"])}))
+    InFlight().leave(int(answers[0]["DEADLINE_NS"][0]))
+    asyncio.run(stage.run({}))
+
+
+def test_without_a_limit_nothing_is_refused(shop: Path) -> None:
+    stage = Retrieval(shop, {"max_in_flight": "0"}, TinyEngines(shop))
+    for _ in range(100):
+        asyncio.run(stage.run({"QUERY": bytes_tensor(["lamp"])}))

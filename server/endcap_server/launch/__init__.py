@@ -2,5 +2,6 @@
 
 from endcap_server.launch.installation import Installation, LaunchError, find_installation
 from endcap_server.launch.server import Server, ServerOptions
+from endcap_server.launch.supervisor import Supervisor
 
-__all__ = ["Installation", "LaunchError", "Server", "ServerOptions", "find_installation"]
+__all__ = ["Installation", "LaunchError", "Server", "ServerOptions", "Supervisor", "find_installation"]

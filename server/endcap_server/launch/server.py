@@ -10,15 +10,21 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from endcap_server.launch.installation import Installation, LaunchError, find_installation
+from endcap_server.launch.watchdog import ModelControl, Watchdog
 
 ENSEMBLES = ("storefront", "search")
 ENGINES = ("nearest", "cross_encoder", "theme_llm", "keyword_llm")
+STAGE_THREADS = 128
+"""Threads of the server for each stage's calls of engines; as many as the stage has itself (`triton/bls.py`)."""
 _SHM = Path("/dev/shm")
+_NOISE = ("CudaDriverHelper has not been", "unable to create stream")
+"""What Triton logs as errors at each start without a GPU."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -37,6 +43,8 @@ class ServerOptions:
     python: Path | None = None
     ready_timeout_s: float = 120.0
     verbose: bool = False
+    revive: bool = True
+    """Load models again whose processes have died."""
 
 
 class Server:
@@ -46,8 +54,15 @@ class Server:
         LaunchError: on entering, when the build is absent, a port is taken, or the server does not get ready.
     """
 
-    def __init__(self, options: ServerOptions) -> None:
-        self.options = options
+    def __init__(self, options: ServerOptions, report: Callable[[str], None] = lambda line: None) -> None:
+        """Check the build and the ports.
+
+        Args:
+            options: What to serve, and how.
+            report: Told, in one line each, which models were loaded again because their processes had died.
+        """
+        self.options, self._report = options, report
+        self._watchdog: Watchdog | None = None
         self.repository = options.build.resolve() / "repository"
         if not (self.repository / "storefront" / "config.pbtxt").exists():
             raise LaunchError(
@@ -61,12 +76,21 @@ class Server:
         self.log = options.build / "logs" / f"server-{self.grpc_port}.log"
         self._run_folder: Path | None = None
         self._shm_prefix = ""
+        self.control_key = ""
+        """What loading models asks for, on an address that others reach; made anew at each start."""
         self.process: subprocess.Popen[bytes] | None = None
+        self._started_before, self._log_start = False, 0
 
     @property
     def grpc_address(self) -> str:
         """host:port of the gRPC service."""
         return f"{self.options.address}:{self.grpc_port}"
+
+    @property
+    def http_address(self) -> str:
+        """host:port of the HTTP service."""
+        address = self.options.address
+        return f"[{address}]:{self.http_port}" if ":" in address else f"{address}:{self.http_port}"
 
     def __enter__(self) -> "Server":
         self.start()
@@ -84,7 +108,10 @@ class Server:
         backends = self.installation.link_python_backend(self._run_folder / "backends")
         self.log.parent.mkdir(parents=True, exist_ok=True)
         environment = self.installation.environment() | {"ENDCAP_RUN_DIR": str(self._run_folder)}
-        with self.log.open("wb") as log:
+        # Starting again keeps what was logged before: it says why.
+        with self.log.open("ab" if self._started_before else "wb") as log:
+            self._started_before = True
+            self._log_start = log.seek(0, os.SEEK_END)
             # Its own session, so that Ctrl-C reaches only the launcher, which then stops the server in order.
             self.process = subprocess.Popen(
                 self._command(backends),
@@ -99,9 +126,16 @@ class Server:
         except BaseException:
             self.stop()
             raise
+        if self.options.revive:
+            control = ModelControl(self.http_address, self.control_key)
+            self._watchdog = Watchdog(self.process.pid, control, self._report)
+            self._watchdog.start()
 
     def stop(self, grace_s: float = 20.0) -> None:
         """SIGTERM, then SIGKILL for what is left of its session; removes its files and shared memory."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
         if self.process is not None:
             if self.process.poll() is None:
                 self.process.terminate()
@@ -131,6 +165,8 @@ class Server:
             f"--model-repository={self.repository}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+            # A stage's calls of engines each hold one of these threads, and so does the stage's answer for a moment.
+            f"--backend-config=python,thread-pool-size={STAGE_THREADS}",
             f"--cache-directory={installation.caches}",
             f"--cache-config=local,size={options.cache_mb << 20}",
             "--model-control-mode=explicit",
@@ -149,9 +185,10 @@ class Server:
             command.append(f"--model-config-name={options.profile}")
         if options.address not in _LOOPBACK:
             # Whoever reaches the ports may ask for pages, but not load models or map memory.
-            key = secrets.token_hex(16)
-            command.append(f"--grpc-restricted-protocol=model-repository,shared-memory,trace,logging:endcap-key={key}")
-            command.append(f"--http-restricted-api=model-repository,shared-memory,trace,logging:endcap-key={key}")
+            self.control_key = secrets.token_hex(16)
+            restricted = f"model-repository,shared-memory,trace,logging:endcap-key={self.control_key}"
+            command.append(f"--grpc-restricted-protocol={restricted}")
+            command.append(f"--http-restricted-api={restricted}")
         optional = {
             "--allow-sagemaker": "false",
             "--allow-vertex-ai": "false",
@@ -166,11 +203,11 @@ class Server:
         waiting = ["", *ENGINES, *ENSEMBLES]
         while waiting:
             if self.process is None or self.process.poll() is not None:
-                raise LaunchError(f"the server stopped while loading: {self._reason()} (whole log: {self.log})")
+                raise LaunchError(f"the server stopped while loading: {self.reason()} (whole log: {self.log})")
             if time.monotonic() > deadline:
                 name = waiting[0] or "the server"
                 raise LaunchError(
-                    f"{name} was not ready within {self.options.ready_timeout_s:.0f} s: {self._reason()} "
+                    f"{name} was not ready within {self.options.ready_timeout_s:.0f} s: {self.reason()} "
                     f"(whole log: {self.log})"
                 )
             waiting = [name for name in waiting if not self._is_ready(name)]
@@ -180,16 +217,19 @@ class Server:
     def _is_ready(self, model: str) -> bool:
         path = f"v2/models/{model}/ready" if model else "v2/health/ready"
         try:
-            with urllib.request.urlopen(f"http://{self.options.address}:{self.http_port}/{path}", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{self.http_address}/{path}", timeout=2) as answer:
                 return bool(answer.status == 200)
         except (OSError, urllib.error.URLError):
             return False
 
-    def _reason(self) -> str:
-        """The log's first error lines: what Triton says before it gives up."""
-        lines = self.log.read_text(errors="replace", encoding="utf-8").splitlines()
+    def reason(self) -> str:
+        """The first error lines that this start logged: what Triton says before it gives up."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode(errors="replace").splitlines()
         errors = [line for line in lines if line.startswith("E") and "] " in line]
         errors = [line.split("] ", 1)[1].strip('"') for line in errors]
+        errors = [line for line in errors if not line.startswith(_NOISE)]
         known = [line for line in errors if "failed to load" in line or "Error" in line or "rror:" in line]
         return " | ".join((known or errors or lines[-1:])[:2]) or "no log"
 

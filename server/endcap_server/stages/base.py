@@ -71,6 +71,10 @@ class InvalidRequest(ValueError):  # noqa: N818 - the status it becomes
         self.advice = advice
 
 
+class Overloaded(Exception):  # noqa: N818 - the state of the server
+    """More is asked for than can be answered in time; reaches the client as UNAVAILABLE, at once."""
+
+
 class ParameterError(ValueError):
     """A parameter of a stage's ``config.pbtxt`` that the stage does not know or cannot use."""
 
@@ -163,6 +167,9 @@ class Stage(ABC):
             tensor, expected = self.requires.get(output, ("", ""))
             if tensor and tensor not in inputs:
                 raise InvalidRequest(tensor, expected, "no such tensor")
+
+    def abandon(self, inputs: Tensors) -> None:  # noqa: B027 - most stages keep nothing of a request
+        """Take note that this request will not be answered, because its client has gone."""
 
     @abstractmethod
     async def run(self, inputs: Tensors) -> Tensors:

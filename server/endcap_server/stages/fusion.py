@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
+from endcap_server.in_flight import InFlight
 from endcap_server.ranking import Ranker
 from endcap_server.rules import CompiledRules, RuleIndex, Rules
 from endcap_server.stages.base import (
@@ -102,9 +103,20 @@ class Fusion(Stage):
         self.rule_index = RuleIndex(self.store)
         self.ranker = Ranker.open(build) if (build / "ranker").exists() else None
         self.versions = read_versions(build)
+        self.in_flight = InFlight()
 
     async def run(self, inputs: Tensors) -> Tensors:
         """Answer the page (THEME_OUT to STATUS) and, for a search, its first placement alone (FIRST_...)."""
+        try:
+            return self._page(inputs)
+        finally:
+            self.in_flight.leave(int(inputs["DEADLINE_NS"][0]))
+
+    def abandon(self, inputs: Tensors) -> None:
+        """The request is no longer in flight."""
+        self.in_flight.abandon(int(inputs["DEADLINE_NS"][0]))
+
+    def _page(self, inputs: Tensors) -> Tensors:
         status = StatusPart()
         placements, products = (int(value) for value in inputs["PAGE_SHAPE"])
         is_search, placements = placements == 0, max(placements, 1)

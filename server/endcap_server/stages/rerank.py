@@ -9,6 +9,7 @@ from pydantic import Field
 
 from endcap_server import prompts
 from endcap_server.deadline import left_ms
+from endcap_server.in_flight import InFlight
 from endcap_server.rules import CompiledRules, RuleIndex, Rules
 from endcap_server.stages.base import (
     EngineError,
@@ -52,6 +53,11 @@ class Rerank(Stage):
         super().__init__(build, parameters, engines)
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
+        self.in_flight = InFlight()
+
+    def abandon(self, inputs: Tensors) -> None:
+        """The request is no longer in flight: fusion will not see it."""
+        self.in_flight.abandon(int(inputs["DEADLINE_NS"][0]))
 
     async def run(self, inputs: Tensors) -> Tensors:
         """Answer ROW, RELEVANCE, MARGIN, SIMILARITY [Q, M]: rows in retrieval's order, -1 and NaN padded."""

@@ -16,8 +16,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from endcap_server import contract, prompts
+from endcap_server.admission import Admission
 from endcap_server.deadline import left_ms, tier_ms
 from endcap_server.generations import Generations
+from endcap_server.in_flight import InFlight
 from endcap_server.rules import CompiledRules, RuleIndex
 from endcap_server.stages.base import (
     EngineError,
@@ -42,6 +44,15 @@ class RetrievalParameters(StageParameters):
 
     default_budget_ms: int = Field(2000, ge=1, le=600_000, description="BUDGET_MS of a request that does not say")
     max_budget_ms: int = Field(30_000, ge=1, le=600_000, description="longer budgets are cut to this")
+    max_in_flight: int = Field(
+        64, ge=0, le=1024, description="requests in flight beyond which more are refused; 0: nothing is ever refused"
+    )
+    min_in_flight: int = Field(
+        2, ge=1, le=1024, description="requests in flight below which none is refused, whatever it is expected to take"
+    )
+    admission_share: float = Field(
+        0.85, gt=0, le=1, description="share of its budget that a request may be expected to take to be let in"
+    )
     retrieval_share: float = Field(0.15, gt=0, lt=1, description="share of the budget that retrieval may use")
     theme_share: float = Field(0.35, ge=0, lt=1, description="share of the budget that theme may use")
     keywords_share: float = Field(0.25, ge=0, lt=1, description="share of the budget that keywords may use")
@@ -83,13 +94,32 @@ class Retrieval(Stage):
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
         self.generations = Generations(ttl_s=self.settings.cache_ttl_s)
+        self.admission = Admission(
+            InFlight(), self.settings.max_in_flight, self.settings.min_in_flight, self.settings.admission_share
+        )
         self.popular = popular_rows(self.store, 4 * max(self.settings.candidates, self.settings.search_candidates))
 
     async def run(self, inputs: Tensors) -> Tensors:
-        """Read a request of either ensemble and answer what the following stages need of it."""
+        """Read a request of either ensemble and answer what the following stages need of it.
+
+        Raises:
+            InvalidRequest: The request breaks the contract.
+            Overloaded: It cannot be answered within its budget, because of what is in flight already.
+        """
         status = StatusPart()
         request = contract.read_request(inputs, self.settings.default_budget_ms, self.settings.max_budget_ms)
         deadline_ns = status.started_ns + request.budget_ms * 1_000_000
+        if not self.settings.max_in_flight:
+            return await self._retrieve(request, deadline_ns, status)
+        deadline_ns = self.admission.admit(_kind(request), deadline_ns, request.budget_ms)
+        status.extra["in_flight"] = self.admission.in_flight
+        try:
+            return await self._retrieve(request, deadline_ns, status)
+        except BaseException:
+            self.admission.withdraw(deadline_ns)
+            raise
+
+    async def _retrieve(self, request: contract.Request, deadline_ns: int, status: StatusPart) -> Tensors:
         history, unknown = self._known(request.history)
         rules = self.rule_index.compile(request.rules)
         own_deadline_ns = status.started_ns + int(request.budget_ms * self.settings.retrieval_share * 1e6)
@@ -283,3 +313,9 @@ class Retrieval(Stage):
             season=season,
             campaign=request.rules.campaign,
         )
+
+
+def _kind(request: contract.Request) -> str:
+    """Requests that cost about the same: stages do less in a short budget, and fewer placements are less work."""
+    size = "search" if request.is_search else f"storefront {request.placements.bit_length()}"
+    return f"{size} {request.budget_ms.bit_length()}"

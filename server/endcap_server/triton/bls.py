@@ -2,40 +2,62 @@
 
 import asyncio
 import time
+from collections import Counter
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from endcap_server.stages.base import EngineError, EngineTimeout, Tensors
 
+BLS_THREADS = 128
+"""Engine calls under way at once: `async_exec` parks one thread of the loop's executor for each, and one of the
+server's (the Python backend's thread-pool-size), which the stage's answers need too."""
+_MOST_UNANSWERED = BLS_THREADS // 4
+"""Calls that an engine may leave unanswered before no more are made: each keeps its thread."""
 _GRACE_S = 0.010
 """An engine answers what it has at the deadline; so long may that answer be under way, seconds."""
 
 
 class BlsEngines:
-    """The engines of the running server.
+    """The engines of the running server, for one event loop.
 
     An engine that does not answer in time is left alone: its answer is dropped when it comes, and the engine drops the
-    request by itself because it knows the deadline.
+    request by itself because it knows the deadline. One that hangs gets no more requests until it has answered some.
     """
+
+    def __init__(self) -> None:
+        self._unanswered: Counter[str] = Counter()
 
     async def call(self, engine: str, inputs: Tensors, deadline_ns: int, outputs: tuple[str, ...]) -> Tensors:
         """Answer the asked `outputs` of one request to `engine`; see `endcap_server.stages.base.Engines`."""
         left_s = (deadline_ns - time.monotonic_ns()) / 1e9
         if left_s <= 0:
             raise EngineTimeout(engine, "no time left to ask")
+        if self._unanswered[engine] >= _MOST_UNANSWERED:
+            raise EngineTimeout(engine, f"it hangs: {self._unanswered[engine]} earlier requests are unanswered")
         request = pb_utils.InferenceRequest(
             model_name=engine,
             requested_output_names=list(outputs),
             inputs=[pb_utils.Tensor(name, np.ascontiguousarray(tensor)) for name, tensor in inputs.items()],
             parameters={"deadline_ns": deadline_ns},
         )
+        answer = asyncio.ensure_future(request.async_exec())
+        await asyncio.wait([answer], timeout=left_s + _GRACE_S)
+        if not answer.done():
+            self._unanswered[engine] += 1
+            answer.add_done_callback(lambda late: self._drop(engine, late))
+            raise EngineTimeout(engine)
         try:
-            response = await asyncio.wait_for(request.async_exec(), left_s + _GRACE_S)
-        except TimeoutError:
-            raise EngineTimeout(engine) from None
+            response = answer.result()
         except pb_utils.TritonModelException as error:
             raise EngineError(engine, str(error)) from None
         if response.has_error():
             raise EngineError(engine, response.error().message())
         return {name: pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in outputs}
+
+    def _drop(self, engine: str, late: "asyncio.Future[Any]") -> None:
+        """Note an answer that nobody waits for; its exception is looked at, or asyncio would log it."""
+        self._unanswered[engine] -= 1
+        if not late.cancelled():
+            late.exception()

@@ -17,6 +17,7 @@ import triton_python_backend_utils as pb_utils
 
 from endcap_server.stages.base import InvalidRequest, Tensors
 from endcap_server.triton.device import select_gpu
+from endcap_server.triton.process import end_when_continued
 from endcap_server.triton.tensors import (
     answer,
     build_folder,
@@ -78,6 +79,7 @@ class EngineModel(ABC):
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Open the build."""
+        end_when_continued()
         parameters = config_parameters(args["model_config"])
         build = build_folder(args, parameters)
         if args["model_instance_kind"] == "GPU":

@@ -8,12 +8,10 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from endcap_server.stages.base import InvalidRequest, Stage, Tensors
-from endcap_server.triton.bls import BlsEngines
+from endcap_server.stages.base import InvalidRequest, Overloaded, Stage, Tensors
+from endcap_server.triton.bls import BLS_THREADS, BlsEngines
+from endcap_server.triton.process import end_when_continued
 from endcap_server.triton.tensors import answer, build_folder, config_parameters, input_names, read_inputs, refuse
-
-_BLS_THREADS = 128
-"""Engine calls under way at once: `async_exec` parks one thread of the loop's executor for each."""
 
 
 def stage_model(stage_type: type[Stage]) -> type:
@@ -32,13 +30,14 @@ class StageModel:
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Open the build and start the loop."""
+        end_when_continued()
         parameters = config_parameters(args["model_config"])
         build = build_folder(args, parameters)
         self._inputs = input_names(args["model_config"])
         self._stage = self.stage_class(build, parameters, BlsEngines())
         self._logger = pb_utils.Logger
         self._loop = asyncio.new_event_loop()
-        self._loop.set_default_executor(ThreadPoolExecutor(_BLS_THREADS, thread_name_prefix="bls"))
+        self._loop.set_default_executor(ThreadPoolExecutor(BLS_THREADS, thread_name_prefix="bls"))
         self._thread = threading.Thread(target=self._loop.run_forever, name=self._stage.name, daemon=True)
         self._thread.start()
 
@@ -51,12 +50,20 @@ class StageModel:
 
     async def _serve(self, inputs: Tensors, requested: list[str], sender: Any) -> None:
         name = self._stage.name
+        # Triton goes through all steps of an ensemble whose client has gone; it tells a step so when it begins, and one
+        # that runs already not at all.
+        if sender.is_cancelled():
+            self._stage.abandon(inputs)
+            refuse(sender, f"{name}: nobody waits for the answer any more", pb_utils.TritonError.CANCELLED)
+            return
         try:
             self._stage.check_asked(inputs, requested)
             outputs = await self._stage.run(inputs)
             answer(sender, outputs, requested)
         except InvalidRequest as error:
             refuse(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+        except Overloaded as error:
+            refuse(sender, str(error), pb_utils.TritonError.UNAVAILABLE)
         except Exception as error:  # the border: whatever went wrong, this request is answered and the next is served
             self._logger.log_error(f"{name}: {type(error).__name__}: {error}")
             refuse(sender, f"{name} failed: {type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)

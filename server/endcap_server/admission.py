@@ -1,0 +1,187 @@
+"""Admission: lets in what can be answered within its budget, and refuses the rest before it costs anything.
+
+Without it a server that is asked for more than it can do answers every request late or degraded. The decision needs the
+work ahead of a request, in seconds of the whole server: the sum of what the requests in flight cost. A request's cost
+is measured as its share of the time it was in flight, the server being thought of as divided equally among all that
+are (processor sharing): alone it costs what it takes, among nine others a tenth of that. So the costs of all requests
+add up to the time the server was busy, whatever runs side by side or in batches inside.
+
+What a request is expected to take (the work ahead plus its own cost) is then corrected by what came true: waiting for
+an engine that hangs, for example, takes time but is no work.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic_ns
+
+from endcap_server.in_flight import SLOTS, InFlight
+from endcap_server.stages.base import Overloaded
+
+SAMPLE_WEIGHT = 0.2
+"""Weight of the newest cost in the running mean."""
+STALE_NS = 10_000_000_000
+"""A mean without a new sample for so long says nothing about now."""
+_UP, _DOWN = 1.15, 1.02
+_CORRECTIONS = (0.1, 2.0)
+_PATIENCE = 3
+_GRACE_NS = 500_000_000
+_REMEMBERED_NS = 10_000_000_000
+
+
+@dataclass
+class _Cost:
+    """Running mean of one kind's cost, nanoseconds of the whole server."""
+
+    mean: float = 0.0
+    samples: int = 0
+    newest_ns: int = 0
+
+    def add(self, cost: float, now_ns: int) -> None:
+        if now_ns - self.newest_ns > STALE_NS:
+            self.samples = 0
+        self.samples += 1
+        self.newest_ns = now_ns
+        self.mean += (cost - self.mean) * max(SAMPLE_WEIGHT, 1 / self.samples)
+
+    def known(self, now_ns: int) -> bool:
+        return self.samples > 0 and now_ns - self.newest_ns <= STALE_NS
+
+
+@dataclass(frozen=True)
+class _Admitted:
+    kind: str
+    at_ns: int
+    served: float
+    """What each request had been served by then: the clock of processor sharing."""
+    budget_ns: float
+    judged: bool
+    """Whether it was let in because it was expected to make it, not because hardly anything was in flight."""
+    until_ns: int
+    """It counts as in flight until then, unless it is known to be over."""
+
+
+class Admission:
+    """Decides for each request whether it is let in. One instance a server, used by one thread.
+
+    Args:
+        table: Requests in flight.
+        max_in_flight: Never more than these.
+        min_in_flight: As many are let in whatever is expected: what they take corrects a wrong expectation.
+        aim: Share of its budget within which a request has to be expected to finish.
+        clock: Nanoseconds.
+    """
+
+    def __init__(
+        self,
+        table: InFlight,
+        max_in_flight: int = SLOTS,
+        min_in_flight: int = 2,
+        aim: float = 0.85,
+        clock: Callable[[], int] = monotonic_ns,
+    ):
+        self.table = table
+        self.max_in_flight, self.min_in_flight, self.aim, self.clock = max_in_flight, min_in_flight, aim, clock
+        self._admitted: dict[int, _Admitted] = {}
+        self._overdue: dict[int, _Admitted] = {}
+        self._costs: dict[str, _Cost] = {}
+        self._served, self._served_until_ns = 0.0, 0
+        self._own = 0.0
+        self._correction = 1.0
+        self._refused = False
+
+    @property
+    def in_flight(self) -> int:
+        """Requests let in and not known to be over."""
+        return len(self._admitted)
+
+    def admit(self, kind: str, deadline_ns: int, budget_ms: float) -> int:
+        """Let a request in; its key, which is its deadline moved by no more than nanoseconds, for ``table.leave``.
+
+        Args:
+            kind: Requests of one kind cost about the same.
+            deadline_ns: When its budget ends, on the clock.
+            budget_ms: Its whole budget.
+
+        Raises:
+            Overloaded: It is not expected to finish in time, or there are too many already.
+        """
+        now_ns = self.clock()
+        self._catch_up(now_ns)
+        count, budget_ns = len(self._admitted), budget_ms * 1e6
+        if count >= self.max_in_flight:
+            raise self._overloaded(f"{count} requests in flight, the most that max_in_flight allows")
+        expected_ns = self._expected(kind, now_ns)
+        if count >= self.min_in_flight and expected_ns > self.aim * budget_ns:
+            raise self._overloaded(
+                f"{count} requests in flight, an answer is expected to take {expected_ns / 1e6:.0f} ms, more than "
+                f"{self.aim:.0%} of the budget of {budget_ms:.0f} ms"
+            )
+        # A request that its client gave up is nowhere heard of again: it must not count for a long budget.
+        until_ns = min(deadline_ns + _GRACE_NS, now_ns + _REMEMBERED_NS)
+        key = self.table.enter(deadline_ns, until_ns)
+        if key is None:
+            raise self._overloaded(f"{count} requests in flight, the most that the table holds")
+        if expected_ns:
+            until_ns = min(until_ns, now_ns + int(_PATIENCE * expected_ns) + _GRACE_NS)
+        judged = count >= self.min_in_flight
+        self._admitted[key] = _Admitted(kind, now_ns, self._served, budget_ns, judged, until_ns)
+        return key
+
+    def withdraw(self, key: int) -> None:
+        """Forget a request that was let in and then failed by itself."""
+        self.table.remove(key)
+        self._admitted.pop(key, None)
+        self._overdue.pop(key, None)
+
+    def _overloaded(self, reason: str) -> Overloaded:
+        self._refused = True
+        return Overloaded(f"overloaded: {reason}; try again later")
+
+    def _expected(self, kind: str, now_ns: int) -> float:
+        """Nanoseconds that one more request is expected to take.
+
+        Its own cost counts as the mean of what is asked for: else cheap requests would fill every gap before one opens
+        that a dear one fits into.
+        """
+        counts = Counter(each.kind for each in self._admitted.values())
+        self._own += (self._cost(kind, now_ns) - self._own) * SAMPLE_WEIGHT
+        return self._correction * (self._own + sum(n * self._cost(each, now_ns) for each, n in counts.items()))
+
+    def _cost(self, kind: str, now_ns: int) -> float:
+        """Of one request of a kind; after a start or a pause, no less than what one in flight has taken so far."""
+        cost = self._costs.get(kind)
+        if cost is not None and cost.known(now_ns):
+            return cost.mean
+        return max((self._served - each.served for each in self._admitted.values() if each.kind == kind), default=0.0)
+
+    def _catch_up(self, now_ns: int) -> None:
+        """Follow what became of the requests in flight since the last look, in its order."""
+        for when_ns, key, done in self.table.clear(now_ns):
+            self._serve_until(when_ns)
+            admitted = self._admitted.pop(key, None) or self._overdue.pop(key, None)
+            if admitted is not None and done:
+                cost = self._costs.setdefault(admitted.kind, _Cost())
+                cost.add(self._served - admitted.served, when_ns)
+                self._correct((when_ns - admitted.at_ns) / admitted.budget_ns, admitted.judged)
+        self._serve_until(now_ns)
+        for key in [key for key, each in self._admitted.items() if each.until_ns <= now_ns]:
+            self._overdue[key] = self._admitted.pop(key)
+
+    def _serve_until(self, now_ns: int) -> None:
+        self._served += max(0, now_ns - self._served_until_ns) / max(1, len(self._admitted))
+        self._served_until_ns = max(now_ns, self._served_until_ns)
+
+    def _correct(self, used: float, judged: bool) -> None:
+        """Expect more when answers come late, less when they come early and yet others are refused.
+
+        An answer that used up nearly all of its budget counts as late: stages degrade so that it does not use more.
+        """
+        least, most = _CORRECTIONS
+        if used > (1 + self.aim) / 2:
+            # What was let in without a forecast says nothing about forecasts: its budget may be too short for any page.
+            if judged:
+                self._correction = min(most, self._correction * _UP)
+        elif used < self.aim and self._refused:
+            self._correction = max(least, self._correction / _DOWN)
+            self._refused = False

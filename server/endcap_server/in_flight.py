@@ -1,0 +1,81 @@
+"""The requests in flight, in a small table that the first stage (`retrieval`) and the last (`fusion`) both map.
+
+Triton knows how many requests wait for one model, not how many are on their way through an ensemble. ``retrieval``
+therefore enters each request it lets in, and ``fusion`` notes when it is done. A request is known by its deadline,
+which travels with it anyway and is unique here.
+"""
+
+import mmap
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from endcap_server.generations import run_folder
+
+SLOTS = 4096
+"""Most requests in flight that the table holds."""
+
+FILE_NAME = "in_flight.i64"
+_KEY, _EXPIRES, _DONE = range(3)
+
+
+class InFlight:
+    """Table int64 [SLOTS, 3] of (deadline, expiry, completion), nanoseconds on the clock of ``time.monotonic_ns``.
+
+    One process enters and clears requests, any other marks them done. During a reload of ``retrieval`` two processes
+    enter for a moment: a slot that both take costs one count, and both of its requests are answered.
+
+    Args:
+        folder: Where the table is kept; :func:`endcap_server.generations.run_folder` by default.
+    """
+
+    def __init__(self, folder: Path | None = None):
+        size = SLOTS * 3 * 8
+        descriptor = os.open((folder or run_folder()) / FILE_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.ftruncate(descriptor, size)
+            self._map = mmap.mmap(descriptor, size)
+        finally:
+            os.close(descriptor)
+        table = np.frombuffer(self._map, dtype=np.int64).reshape(3, SLOTS)
+        self._keys, self._expires, self._done = table[_KEY], table[_EXPIRES], table[_DONE]
+
+    def enter(self, deadline_ns: int, expires_ns: int) -> int | None:
+        """Add a request; its key for :meth:`leave`, the deadline moved by nanoseconds where that is taken.
+
+        None when the table is full. An entry that nobody marks done (its request failed midway, its client went away)
+        is :meth:`clear`'s to take out after ``expires_ns``.
+        """
+        free = np.flatnonzero(self._keys == 0)
+        if not len(free):
+            return None
+        while (self._keys == deadline_ns).any():
+            deadline_ns += 1
+        slot = int(free[0])
+        self._done[slot], self._expires[slot] = 0, expires_ns
+        self._keys[slot] = deadline_ns
+        return deadline_ns
+
+    def leave(self, deadline_ns: int, now_ns: int | None = None) -> None:
+        """Mark a request done now; nothing happens to one that is not in the table."""
+        self._done[self._keys == deadline_ns] = time.monotonic_ns() if now_ns is None else now_ns
+
+    def abandon(self, deadline_ns: int) -> None:
+        """Let a request end now without being done; nothing happens to one that is not in the table."""
+        self._expires[self._keys == deadline_ns] = time.monotonic_ns()
+
+    def remove(self, key: int) -> None:
+        """Take a request out as if it had never come."""
+        self._keys[self._keys == key] = 0
+
+    def clear(self, now_ns: int) -> list[tuple[int, int, bool]]:
+        """Take out what is done or expired: (when, key, whether it was done), in the order of time."""
+        over = np.flatnonzero((self._keys != 0) & ((self._done != 0) | (self._expires <= now_ns)))
+        events = []
+        for slot in over.tolist():
+            done = int(self._done[slot])
+            events.append((done or int(self._expires[slot]), int(self._keys[slot]), done != 0))
+            self._keys[slot] = 0
+        return sorted(events)

@@ -1,0 +1,64 @@
+"""Keeps a server running: starts it again on its ports when it ends by itself.
+
+Triton often ends as a whole when the process of a model is killed or crashes (what it shares memory with is gone or
+half written), so whoever serves has to start it again.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+from endcap_server.launch.installation import LaunchError
+from endcap_server.launch.server import Server
+
+MOST_RESTARTS = 5
+WITHIN_S = 60.0
+"""More than `MOST_RESTARTS` in so many seconds: something is wrong that starting again does not mend."""
+_FIRST_PAUSE_S = 0.5
+
+
+class Supervisor:
+    """Watches one running server.
+
+    Args:
+        server: It, started.
+        report: Told, in one line each, what ended and what was started again.
+    """
+
+    def __init__(self, server: Server, report: Callable[[str], None]) -> None:
+        self._server, self._report = server, report
+        self._restarts: deque[float] = deque()
+
+    def run(self) -> None:
+        """Keep the server running until it cannot be.
+
+        Raises:
+            LaunchError: It ended too often; the message is the last reason.
+        """
+        while True:
+            status = self._server.wait()
+            if status < 0:
+                self._again(f"the server was killed by signal {-status}")
+            else:
+                self._again(f"the server ended with status {status}: {self._server.reason()}")
+
+    def _again(self, reason: str) -> None:
+        """Start the server on its ports, however often that is allowed."""
+        while True:
+            now = time.monotonic()
+            while self._restarts and now - self._restarts[0] > WITHIN_S:
+                self._restarts.popleft()
+            if len(self._restarts) >= MOST_RESTARTS:
+                raise LaunchError(f"{reason} (restarted {MOST_RESTARTS} times within {WITHIN_S:.0f} s, so no more)")
+            pause_s = _FIRST_PAUSE_S * 2 ** (len(self._restarts) - 1) if self._restarts else 0.0
+            self._restarts.append(now)
+            time.sleep(pause_s)
+            try:
+                self._server.stop()
+                self._server.start()
+            except LaunchError as error:
+                reason = str(error)
+                self._report(f"could not start the server again: {reason}")
+                continue
+            self._report(f"{reason}; started it again in {time.monotonic() - now:.1f} s")
+            return

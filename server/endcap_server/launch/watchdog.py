@@ -1,0 +1,123 @@
+"""Brings back a model whose process died: Triton itself goes on without it and answers its requests with errors.
+
+A model's process ("stub") is a child of the server, and its command line names the model's folder. One that is gone
+while the server still calls its model ready has died; loading such a model once more does nothing, it has to be
+unloaded first. (Often the whole server ends with a model's process: that is `supervisor`'s to mend.)
+"""
+
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+_STUB = "triton_python_backend_stub"
+POLL_S = 0.5
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+_CONTROL_TIMEOUT_S = 120.0
+
+
+def model_processes(group: int) -> dict[int, str]:
+    """Process id -> model name of the model processes in a server's process group; without those that have ended."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            if os.getpgid(int(folder.name)) != group:
+                continue
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # ended meanwhile
+            continue
+        if len(command) > 1 and command[0].endswith(_STUB.encode()):
+            found[int(folder.name)] = Path(os.fsdecode(command[1])).parents[1].name
+    return found
+
+
+class ModelControl:
+    """The server's model-control API over HTTP.
+
+    Args:
+        address: HOST:PORT of the HTTP service.
+        key: Value of the `endcap-key` header, where the API is restricted.
+    """
+
+    def __init__(self, address: str, key: str = "") -> None:
+        self._url = f"http://{address}/v2/repository"
+        self._headers = {"Content-Type": "application/json"} | ({"endcap-key": key} if key else {})
+
+    def ready(self) -> set[str]:
+        """Names of the models that the server calls ready."""
+        return {each["name"] for each in json.loads(self._post("index")) if each.get("state") == "READY"}
+
+    def restart(self, model: str) -> None:
+        """Unload and load a model; raises OSError with the server's reason when it does not load."""
+        self._post(f"models/{model}/unload")
+        self._post(f"models/{model}/load")
+
+    def _post(self, path: str) -> bytes:
+        request = urllib.request.Request(f"{self._url}/{path}", b"{}", self._headers)
+        try:
+            with urllib.request.urlopen(request, timeout=_CONTROL_TIMEOUT_S) as answer:
+                return bytes(answer.read())
+        except urllib.error.HTTPError as error:
+            raise OSError(f"{path}: {error.read().decode(errors='replace')[:300]}") from None
+
+
+class Watchdog:
+    """A thread that restarts the models of one server process whose own processes have died.
+
+    Args:
+        group: The server's process id, which is also its group's.
+        control: Its model-control API.
+        report: Told, in one line, what happened.
+    """
+
+    def __init__(self, group: int, control: ModelControl, report: Callable[[str], None]) -> None:
+        self._group, self._control, self._report = group, control, report
+        self._known: dict[str, int] = {}
+        self._pauses: dict[str, tuple[float, float]] = {}  # model -> (not before, next pause), seconds
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch; the models of now are the ones that should live."""
+        self._known = {model: process for process, model in model_processes(self._group).items()}
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no more; a restart that is under way is not waited for."""
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(POLL_S):
+            alive = {model: process for process, model in model_processes(self._group).items()}
+            self._known |= alive
+            missing = {model: process for model, process in self._known.items() if model not in alive}
+            for model in missing:
+                if not self._stopped.is_set() and self._pauses.get(model, (0.0, 0.0))[0] <= time.monotonic():
+                    self._revive(model)
+
+    def _revive(self, model: str) -> None:
+        try:
+            if model not in self._control.ready():
+                if model not in self._pauses:
+                    self._known.pop(model)  # unloaded by an operator, who may load it again
+                    return
+            elif model in model_processes(self._group).values():
+                return
+        except (OSError, ValueError):
+            return  # the server itself is going down
+        pause = max(FIRST_PAUSE_S, self._pauses.get(model, (0.0, FIRST_PAUSE_S))[1])
+        started = time.monotonic()
+        try:
+            self._control.restart(model)
+            self._report(f"the process of {model} died; loaded it again in {time.monotonic() - started:.1f} s")
+        except OSError as error:
+            if not self._stopped.is_set():
+                self._report(f"the process of {model} died, and it does not load ({error}); next try in {pause:.0f} s")
+        self._pauses[model] = (time.monotonic() + pause, min(2 * pause, LONGEST_PAUSE_S))

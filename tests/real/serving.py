@@ -1,0 +1,74 @@
+"""What tests of faults and load share: traffic in the background, and a look at the server's processes."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from endcap_client import Client
+from endcap_client.errors import EndcapError, Overloaded
+from endcap_server.launch.watchdog import model_processes
+
+
+def memory(server: int) -> int:
+    """Bytes of a server process and its models, shared pages counted once (PSS)."""
+    total = 0
+    for process in (server, *model_processes(server)):
+        with Path(f"/proc/{process}/smaps_rollup").open(encoding="utf-8") as rollup:
+            total += next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
+    return total * 1024
+
+
+def process_of(server: int, model: str) -> int | None:
+    """Process id of a model, None while it has none."""
+    return next((process for process, name in model_processes(server).items() if name == model), None)
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float, what: str) -> float:
+    """Wait until something is so; the seconds that took."""
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < timeout_s, f"expected within {timeout_s:g} s: {what}"
+        time.sleep(0.1)
+    return time.monotonic() - started
+
+
+@dataclass
+class Traffic:
+    """Clients that ask one thing after the other; a context manager that starts and stops them."""
+
+    address: str
+    clients: int
+    ask: Callable[[Client, int], object]
+    answers: list[object] = field(default_factory=list)
+    refused: list[Overloaded] = field(default_factory=list)
+    errors: list[EndcapError] = field(default_factory=list)
+
+    def __enter__(self) -> "Traffic":
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(self.clients)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _run(self, number: int) -> None:
+        with Client(self.address, timeout_s=5) as client:
+            while not self._stopped.is_set():
+                number += self.clients
+                try:
+                    self.answers.append(self.ask(client, number))
+                except Overloaded as error:
+                    self.refused.append(error)
+                    self._stopped.wait(0.05)
+                except EndcapError as error:
+                    self.errors.append(error)
+                    self._stopped.wait(0.2)

@@ -1,0 +1,189 @@
+"""Processes that die, clients that go away: `endcap serve` mends itself, and what nobody waits for is not worked on."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import pytest
+from endcap_client import Client
+from endcap_client.errors import EndcapError
+from endcap_server.launch import Server
+from endcap_server.launch.server import ENGINES
+from endcap_server.store import ItemStore
+from mutations import OUTPUTS, add, packed
+from serving import Traffic, memory, process_of, wait_for
+from tritonclient.grpc import InferenceServerClient, service_pb2_grpc
+from tritonclient.grpc import service_pb2 as kserve
+
+pytestmark = pytest.mark.server
+
+RESUME_S = 10.0
+"""What is promised; engines, without which pages go on degraded, may take twice that to be back."""
+STAGES = ("retrieval", "theme", "keywords", "rerank", "fusion")
+
+
+@dataclass
+class Served:
+    """`endcap serve` as a process of its own, and what it has said so far."""
+
+    launcher: subprocess.Popen[str]
+    address: str = ""
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def server(self) -> int:
+        """Process id of tritonserver, 0 while there is none."""
+        children = subprocess.run(["pgrep", "-P", str(self.launcher.pid)], capture_output=True, text=True)
+        return int((children.stdout.split() or ["0"])[0])
+
+    def said(self, text: str) -> list[str]:
+        """The lines with a text."""
+        return [line for line in self.lines if text in line]
+
+
+@pytest.fixture(scope="module")
+def served(build: Path) -> Iterator[Served]:
+    command = [sys.executable, "-m", "endcap_client.cli", "serve", "--build", str(build)]
+    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+    launcher = subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    served = Served(launcher)
+    assert launcher.stdout is not None
+    output = launcher.stdout
+    reader = threading.Thread(target=lambda: served.lines.extend(iter(output.readline, "")), daemon=True)
+    reader.start()
+    try:
+        wait_for(lambda: served.said("endcap serves") or launcher.poll() is not None, 120, "the server is ready")
+        served.address = served.lines[0].split("grpc ")[1].split(",")[0]
+        yield served
+    finally:
+        launcher.send_signal(signal.SIGTERM)
+        launcher.wait(60)
+        reader.join(10)
+        output.close()
+
+
+@pytest.fixture(scope="module")
+def history(build: Path) -> Callable[[int], list[str]]:
+    store = ItemStore.open(build)
+    return lambda number: [store.product_ids[row % len(store)] for row in (number, number * 13 + 5, number * 29 + 11)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_killed_engine(served: Served, history: Callable[[int], list[str]], engine: str) -> None:
+    killed = process_of(served.server, engine)
+    assert killed is not None
+
+    def ask(client: Client, number: int) -> object:
+        return client.storefront(history(number), placements=2, budget_ms=1500)
+
+    with Traffic(served.address, 2, ask) as traffic:
+        wait_for(lambda: traffic.answers, RESUME_S, "pages")
+        os.kill(killed, signal.SIGKILL)
+        answered = len(traffic.answers)
+        wait_for(lambda: len(traffic.answers) > answered + 2, RESUME_S, "pages without the engine")
+        wait_for(lambda: served.said(f"the process of {engine} died; loaded it again"), 2 * RESUME_S, "the engine")
+    assert len(traffic.errors) <= 2, "at most the requests in flight fail"
+    assert process_of(served.server, engine) not in (None, killed)
+    with Client(served.address, timeout_s=20) as client:
+        numbers = iter(range(5000, 6000))
+        wait_for(
+            lambda: not client.storefront(history(next(numbers)), placements=1).status.degraded,
+            RESUME_S,
+            "pages that are not degraded",
+        )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_killed_stage(served: Served, history: Callable[[int], list[str]], stage: str) -> None:
+    killed = process_of(served.server, stage)
+    assert killed is not None
+    with Traffic(served.address, 2, lambda client, number: client.storefront(history(number), placements=1)) as traffic:
+        wait_for(lambda: traffic.answers, RESUME_S, "pages")
+        os.kill(killed, signal.SIGKILL)
+        _service_resumes(served.address)
+    assert process_of(served.server, stage) not in (None, killed)
+
+
+def test_killed_server(served: Served) -> None:
+    killed, address = served.server, served.address
+    os.kill(killed, signal.SIGKILL)
+    _service_resumes(address)
+    wait_for(lambda: served.said("the server was killed by signal 9; started it again"), RESUME_S, "a line about it")
+    assert served.server not in (0, killed)
+    left = subprocess.run(["pgrep", "-g", str(killed)], capture_output=True, text=True).stdout
+    assert not left, "no process of the old server is left"
+
+
+def _service_resumes(address: str) -> None:
+    """An answer that was asked for after the fault, from a connection made after it."""
+
+    def answered() -> bool:
+        try:
+            with Client(address, timeout_s=2) as client:
+                return bool(client.search("lamp", products=2).products)
+        except EndcapError:
+            return False
+
+    time.sleep(0.3)
+    wait_for(answered, RESUME_S, "answers again")
+
+
+def test_cancelled_requests_leave_no_work(server: Server, history: Callable[[int], list[str]]) -> None:
+    assert server.process is not None
+
+    def cancel_many(first: int) -> None:
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            with ThreadPoolExecutor(8) as pool:
+                numbers = range(first, first + 40)
+                list(pool.map(lambda number: _ask_and_cancel(stub, history(number), 0.05 * (number % 8)), numbers))
+
+    with InferenceServerClient(server.grpc_address) as control, Client(server.grpc_address, timeout_s=20) as client:
+        cancel_many(20_000)
+        wait_for(lambda: _idle(control), RESUME_S, "engines that work on nothing")
+        before = memory(server.process.pid)
+        cancel_many(30_000)
+        wait_for(lambda: _idle(control), RESUME_S, "engines that work on nothing")
+        # Entries of requests that were cancelled before `rerank` are forgotten after a while.
+        wait_for(
+            lambda: client.search("lamp").status.document["stages"]["retrieval"]["in_flight"] == 1,
+            RESUME_S,
+            "nothing in flight but the request that asks",
+        )
+        assert not client.storefront(history(40_000), placements=2).status.degraded
+    assert memory(server.process.pid) < before + (48 << 20)
+
+
+def _ask_and_cancel(
+    stub: service_pb2_grpc.GRPCInferenceServiceStub, history: list[str], after_s: float
+) -> grpc.StatusCode:
+    request = kserve.ModelInferRequest(model_name="storefront")
+    add(request, "HISTORY", "BYTES", [len(history)], packed([each.encode() for each in history]))
+    add(request, "BUDGET_MS", "INT32", [1], (20_000).to_bytes(4, "little"))
+    for name in OUTPUTS["storefront"]:
+        request.outputs.add(name=name)
+    call = stub.ModelInfer.future(request)
+    time.sleep(after_s)
+    call.cancel()
+    code: grpc.StatusCode = call.code()
+    return code
+
+
+def _idle(control: InferenceServerClient) -> bool:
+    """Whether no model finishes anything for half a second."""
+
+    def finished() -> list[int]:
+        statistics = control.get_inference_statistics(as_json=True)["model_stats"]
+        return [int(each["inference_stats"].get("success", {}).get("count", 0)) for each in statistics]
+
+    first = finished()
+    time.sleep(0.5)
+    return finished() == first
