@@ -1,0 +1,163 @@
+"""The load generator: locust as a library, in a process of its own (locust patches everything it meets for gevent).
+
+Each line of standard input is a :class:`benchmarks.load.Phase` as JSON; each line of standard output holds the samples
+of one. Closed loop: a user asks again as soon as it has its answer. Open loop: arrivals come at times drawn beforehand,
+whether or not earlier ones were answered; a pool of users takes them, and latency counts from the time at which an
+arrival was meant to start, so that a late server cannot slow its own load down (coordinated omission).
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from itertools import cycle
+from typing import Any
+
+import gevent
+import numpy as np
+from gevent.queue import Queue
+from locust import User, constant, task
+from locust.env import Environment
+from locust.exception import StopUser
+
+_MARGIN_S = 2.0
+_WAY_MS = 15
+"""What of the budget the way there and back gets, as in the client; the server is told the rest."""
+_MAX_USERS = 400
+_SPAWNED_A_SECOND = 100
+
+
+class Arrivals:
+    """When requests start: (intended start, step, request), or nothing any more."""
+
+    def __init__(self, phase: dict[str, Any]):
+        self.start = time.monotonic()
+        self._requests = cycle(phase["requests"])
+        self._closed = phase["clients"] > 0
+        self._until = self.start + sum(seconds for _, seconds in phase["steps"])
+        self._queue: Queue = Queue()
+        if not self._closed:
+            gevent.spawn(self._arrive, phase["steps"], np.random.default_rng(phase["seed"]))
+
+    def next(self) -> tuple[float, int, Any]:
+        """The next request to make; blocks until an arrival is due.
+
+        Raises:
+            StopUser: The phase is over.
+        """
+        if self._closed:
+            now = time.monotonic()
+            if now >= self._until:
+                raise StopUser
+            return now, 0, next(self._requests)
+        arrival = self._queue.get()
+        if arrival is None:
+            self._queue.put(None)  # for the next user, who stops too
+            raise StopUser
+        return arrival
+
+    def _arrive(self, steps: list[list[float]], generator: np.random.Generator) -> None:
+        for intended, step in arrival_times(steps, generator):
+            gevent.sleep(max(0.0, self.start + intended - time.monotonic()))
+            self._queue.put((self.start + intended, step, next(self._requests)))
+        self._queue.put(None)
+
+
+def arrival_times(steps: list[list[float]], generator: np.random.Generator) -> Iterator[tuple[float, int]]:
+    """Poisson arrivals: seconds since the start, and the step, for steps of (rate a second, seconds)."""
+    begin = 0.0
+    for step, (rate, seconds) in enumerate(steps):
+        now = begin + generator.exponential(1 / rate)
+        while now < begin + seconds:
+            yield now, step
+            now += generator.exponential(1 / rate)
+        begin += seconds
+
+
+def run_phase(client: Any, phase: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run one phase to the end of its last request; its samples."""
+    from endcap_client import EndcapError
+
+    samples: list[dict[str, Any]] = []
+    budget_ms = max(1, phase["budget_ms"] - _WAY_MS)
+    options = {"timeout_s": phase["timeout_s"], "budget_ms": budget_ms, "products": phase["products"]}
+
+    class Shopper(User):
+        wait_time = constant(0)
+
+        @task
+        def ask(self) -> None:
+            intended, step, request = arrivals.next()
+            start, error, status = time.monotonic(), None, None
+            try:
+                if request["kind"] == "search":
+                    answer = client.search(request["query"], history=request["history"], **options)
+                else:
+                    answer = client.storefront(
+                        request["history"], request["session"], placements=phase["placements"], **options
+                    )
+                status = answer.status
+            except EndcapError as raised:
+                error = raised
+            end = time.monotonic()
+            context = {
+                "step": step,
+                "intended_s": intended - arrivals.start,
+                "start_s": start - arrivals.start,
+                "end_s": end - arrivals.start,
+                "error": type(error).__name__ if error else "",
+                "status": status,
+            }
+            self.environment.events.request.fire(
+                request_type="grpc",
+                name=request["kind"],
+                response_time=1e3 * (end - intended),
+                response_length=0,
+                exception=error,
+                context=context,
+            )
+
+    def record(name: str, context: dict[str, Any], **_: Any) -> None:
+        status = context.pop("status")
+        stages = {} if status is None else status.stages
+        samples.append({
+            "kind": name,
+            **context,
+            "degraded": [] if status is None else list(status.degraded),
+            "fallback": [stage for stage, part in stages.items() if part.source == "fallback"],
+            "cached": [stage for stage, part in stages.items() if part.source == "cached"],
+            "stage_ms": {stage: part.ms for stage, part in stages.items()},
+        })  # fmt: skip
+
+    environment = Environment(user_classes=[Shopper], catch_exceptions=False)
+    environment.events.request.add_listener(record)
+    runner = environment.create_local_runner()
+    rate = max(rate for rate, _ in phase["steps"])
+    users = phase["clients"] or min(_MAX_USERS, int(rate * phase["timeout_s"] * 1.5) + 8)
+    arrivals = Arrivals(phase)
+    runner.start(users, spawn_rate=_SPAWNED_A_SECOND)
+    deadline = time.monotonic() + sum(seconds for _, seconds in phase["steps"]) + phase["timeout_s"] + _MARGIN_S
+    gevent.sleep(0.2)
+    while runner.user_count and time.monotonic() < deadline:
+        gevent.sleep(0.05)
+    runner.quit()
+    return samples
+
+
+def main() -> None:
+    """Serve phases until standard input ends."""
+    import grpc.experimental.gevent
+
+    grpc.experimental.gevent.init_gevent()
+    from endcap_client import Client
+
+    with Client(sys.argv[1], timeout_s=60) as client:
+        if not client.ready(10):
+            sys.exit(f"no server with both ensembles at {sys.argv[1]}")
+        print("[]", flush=True)
+        for line in sys.stdin:
+            print(json.dumps(run_phase(client, json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
