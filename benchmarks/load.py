@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Self
+
+import numpy as np
 
 from benchmarks.measures import RatePoint, percentiles
 from benchmarks.replay import Request
@@ -121,6 +123,17 @@ class LoadGenerator:
         if not line:
             raise RuntimeError(f"the load generator ended with status {self._process.wait()}; its output says why")
         return json.loads(line)
+
+
+def arrival_times(steps: Sequence[Sequence[float]], generator: np.random.Generator) -> Iterator[tuple[float, int]]:
+    """Poisson arrivals: seconds since the start, and the step, for steps of (rate a second, seconds)."""
+    begin = 0.0
+    for step, (rate, seconds) in enumerate(steps):
+        now = begin + generator.exponential(1 / rate)
+        while now < begin + seconds:
+            yield now, step
+            now += generator.exponential(1 / rate)
+        begin += seconds
 
 
 def summary(samples: Sequence[Sample], phase: Phase) -> dict[str, Any]:

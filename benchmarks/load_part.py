@@ -20,6 +20,8 @@ REJECTED = "Overloaded"
 _COMPLETE_MS = 20_000
 """Budget of the closed loop: so long that nothing degrades, and answers under load are whole ones."""
 _WARM = 3
+_LOWER_RATES = 3
+"""How often the lowest rate is halved in search of a knee."""
 
 
 @dataclass
@@ -78,13 +80,16 @@ class LoadPart:
             one_client = _mixed_throughput(alone, plan.search_share)
             rates = sorted(rates_of(plan, one_client))
             opened = {rate: Level(self._open_phase([(rate, plan.open_s)])) for rate in rates}
-            for number in range(plan.rounds):
-                for rate, level in opened.items():
-                    self.say(f"open loop, {rate:g}/s, round {number + 1} of {plan.rounds}")
-                    self._visit(generator, level)
-            seconds = plan.rounds * plan.open_s
-            points = [rate_point(level.all, rate, plan.budget_ms, seconds) for rate, level in opened.items()]
-            best = knee(points, plan.budget_ms)
+            self._open_rounds(generator, opened)
+            points, best = self._knee(opened)
+            for _ in range(_LOWER_RATES):
+                if best:
+                    break
+                # The budget is out of reach at every rate tried: look for the knee below them.
+                rate = round(min(opened) / 2, 3)
+                opened = {rate: Level(self._open_phase([(rate, plan.open_s)])), **opened}
+                self._open_rounds(generator, {rate: opened[rate]})
+                points, best = self._knee(opened)
             overload = self._overload(generator, best) if best else None
         return {
             "closed_loop": [
@@ -120,6 +125,18 @@ class LoadPart:
                 level.phase = phase
                 self._visit(generator, level)
 
+    def _open_rounds(self, generator: LoadGenerator, levels: Mapping[float, Level]) -> None:
+        for number in range(self.plan.rounds):
+            self.yardstick_ms.append([yardstick() for _ in range(5)])
+            for rate, level in levels.items():
+                self.say(f"open loop, {rate:g}/s, round {number + 1} of {self.plan.rounds}")
+                self._visit(generator, level)
+
+    def _knee(self, levels: Mapping[float, Level]) -> tuple[list[RatePoint], RatePoint | None]:
+        budget_ms, seconds = self.plan.budget_ms, self.plan.rounds * self.plan.open_s
+        points = [rate_point(level.all, rate, budget_ms, seconds) for rate, level in levels.items()]
+        return points, knee(points, budget_ms)
+
     def _closed_phase(self, requests: list[Request], clients: int, seconds: float) -> Phase:
         return Phase(
             requests,
@@ -135,7 +152,7 @@ class LoadPart:
         plan = self.plan
         count = int(1.5 * sum(rate * seconds for rate, seconds in steps)) + 10
         return Phase(
-            self.replay.traffic(count, plan.search_share, distinct=False),
+            self.replay.traffic(count, plan.search_share),
             steps,
             timeout_s=2 * plan.budget_ms / 1e3,
             budget_ms=plan.budget_ms,

@@ -9,7 +9,6 @@ arrival was meant to start, so that a late server cannot slow its own load down 
 import json
 import sys
 import time
-from collections.abc import Iterator
 from itertools import cycle
 from typing import Any
 
@@ -19,6 +18,8 @@ from gevent.queue import Queue
 from locust import User, constant, task
 from locust.env import Environment
 from locust.exception import StopUser
+
+from benchmarks.load import arrival_times
 
 _MARGIN_S = 2.0
 _WAY_MS = 15
@@ -61,17 +62,6 @@ class Arrivals:
             gevent.sleep(max(0.0, self.start + intended - time.monotonic()))
             self._queue.put((self.start + intended, step, next(self._requests)))
         self._queue.put(None)
-
-
-def arrival_times(steps: list[list[float]], generator: np.random.Generator) -> Iterator[tuple[float, int]]:
-    """Poisson arrivals: seconds since the start, and the step, for steps of (rate a second, seconds)."""
-    begin = 0.0
-    for step, (rate, seconds) in enumerate(steps):
-        now = begin + generator.exponential(1 / rate)
-        while now < begin + seconds:
-            yield now, step
-            now += generator.exponential(1 / rate)
-        begin += seconds
 
 
 def run_phase(client: Any, phase: dict[str, Any]) -> list[dict[str, Any]]:

@@ -68,6 +68,9 @@ def _draw(name: str, draw: Callable[[Axes], None], wide: bool = False) -> str:
     with pyplot.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure, axes = pyplot.subplots(figsize=(11, 3.4) if wide else (5.4, 3.4), layout="constrained")
         draw(axes)
+        # At the left edge of the drawing, not of the axes: long labels would push a title out at the right.
+        figure.suptitle(axes.get_title(loc="left"), x=0.01, ha="left", fontsize=11, fontweight="bold")
+        axes.set_title("", loc="left")
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         pyplot.close(figure)
@@ -88,9 +91,11 @@ def _speed(axes: Axes, speed: Mapping[str, Any]) -> None:
     names = {"storefront_uncached": "page, uncached", "storefront_cached": "page, cached", "search": "search"}
     rows = [(names[key], speed[key]["ratio"]) for key in names if key in speed]
     values = [ratio["value"] for _, ratio in rows]
-    spread = [[r["value"] - r["low"] for _, r in rows], [r["high"] - r["value"] for _, r in rows]]
+    # The interval of a handful of requests may leave out their own median.
+    below = [max(0.0, ratio["value"] - ratio["low"]) for _, ratio in rows]
+    above = [max(0.0, ratio["high"] - ratio["value"]) for _, ratio in rows]
     axes.barh([name for name, _ in rows], values, color=SYSTEM, height=0.55)
-    axes.errorbar(values, range(len(rows)), xerr=spread, fmt="none", ecolor=_INK, elinewidth=1.2, capsize=3)
+    axes.errorbar(values, range(len(rows)), xerr=[below, above], fmt="none", ecolor=_INK, elinewidth=1.2, capsize=3)
     for place, (_, ratio) in enumerate(rows):
         axes.annotate(f"{ratio['value']:.1f}x", (ratio["high"], place), (6, 0), textcoords="offset points", va="center")
     axes.axvline(1, color=BASELINE, linestyle="--", linewidth=1.2)
@@ -112,7 +117,7 @@ def _stages(axes: Axes, speed: Mapping[str, Any]) -> None:
         values = [taken.get(stage, 0.0) for _, taken in rows]
         axes.barh([name for name, _ in rows], values, left=left, color=colour, label=stage, height=0.6)
         left = [a + b for a, b in zip(left, values, strict=True)]
-    axes.set(title="Median time of each stage, one request at a time", xlabel="ms")
+    axes.set(title="Median time by stage, one request at a time", xlabel="ms")
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.legend(ncols=3, loc="lower right")
@@ -194,9 +199,9 @@ def _overload(axes: Axes, overload: Mapping[str, Any], budget_ms: float) -> None
 def _memory(axes: Axes, memory: Mapping[str, Any]) -> None:
     rows = sorted(memory["processes"].items(), key=lambda row: -row[1]["pss_mb"])
     axes.barh([name for name, _ in rows], [use["pss_mb"] for _, use in rows], color=SYSTEM, height=0.65)
-    title = f"Memory of the server: {memory['total']['pss_mb']:.0f} MB"
+    title = f"Memory: server {memory['total']['pss_mb']:.0f} MB"
     if memory.get("baseline_pss_mb"):
-        title += f" (baseline: {memory['baseline_pss_mb']:.0f} MB)"
+        title += f", naive baseline {memory['baseline_pss_mb']:.0f} MB"
     axes.set(title=title, xlabel="proportional set size, MB")
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

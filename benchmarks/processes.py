@@ -1,7 +1,9 @@
 """Memory and CPU of the server's processes: tritonserver and the stub of each model."""
 
 import re
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +42,12 @@ class ProcessTree:
 
     def pids(self) -> set[int]:
         """Ids of the processes that live now."""
-        return {process.pid for process in self._processes()}
+        return {process.pid for process in self.processes()}
 
     def use(self) -> dict[str, ProcessUse]:
         """What each process holds now, by name; processes of the same name are numbered."""
         used: dict[str, ProcessUse] = {}
-        for process in self._processes():
+        for process in self.processes():
             try:
                 name = name_of(process.cmdline(), process.name())
                 memory, times = process.memory_full_info(), process.cpu_times()
@@ -56,7 +58,7 @@ class ProcessTree:
             used[name] = ProcessUse(process.pid, memory.pss / 2**20, times.user + times.system)
         return used
 
-    def _processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
         try:
             return [self._root, *self._root.children(recursive=True)]
         except psutil.NoSuchProcess:
@@ -79,3 +81,39 @@ def between(before: Mapping[str, ProcessUse], after: Mapping[str, ProcessUse], s
         rows[name] = {"pss_mb": round(use.pss_mb, 1), "cores": round(used_s / seconds, 3) if seconds else 0.0}
     total = {column: round(sum(row[column] for row in rows.values()), 3) for column in ("pss_mb", "cores")}
     return {"processes": rows, "total": total}
+
+
+class Elsewhere:
+    """How busy the machine is with what is not part of the measurement, from when it is made.
+
+    Args:
+        server: The server's processes if they are not this process' own children.
+    """
+
+    def __init__(self, server: ProcessTree | None = None):
+        self._server = server
+        self._started = time.monotonic()
+        self._busy_s, self._ours_s = _busy_s(), self._own_s()
+
+    def cores(self) -> float:
+        """Mean number of cores that others used so far; theirs is what the counters say beyond ours."""
+        passed = time.monotonic() - self._started
+        others = (_busy_s() - self._busy_s) - (self._own_s() - self._ours_s)
+        return round(max(0.0, others) / passed, 3) if passed else 0.0
+
+    def _own_s(self) -> float:
+        this = psutil.Process()
+        own = {process.pid: process for process in [this, *this.children(recursive=True)]}
+        if self._server is not None:
+            own |= {process.pid: process for process in self._server.processes()}
+        spent = 0.0
+        for process in own.values():
+            with suppress(psutil.NoSuchProcess):
+                # With the children that have ended: the load generator's time must not count as somebody else's.
+                spent += sum(process.cpu_times()[:4])
+        return spent
+
+
+def _busy_s() -> float:
+    times = psutil.cpu_times()
+    return float(times.user + times.nice + times.system + times.irq + times.softirq)

@@ -1,7 +1,9 @@
 """Requests to replay: shoppers of the catalogue's events, searches of its search log."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,40 +62,59 @@ class Replay:
                     f"{catalogue}/{name}.parquet: expected shoppers and searches to replay, found no such file; "
                     "name a catalogue that has it with --catalogue"
                 )
-        events = polars.read_parquet(catalogue / "events.parquet").sort("user_id", "timestamp")
+        events = polars.read_parquet(catalogue / "events.parquet").sort("timestamp", "user_id", maintain_order=True)
         shoppers = events.group_by("user_id", maintain_order=True).agg(polars.col("product_id"))
         log = polars.read_parquet(catalogue / "queries.parquet").sort("query")
-        self.histories: list[tuple[str, ...]] = [tuple(row[-MAX_HISTORY:]) for row in shoppers["product_id"].to_list()]
+        self.histories: list[tuple[str, ...]] = [tuple(row) for row in shoppers["product_id"].to_list()]
+        """All events of each shopper, oldest first."""
         self.activity = np.array([len(row) for row in self.histories], float)
         self.activity /= self.activity.sum()
+        place = {shopper: index for index, shopper in enumerate(shoppers["user_id"].to_list())}
+        self._visitors = [place[shopper] for shopper in events["user_id"].to_list()]
         self.queries: list[str] = log["query"].to_list()
         self.query_share = log["count"].to_numpy() / log["count"].sum()
         self._generator = np.random.default_rng(seed)
         self._dealt = self._deal()
 
-    def storefronts(self, count: int, distinct: bool = True) -> list[Request]:
-        """Visits: of distinct shoppers, or drawn by activity, as traffic comes (regulars come again)."""
-        if distinct:
-            shoppers = [next(self._dealt) for _ in range(count)]
-        else:
-            shoppers = self._generator.choice(len(self.histories), count, p=self.activity).tolist()
-        return [Request("storefront", self.histories[shopper], self._session()) for shopper in shoppers]
+    def storefronts(self, count: int) -> list[Request]:
+        """Pages of distinct shoppers, with all their history."""
+        return [
+            Request("storefront", self.histories[shopper][-MAX_HISTORY:], self._session())
+            for shopper in islice(self._dealt, count)
+        ]
+
+    def visits(self, count: int) -> list[Request]:
+        """Pages as traffic comes: a page for each event of a stretch of the log, with the history until then.
+
+        A shopper who looks at five products in a row asks for five pages, each with a history longer by one; the
+        searches of the session are the same.
+        """
+        start = int(self._generator.integers(0, max(1, len(self._visitors) - count)))
+        seen = Counter(self._visitors[:start])
+        sessions: dict[int, tuple[str, ...]] = {}
+        requests = []
+        for shopper in islice(cycle(self._visitors[start : start + count]), count):
+            session = sessions.setdefault(shopper, self._session())
+            history = self.histories[shopper][: seen[shopper]]
+            requests.append(Request("storefront", history[-MAX_HISTORY:], session))
+            seen[shopper] += 1
+        return requests
 
     def searches(self, count: int) -> list[Request]:
         """Searches drawn from the log by how often they were made, each by some shopper."""
         picked = self._generator.choice(len(self.queries), count, p=self.query_share)
         shoppers = self._generator.choice(len(self.histories), count, p=self.activity)
         return [
-            Request("search", self.histories[shopper], query=self.queries[query])
+            Request("search", self.histories[shopper][-MAX_HISTORY:], query=self.queries[query])
             for query, shopper in zip(picked.tolist(), shoppers.tolist(), strict=True)
         ]
 
-    def traffic(self, count: int, search_share: float, distinct: bool) -> list[Request]:
-        """Storefronts and searches in random order."""
+    def traffic(self, count: int, search_share: float) -> list[Request]:
+        """Visits, in their order, with searches in between."""
         is_search = self._generator.random(count) < search_share
         searches = iter(self.searches(int(is_search.sum())))
-        storefronts = iter(self.storefronts(int((~is_search).sum()), distinct))
-        return [next(searches) if search else next(storefronts) for search in is_search.tolist()]
+        visits = iter(self.visits(int((~is_search).sum())))
+        return [next(searches) if search else next(visits) for search in is_search.tolist()]
 
     def _session(self) -> tuple[str, ...]:
         length = int(self._generator.choice(_SESSIONS))

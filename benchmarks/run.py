@@ -22,7 +22,7 @@ from benchmarks.engine_calls import engine_shares, stage_runs
 from benchmarks.inprocess import Answer
 from benchmarks.load_part import KINDS, LoadPart
 from benchmarks.plan import Plan
-from benchmarks.processes import ProcessTree
+from benchmarks.processes import Elsewhere, ProcessTree
 from benchmarks.replay import Replay, Request
 from benchmarks.serving import Served, served, wait_ready
 from benchmarks.side_by_side import compared, served_answer, take_turns
@@ -68,6 +68,7 @@ def run(plan: Plan, command: str, base: Mapping[str, Any] | None = None, quick: 
         wait_ready(server.address)
         report["versions"] = machine.versions(server.version)
         report["server"] = {"address": server.address, "started_by_the_run": server.own}
+        elsewhere = Elsewhere(None if server.own else server.processes)
         baseline_mb = _baseline_part(plan, server, replay, report, say) if "baseline" in plan.parts else None
         if "load" in plan.parts:
             _load_part(plan, server, replay, report, say)
@@ -75,6 +76,7 @@ def run(plan: Plan, command: str, base: Mapping[str, Any] | None = None, quick: 
             report["memory"] = report["load"]["open_loop"][-1]["use"] | {"baseline_pss_mb": baseline_mb}
         if "profile" in plan.parts:
             report["profile"] = _profile_part(plan, server, replay, say)
+        report["busy_elsewhere_cores"] = elsewhere.cores()
     if "engines" in plan.parts:
         # Without the server, whose processes would share the cores.
         report["engines"] = _engines_part(plan, say)

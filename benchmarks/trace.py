@@ -90,6 +90,8 @@ def _wait_for(traces: Path) -> list[dict[str, Any]]:
         if written:
             with suppress(ValueError):  # still being written
                 found: list[dict[str, Any]] = json.loads(written[-1].read_text(encoding="utf-8"))
+                for path in written:
+                    path.unlink()
                 return found
         time.sleep(0.05)
     return []
