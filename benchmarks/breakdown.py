@@ -15,7 +15,8 @@ def breakdown(kind: str, level: Mapping[str, Any], shares: Mapping[str, Mapping[
     Returns:
         `stages`: of each, `ms` (what STATUS says), split into `engine_ms` and `own_ms` in the proportion of the
         replayed calls, and Triton's `queue_ms` and `tensors_ms` (input and output); `ensemble_adds_ms`: the ensemble's
-        time in Triton's statistics less the sum of its stages'; `client_adds_ms`: client, wire and front end.
+        time in Triton's statistics less the sum of its stages'; `client_adds_ms`: client, wire and front end. These are
+        means; `beyond_stages_median_ms` is the median over the requests of what both add together.
     """
     models = level["models"]
     stages = {}
@@ -41,4 +42,5 @@ def breakdown(kind: str, level: Mapping[str, Any], shares: Mapping[str, Mapping[
         "ensemble_adds_ms": round(ensemble - total, 3),
         "client_ms": level["latency_ms"]["mean"],
         "client_adds_ms": round(level["latency_ms"]["mean"] - ensemble, 3),
+        "beyond_stages_median_ms": level["beyond_stages_ms"],
     }

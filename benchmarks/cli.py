@@ -49,6 +49,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--requests", type=_positive(int), metavar="N", help="pages, and searches, in turns with the baseline")
     add("--rates", type=_list(float), metavar="R,R,...", help="open loop: arrivals a second (default: by capacity)")
     add("--concurrency", type=_list(int), metavar="N,N,...", help="closed loop: clients (default: 1,2,4,8)")
+    add("--seconds", type=_positive(float), metavar="S", help="length of each phase of load (default: 7 to 16)")
     add(
         "--budget-ms",
         type=_positive(int),
@@ -86,6 +87,8 @@ def plan_of(options: argparse.Namespace) -> Plan:
         plan = plan.quick()
     if options.requests:
         plan = plan.with_requests(options.requests)
+    if options.seconds:
+        plan = plan.with_seconds(options.seconds)
     return plan.with_load(options.rates or (), options.concurrency or plan.concurrency)
 
 
@@ -131,7 +134,7 @@ def repeat_command(options: argparse.Namespace) -> str:
         words += [f"--{flag}"] if getattr(options, flag) else []
     for part in options.only or ():
         words += ["--only", part]
-    for name in ("catalogue", "address", "requests", "base"):
+    for name in ("catalogue", "address", "requests", "seconds", "base"):
         if value := getattr(options, name):
             words += [f"--{name}", str(value)]
     for name in ("rates", "concurrency"):

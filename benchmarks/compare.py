@@ -63,6 +63,7 @@ def compare(new: Mapping[str, Any], base: Mapping[str, Any], seed: int = 0) -> d
     return {
         "base": {name: base.get(name) for name in ("created", "revision", "command")},
         "same_processor": same,
+        "busy_elsewhere_cores": {"new": new.get("busy_elsewhere_cores"), "base": base.get("busy_elsewhere_cores")},
         "machine_ratio": round(machine, 4),
         "rows": rows,
     }

@@ -168,6 +168,7 @@ def _figures(samples: Sequence[Sample], phase: Phase) -> dict[str, Any]:
         "cached_share": _share(answered, [sample for sample in answered if sample.cached]),
         "errors": errors,
         "stage_ms": stage_means(answered),
+        "beyond_stages_ms": _median([s.round_trip_ms - sum(s.stage_ms.values()) for s in answered]),
     }
 
 
@@ -187,6 +188,10 @@ def stage_means(samples: Iterable[Sample]) -> dict[str, float]:
         for stage, ms in sample.stage_ms.items():
             taken.setdefault(stage, []).append(ms)
     return {stage: round(sum(values) / len(values), 3) for stage, values in taken.items()}
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return round(float(np.median(values)), 3) if len(values) else None
 
 
 def _share(of: Sequence[Sample], those: Sequence[Sample]) -> float:

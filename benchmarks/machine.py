@@ -56,16 +56,17 @@ def revision(folder: Path) -> str:
 
 
 def yardstick() -> float:
-    """Milliseconds of a fixed piece of work: how fast the machine is just now.
+    """Milliseconds of a fixed piece of work on one thread: how fast the machine is just now.
 
     Taken between the rounds of a run, it lets two reports be compared although the machine is not equally fast
-    in both.
+    in both. No matrix products: their threads wait for each other, and on a busy machine that takes far longer than
+    anything else.
     """
-    matrix = np.ones((384, 384), np.float32)
+    values = np.arange(200_000, dtype=np.float32)
     start = time.perf_counter()
-    for _ in range(8):
-        matrix = matrix @ matrix / np.float32(384)
-        sum(range(20_000))
+    for _ in range(5):
+        np.sort(np.sin(values))
+        sum(range(50_000))
     return 1e3 * (time.perf_counter() - start)
 
 

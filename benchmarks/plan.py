@@ -36,7 +36,7 @@ class Plan:
     rates: tuple[float, ...] = ()
     """Arrivals a second; empty: shares of what one client at a time gets through."""
     rate_shares: tuple[float, ...] = (0.3, 0.6, 0.9, 1.2, 1.5)
-    open_s: float = 10.0
+    open_s: float = 16.0
     overload: float = 4.0
     """Times the knee."""
     overload_s: float = 10.0
@@ -72,6 +72,10 @@ class Plan:
     def with_load(self, rates: tuple[float, ...], concurrency: tuple[int, ...]) -> "Plan":
         """The same with these levels of load."""
         return replace(self, rates=rates, concurrency=concurrency)
+
+    def with_seconds(self, seconds: float) -> "Plan":
+        """The same with every phase of load this long."""
+        return replace(self, closed_s=seconds, open_s=seconds, overload_s=seconds, recovery_s=seconds)
 
     def seconds(self) -> float:
         """About how long the parts take, for the progress that is shown; a machine with two cores."""

@@ -22,7 +22,20 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(build: Path, server: Server, out: Path) -> dict[str, Any]:
     words = ["--build", str(build), "--address", server.grpc_address, "--out", str(out), "--quick", "--profile"]
-    words += ["--only", "baseline", "--only", "load", "--requests", "2", "--rates", "1,2", "--concurrency", "1,2"]
+    words += [
+        "--only",
+        "baseline",
+        "--only",
+        "load",
+        "--requests",
+        "2",
+        "--rates",
+        "1,2",
+        "--concurrency",
+        "1,2",
+        "--seconds",
+        "2",
+    ]
     command = [sys.executable, "-m", "benchmarks", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
