@@ -64,74 +64,89 @@ class Arrivals:
         self._queue.put(None)
 
 
-def run_phase(client: Any, phase: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run one phase to the end of its last request; its samples."""
-    from endcap_client import EndcapError
+class Shopper(User):
+    """One of the users: takes the next request, makes it, tells locust how it went."""
 
-    samples: list[dict[str, Any]] = []
-    budget_ms = max(1, phase["budget_ms"] - _WAY_MS)
-    options = {"timeout_s": phase["timeout_s"], "budget_ms": budget_ms, "products": phase["products"]}
+    wait_time = constant(0)
 
-    class Shopper(User):
-        wait_time = constant(0)
+    @task
+    def ask(self) -> None:
+        """Make one request."""
+        from endcap_client import EndcapError  # here: what it imports has to find locust's patches in place
 
-        @task
-        def ask(self) -> None:
-            intended, step, request = arrivals.next()
-            start, error, status = time.monotonic(), None, None
-            try:
-                if request["kind"] == "search":
-                    answer = client.search(request["query"], history=request["history"], **options)
-                else:
-                    answer = client.storefront(
-                        request["history"], request["session"], placements=phase["placements"], **options
-                    )
-                status = answer.status
-            except EndcapError as raised:
-                error = raised
-            end = time.monotonic()
-            context = {
-                "step": step,
-                "intended_s": intended - arrivals.start,
-                "start_s": start - arrivals.start,
-                "end_s": end - arrivals.start,
-                "error": type(error).__name__ if error else "",
-                "status": status,
-            }
-            self.environment.events.request.fire(
-                request_type="grpc",
-                name=request["kind"],
-                response_time=1e3 * (end - intended),
-                response_length=0,
-                exception=error,
-                context=context,
-            )
+        driver: Driver = self.environment.driver
+        intended, step, request = driver.arrivals.next()
+        start, error, status = time.monotonic(), None, None
+        try:
+            status = driver.ask(request)
+        except EndcapError as raised:
+            error = raised
+        end = time.monotonic()
+        moments = (intended, start, end)
+        self.environment.events.request.fire(
+            request_type="grpc",
+            name=request["kind"],
+            response_time=1e3 * (end - intended),
+            response_length=0,
+            exception=error,
+            context={"step": step, "moments": moments, "status": status},
+        )
 
-    def record(name: str, context: dict[str, Any], **_: Any) -> None:
-        status = context.pop("status")
+
+class Driver:
+    """One phase: its arrivals, its requests, its samples."""
+
+    def __init__(self, client: Any, phase: dict[str, Any]):
+        self._client, self._phase = client, phase
+        budget_ms = max(1, phase["budget_ms"] - _WAY_MS)
+        self._options = {"timeout_s": phase["timeout_s"], "budget_ms": budget_ms, "products": phase["products"]}
+        self.arrivals = Arrivals(phase)
+        self.samples: list[dict[str, Any]] = []
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        """Make a request; the STATUS of its answer. Raises EndcapError."""
+        history = request["history"]
+        if request["kind"] == "search":
+            return self._client.search(request["query"], history=history, **self._options).status
+        placements = self._phase["placements"]
+        return self._client.storefront(history, request["session"], placements=placements, **self._options).status
+
+    def record(self, name: str, exception: Exception | None, context: dict[str, Any], **_: Any) -> None:
+        """Listen to locust's requests."""
+        intended, start, end = (moment - self.arrivals.start for moment in context["moments"])
+        status = context["status"]
         stages = {} if status is None else status.stages
-        samples.append({
+        self.samples.append({
             "kind": name,
-            **context,
+            "step": context["step"],
+            "intended_s": intended,
+            "start_s": start,
+            "end_s": end,
+            "error": type(exception).__name__ if exception else "",
             "degraded": [] if status is None else list(status.degraded),
             "fallback": [stage for stage, part in stages.items() if part.source == "fallback"],
             "cached": [stage for stage, part in stages.items() if part.source == "cached"],
             "stage_ms": {stage: part.ms for stage, part in stages.items()},
         })  # fmt: skip
 
+
+def run_phase(client: Any, phase: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run one phase to the end of its last request; its samples."""
     environment = Environment(user_classes=[Shopper], catch_exceptions=False)
-    environment.events.request.add_listener(record)
     runner = environment.create_local_runner()
     rate = max(rate for rate, _ in phase["steps"])
     users = phase["clients"] or min(_MAX_USERS, int(rate * phase["timeout_s"] * 1.5) + 8)
-    arrivals = Arrivals(phase)
+    driver = Driver(client, phase)
+    environment.driver = driver  # type: ignore[attr-defined]
+    environment.events.request.add_listener(driver.record)
     runner.start(users, spawn_rate=_SPAWNED_A_SECOND)
-    deadline = time.monotonic() + sum(seconds for _, seconds in phase["steps"]) + phase["timeout_s"] + _MARGIN_S
+    seconds = sum(seconds for _, seconds in phase["steps"])
+    deadline = driver.arrivals.start + seconds + phase["timeout_s"] + _MARGIN_S
     gevent.sleep(0.2)
     while runner.user_count and time.monotonic() < deadline:
         gevent.sleep(0.05)
     runner.quit()
-    return samples
+    return driver.samples
 
 
 def main() -> None:
