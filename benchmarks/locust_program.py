@@ -9,6 +9,7 @@ arrival was meant to start, so that a late server cannot slow its own load down 
 import json
 import sys
 import time
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -26,21 +27,32 @@ _WAY_MS = 15
 """What of the budget the way there and back gets, as in the client; the server is told the rest."""
 _MAX_USERS = 400
 _SPAWNED_A_SECOND = 100
+UNANSWERED = "Unanswered"
+
+
+@dataclass(eq=False)
+class Arrival:
+    """One request that is to be made, and when; seconds of the monotonic clock."""
+
+    intended: float
+    step: int
+    request: dict[str, Any]
 
 
 class Arrivals:
-    """When requests start: (intended start, step, request), or nothing any more."""
+    """When requests start. `open` holds those that were meant to start and have no answer yet."""
 
     def __init__(self, phase: dict[str, Any]):
         self.start = time.monotonic()
+        self.open: set[Arrival] = set()
         self._requests = cycle(phase["requests"])
         self._closed = phase["clients"] > 0
         self._until = self.start + sum(seconds for _, seconds in phase["steps"])
-        self._queue: Queue = Queue()
+        self._queue: Queue[Arrival | None] = Queue()
         if not self._closed:
             gevent.spawn(self._arrive, phase["steps"], np.random.default_rng(phase["seed"]))
 
-    def next(self) -> tuple[float, int, Any]:
+    def next(self) -> Arrival:
         """The next request to make; blocks until an arrival is due.
 
         Raises:
@@ -50,17 +62,21 @@ class Arrivals:
             now = time.monotonic()
             if now >= self._until:
                 raise StopUser
-            return now, 0, next(self._requests)
-        arrival = self._queue.get()
-        if arrival is None:
+            arrival = Arrival(now, 0, next(self._requests))
+            self.open.add(arrival)
+            return arrival
+        waiting = self._queue.get()
+        if waiting is None:
             self._queue.put(None)  # for the next user, who stops too
             raise StopUser
-        return arrival
+        return waiting
 
     def _arrive(self, steps: list[list[float]], generator: np.random.Generator) -> None:
         for intended, step in arrival_times(steps, generator):
             gevent.sleep(max(0.0, self.start + intended - time.monotonic()))
-            self._queue.put((self.start + intended, step, next(self._requests)))
+            arrival = Arrival(self.start + intended, step, next(self._requests))
+            self.open.add(arrival)
+            self._queue.put(arrival)
         self._queue.put(None)
 
 
@@ -75,21 +91,20 @@ class Shopper(User):
         from endcap_client import EndcapError  # here: what it imports has to find locust's patches in place
 
         driver: Driver = self.environment.driver
-        intended, step, request = driver.arrivals.next()
+        arrival = driver.arrivals.next()
         start, error, status = time.monotonic(), None, None
         try:
-            status = driver.ask(request)
+            status = driver.ask(arrival.request)
         except EndcapError as raised:
             error = raised
         end = time.monotonic()
-        moments = (intended, start, end)
         self.environment.events.request.fire(
             request_type="grpc",
-            name=request["kind"],
-            response_time=1e3 * (end - intended),
+            name=arrival.request["kind"],
+            response_time=1e3 * (end - arrival.intended),
             response_length=0,
             exception=error,
-            context={"step": step, "moments": moments, "status": status},
+            context={"arrival": arrival, "start": start, "end": end, "status": status},
         )
 
 
@@ -111,23 +126,30 @@ class Driver:
         placements = self._phase["placements"]
         return self._client.storefront(history, request["session"], placements=placements, **self._options).status
 
-    def record(self, name: str, exception: Exception | None, context: dict[str, Any], **_: Any) -> None:
+    def record(self, exception: Exception | None, context: dict[str, Any], **_: Any) -> None:
         """Listen to locust's requests."""
-        intended, start, end = (moment - self.arrivals.start for moment in context["moments"])
+        self.arrivals.open.discard(context["arrival"])
+        error = type(exception).__name__ if exception else ""
         status = context["status"]
         stages = {} if status is None else status.stages
-        self.samples.append({
-            "kind": name,
-            "step": context["step"],
-            "intended_s": intended,
-            "start_s": start,
-            "end_s": end,
-            "error": type(exception).__name__ if exception else "",
+        said = {
             "degraded": [] if status is None else list(status.degraded),
             "fallback": [stage for stage, part in stages.items() if part.source == "fallback"],
             "cached": [stage for stage, part in stages.items() if part.source == "cached"],
             "stage_ms": {stage: part.ms for stage, part in stages.items()},
-        })  # fmt: skip
+        }
+        self._add(context["arrival"], context["start"], context["end"], error, said)
+
+    def close(self) -> None:
+        """Count what never got an answer, not even an error: leaving it out would flatter the server."""
+        now = time.monotonic()
+        for arrival in self.arrivals.open:
+            self._add(arrival, arrival.intended, now, UNANSWERED, {})
+
+    def _add(self, arrival: Arrival, start: float, end: float, error: str, said: dict[str, Any]) -> None:
+        zero = self.arrivals.start
+        moments = {"intended_s": arrival.intended - zero, "start_s": start - zero, "end_s": end - zero}
+        self.samples.append({"kind": arrival.request["kind"], "step": arrival.step, **moments, "error": error, **said})
 
 
 def run_phase(client: Any, phase: dict[str, Any]) -> list[dict[str, Any]]:
@@ -146,6 +168,7 @@ def run_phase(client: Any, phase: dict[str, Any]) -> list[dict[str, Any]]:
     while runner.user_count and time.monotonic() < deadline:
         gevent.sleep(0.05)
     runner.quit()
+    driver.close()
     return driver.samples
 
 

@@ -1,11 +1,12 @@
 """Summaries of load phases."""
 
 import math
+import socket
 
 import numpy as np
 import pytest
 
-from benchmarks.load import Phase, Sample, arrival_times, rate_point, summary
+from benchmarks.load import LoadGenerator, Phase, Sample, arrival_times, rate_point, summary
 from benchmarks.load_part import overload_document
 from benchmarks.measures import RatePoint
 
@@ -64,3 +65,11 @@ def test_arrivals_are_poisson() -> None:
     assert max(when for when, step in times if step == 0) < 50 <= min(when for when, step in times if step == 1)
     gaps = np.diff(seconds[:first])
     assert 0.85 < gaps.std() / gaps.mean() < 1.15, "exponential gaps: as wide as they are long"
+
+
+def test_no_server_is_an_error_not_a_result(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with pytest.raises(RuntimeError, match="the load generator ended with status 1"), LoadGenerator(address):
+        pass
+    assert f"no server with both ensembles at {address}" in capfd.readouterr().err
