@@ -13,7 +13,7 @@ from benchmarks.plan import PARTS, Part, Plan
 DESCRIPTION = (
     "Measure a build: both ensembles under load, beside a naive baseline in one Python process, with a report that "
     "says what was to be reached and what was. Starts a server if none of this build runs. About ten minutes on two "
-    "cores; --quick takes about two."
+    "cores; --quick takes two or three."
 )
 
 
@@ -49,7 +49,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--requests", type=_positive(int), metavar="N", help="pages, and searches, in turns with the baseline")
     add("--rates", type=_list(float), metavar="R,R,...", help="open loop: arrivals a second (default: by capacity)")
     add("--concurrency", type=_list(int), metavar="N,N,...", help="closed loop: clients (default: 1,2,4,8)")
-    add("--seconds", type=_positive(float), metavar="S", help="length of each phase of load (default: 7 to 16)")
+    add("--seconds", type=_positive(float), metavar="S", help="length of each phase of load (default: 5 to 10)")
     add(
         "--budget-ms",
         type=_positive(int),

@@ -9,6 +9,8 @@ from benchmarks.measures import rounds_ratio
 
 FORMAT = 1
 _BLOCK = 4
+_LEAST_ROUNDS = 2
+"""One round cannot show how much rounds differ by themselves."""
 
 
 class ReportError(ValueError):
@@ -51,7 +53,10 @@ def compare(new: Mapping[str, Any], base: Mapping[str, Any], seed: int = 0) -> d
             continue
         ratio = rounds_ratio(series["rounds"], other["rounds"], seed)
         low, high = ratio.low / machine, ratio.high / machine
-        verdict = "faster" if high < 1 else "slower" if low > 1 else "within the noise"
+        if min(len(series["rounds"]), len(other["rounds"])) < _LEAST_ROUNDS:
+            verdict = "too few rounds"
+        else:
+            verdict = "faster" if high < 1 else "slower" if low > 1 else "within the noise"
         rows.append({
             "series": name,
             "ratio": round(ratio.value / machine, 4),

@@ -20,8 +20,8 @@ REJECTED = "Overloaded"
 _COMPLETE_MS = 20_000
 """Budget of the closed loop: so long that nothing degrades, and answers under load are whole ones."""
 _WARM = 3
-_LOWER_RATES = 3
-"""How often the lowest rate is halved in search of a knee."""
+_MORE_RATES, _RATE_STEP = 3, 1.6
+"""How many rates are added, each so many times the highest or lowest one, in search of a knee."""
 
 
 @dataclass
@@ -78,18 +78,7 @@ class LoadPart:
                 self._closed_round(generator, number, closed)
             alone = {kind: closed[kind, min(plan.concurrency)].document() for kind in KINDS}
             one_client = _mixed_throughput(alone, plan.search_share)
-            rates = sorted(rates_of(plan, one_client))
-            opened = {rate: Level(self._open_phase([(rate, plan.open_s)])) for rate in rates}
-            self._open_rounds(generator, opened)
-            points, best = self._knee(opened)
-            for _ in range(_LOWER_RATES):
-                if best:
-                    break
-                # The budget is out of reach at every rate tried: look for the knee below them.
-                rate = round(min(opened) / 2, 3)
-                opened = {rate: Level(self._open_phase([(rate, plan.open_s)])), **opened}
-                self._open_rounds(generator, {rate: opened[rate]})
-                points, best = self._knee(opened)
+            opened, points, best = self._open_loop(generator, one_client)
             overload = self._overload(generator, best) if best else None
         return {
             "closed_loop": [
@@ -100,11 +89,32 @@ class LoadPart:
                 | level.document()
                 for (rate, level), point in zip(opened.items(), points, strict=True)
             ],
-            "knee": None if best is None else asdict(best),
+            "knee": None if best is None else asdict(best) | {"highest_rate_tried": best.rate == max(opened)},
             "overload": overload,
             "one_client_mixed_throughput": round(one_client, 3),
             "series": _series(closed, opened),
         }  # fmt: skip
+
+    def _open_loop(
+        self, generator: LoadGenerator, one_client: float
+    ) -> tuple[dict[float, Level], list[RatePoint], RatePoint | None]:
+        """Visit the plan's rates, and where these do not hold the knee, some beyond them."""
+        plan = self.plan
+        opened = {rate: Level(self._open_phase([(rate, plan.open_s)])) for rate in sorted(rates_of(plan, one_client))}
+        self._open_rounds(generator, opened)
+        points, best = self._knee(opened)
+        for _ in range(0 if plan.rates else _MORE_RATES):
+            if best is None:
+                rate = round(min(opened) / _RATE_STEP, 3)
+            elif best.rate == max(opened):
+                rate = round(max(opened) * _RATE_STEP, 3)
+            else:
+                break
+            level = Level(self._open_phase([(rate, plan.open_s)]))
+            self._open_rounds(generator, {rate: level})
+            opened = dict(sorted({**opened, rate: level}.items()))
+            points, best = self._knee(opened)
+        return opened, points, best
 
     def _warm(self, generator: LoadGenerator) -> None:
         self.say("warming up")
@@ -218,6 +228,9 @@ def overload_document(samples: list[Sample], phase: Phase, best: RatePoint) -> d
 
 def _mixed_throughput(alone: Mapping[Kind, Mapping[str, Any]], search_share: float) -> float:
     """Requests a second of one client that mixes both kinds."""
+    for kind, level in alone.items():
+        if not level["throughput"]:
+            raise RuntimeError(f"{kind}: expected answers, got none of {level['requests']} requests: {level['errors']}")
     seconds = (1 - search_share) / alone["storefront"]["throughput"] + search_share / alone["search"]["throughput"]
     return 1 / seconds
 

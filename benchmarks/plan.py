@@ -29,14 +29,14 @@ class Plan:
     pages: int = 14
     searches: int = 24
     """Requests on which system and baseline take turns."""
-    rounds: int = 2
+    rounds: int = 3
     """How often each level of load is visited, in turns."""
     concurrency: tuple[int, ...] = (1, 2, 4, 8)
-    closed_s: float = 7.0
+    closed_s: float = 5.0
     rates: tuple[float, ...] = ()
     """Arrivals a second; empty: shares of what one client at a time gets through."""
     rate_shares: tuple[float, ...] = (0.3, 0.6, 0.9, 1.2, 1.5)
-    open_s: float = 16.0
+    open_s: float = 10.0
     overload: float = 4.0
     """Times the knee."""
     overload_s: float = 10.0
@@ -53,11 +53,11 @@ class Plan:
             self,
             pages=6,
             searches=8,
-            rounds=1,
+            rounds=2,
             concurrency=(1, 8),
-            closed_s=5.0,
+            closed_s=3.0,
             rate_shares=(0.5, 1.0, 1.5),
-            open_s=6.0,
+            open_s=4.0,
             overload_s=6.0,
             recovery_s=6.0,
             engine_requests=2,

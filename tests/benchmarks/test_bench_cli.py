@@ -39,7 +39,7 @@ def test_options(build: Path) -> None:
     plan = plan_of(options)
     assert plan.parts == ("load", "profile")
     assert (plan.pages, plan.searches, plan.seed, plan.budget_ms) == (3, 3, 9, 900)
-    assert (plan.rates, plan.concurrency, plan.rounds) == ((0.5, 4.0), (1, 2), 1)
+    assert (plan.rates, plan.concurrency, plan.rounds) == ((0.5, 4.0), (1, 2), 2)
     assert plan.seconds() < plan_of(parsed("--build", str(build))).seconds() / 2
     words = shlex.split(repeat_command(options))
     assert words[:3] == ["python", "-m", "benchmarks"]

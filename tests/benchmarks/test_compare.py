@@ -37,6 +37,13 @@ def test_marks_what_is_outside_the_noise() -> None:
     assert verdicts(compare(report(0.8, seed=2), base)) == {"storefront": "faster", "traffic, rate 1": within}
 
 
+def test_one_round_gives_no_verdict() -> None:
+    new = report(3.0, seed=2)
+    for series in new["series"].values():
+        series["rounds"] = series["rounds"][:1]
+    assert set(verdicts(compare(new, report(1.0))).values()) == {"too few rounds"}
+
+
 def test_a_slower_machine_is_no_slower_program() -> None:
     found = compare(report(1.0, machine=1.5, seed=2), report(1.0))
     assert found["machine_ratio"] > 1.4

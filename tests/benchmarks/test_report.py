@@ -97,7 +97,7 @@ def report() -> dict[str, Any]:
         "load": {
             "closed_loop": closed,
             "open_loop": opened,
-            "knee": {"rate": 2.0, "p99_ms": 900.0, "goodput": 2.0},
+            "knee": {"rate": 2.0, "p99_ms": 900.0, "goodput": 2.0, "highest_rate_tried": True},
             "overload": {
                 "rate": 8.0,
                 "goodput": 1.9,
@@ -233,6 +233,7 @@ def test_page_is_whole_and_alone(report: dict[str, Any]) -> None:
         "faster",
         "overlap@10",
         "profile-storefront.json",
+        "the knee itself lies above",
     ):
         assert text in page.text
     assert page.text.index("Targets") < page.text.index("Plots") < page.text.index("Closed loop")
