@@ -3,6 +3,7 @@
 import argparse
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,6 +94,8 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 
 def _run(options: argparse.Namespace) -> int:
+    # Like Ctrl-C, so that the server and the helpers of the run are stopped with it.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _measure(options)
     except ModuleNotFoundError as error:
@@ -103,6 +106,8 @@ def _run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("endcap bench: stopped before the report was written", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 1
 
 

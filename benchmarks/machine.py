@@ -33,9 +33,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions(server: str) -> dict[str, str]:
+def versions(server: str = "") -> dict[str, str]:
     """Versions of Python, of the server and of what the benchmark and the baseline run on; absent ones are left out."""
-    found = {"python": platform.python_version(), "tritonserver": server}
+    found = {"python": platform.python_version()} | ({"tritonserver": server} if server else {})
     for package in _PACKAGES:
         try:
             found[package] = version(package)

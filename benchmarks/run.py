@@ -50,7 +50,6 @@ def run(plan: Plan, command: str, base: Mapping[str, Any] | None = None, quick: 
     if base and not plan.rates and base.get("load"):
         plan = replace(plan, rates=tuple(point["rate"] for point in base["load"]["open_loop"]))
     plan.out.mkdir(parents=True, exist_ok=True)
-    replay = Replay(plan.catalogue, plan.seed)
     started = time.monotonic()
     report: dict[str, Any] = {
         "format": FORMAT,
@@ -63,6 +62,24 @@ def run(plan: Plan, command: str, base: Mapping[str, Any] | None = None, quick: 
         "series": {},
         "yardstick_ms": [],
     }
+    elsewhere = Elsewhere()
+    if set(plan.parts) - {"engines"}:
+        _server_parts(plan, report, say)
+    if "engines" in plan.parts:
+        # Without the server, whose processes would share the cores.
+        report["engines"] = _engines_part(plan, say)
+    report.setdefault("versions", machine.versions())
+    report.setdefault("busy_elsewhere_cores", elsewhere.cores())
+    report["targets"] = [row.document() for row in targets(report)]
+    if base:
+        report["comparison"] = compare(report, base, plan.seed)
+    report["seconds"] = round(time.monotonic() - started, 1)
+    return report
+
+
+def _server_parts(plan: Plan, report: dict[str, Any], say: Callable[[str], None]) -> None:
+    """The parts that ask a server, added to the report."""
+    replay = Replay(plan.catalogue, plan.seed)
     say("waiting for the server")
     with served(plan.build, plan.address, plan.out) as server:
         wait_ready(server.address)
@@ -77,14 +94,6 @@ def run(plan: Plan, command: str, base: Mapping[str, Any] | None = None, quick: 
         if "profile" in plan.parts:
             report["profile"] = _profile_part(plan, server, replay, say)
         report["busy_elsewhere_cores"] = elsewhere.cores()
-    if "engines" in plan.parts:
-        # Without the server, whose processes would share the cores.
-        report["engines"] = _engines_part(plan, say)
-    report["targets"] = [row.document() for row in targets(report)]
-    if base:
-        report["comparison"] = compare(report, base, plan.seed)
-    report["seconds"] = round(time.monotonic() - started, 1)
-    return report
 
 
 def _baseline_part(
