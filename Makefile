@@ -42,8 +42,8 @@ lint: setup ## ruff and mypy
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 
-bench: setup ## Measure the engines against the usual libraries, side by side
-	$(VENV)/python -m benchmarks
+bench: setup ## Measure BUILD under load and beside a naive baseline; BASE=report.json compares, ARGS="--quick" and others
+	$(VENV)/python -m benchmarks --build $(BUILD) $(if $(BASE),--base $(BASE)) $(ARGS)
 
 clean: ## Remove everything that was built
 	rm -rf build benchmarks/out

@@ -26,6 +26,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.huggingface import PRECISIONS, HuggingFaceLlm
+
 Answer = Callable[[Sequence["Request"]], list[str]]
 TOKENS_PER_THEME, TOKENS_PER_KEYWORD = 60, 5
 
@@ -78,36 +80,10 @@ def keyword_requests(build: Path, count: int, choose: int) -> list[Request]:
     return requests
 
 
-class Baseline:
-    """Hugging Face generate with xgrammar's logits processor."""
-
-    def __init__(self, checkpoint: Path, precision: str) -> None:
-        import torch
-        import xgrammar
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        self._torch, self._xgrammar = torch, xgrammar
-        dtype = {"bf16": torch.bfloat16, "f32": torch.float32}[precision]
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True, padding_side="left")
-        self._model: Any = AutoModelForCausalLM.from_pretrained(checkpoint, local_files_only=True, dtype=dtype).eval()
-        config = self._model.config
-        info = xgrammar.TokenizerInfo.from_huggingface(self._tokenizer, vocab_size=config.vocab_size)
-        self._compiler = xgrammar.GrammarCompiler(info)
-
-    def answer(self, requests: Sequence[Request]) -> list[str]:
-        """Texts of one batch."""
-        grammars = [self._compiler.compile_grammar(self._xgrammar.Grammar.from_ebnf(r.grammar)) for r in requests]
-        processor = self._xgrammar.contrib.hf.LogitsProcessor(grammars)
-        texts = [request.prompt for request in requests]
-        batch = self._tokenizer(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
-        with self._torch.inference_mode():
-            ids = self._model.generate(
-                **batch,
-                max_new_tokens=max(request.max_tokens for request in requests),
-                do_sample=False,
-                logits_processor=[processor],
-            )
-        return list(self._tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True))
+def baseline_answers(llm: HuggingFaceLlm, requests: Sequence[Request]) -> list[str]:
+    """Texts of one batch."""
+    prompts_, grammars = [request.prompt for request in requests], [request.grammar for request in requests]
+    return [text for text, _ in llm.generate(prompts_, grammars, max(request.max_tokens for request in requests))]
 
 
 def engine_answers(engine: Llm, requests: Sequence[Request]) -> list[str]:
@@ -150,7 +126,7 @@ def main() -> None:
     parser.add_argument("--themes", type=int, default=6, help="themes of a page, spare ones included")
     parser.add_argument("--keywords", type=int, default=5, help="keywords of a placement")
     parser.add_argument("--threads", type=int, default=0, help="threads of both (0: all cores)")
-    parser.add_argument("--baseline-precision", default="bf16", choices=["bf16", "f32"])
+    parser.add_argument("--baseline-precision", default="bf16", choices=PRECISIONS)
     options = parser.parse_args()
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -168,8 +144,11 @@ def main() -> None:
     results = []
     for name, requests in kinds.items():
         engine = Llm(options.build / name, threads=threads)
-        baseline = Baseline(options.build / name / "hf", options.baseline_precision)
-        sides: dict[str, Answer] = {"engine": partial(engine_answers, engine), "generate": baseline.answer}
+        baseline = HuggingFaceLlm(options.build / name / "hf", options.baseline_precision)
+        sides: dict[str, Answer] = {
+            "engine": partial(engine_answers, engine),
+            "generate": partial(baseline_answers, baseline),
+        }
         for callers in options.callers:
             if len(requests) < callers:
                 continue

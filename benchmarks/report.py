@@ -1,0 +1,47 @@
+"""report.json and report.html: one file each, without anything from elsewhere."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from benchmarks.plots import plots
+
+JSON_FILE, HTML_FILE = "report.json", "report.html"
+_TEMPLATE = "report.html.jinja"
+
+
+def write_report(report: Mapping[str, Any], out: Path) -> tuple[Path, Path]:
+    """Write both files into `out`; their paths."""
+    out.mkdir(parents=True, exist_ok=True)
+    paths = out / JSON_FILE, out / HTML_FILE
+    paths[0].write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    paths[1].write_text(render(report), encoding="utf-8")
+    return paths
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The page of a report; parts that were not run are left out."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "percent": percent}
+    sections = {name: report.get(name) for name in ("baseline", "load", "engines", "profile", "memory", "comparison")}
+    return environment.get_template(_TEMPLATE).render(**{**report, **sections}, plots=plots(report))
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A figure with so many digits after the point; a dash for none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """A share as a percentage; a dash for none."""
+    return "–" if value is None else f"{100 * value:.{digits}f} %"
