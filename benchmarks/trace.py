@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from endcap_client import wire
-from tritonclient.grpc import InferenceServerClient
+import grpc
+from endcap_client import SearchRequest, StorefrontRequest
+from endcap_client.decode import read_page, read_search
+from endcap_client.encode import search_message, storefront_message
+from tritonclient.grpc import service_pb2
 
 from benchmarks.engine_calls import StageRun, stage_runs
 from benchmarks.replay import Request
@@ -23,6 +26,7 @@ from benchmarks.serving import Served
 CLIENT, SERVER, ENGINES = 1, 2, 3
 """Process numbers in the trace."""
 _BUDGET_MS = 30_000
+_INFER = "/inference.GRPCInferenceService/ModelInfer"
 _WRITTEN_S = 5.0
 
 
@@ -51,7 +55,7 @@ def record(served: Served, build: Path, request: Request, placements: int, produ
     if served.traces is not None:
         settings = {"trace_level": ["TIMESTAMPS"], "trace_rate": "1", "trace_count": "1", "log_frequency": "1"}
         triton.update_trace_settings(settings=settings)
-    client, status = _ask(triton, request, placements, products)
+    client, status = _ask(served.address, request, placements, products)
     spans: list[ModelSpan] = []
     if served.traces is not None:
         triton.update_trace_settings(settings={"trace_level": ["OFF"]})
@@ -60,26 +64,27 @@ def record(served: Served, build: Path, request: Request, placements: int, produ
     return document(client, status, spans, runs, request)
 
 
-def _ask(
-    triton: InferenceServerClient, request: Request, placements: int, products: int
-) -> tuple[ClientSpan, dict[str, Any]]:
+def _ask(address: str, request: Request, placements: int, products: int) -> tuple[ClientSpan, dict[str, Any]]:
     """Ask as the client does, with the clock read between its steps."""
-    start_ns = time.monotonic_ns()
     search = request.kind == "search"
-    inputs = [
-        *wire.texts_input("HISTORY", request.history),
-        *wire.texts_input("SESSION", request.session),
-        *(wire.texts_input("QUERY", [request.query]) if search else [wire.number_input("PLACEMENTS", placements)]),
-        wire.number_input("PRODUCTS", products),
-        wire.number_input("BUDGET_MS", _BUDGET_MS),
-    ]
-    outputs = wire.requested(wire.SEARCH_OUTPUTS if search else wire.STOREFRONT_OUTPUTS, explain=False)
-    sent_ns = time.monotonic_ns()
-    result = triton.infer(request.kind, inputs, outputs=outputs, client_timeout=_BUDGET_MS / 1e3)
-    received_ns = time.monotonic_ns()
-    status = wire.read_status(result)
-    wire.read_products(result, status, False) if search else wire.read_placements(result, status, False)
-    return ClientSpan(start_ns, sent_ns, received_ns, time.monotonic_ns()), dict(status.document)
+    with grpc.insecure_channel(address) as channel:
+        grpc.channel_ready_future(channel).result(_WRITTEN_S)
+        infer = channel.unary_unary(_INFER, response_deserializer=service_pb2.ModelInferResponse.FromString)
+        start_ns = time.monotonic_ns()
+        message = (
+            search_message("search", SearchRequest(request.query, request.history, products=products))
+            if search
+            else storefront_message(
+                "storefront", StorefrontRequest(request.history, request.session, None, placements, products)
+            )
+        )
+        body = message.to_bytes(_BUDGET_MS)
+        sent_ns = time.monotonic_ns()
+        response = infer(body, timeout=_BUDGET_MS / 1e3)
+        received_ns = time.monotonic_ns()
+        answer = read_search(response, False, request.query, 0.0) if search else read_page(response, False, 0.0)
+        end_ns = time.monotonic_ns()
+    return ClientSpan(start_ns, sent_ns, received_ns, end_ns), dict(answer.status.document)
 
 
 def _wait_for(traces: Path) -> list[dict[str, Any]]:
