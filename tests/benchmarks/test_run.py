@@ -32,9 +32,9 @@ def report(build: Path, server: Server, out: Path) -> dict[str, Any]:
         "--rates",
         "1,2",
         "--concurrency",
-        "1,2",
-        "--seconds",
         "2",
+        "--seconds",
+        "1.5",
     ]
     command = [sys.executable, "-m", "benchmarks", *words]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
@@ -59,7 +59,7 @@ def test_baseline_and_system_answer_alike(report: dict[str, Any]) -> None:
 def test_load_is_complete(report: dict[str, Any]) -> None:
     load = report["load"]
     levels = {(level["kind"], level["clients"]) for level in load["closed_loop"]}
-    assert levels == {(kind, clients) for kind in ("storefront", "search") for clients in (1, 2)}
+    assert levels == {("storefront", 2), ("search", 2)}
     for level in load["closed_loop"]:
         assert level["answered"] == level["requests"] > 0, level["errors"]
         assert set(level["stage_ms"]) >= {"retrieval", "rerank", "fusion"}
