@@ -94,7 +94,9 @@ class Theme(Stage):
         vectors = await self._vectors([*themes, *fresh], deadline_ns, status)
         themes = self._distinct([*themes, *fresh], len(required), vectors, status)
         generated = len(themes) if drafts else 0
-        filling = self._fill(themes, wanted - len(themes), inputs["SHOPPER_CATEGORY"])
+        # LLM 1's spare theme may go to the checks; categories stand in for what the page itself would lack.
+        least = placements if drafts else wanted
+        filling = self._fill(themes, least - len(themes), inputs["SHOPPER_CATEGORY"])
         themes += filling
         status.extra |= {"generated_themes": generated, "category_themes": len(filling)}
         if filling and drafts:
@@ -226,7 +228,7 @@ class Theme(Stage):
         """Themes of the categories the shopper buys from, then of popular ones, that do not repeat ``themes``."""
         added: list[ThemeDraft] = []
         for theme in self.categories.themes(categories):
-            if len(added) == missing:
+            if len(added) >= missing:
                 break
             if self.policy.find(theme.title):
                 continue
