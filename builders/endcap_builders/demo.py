@@ -4,6 +4,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from endcap_server.launch import Server, ServerOptions
@@ -14,6 +15,9 @@ from endcap_builders.catalogue.demo import generate_demo
 from endcap_builders.pipeline import BuildError, Pipeline
 from endcap_builders.steps import all_steps
 
+QUICK: dict[str, dict[str, Any]] = {"teacher": {"max_pairs": 4000, "epochs": 1.0}, "cross_encoder": {"max_pairs": 4000}}
+"""Settings that keep the demo within a few minutes on two cores; the demo shop's queries are easy to learn."""
+
 _RULES = '{"boost": {"brand:%s": 1.5}, "max_per_brand": 3, "campaign": "autumn comfort"}'
 
 
@@ -23,7 +27,7 @@ def run_demo(build: Path, catalogue_folder: Path) -> int:
     if not (catalogue_folder / "products.parquet").exists():
         console.print("generating the demo catalogue")
         generate_demo(catalogue_folder)
-    Pipeline(all_steps(), build, catalogue_folder, console=console).run()
+    Pipeline(all_steps(), build, catalogue_folder, overrides=QUICK, console=console).run()
     catalogue = read_catalogue(catalogue_folder)
     console.print("starting Triton Inference Server")
     options = ServerOptions(build=build, grpc_port=0, http_port=0, metrics_port=0)

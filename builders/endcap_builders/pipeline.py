@@ -120,10 +120,13 @@ class Pipeline:
         self.build, self.catalogue_folder, self.seed, self.profile = build, catalogue, seed, profile
         self.console = console or Console(stderr=True)
         self._shared: dict[str, Any] = {}
-        self.settings = {step.name: _settings(step, (overrides or {}).get(step.name, {})) for step in steps}
         unknown = sorted(set(overrides or {}) - set(self.steps))
         if unknown:
             raise BuildError(f"unknown step {unknown[0]!r} in the settings; the steps are {', '.join(self.steps)}")
+        # What a build was once told holds until it is told otherwise.
+        told = read_manifest(build).get("overrides", {})
+        self.overrides = {name: {**told.get(name, {}), **(overrides or {}).get(name, {})} for name in self.steps}
+        self.settings = {step.name: _settings(step, self.overrides[step.name]) for step in steps}
 
     def run(self, only: str | None = None, *, force: bool = False) -> dict[str, Any]:
         """Run every step, or `only` the one named, and return the manifest.
@@ -220,6 +223,7 @@ class Pipeline:
         manifest = read_manifest(self.build)
         manifest["catalogue"] = {"folder": str(self.catalogue_folder), "digest": digest}
         manifest["profile"], manifest["seed"] = self.profile, self.seed
+        manifest["overrides"] = {name: values for name, values in self.overrides.items() if values}
         manifest["tools"] = {name: _version(name) for name in _TOOLS}
         manifest["steps"][step.name] = {
             "fingerprint": fingerprint,

@@ -78,6 +78,16 @@ def test_changed_setting_rebuilds_what_depends_on_it(tmp_path: Path, catalogue: 
     assert manifest["steps"]["double"]["figures"]["number"] == 30
 
 
+def test_settings_hold_until_others_are_given(tmp_path: Path, catalogue: Path) -> None:
+    recorder = Recorder()
+    pipeline(recorder, tmp_path, catalogue, overrides={"count": {"factor": "5"}}).run()
+    manifest = pipeline(recorder, tmp_path, catalogue).run()
+    assert recorder.ran == ["count", "double"]
+    assert manifest["steps"]["double"]["figures"]["number"] == 30
+    manifest = pipeline(recorder, tmp_path, catalogue, overrides={"count": {"factor": 1}}).run()
+    assert manifest["steps"]["double"]["figures"]["number"] == 6
+
+
 def test_a_step_built_anew_by_force_has_its_followers_built_anew(tmp_path: Path, catalogue: Path) -> None:
     recorder = Recorder()
     pipeline(recorder, tmp_path, catalogue).run()

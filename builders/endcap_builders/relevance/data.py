@@ -35,7 +35,7 @@ _WEAK_GROUP = 16
 class SampleSettings(Settings):
     """Which labelled pairs a model is trained on; the same for teacher and student."""
 
-    max_pairs: int = Field(4000, ge=2, description="most labelled pairs, without the negatives added to them")
+    max_pairs: int = Field(8000, ge=2, description="most labelled pairs, without the negatives added to them")
     theme_share: float = Field(0.25, ge=0, le=1, description="share of the labelled pairs that are theme and product")
     random_negatives: float = Field(0.3, ge=0, le=5, description="random irrelevant products for each labelled pair")
     passed_over: float = Field(

@@ -66,7 +66,7 @@ class CrossEncoderSettings(SampleSettings):
     anchor: float = Field(0.3, ge=0, description="weight of the pointwise loss beside the margins")
     group_size: int = Field(16, ge=2, le=200, description="products of a query compared in one step")
     epochs: float = Field(1.0, gt=0, description="passes over the pairs")
-    train_seconds: float = Field(150.0, gt=0, description="training ends after this time even within a pass")
+    train_seconds: float = Field(300.0, gt=0, description="training ends after this time even within a pass")
     batch_size: int = Field(32, ge=2, description="pairs per step")
     learning_rate: float = Field(1e-4, gt=0, le=1e-2, description="peak learning rate")
 

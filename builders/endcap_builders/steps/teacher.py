@@ -25,8 +25,8 @@ class TeacherSettings(SampleSettings):
     grades: int = Field(4, ge=2, le=20, description="relevance grades between which labels are interpolated")
     held_out_share: float = Field(0.1, gt=0, lt=0.5, description="share of the queries kept for calibration")
     weak_queries: int = Field(600, ge=2, description="queries made from the catalogue where nobody has judged any")
-    epochs: float = Field(1.0, gt=0, description="passes over the pairs")
-    train_seconds: float = Field(150.0, gt=0, description="training ends after this time even within a pass")
+    epochs: float = Field(2.2, gt=0, description="passes over the pairs")
+    train_seconds: float = Field(300.0, gt=0, description="training ends after this time even within a pass")
     batch_size: int = Field(32, ge=2, description="pairs per step")
     learning_rate: float = Field(2e-4, gt=0, le=1e-2, description="peak learning rate")
 
