@@ -28,7 +28,7 @@ def add_build_command(subparsers: Any) -> None:
         action="append",
         default=[],
         metavar="STEP.SETTING=VALUE",
-        help="change a step's setting, e.g. cross_encoder.layers=4; may be repeated; holds for later builds of this folder",
+        help="change a step's setting, e.g. cross_encoder.layers=4; may be repeated; later builds of --out keep to it",
     )
     parser.add_argument("--checkpoint", metavar="DIR", help="with a step: the local checkpoint it starts from")
     parser.add_argument("--seed", type=int, default=7, help="of everything random (default: %(default)s)")
