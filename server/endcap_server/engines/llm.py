@@ -7,7 +7,6 @@ one thread owns the pipeline and the class wants a process of its own in product
 import json
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,7 +18,16 @@ import openvino
 import openvino_genai
 from tokenizers import Tokenizer
 
-from endcap_server.engines.llm_engine import AbandonedError, Answer, LlmEngine, LlmError, OnDone, bytes_per_token
+from endcap_server.engines.llm_engine import (
+    GONE,
+    AbandonedError,
+    Answer,
+    LlmEngine,
+    LlmError,
+    LlmRequest,
+    OnDone,
+    bytes_per_token,
+)
 
 _KV_BLOCK_TOKENS = 32  # openvino-genai's block size on the CPU
 _RUNNING = openvino_genai.GenerationStatus.RUNNING
@@ -28,13 +36,7 @@ _LENGTH = openvino_genai.GenerationFinishReason.LENGTH
 
 
 @dataclass(eq=False)
-class _Request:
-    prompt: str
-    grammar: str
-    max_tokens: int
-    deadline_ns: int
-    on_done: OnDone
-    abandoned: Callable[[], bool]
+class _Request(LlmRequest):
     handle: Any = None
     tokens: list[int] = field(default_factory=list)
     proven: bool = False  # has been through a step
@@ -124,10 +126,6 @@ class Llm(LlmEngine):
         else:
             self._queue.put(request)
 
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text."""
-        return len(self._tokenizer.encode(text).ids)
-
     def close(self) -> None:
         """Answer what is in flight with an error and stop the thread."""
         if not self._closed.is_set():
@@ -194,18 +192,13 @@ class Llm(LlmEngine):
                 waiting.append(request)
 
     def _start(self, request: _Request) -> bool:
-        if self._too_late(request):
-            request.on_done(AbandonedError("nobody waits for the answer any more"))
+        if request.too_late:
+            request.on_done(AbandonedError(GONE))
             return False
-        ids = self._tokenizer.encode(request.prompt).ids
-        limit = min(self.max_length, self._capacity)
-        if not ids or len(ids) + request.max_tokens > limit or request.max_tokens < 1:
-            request.on_done(
-                LlmError(
-                    f"prompt and answer: expected 1..{limit} tokens together, "
-                    f"got {len(ids)} and max_tokens {request.max_tokens}"
-                )
-            )
+        try:
+            ids = self._prompt_tokens(request, min(self.max_length, self._capacity))
+        except LlmError as error:
+            request.on_done(error)
             return False
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens = request.max_tokens
@@ -237,21 +230,17 @@ class Llm(LlmEngine):
         if status != _RUNNING:
             request.on_done(LlmError(f"the request was dropped ({status}): the key-value cache is too small for it"))
             return True
-        if self._too_late(request):
+        if request.too_late:
             _cancel(request)
             if request.tokens and not request.abandoned():
                 request.on_done(Answer(self._text(request), "cancelled"))
             else:
-                request.on_done(AbandonedError("nobody waits for the answer any more"))
+                request.on_done(AbandonedError(GONE))
             return True
         return False
 
     def _text(self, request: _Request) -> str:
         return self._tokenizer.decode(request.tokens, skip_special_tokens=True)
-
-    @staticmethod
-    def _too_late(request: _Request) -> bool:
-        return time.monotonic_ns() > request.deadline_ns or request.abandoned()
 
 
 def _cancel(request: _Request) -> None:

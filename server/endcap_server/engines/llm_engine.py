@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tokenizers import Tokenizer
+
 from endcap_server.engines.parameters import LlmParameters
 
 Finish = Literal["stop", "length", "cancelled"]
@@ -30,6 +32,24 @@ class Answer:
 
 
 OnDone = Callable[[Answer | Exception], None]
+GONE = "nobody waits for the answer any more"
+
+
+@dataclass(eq=False)
+class LlmRequest:
+    """One prompt in flight; the fields are the arguments of ``LlmEngine.submit``."""
+
+    prompt: str
+    grammar: str
+    max_tokens: int
+    deadline_ns: int
+    on_done: OnDone
+    abandoned: Callable[[], bool]
+
+    @property
+    def too_late(self) -> bool:
+        """Whether the deadline has passed or the caller has gone."""
+        return time.monotonic_ns() > self.deadline_ns or self.abandoned()
 
 
 class LlmEngine(ABC):
@@ -38,6 +58,7 @@ class LlmEngine(ABC):
     max_length: int
     """Most tokens of a prompt and its answer together."""
     _max_waiting: int
+    _tokenizer: Tokenizer
 
     @abstractmethod
     def submit(
@@ -64,6 +85,20 @@ class LlmEngine(ABC):
     @abstractmethod
     def close(self) -> None:
         """Answer what is in flight with an error and stop."""
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self._tokenizer.encode(text).ids)
+
+    def _prompt_tokens(self, request: LlmRequest, limit: int) -> list[int]:
+        """The tokens of a prompt; raises LlmError where they and the answer are more than ``limit``, or none."""
+        ids: list[int] = self._tokenizer.encode(request.prompt).ids
+        if not ids or request.max_tokens < 1 or len(ids) + request.max_tokens > limit:
+            raise LlmError(
+                f"prompt and answer: expected 1..{limit} tokens together, "
+                f"got {len(ids)} and max_tokens {request.max_tokens}"
+            )
+        return ids
 
     def generate(
         self, prompts: Sequence[str], grammars: Sequence[str], max_tokens: int, timeout_s: float = 60.0

@@ -9,34 +9,24 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from endcap_server.engines.llm_engine import (
+    GONE,
     AbandonedError,
     Answer,
     Finish,
     LlmEngine,
     LlmError,
+    LlmRequest,
     OnDone,
     bytes_per_token,
 )
 
 _FINISH: dict[str, Finish] = {"stop": "stop", "length": "length"}
-_GONE = "nobody waits for the answer any more"
-
-
-@dataclass(frozen=True, eq=False)
-class _Request:
-    prompt: str
-    grammar: str
-    max_tokens: int
-    deadline_ns: int
-    on_done: OnDone
-    abandoned: Callable[[], bool]
 
 
 class TrtLlm(LlmEngine):
@@ -106,7 +96,7 @@ class TrtLlm(LlmEngine):
         abandoned: Callable[[], bool] = lambda: False,
     ) -> None:
         """As ``LlmEngine.submit``; `abandoned` is asked between tokens."""
-        request = _Request(prompt, grammar, max_tokens, deadline_ns, on_done, abandoned)
+        request = LlmRequest(prompt, grammar, max_tokens, deadline_ns, on_done, abandoned)
         with self._lock:
             refusal = "the LLM engine is closed" if self._closed else ""
             if not refusal and self._count >= self._most:
@@ -134,12 +124,12 @@ class TrtLlm(LlmEngine):
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
-    def _start(self, request: _Request) -> None:
+    def _start(self, request: LlmRequest) -> None:
         task = self._loop.create_task(self._serve(request))
         self._open.add(task)
         task.add_done_callback(self._open.discard)
 
-    async def _serve(self, request: _Request) -> None:
+    async def _serve(self, request: LlmRequest) -> None:
         result: Answer | Exception
         try:
             result = await self._answer(request)
@@ -153,11 +143,13 @@ class TrtLlm(LlmEngine):
             self._count -= 1
         request.on_done(result)
 
-    async def _answer(self, request: _Request) -> Answer:
+    async def _answer(self, request: LlmRequest) -> Answer:
         left_s = (request.deadline_ns - time.monotonic_ns()) / 1e9
         if left_s <= 0 or request.abandoned():
-            raise AbandonedError(_GONE)
-        output = self._llm.generate_async(self._tokens(request), self._sampling(request), streaming=True)
+            raise AbandonedError(GONE)
+        output = self._llm.generate_async(
+            self._prompt_tokens(request, self.max_length), self._sampling(request), streaming=True
+        )
         gone = False
         try:
             async with asyncio.timeout(left_s):
@@ -172,20 +164,11 @@ class TrtLlm(LlmEngine):
                 output.abort()
         written = output.outputs[0]
         if gone or not (written.token_ids or output.finished):
-            raise AbandonedError(_GONE)
+            raise AbandonedError(GONE)
         text = self._tokenizer.decode(list(written.token_ids), skip_special_tokens=True)
         return Answer(text, _FINISH.get(written.finish_reason, "cancelled"))
 
-    def _tokens(self, request: _Request) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(request.prompt).ids
-        if not ids or request.max_tokens < 1 or len(ids) + request.max_tokens > self.max_length:
-            raise LlmError(
-                f"prompt and answer: expected 1..{self.max_length} tokens together, "
-                f"got {len(ids)} and max_tokens {request.max_tokens}"
-            )
-        return ids
-
-    def _sampling(self, request: _Request) -> Any:
+    def _sampling(self, request: LlmRequest) -> Any:
         guided = None
         if request.grammar:
             try:
