@@ -109,7 +109,7 @@ def test_killed_stage(served: Served, history: Callable[[int], list[str]], stage
         wait_for(lambda: traffic.answers, RESUME_S, "pages")
         os.kill(killed, signal.SIGKILL)
         _service_resumes(served.address)
-    assert process_of(served.server, stage) not in (None, killed)
+    wait_for(lambda: process_of(served.server, stage) not in (None, killed), RESUME_S, f"a new process of {stage}")
 
 
 def test_killed_server(served: Served) -> None:
