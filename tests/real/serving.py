@@ -9,16 +9,24 @@ from types import TracebackType
 
 from endcap_client import Client
 from endcap_client.errors import EndcapError, Overloaded
+from endcap_server.launch.server import ENGINES
 from endcap_server.launch.watchdog import model_processes
 
 
-def memory(server: int) -> int:
-    """Bytes of a server process and its models, shared pages counted once (PSS)."""
-    total = 0
-    for process in (server, *model_processes(server)):
+def memory(server: int) -> dict[str, int]:
+    """MB of the server process ("server") and of each model, shared pages counted once (PSS)."""
+    found = {}
+    for process, name in {server: "server", **model_processes(server)}.items():
         with Path(f"/proc/{process}/smaps_rollup").open(encoding="utf-8") as rollup:
-            total += next(int(line.split()[1]) for line in rollup if line.startswith("Pss:"))
-    return total * 1024
+            found[name] = next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) // 1024
+    return found
+
+
+def assert_flat(before: dict[str, int], after: dict[str, int]) -> None:
+    """The server and its stages keep their size; engines may still keep kernels for shapes they had not met before."""
+    light = set(after) - set(ENGINES)
+    assert sum(after[name] for name in light) <= sum(before[name] for name in light) + 48, (before, after)
+    assert sum(after.values()) <= 1.35 * sum(before.values()), (before, after)
 
 
 def process_of(server: int, model: str) -> int | None:

@@ -16,7 +16,7 @@ from endcap_server.launch import Server
 from endcap_server.launch.watchdog import model_processes
 from endcap_server.store import ItemStore
 from mutations import mutate, valid
-from serving import memory
+from serving import assert_flat, memory
 from tritonclient.grpc import InferResult, service_pb2_grpc
 from tritonclient.grpc import service_pb2 as kserve
 
@@ -25,8 +25,6 @@ pytestmark = pytest.mark.server
 MUTATIONS = 5000
 CLIENTS = 2
 BUDGET_MS = 40
-MEMORY_TOLERANCE = 64 << 20
-"""Bytes that the processes together may grow by: caches that fill, arenas of the allocators."""
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +112,6 @@ def test_mutated_requests(server: Server, ask: Callable[[int, int], tuple[Counte
     assert wrong == []
     assert counts["refused"] > MUTATIONS / 4
     assert counts["answered"] > MUTATIONS / 20
-    assert memory(server.process.pid) < filled + MEMORY_TOLERANCE
+    assert_flat(filled, memory(server.process.pid))
     assert set(model_processes(server.process.pid)) == before, "no process died"
     os.kill(server.process.pid, 0)
