@@ -36,8 +36,8 @@ def artefacts(view: View) -> Iterator[Finding]:
         if problem:
             advice = f"run `endcap build --out {build.name}` for every step, or take the build's own manifest"
             yield NO_MANIFEST.at(Where(build / MANIFEST), problem, advice)
-        if not problem and manifest.get("profile", "cpu") != view.profile:
-            continue  # a build holds the compiled models of one profile
+        if _profile(build, manifest) != view.profile:
+            continue
         for config in configs:
             for name in _needs(config):
                 if not (build / name).is_file():
@@ -52,7 +52,7 @@ def manifests(view: View) -> Iterator[Finding]:
     """The files of the steps that are served are those of the manifest, each built from the others."""
     for build, configs in _builds(view).items():
         manifest, problem = _manifest(build)
-        if problem:
+        if problem or _profile(build, manifest) != view.profile:
             continue
         served = {name.partition("/")[0] for config in configs for name in _needs(config)}
         served |= {name for name in ("ranker",) if (build / name).is_dir()}
@@ -99,6 +99,12 @@ def _manifest(build: Path) -> tuple[dict[str, Any], str]:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("steps"), dict):
         return {}, f"{MANIFEST} of {build.name} has no steps"
     return manifest, ""
+
+
+def _profile(build: Path, manifest: dict[str, Any]) -> str:
+    """The one profile whose compiled models a build holds."""
+    compiled = "gpu" if (build / "cross_encoder" / "model.plan").exists() else "cpu"
+    return str(manifest.get("profile", compiled))
 
 
 def _needs(config: Config) -> tuple[str, ...]:

@@ -69,6 +69,8 @@ def cached_outputs(view: View) -> Iterator[Finding]:
             composing = view.configs.get(step.model)
             if composing is None or not composing.proto.response_cache.enable:
                 continue
+            if view.is_reported(composing.place("response_cache", "enable")):
+                continue  # it is not to be cached at all
             outputs = {link.key for link in step.outputs}
             first, others = asked.setdefault(step.model, (config.model, outputs))
             if outputs != others:

@@ -254,11 +254,14 @@ def reach(view: View) -> Iterator[Finding]:
             advice = did_you_mean(engine, others, "other models")
             where = config.place("backend")
             yield NO_ENGINE.at(where, f"{config.model} calls the engine {engine}, which does not exist", advice)
-    for name, config in view.configs.items():
-        if name not in reached.models and base_name(name) not in reached.models:
+    yield from _nesting(view)
+    if view.has_unreadable or any(finding.code in (NO_MODEL, NO_ENSEMBLE) for finding in view.findings):
+        return  # what cannot be read, or is misspelt, might reach the others
+    for name in view.configs.keys() - reached.models:
+        if base_name(name) not in reached.models:
+            config = view.repository.models[name].configs.get("cpu") or view.configs[name]
             advice = "use it in a step, or remove its folder"
             yield UNREACHED.at(config.place("backend"), f"no ensemble reaches {name}", advice)
-    yield from _nesting(view)
 
 
 def _nesting(view: View) -> Iterator[Finding]:

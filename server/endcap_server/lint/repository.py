@@ -252,6 +252,11 @@ class View:
         return found
 
     @property
+    def has_unreadable(self) -> bool:
+        """Whether there are models whose configuration cannot be read."""
+        return any(model.has_config and name not in self.configs for name, model in self.repository.models.items())
+
+    @property
     def ensembles(self) -> Iterator[Config]:
         """The ensembles among them."""
         return (config for config in self.configs.values() if config.is_ensemble)
