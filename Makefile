@@ -37,10 +37,11 @@ serve: setup ## Serve the build in BUILD (default build/demo) until Ctrl-C
 test: setup ## Run every test, including those against the real server
 	$(VENV)/python -m pytest
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy, and endcap lint on model_repository
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
+	$(VENV)/endcap lint --strict model_repository
 
 bench: setup ## Measure the engines against the usual libraries, side by side
 	$(VENV)/python -m benchmarks

@@ -26,7 +26,8 @@ def files_of(step: str) -> set[str]:
     for name, known in MODELS.items():
         if name in PARAMETERS:
             defaults = {field: default for field, default, _, _ in PARAMETERS[name].table()}
-            found |= {path.partition("/")[2] for path in known.needs(defaults) if path.startswith(f"{step}/")}
+            opened = (*known.needs(defaults), *known.uses)
+            found |= {path.partition("/")[2] for path in opened if path.startswith(f"{step}/")}
     return found
 
 
@@ -83,11 +84,33 @@ def test_sources_without_a_build_are_not_asked_for_artefacts(build: Path, tmp_pa
     assert found(tmp_path / "checkout" / "models") == set()
 
 
-@pytest.mark.parametrize("name", ["store/vectors.npy", "index/products.faiss", "theme_llm/openvino_model.bin"])
+@pytest.mark.parametrize(
+    "name",
+    ["store/vectors.npy", "index/products.faiss", "theme_llm/openvino_model.bin", "theme_llm/title_words.txt"],
+)
 def test_a_deleted_artefact(name: str, build: Path) -> None:
     step, _, file = name.partition("/")
     (build / name).unlink()
     assert found(build) == {("E602", "manifest.json", manifest_line(build, step, file))}
+
+
+def test_a_deleted_ranker(build: Path) -> None:
+    """Fusion would do without, and nobody would know."""
+    shutil.rmtree(build / "ranker")
+    lines = {name: manifest_line(build, "ranker", name) for name in ("extra.txt", "model.txt", "ranker.json")}
+    assert found(build) == {
+        ("E602", "manifest.json", lines["model.txt"]),
+        ("E602", "manifest.json", lines["ranker.json"]),
+        ("W605", "manifest.json", lines["extra.txt"]),
+    }
+
+
+def test_a_build_without_a_ranker(build: Path) -> None:
+    manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
+    del manifest["steps"]["ranker"]
+    (build / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
+    shutil.rmtree(build / "ranker")
+    assert found(build) == set()
 
 
 def test_a_deleted_artefact_that_nobody_opens(build: Path) -> None:

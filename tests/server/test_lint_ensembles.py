@@ -7,45 +7,16 @@ from endcap_server.lint import Finding, View, read_repository
 from endcap_server.lint.finding import CHECKS
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_repository import Map, ensemble, model, tensor
 
-MODEL = "class TritonPythonModel:\n    pass\n"
 SHOP = {"E320"}
 """A toy repository has no storefront."""
-
-
-def tensor(name: str, dims: list[int], data_type: str = "FP32", optional: bool = False) -> str:
-    return f'{{ name: "{name}" data_type: TYPE_{data_type} dims: {dims}{" optional: true" if optional else ""} }}'
-
-
-def model(folder: Path, name: str, inputs: list[str], outputs: list[str], batch: int = 0, more: str = "") -> None:
-    (folder / name / "1").mkdir(parents=True)
-    (folder / name / "1/model.py").write_text(MODEL, encoding="utf-8")
-    text = f'backend: "python"\nmax_batch_size: {batch}\ninput [ {", ".join(inputs)} ]\n'
-    text += f"output [ {', '.join(outputs)} ]\n{more}\n"
-    (folder / name / "config.pbtxt").write_text(text, encoding="utf-8")
-
-
-Map = dict[str, str]
-
-
-def ensemble(
-    folder: Path, name: str, inputs: list[str], outputs: list[str], steps: list[tuple[str, Map, Map]], batch: int = 0
-) -> None:
-    lines = [f'platform: "ensemble"\nmax_batch_size: {batch}']
-    lines += [f"input [ {', '.join(inputs)} ]", f"output [ {', '.join(outputs)} ]", "ensemble_scheduling {"]
-    for runs, into, out in steps:
-        lines += ["  step {", f'    model_name: "{runs}"', "    model_version: -1"]
-        lines += [f'    input_map {{ key: "{key}" value: "{value}" }}' for key, value in into.items()]
-        lines += [f'    output_map {{ key: "{key}" value: "{value}" }}' for key, value in out.items()]
-        lines += ["  }"]
-    (folder / name).mkdir(parents=True)
-    (folder / name / "config.pbtxt").write_text("\n".join([*lines, "}"]), encoding="utf-8")
 
 
 def lint(folder: Path) -> list[Finding]:
     view = View(read_repository(folder), "cpu")
     for check in sorted(CHECKS, key=lambda check: check.rank):
-        view.findings += check.run(view)
+        view.findings += list(check.run(view))
     return [finding for finding in view.findings if finding.code.name not in SHOP]
 
 

@@ -54,7 +54,7 @@ def lint_repository(folder: Path, profiles: Iterable[str] = PROFILES, *, hashes:
     for profile in profiles:
         view = View(repository, profile, hashes)
         for check in sorted(CHECKS, key=lambda check: check.rank):
-            view.findings += check.run(view)
+            view.findings += list(check.run(view))
         for finding in view.findings:
             found.setdefault((finding.where, finding.code.name, finding.what), finding)
     return sorted(found.values(), key=lambda finding: finding.sort_key)

@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 _DIGITS = 16
 
 NO_MANIFEST = code("E601", "a build has no readable manifest", "neither lint nor STATUS can say what is served")
-MISSING = code("E602", "a file that a model opens is missing", "the model is refused on loading")
+MISSING = code("E602", "a file that a model opens is missing", "the model is refused on loading, or does with less")
 CHANGED = code("E603", "a file is not the one that was built", "what is served is not what was built and measured")
 OTHER_BUILD = code(
     "E604", "a step was built from other files than those beside it", "row numbers and vectors of two builds are mixed"
@@ -39,7 +39,7 @@ def artefacts(view: View) -> Iterator[Finding]:
         if _profile(build, manifest) != view.profile:
             continue
         for config in configs:
-            for name in _needs(config):
+            for name in _needs(config, manifest):
                 if not (build / name).is_file():
                     step = name.partition("/")[0]
                     where = _manifest_place(build, step, name) or _reason(config)
@@ -54,9 +54,8 @@ def manifests(view: View) -> Iterator[Finding]:
         manifest, problem = _manifest(build)
         if problem or _profile(build, manifest) != view.profile:
             continue
-        served = {name.partition("/")[0] for config in configs for name in _needs(config)}
-        served |= {name for name in ("ranker",) if (build / name).is_dir()}
-        opened = {name for config in configs for name in _needs(config)}
+        opened = {name for config in configs for name in _needs(config, manifest)}
+        served = {name.partition("/")[0] for name in opened}
         steps = manifest["steps"]
         for step in sorted(served & steps.keys()):
             for name, digest in sorted(steps[step].get("files", {}).items()):
@@ -107,13 +106,15 @@ def _profile(build: Path, manifest: dict[str, Any]) -> str:
     return str(manifest.get("profile", compiled))
 
 
-def _needs(config: Config) -> tuple[str, ...]:
-    """Files that the model opens, with the parameters that it has."""
+def _needs(config: Config, manifest: dict[str, Any]) -> tuple[str, ...]:
+    """Files that the model opens, with the parameters that it has and in the build that the manifest describes."""
     known, declared = known_model(config.model), PARAMETERS.get(base_name(config.model))
     if known is None or declared is None:
         return ()
     given = {key: value for key, value in config.texts().items() if key not in ADAPTER_PARAMETERS}
-    return known.needs({name: default for name, default, _, _ in declared.table()} | given)
+    built = {f"{step}/{name}" for step, entry in manifest.get("steps", {}).items() for name in entry.get("files", {})}
+    needed = known.needs({name: default for name, default, _, _ in declared.table()} | given)
+    return (*needed, *(name for name in known.uses if name in built))
 
 
 def _reason(config: Config) -> Where:

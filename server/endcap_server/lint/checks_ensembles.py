@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from endcap_server.lint.dataflow import Flow, Use, compatible, first_loops
 from endcap_server.lint.declared import MODELS, base_name, known_model
 from endcap_server.lint.finding import Finding, Where, check, closest, code, did_you_mean
-from endcap_server.lint.repository import Config, Link, Step, View
+from endcap_server.lint.repository import Config, Step, View
 
 _REFUSED = "Triton refuses the ensemble, and takes the running one down"
 
@@ -242,20 +242,19 @@ def _reach(view: View) -> _Reach:
 @check(NO_ENSEMBLE, NO_ENGINE, UNREACHED, NESTING)
 def reach(view: View) -> Iterator[Finding]:
     """Every model is reached from an ensemble, and all that is reached exists."""
-    for name, known in MODELS.items():
-        if known.public and not view.exists(name):
-            others = [model for model in view.repository.models if model not in MODELS]
-            where = Where(view.repository.folder)
-            yield NO_ENSEMBLE.at(where, f"there is no {name}", did_you_mean(name, others, "other models"))
+    absent = [name for name, known in MODELS.items() if known.public and not view.exists(name)]
+    others = [model for model in view.repository.models if model not in MODELS]
+    for name in absent:
+        where = Where(view.repository.folder)
+        yield NO_ENSEMBLE.at(where, f"there is no {name}", did_you_mean(name, others, "other models"))
     reached = _reach(view)
     for config, engine in reached.calls:
         if not view.exists(engine):
-            others = [model for model in view.repository.models if model not in MODELS]
             advice = did_you_mean(engine, others, "other models")
             where = config.place("backend")
             yield NO_ENGINE.at(where, f"{config.model} calls the engine {engine}, which does not exist", advice)
     yield from _nesting(view)
-    if view.has_unreadable or any(finding.code in (NO_MODEL, NO_ENSEMBLE) for finding in view.findings):
+    if absent or view.has_unreadable or any(finding.code == NO_MODEL for finding in view.findings):
         return  # what cannot be read, or is misspelt, might reach the others
     for name in view.configs.keys() - reached.models:
         if base_name(name) not in reached.models:
@@ -281,6 +280,3 @@ def _ensembles_in(view: View, config: Config, seen: set[str]) -> set[str]:
         if inner := view.configs.get(step.model):
             _ensembles_in(view, inner, seen)
     return seen
-
-
-__all__ = ["Link", "edges", "flow", "maps", "optional_inputs", "reach", "steps"]

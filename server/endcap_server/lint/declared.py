@@ -66,6 +66,8 @@ class KnownModel:
     """Why its answers must not come from the response cache; empty if they may."""
     needs: Callable[[Mapping[str, str]], tuple[str, ...]] = field(default=lambda parameters: ())
     """Files of the build that it opens on loading, given its parameters (all of them, defaults filled in)."""
+    uses: tuple[str, ...] = ()
+    """Files that it opens if there are any, and does with less without a word; a build that made them has them."""
 
 
 _TENSOR = re.compile(r"(\w+)(\??) (\w+) \[([-\d, ]+)\]")
@@ -172,6 +174,7 @@ MODELS: dict[str, KnownModel] = {
         _tensors("THEME STRING [-1]; CONCEPT STRING [-1, -1]; THEME_STATUS STRING [1]"),
         calls=("theme_llm", "nearest"),
         needs=_store_files,
+        uses=("theme_llm/title_words.txt",),
     ),
     "keywords": KnownModel(
         _tensors("THEME STRING [-1]; CONCEPT STRING [-1, -1]; KEYWORDS_BUDGET_MS INT32 [1]; GENERATION INT64 [2]"),
@@ -199,6 +202,7 @@ MODELS: dict[str, KnownModel] = {
             "FIRST_SCORE FP32 [-1]; FIRST_SIGNALS FP32 [-1, -1]"
         ),
         needs=_store_files,
+        uses=("ranker/ranker.json", "ranker/model.txt"),
     ),
     "nearest": KnownModel(
         _tensors("TEXT? STRING [-1]; VECTOR? FP32 [-1, -1]; INDEX STRING [1]; K INT32 [1]"),
