@@ -37,10 +37,11 @@ serve: setup ## Serve the build in BUILD (default build/demo) until Ctrl-C
 test: setup ## Run every test, including those against the real server
 	$(VENV)/python -m pytest
 
-lint: setup ## ruff and mypy
+lint: setup ## ruff, mypy, and endcap lint on model_repository
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
+	$(VENV)/endcap lint --strict model_repository
 
 bench: setup ## Measure BUILD under load and beside a naive baseline; BASE=report.json compares, ARGS="--quick" and others
 	$(VENV)/python -m benchmarks --build $(BUILD) $(if $(BASE),--base $(BASE)) $(ARGS)

@@ -1,0 +1,154 @@
+"""The build beside the repository: the files that its models open, and whether they are those of the manifest.
+
+`manifest.json` holds, for each build step, `files`: a path in the step's folder -> the first 16 hexadecimal digits of
+its SHA-256, and `read`: a step that it needs -> the same of that step's `files` as JSON with sorted keys, as they were
+when it read them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from endcap_server.lint.declared import ADAPTER_PARAMETERS, PARAMETERS, base_name, known_model
+from endcap_server.lint.finding import Finding, Where, check, code
+from endcap_server.lint.repository import Config, View
+
+MANIFEST = "manifest.json"
+_DIGITS = 16
+
+NO_MANIFEST = code("E601", "a build has no readable manifest", "neither lint nor STATUS can say what is served")
+MISSING = code("E602", "a file that a model opens is missing", "the model is refused on loading, or does with less")
+CHANGED = code("E603", "a file is not the one that was built", "what is served is not what was built and measured")
+OTHER_BUILD = code(
+    "E604", "a step was built from other files than those beside it", "row numbers and vectors of two builds are mixed"
+)
+GONE = code("W605", "a file of the manifest is missing, which no model opens", "the build is incomplete")
+
+
+@check(NO_MANIFEST, MISSING)
+def artefacts(view: View) -> Iterator[Finding]:
+    """Every file that a model opens on loading is there."""
+    for build, configs in _builds(view).items():
+        manifest, problem = _manifest(build)
+        if problem:
+            advice = f"run `endcap build --out {build.name}` for every step, or take the build's own manifest"
+            yield NO_MANIFEST.at(Where(build / MANIFEST), problem, advice)
+        if _profile(build, manifest) != view.profile:
+            continue
+        for config in configs:
+            for name in _needs(config, manifest):
+                if not (build / name).is_file():
+                    step = name.partition("/")[0]
+                    where = _manifest_place(build, step, name) or _reason(config)
+                    what = f"{config.model} needs {build.name}/{name}, which does not exist"
+                    yield MISSING.at(where, what, f"run `endcap build {step} --out ...`, or restore the file")
+
+
+@check(CHANGED, OTHER_BUILD, GONE)
+def manifests(view: View) -> Iterator[Finding]:
+    """The files of the steps that are served are those of the manifest, each built from the others."""
+    for build, configs in _builds(view).items():
+        manifest, problem = _manifest(build)
+        if problem or _profile(build, manifest) != view.profile:
+            continue
+        opened = {name for config in configs for name in _needs(config, manifest)}
+        served = {name.partition("/")[0] for name in opened}
+        steps = manifest["steps"]
+        for step in sorted(served & steps.keys()):
+            for name, digest in sorted(steps[step].get("files", {}).items()):
+                path, place = build / step / name, f"{step}/{name}"
+                where = _manifest_place(build, step, place) or Where(build / MANIFEST)
+                advice = f"run `endcap build {step} --out ...`, or restore the file"
+                if not path.is_file():
+                    if place not in opened:
+                        yield GONE.at(where, f"{build.name}/{place} does not exist", advice)
+                elif view.hashes and _digest(path, path.stat().st_mtime_ns) != digest:
+                    yield CHANGED.at(where, f"{build.name}/{place} is not the file that was built", advice)
+            for other, digest in steps[step].get("read", {}).items():
+                if other in served and other in steps and digest != _files_digest(steps[other]):
+                    where = _line_of(build, step, f'"{other}": "{digest}"') or Where(build / MANIFEST)
+                    what = f"{step} was built from another {other}"
+                    yield OTHER_BUILD.at(where, what, f"run `endcap build {step} --out ...`")
+
+
+def _builds(view: View) -> dict[Path, list[Config]]:
+    """The builds that the models name, with those models. Sources that no build surrounds have none."""
+    found: dict[Path, list[Config]] = {}
+    for config in view.configs.values():
+        if base_name(config.model) not in PARAMETERS:
+            continue
+        parameter = config.parameter("build")
+        build = (config.folder.resolve() / (parameter.value if parameter else "../..")).resolve()
+        if (build / MANIFEST).exists() or (build / "store").is_dir() or view.repository.is_built:
+            found.setdefault(build, []).append(config)
+    return found
+
+
+def _manifest(build: Path) -> tuple[dict[str, Any], str]:
+    """The manifest, or what is wrong with it."""
+    try:
+        manifest = json.loads((build / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}, f"{build.name} has no {MANIFEST}"
+    except ValueError as error:
+        return {}, f"{MANIFEST} of {build.name} is no JSON: {error}"
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("steps"), dict):
+        return {}, f"{MANIFEST} of {build.name} has no steps"
+    return manifest, ""
+
+
+def _profile(build: Path, manifest: dict[str, Any]) -> str:
+    """The one profile whose compiled models a build holds."""
+    compiled = "gpu" if (build / "cross_encoder" / "model.plan").exists() else "cpu"
+    return str(manifest.get("profile", compiled))
+
+
+def _needs(config: Config, manifest: dict[str, Any]) -> tuple[str, ...]:
+    """Files that the model opens, with the parameters that it has and in the build that the manifest describes."""
+    known, declared = known_model(config.model), PARAMETERS.get(base_name(config.model))
+    if known is None or declared is None:
+        return ()
+    given = {key: value for key, value in config.texts().items() if key not in ADAPTER_PARAMETERS}
+    built = {f"{step}/{name}" for step, entry in manifest.get("steps", {}).items() for name in entry.get("files", {})}
+    needed = known.needs({name: default for name, default, _, _ in declared.table()} | given)
+    return (*needed, *(name for name in known.uses if name in built))
+
+
+def _reason(config: Config) -> Where:
+    """The line that makes a model need its files."""
+    parameter = config.parameter("implementation") or config.parameter("build")
+    return parameter.value_where if parameter else config.place("backend")
+
+
+def _manifest_place(build: Path, step: str, name: str) -> Where | None:
+    """The line of a file in the manifest."""
+    return _line_of(build, step, f'"{name.partition("/")[2]}": "')
+
+
+def _line_of(build: Path, step: str, text: str) -> Where | None:
+    """The first line with `text` in the part of a step; the manifest is written with one space for each level."""
+    path = build / MANIFEST
+    inside = False
+    if not path.is_file():
+        return None
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if line.startswith('  "') and line.rstrip().endswith("{"):
+            inside = line.strip().startswith(f'"{step}":')
+        elif inside and line.strip().startswith(text):
+            return Where(path, number)
+    return None
+
+
+def _files_digest(entry: dict[str, Any]) -> str:
+    text = json.dumps(entry.get("files", {}), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: Path, modified_ns: int) -> str:
+    """Hash of a file; the time it was modified keeps a second profile from reading it again."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]

@@ -1,0 +1,184 @@
+"""Parameters of stages and engines: names, values and comments against their one declaration."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from endcap_server.deadline import tier_ms
+from endcap_server.lint.declared import ADAPTER_PARAMETERS, PARAMETERS, base_name
+from endcap_server.lint.finding import Finding, Where, check, code, did_you_mean
+from endcap_server.lint.repository import Config, Parameter, View
+from endcap_server.stages.base import StageParameters, describe_validation
+
+UNKNOWN = code("E501", "the model knows no such parameter", "the model is refused on loading")
+OUT_OF_RANGE = code("E502", "a parameter's value is not allowed", "the model is refused on loading")
+CONTRADICTION = code("E503", "parameters contradict each other", "the model is refused on loading")
+TWICE = code("E504", "a parameter is given twice", "only the last one counts, without a word from Triton")
+NO_VALUE = code("E505", "a parameter has no string_value", "the model reads it as an empty text, or fails")
+BUDGET = code(
+    "E506", "a stage keeps more of its budget than it gets", "its LLM or engine gets no time, and every page degrades"
+)
+NO_FILE = code("E507", "a parameter names a file that does not exist", "the model is refused on loading")
+COMMENT = code("W508", "a comment is not the parameter's declaration", "whoever edits the value is misled")
+IGNORED = code("W509", "nobody reads the parameters", "whoever set them expected an effect")
+ORDER = code("W510", "a least value is above the most", "one of the two has no effect")
+
+_LEAST_AND_MOST = {
+    "retrieval": (("default_budget_ms", "max_budget_ms"),),
+    "theme": (("min_title", "max_title"),),
+    "keywords": (("min_keywords", "keywords"),),
+}
+_RESERVES = {"theme": ("checks_ms", "theme_share"), "keywords": ("checks_ms", "keywords_share")}
+"""Stage -> (milliseconds that it keeps for itself, retrieval's share of the budget that it gets)."""
+
+
+@check(UNKNOWN, OUT_OF_RANGE, CONTRADICTION, TWICE, NO_VALUE, NO_FILE, IGNORED)
+def values(view: View) -> Iterator[Finding]:
+    """Every parameter is one that the model declares, with a value that it allows."""
+    for config in view.configs.values():
+        if config.is_ensemble and config.parameters:
+            what = f"the ensemble {config.model} has parameters"
+            yield IGNORED.at(config.parameters[0].where, what, "set them in the stage that they are for")
+        declared = PARAMETERS.get(base_name(config.model))
+        if declared is None:
+            continue
+        seen: set[str] = set()
+        for each in config.parameters:
+            if each.key in seen:
+                yield TWICE.at(each.where, f"{each.key} of {config.model} is given twice", "keep one of them")
+            seen.add(each.key)
+            if not each.given:
+                advice = 'write value: { string_value: "..." }'
+                yield NO_VALUE.at(each.value_where, f"{each.key} of {config.model} has no string_value", advice)
+        yield from _validate(config, declared)
+        yield from _files(config)
+
+
+def _validate(config: Config, declared: type[StageParameters]) -> Iterator[Finding]:
+    texts = {key: value for key, value in config.texts().items() if key not in ADAPTER_PARAMETERS}
+    try:
+        declared.model_validate(texts)
+    except ValidationError as error:
+        for each in error.errors(include_url=False):
+            name = str(each["loc"][0]) if each["loc"] else ""
+            parameter = config.parameter(name)
+            if each["type"] == "extra_forbidden" and parameter:
+                known = [*declared.model_fields, *ADAPTER_PARAMETERS]
+                advice = did_you_mean(name, known, f"parameters of {base_name(config.model)}")
+                yield UNKNOWN.at(parameter.where, f"{config.model} has no parameter {name!r}", advice)
+            elif parameter:
+                expected = describe_validation(each)
+                what = f"{name} of {config.model} is {parameter.value!r}"
+                yield OUT_OF_RANGE.at(parameter.value_where, what, f"expected {expected}")
+            else:
+                where = _culprit(config, declared)
+                what = f"the parameters of {config.model} do not go together"
+                yield CONTRADICTION.at(where, what, f"expected {describe_validation(each)}")
+
+
+def _culprit(config: Config, declared: type[StageParameters]) -> Where:
+    """Where a contradiction is mended: the parameter without which, at its default, there would be none.
+
+    Of several, the one that is furthest from its default.
+    """
+    texts = {key: value for key, value in config.texts().items() if key not in ADAPTER_PARAMETERS}
+    blamed: list[tuple[float, Parameter]] = []
+    for name in texts:
+        parameter = config.parameter(name)
+        try:
+            declared.model_validate({key: value for key, value in texts.items() if key != name})
+        except ValidationError:
+            continue
+        if parameter is not None:
+            blamed.append((_distance(parameter.value, declared.model_fields[name].default), parameter))
+    if not blamed:  # no single one is to blame
+        return config.place("parameters")
+    return max(blamed, key=lambda each: each[0])[1].value_where
+
+
+def _distance(value: str, default: Any) -> float:
+    try:
+        return abs(float(value) - float(default))
+    except (TypeError, ValueError):
+        return 0.0
+
+
+def _files(config: Config) -> Iterator[Finding]:
+    parameter = config.parameter("text_policy")
+    if base_name(config.model) == "theme" and parameter and parameter.value:
+        path = Path(parameter.value)
+        if not path.is_absolute():
+            what = f"text_policy is {parameter.value!r}, a relative path"
+            yield NO_FILE.at(parameter.value_where, what, "write the absolute path of the word list")
+        elif not path.is_file():
+            yield NO_FILE.at(parameter.value_where, f"text_policy {parameter.value!r} does not exist", "write it")
+    build = config.parameter("build")
+    if build and not (config.folder / build.value).is_dir():
+        what = f"the build {build.value!r} does not exist beside {config.model}"
+        yield NO_FILE.at(build.value_where, what, f"a path relative to {config.folder}; ../.. is the default")
+
+
+@check(COMMENT)
+def comments(view: View) -> Iterator[Finding]:
+    """The comment above a parameter is its declared meaning and range; more may follow."""
+    for config in view.configs.values():
+        declared = PARAMETERS.get(base_name(config.model))
+        for name, _, bounds, meaning in declared.table() if declared else ():
+            parameter = config.parameter(name)
+            if parameter is None or not parameter.comment:
+                continue
+            wanted = comment_of(meaning, bounds)
+            lines = [text for _, text in parameter.comment]
+            if not any(_says(" ".join(lines[start:]), meaning, bounds) for start in range(len(lines))):
+                what = f"the comment of {name} says {lines[-1]!r}"
+                yield COMMENT.at(Where(config.path, parameter.comment[-1][0]), what, f"write: # {wanted}")
+
+
+def comment_of(meaning: str, bounds: str) -> str:
+    """The comment that belongs above a parameter."""
+    return f"{meaning} ({bounds})" if bounds else meaning
+
+
+def _says(comment: str, meaning: str, bounds: str) -> bool:
+    return comment.startswith(meaning) and (not bounds or f"({bounds})" in comment[len(meaning) :])
+
+
+@check(BUDGET, ORDER)
+def budgets(view: View) -> Iterator[Finding]:
+    """The time that stages keep for themselves fits in their shares, and least values are below the most."""
+    read = {name: settings for name in view.configs if (settings := _read(view, name)) is not None}
+    for name, settings in read.items():
+        base, config = base_name(name), view.configs[name]
+        for least, most in _LEAST_AND_MOST.get(base, ()):
+            low, high = getattr(settings, least), getattr(settings, most)
+            if low > high:
+                where = _value_place(config, least, most)
+                yield ORDER.at(where, f"{least} is {low}, and {most} {high}", f"{least} at most {most}")
+        retrieval = read.get(name.replace(base, "retrieval", 1)) or read.get("retrieval")
+        if base in _RESERVES and retrieval is not None:
+            reserve, share = _RESERVES[base]
+            request_ms = min(retrieval.default_budget_ms, retrieval.max_budget_ms)
+            gets, keeps = tier_ms(request_ms * getattr(retrieval, share)), getattr(settings, reserve)
+            if keeps >= gets > 0:
+                what = f"{reserve} keeps {keeps:g} ms of the {gets} ms that {name} gets of a budget of {request_ms} ms"
+                advice = f"lower {reserve}, or raise {share} or default_budget_ms of retrieval"
+                yield BUDGET.at(_value_place(config, reserve), what, advice)
+
+
+def _read(view: View, name: str) -> Any:
+    """A model's parameters with their defaults, or None if they cannot be read."""
+    declared = PARAMETERS.get(base_name(name))
+    if declared is None:
+        return None
+    texts = {key: value for key, value in view.configs[name].texts().items() if key not in ADAPTER_PARAMETERS}
+    try:
+        return declared.model_validate(texts)
+    except ValidationError:
+        return None
+
+
+def _value_place(config: Config, *names: str) -> Where:
+    found = [parameter for name in names if (parameter := config.parameter(name))]
+    return found[0].value_where if found else config.place("parameters")

@@ -1,0 +1,51 @@
+"""The tables of `docs/lint.md`, from the declarations of the codes and of the parameters.
+
+`python -m endcap_server.lint.document docs/lint.md` writes them anew; a test holds the file to them.
+"""
+
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from endcap_server.lint import CODES
+from endcap_server.lint.declared import ADAPTER_PARAMETERS, PARAMETERS, STAGES
+
+_PART = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+
+
+def codes() -> str:
+    """Every code with what is wrong and why it matters, as a Markdown table."""
+    ordered = sorted(CODES.values(), key=lambda code: code.name[1:])
+    return _table(("code", "what", "why"), ((f"`{each.name}`", each.title, each.why) for each in ordered))
+
+
+def parameters() -> str:
+    """Every stage's and engine's parameters: default, range and meaning, as a Markdown table for each model."""
+    parts = []
+    names = [*STAGES, *(name for name in PARAMETERS if name not in STAGES)]
+    for name in names:
+        rows = [
+            (f"`{key}`", f"`{default}`" if default else "", bounds, meaning)
+            for key, default, bounds, meaning in PARAMETERS[name].table()
+        ]
+        parts.append(f"### `{name}`\n\n" + _table(("parameter", "default", "range", "meaning"), rows))
+    shared = ", ".join(f"`{key}`, {meaning}" for key, meaning in ADAPTER_PARAMETERS.items())
+    return "\n".join([f"All of them also take {shared}.\n", *parts])
+
+
+def document(text: str) -> str:
+    """`docs/lint.md` with its tables as they should be."""
+    tables = {"codes": codes(), "parameters": parameters()}
+    return _PART.sub(lambda match: f"{match[1]}\n{tables[match[2]]}\n{match[3]}", text)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        path = Path(name)
+        path.write_text(document(path.read_text(encoding="utf-8")), encoding="utf-8")

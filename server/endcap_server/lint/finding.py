@@ -1,0 +1,118 @@
+"""What a check finds, the codes of what can be found, and the registry of the checks.
+
+A code is declared once, beside the check that reports it, with what is wrong and why that matters; messages,
+`--json` and `docs/lint.md` take both from there.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from endcap_server.lint.repository import View
+
+CODES: dict[str, "Code"] = {}
+"""Every code by its name."""
+
+CHECKS: list["Check"] = []
+"""Every check of a repository."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """A place in a file; line 0 is the file or folder as a whole."""
+
+    path: Path
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong."""
+
+    where: Where
+    code: "Code"
+    what: str
+    mend: str
+
+    @property
+    def severity(self) -> str:
+        """error or warning."""
+        return self.code.severity
+
+    @property
+    def sort_key(self) -> tuple[str, int, str, str]:
+        """By file, line and code."""
+        return (str(self.where.path), self.where.line, self.code.name, self.what)
+
+
+@dataclass(frozen=True)
+class Code:
+    """A kind of finding: `E...` is an error, `W...` a warning."""
+
+    name: str
+    title: str
+    """What is wrong, in general."""
+    why: str
+    """What would come of it."""
+
+    @property
+    def severity(self) -> str:
+        """error or warning."""
+        return "error" if self.name.startswith("E") else "warning"
+
+    def at(self, where: Where, what: str, mend: str) -> Finding:
+        """A finding of this kind."""
+        return Finding(where, self, what, mend)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A function from one profile's view of a repository to findings."""
+
+    run: Callable[["View"], Iterable[Finding]]
+    codes: tuple[Code, ...]
+
+    @property
+    def rank(self) -> str:
+        """Checks run by the numbers of their codes: causes before what follows from them."""
+        return min(each.name[1:] for each in self.codes)
+
+
+def code(name: str, title: str, why: str) -> Code:
+    """Declare a code.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if name in CODES:
+        raise ValueError(f"code {name}: expected a new name, got that of {CODES[name].title!r}")
+    CODES[name] = Code(name, title, why)
+    return CODES[name]
+
+
+def check(*codes: Code) -> Callable[[Callable[["View"], Iterator[Finding]]], Callable[["View"], Iterator[Finding]]]:
+    """Register a check and the codes that it may report."""
+
+    def register(run: Callable[["View"], Iterator[Finding]]) -> Callable[["View"], Iterator[Finding]]:
+        CHECKS.append(Check(run, codes))
+        return run
+
+    return register
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The name that was probably meant, or an empty text."""
+    by_fold = {each.casefold(): each for each in known}
+    found = difflib.get_close_matches(name.casefold(), by_fold, n=1, cutoff=0.6)
+    return by_fold[found[0]] if found else ""
+
+
+def did_you_mean(name: str, known: Iterable[str], kind: str) -> str:
+    """Advice on a name that is unknown: the nearest one, else all there are."""
+    names = sorted(known)
+    if meant := closest(name, names):
+        return f"did you mean {meant!r}?"
+    return f"the {kind} are {', '.join(names)}" if names else f"there are no {kind}"
