@@ -6,9 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from endcap_kernels.add_layer_norm import add_layer_norm
+from endcap_kernels.embed_layer_norm import embed_layer_norm
 from endcap_kernels.fuse_top_k import fuse_top_k
+from endcap_kernels.gelu_bias import gelu_bias
+from endcap_kernels.join_pairs import join_pairs
 from endcap_kernels.margin_mse_loss import margin_mse_loss
 from endcap_kernels.margin_scores import MANY_ROWS, margin_scores
+from endcap_kernels.packed_attention import packed_attention
 from endcap_kernels.pairwise_margins import pairwise_margins
 
 _SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
@@ -55,6 +60,32 @@ def _margin_scores(rows: int, size: int, dtype: torch.dtype) -> Callable[[], Any
     return call
 
 
+def _layer_norms(size: int, dtype: torch.dtype) -> Callable[[], Any]:
+    def call() -> None:
+        states, vector, index = (
+            torch.zeros(64, size, dtype=dtype),
+            torch.zeros(size, dtype=dtype),
+            torch.zeros(64).int(),
+        )
+        add_layer_norm(states, states, vector, vector, vector)
+        embed_layer_norm(index, index, index, states, states, states, vector, vector)
+
+    return call
+
+
+def _gelu_bias(size: int, dtype: torch.dtype) -> Callable[[], Any]:
+    return lambda: gelu_bias(torch.zeros(64, size, dtype=dtype), torch.zeros(size, dtype=dtype))
+
+
+def _packed_attention(length: int, heads: int, size: int, dtype: torch.dtype) -> Callable[[], Any]:
+    return lambda: packed_attention(torch.zeros(100 * length, 3, heads, size, dtype=dtype), _offsets(100, length))
+
+
+def _join_pairs() -> None:
+    tokens, offsets, pairs = torch.zeros(640).int(), _offsets(10, 64), torch.zeros(10).int()
+    join_pairs(tokens, offsets, tokens, offsets.long(), pairs, pairs, _offsets(10, 40), 3, 512)
+
+
 def _all_cases() -> dict[str, Callable[[], Any]]:
     cases: dict[str, Callable[[], Any]] = {
         "pairwise_margins fp32": _pairwise_margins(256, torch.float32, torch.int32),
@@ -70,6 +101,21 @@ def _all_cases() -> dict[str, Callable[[], Any]]:
     for size in (384, 1024):
         cases[f"margin_scores {size} bf16"] = _margin_scores(100, size, torch.bfloat16)
     cases["margin_scores 768 bf16 many"] = _margin_scores(MANY_ROWS, 768, torch.bfloat16)
+    for size in (384, 768, 1024):
+        cases[f"layer norms {size} bf16"] = _layer_norms(size, torch.bfloat16)
+    cases["layer norms 768 fp32"] = _layer_norms(768, torch.float32)
+    for dtype in (torch.float32, torch.bfloat16):
+        cases[f"gelu_bias 3072 {_SHORT[dtype]}"] = _gelu_bias(3072, dtype)
+    cases["gelu_bias 1536 bf16"] = _gelu_bias(1536, torch.bfloat16)
+    for length, heads, size, dtype in (
+        (40, 12, 32, torch.bfloat16),
+        (40, 12, 64, torch.bfloat16),
+        (256, 12, 64, torch.bfloat16),
+        (40, 12, 64, torch.float16),
+        (40, 12, 64, torch.float32),
+    ):
+        cases[f"packed_attention {length}x{size} {_SHORT[dtype]}"] = _packed_attention(length, heads, size, dtype)
+    cases["join_pairs"] = _join_pairs
     return cases
 
 

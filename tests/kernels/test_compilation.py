@@ -18,8 +18,12 @@ CASES = {
     },
     "fuse_top_k fp32 all": {"_fuse_top_k_kernel"},
     "margin_scores 768 bf16": {"_margin_scores_kernel"},
+    "layer norms 768 bf16": {"_add_layer_norm_kernel", "_embed_layer_norm_kernel"},
+    "gelu_bias 3072 bf16": {"_gelu_bias_kernel"},
+    "packed_attention 40x64 bf16": {"_packed_attention_kernel"},
+    "join_pairs": {"_join_pairs_kernel"},
 }
-USES_TENSOR_CORES = {"_margin_scores_kernel"}
+USES_TENSOR_CORES = {"_margin_scores_kernel", "_packed_attention_kernel"}
 
 
 def test_every_kernel_compiles_for_both_architectures(plain_process: Callable[[str], str]) -> None:

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -107,7 +108,7 @@ def test_properties(sizes: list[int], temperature: float, random: object) -> Non
     offsets = offsets_of(sizes)
     result = pairwise_margins(scores, offsets, temperature)
     assert sorted(result.order.tolist()) == list(range(len(scores)))
-    for start, end in zip(offsets.tolist()[:-1], offsets.tolist()[1:], strict=True):
+    for start, end in pairwise(offsets.tolist()):
         order, size = result.order[start:end], end - start
         assert (scores[order].diff() <= 0).all()
         assert (result.wins[order].diff() <= 1e-4).all()
