@@ -9,10 +9,12 @@ from endcap_kernels.join_pairs import JoinedPairs, join_pairs
 from endcap_kernels.margin_mse_loss import margin_mse_loss
 from endcap_kernels.margin_scores import margin_scores
 from endcap_kernels.packed_attention import packed_attention
+from endcap_kernels.packed_cross_encoder import PackedCrossEncoder
 from endcap_kernels.pairwise_margins import PairwiseMargins, pairwise_margins
 
 __all__ = [
     "JoinedPairs",
+    "PackedCrossEncoder",
     "PairwiseMargins",
     "TopK",
     "add_layer_norm",

@@ -36,8 +36,10 @@ def check_tensor(
         raise ValueError(f"{name}: expected device {device}, where the first argument is, got {tensor.device}")
 
 
-def check_offsets(offsets: Tensor, total: int, device: torch.device) -> None:
+def check_offsets(offsets: Tensor, total: int, device: torch.device, to_the_end: bool = True) -> None:
     """Raise ValueError unless ``offsets`` can cut ``total`` rows into groups: int [G + 1], rising from 0 to ``total``.
+
+    Not ``to_the_end``: rows may be left over behind the last group.
 
     On the CPU the values are checked as well; on a GPU wrong ones are undefined behaviour.
     """
@@ -47,7 +49,7 @@ def check_offsets(offsets: Tensor, total: int, device: torch.device) -> None:
     if offsets.device.type != "cpu" or torch.compiler.is_compiling():
         return
     first, last = int(offsets[0]), int(offsets[-1])
-    if (first, last) != (0, total):
+    if first != 0 or last > total or (to_the_end and last < total):
         raise ValueError(f"offsets: expected to rise from 0 to {total}, got {first} to {last}")
     falls = offsets[1:] < offsets[:-1]
     if bool(falls.any()):

@@ -28,10 +28,11 @@ def packed_attention(qkv: Tensor, offsets: Tensor) -> Tensor:
 
     Args:
         qkv: queries, keys and values, float32, bfloat16 or float16 [tokens, 3, heads, D], D 32 or 64.
-        offsets: int32 or int64 [N + 1], first token of each sequence, and the number of tokens; may have empty ones.
+        offsets: int32 or int64 [N + 1], first token of each sequence, and the end of the last; may have empty ones.
 
     Returns:
-        Type of ``qkv`` [tokens, heads * D]; softmax and sums in float32.
+        Type of ``qkv`` [tokens, heads * D]; softmax and sums in float32. Tokens behind the last sequence, which fill
+        up a bucket of tokens, get nothing: what stands there is undefined.
 
     Raises:
         ValueError: wrong shape, type or device.
@@ -39,7 +40,7 @@ def packed_attention(qkv: Tensor, offsets: Tensor) -> Tensor:
     check_tensor("qkv", qkv, ["tokens", 3, "heads", "D"], FLOATS)
     if qkv.shape[3] not in HEAD_SIZES:
         raise ValueError(f"qkv: expected a head size D of 32 or 64, got {qkv.shape[3]}")
-    check_offsets(offsets, len(qkv), qkv.device)
+    check_offsets(offsets, len(qkv), qkv.device, to_the_end=False)
     result: Tensor = _packed_attention(qkv, offsets)
     return result
 
