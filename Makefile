@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint bench clean
+.PHONY: help setup demo serve test lint bench bench-kernels clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ lint: setup ## ruff and mypy
 
 bench: setup ## Measure BUILD under load and beside a naive baseline; BASE=report.json compares, ARGS="--quick" and others
 	$(VENV)/python -m benchmarks --build $(BUILD) $(if $(BASE),--base $(BASE)) $(ARGS)
+
+bench-kernels: setup ## Measure the fused kernels on a GPU; without one, compile them
+	$(VENV)/python -m benchmarks.kernels $(ARGS)
 
 clean: ## Remove everything that was built
 	rm -rf build benchmarks/out

@@ -29,8 +29,8 @@ def reference_margin_mse_loss(
     total = summed(weight)
     squares = total * summed(weight * difference**2) - summed(weight * difference) ** 2
     pairs = 0.5 * (total**2 - summed(weight**2))
-    error, norm = squares[pairs > 0].sum(), pairs[pairs > 0].sum()
-    return error / norm.clamp_min(1e-30) if reduction == "mean" else error
+    error = torch.where(pairs > 0, squares, 0).sum()
+    return error / pairs.sum().clamp_min(1e-30) if reduction == "mean" else error
 
 
 def all_pairs(scores: Tensor, targets: Tensor, offsets: Tensor, weights: Tensor, reduction: str) -> Tensor:

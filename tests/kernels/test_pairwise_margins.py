@@ -28,8 +28,12 @@ def reference_pairwise_margins(
     gap = torch.where(ranked == following, 0.0, ranked - following)
     to_next = torch.empty_like(padded).scatter_(1, order, torch.where(has_next, gap, torch.nan))
     to_best = torch.where(padded == ranked[:, :1], 0.0, padded - ranked[:, :1])
-    places = offsets[:-1, None] + order
-    return to_next[exists], to_best[exists], wins[exists], places[exists].long()
+    places = (offsets[:-1, None] + order).long()
+    # Not a mask of bools: PyTorch would wait for the GPU to count them.
+    token = torch.arange(len(scores), device=scores.device)
+    group = torch.searchsorted(offsets, token, right=True) - 1
+    at = (group, token - offsets[group])
+    return to_next[at], to_best[at], wins[at], places[at]
 
 
 def check(scores: Tensor, sizes: list[int], temperature: float = 0.7, dtype: torch.dtype = torch.int32) -> None:
