@@ -34,7 +34,8 @@ def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any,
         return
     if device.type == "cuda":
         with torch.cuda.device(device):
-            kernel[grid](*args, **options)
+            # Releases differ in their default for fused multiply-add, and say so by a warning.
+            kernel[grid](*args, enable_fp_fusion=True, **options)
     else:
         import numpy as np  # what the interpreter computes with; a GPU gives NaN and infinity without a warning
 

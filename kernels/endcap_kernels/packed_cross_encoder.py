@@ -21,7 +21,7 @@ from endcap_kernels.gelu_bias import gelu_bias
 from endcap_kernels.margin_scores import margin_scores
 from endcap_kernels.packed_attention import packed_attention
 from endcap_kernels.pair_batches import Array, ProductTokens, joined_on_device, lay_out, pair_lengths
-from endcap_kernels.token_graphs import TokenGraphs, pair_bucket
+from endcap_kernels.token_graphs import TokenGraphs, pair_bucket, usual_buckets
 
 
 def packed_positions(offsets: Tensor, tokens: int) -> Tensor:
@@ -111,6 +111,24 @@ class PackedCrossEncoder:
         self._products = ProductTokens(values, offsets, self.device)
         self._separator = separator
         self._graphs = TokenGraphs(self._score_block, self.device) if self.device.type == "cuda" else None
+
+    @torch.no_grad()
+    def warm_up(self, most_tokens: int) -> int:
+        """Capture the CUDA graphs of usual requests of up to so many tokens, before the first one comes.
+
+        Returns:
+            How many graphs there are now; 0 on the CPU, where there are none.
+
+        Raises:
+            ValueError: no products loaded.
+        """
+        if self._products is None:
+            raise ValueError("products: expected load_products to have been called, got no products")
+        if self._graphs is None:
+            return 0
+        for pairs, tokens in usual_buckets(most_tokens):
+            self._graphs.prepare(pairs, tokens)
+        return len(self._graphs)
 
     def pair_lengths(self, queries: Sequence[Array], query: Array, product: Array) -> Array:
         """Tokens of each pair as `score_products` joins them: int64 [n]; raises ValueError as it does."""

@@ -26,6 +26,16 @@ def pair_bucket(pairs: int) -> int:
     return 1 << max(pairs - 1, LEAST_PAIRS - 1).bit_length()
 
 
+def usual_buckets(most_tokens: int) -> list[tuple[int, int]]:
+    """Buckets (pairs, tokens) of requests of up to so many tokens, with 24 to 64 tokens a pair on average."""
+    buckets, tokens = [], LEAST_TOKENS
+    while tokens <= token_bucket(most_tokens):
+        rooms = {pair_bucket(-(-tokens // length)) for length in (24, 40, 64)}
+        buckets += [(pairs, tokens) for pairs in sorted(rooms)]
+        tokens = token_bucket(tokens + 1)
+    return buckets
+
+
 class TokenGraphs:
     """Captured forward passes of one model on one GPU. Not re-entrant."""
 
@@ -45,17 +55,21 @@ class TokenGraphs:
         The result stands until the next run.
         """
         key = (pairs, token_bucket(tokens))
-        if key not in self._graphs:
-            self._graphs[key] = self._capture(*key, block)
+        self.prepare(*key)
         graph, inputs, scores = self._graphs[key]
         inputs[: len(block)].copy_(block, non_blocking=True)
         graph.replay()
         return scores
 
-    def _capture(self, pairs: int, tokens: int, block: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-        # Query tokens are at most all tokens. What a smaller request leaves of a larger one is not looked at.
+    def prepare(self, pairs: int, tokens: int) -> None:
+        """Capture the graph of a bucket, unless that is done: it takes the time of several passes."""
+        if (pairs, tokens) not in self._graphs:
+            self._graphs[pairs, tokens] = self._capture(pairs, tokens)
+
+    def _capture(self, pairs: int, tokens: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+        # Zeros stand for pairs without tokens. Query tokens are at most all tokens; what a smaller request leaves of a
+        # larger one is not looked at.
         inputs = torch.zeros(4 * pairs + 2 + tokens, dtype=torch.int32, device=self._device)
-        inputs[: len(block)].copy_(block)
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):

@@ -54,6 +54,8 @@ def test_requests_of_many_sizes_do_not_disturb_each_other(
     encoder = PackedCrossEncoder.from_model(model, "cuda", torch.bfloat16)
     queries, products = request(120, seed=2)
     load(encoder, products)
+    prepared = encoder.warm_up(1024)
+    assert prepared > 8
     everything = scored(encoder, queries, products)
     for count in (1, 7, 8, 9, 50, 51, 120, 3):
         part = scored(encoder, queries, products[:count])
@@ -61,4 +63,4 @@ def test_requests_of_many_sizes_do_not_disturb_each_other(
         torch.testing.assert_close(part, everything[:count], rtol=0, atol=0.05)
     assert torch.equal(everything, scored(encoder, queries, products))
     assert encoder._graphs is not None
-    assert len(encoder._graphs) <= 8
+    assert len(encoder._graphs) <= prepared + 8

@@ -7,7 +7,7 @@ import pytest
 import torch
 from endcap_kernels import PackedCrossEncoder, recorded_launches
 from endcap_kernels.pair_batches import lay_out
-from endcap_kernels.token_graphs import pair_bucket, token_bucket
+from endcap_kernels.token_graphs import pair_bucket, token_bucket, usual_buckets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ragged_inputs import DEVICE, offsets_of
@@ -151,6 +151,28 @@ def test_room_for_more_pairs_and_tokens_changes_nothing(packed: PackedCrossEncod
         scores = packed._score_block(block, batch.pairs, batch.tokens + 37)
     torch.testing.assert_close(scores[:3].cpu(), expected, rtol=0, atol=1e-5)
     assert scores[3:].isnan().all()
+
+
+def test_a_block_of_zeros_is_pairs_without_tokens(packed: PackedCrossEncoder) -> None:
+    """What a CUDA graph is captured with."""
+    packed.load_products(np.arange(5, 25), np.array([0, 20]), SEP)
+    with torch.no_grad():
+        scores = packed._score_block(torch.zeros(4 * 8 + 2 + 100, dtype=torch.int32, device=DEVICE), 8, 100)
+    assert scores.isnan().tolist() == [True] * 8
+
+
+def test_warming_up_is_for_gpus(packed: PackedCrossEncoder) -> None:
+    packed.load_products(np.arange(5, 25), np.array([0, 20]), SEP)
+    assert packed.warm_up(300) == (0 if DEVICE == "cpu" else len(usual_buckets(300)))
+
+
+def test_usual_requests_have_their_buckets() -> None:
+    buckets = usual_buckets(16384)
+    assert len(buckets) == len(set(buckets)) < 80
+    for pairs in (10, 100, 400):
+        for mean in (25, 40, 60):
+            if pairs * mean <= 16384:
+                assert (pair_bucket(pairs), token_bucket(pairs * mean)) in buckets
 
 
 def test_no_pairs(packed: PackedCrossEncoder) -> None:

@@ -40,6 +40,7 @@ class PackedRuntime:
         if self._encoder.labels != 1:
             raise EngineLoadError(f"{folder}: expected one score a pair, got {self._encoder.labels}")
         self._encoder.load_products(products.values, products.offsets, separator)
+        self._encoder.warm_up(options.token_budget)
         self.options = RuntimeOptions(
             precision="bf16" if self._encoder.dtype == torch.bfloat16 else "f32",
             token_budget=options.token_budget,
