@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint bench clean
+.PHONY: help setup demo serve test lint bench bench-kernels clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,7 +19,7 @@ setup: .venv/.ready .venv-serving/.ready ## Make the two environments (.venv, .v
 # optimum-intel pins versions that do not resolve with ours, and pulls torchvision, which breaks a CPU build of torch.
 .venv/.ready: pyproject.toml client/pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(VENV)/python -m pip install --quiet --disable-pip-version-check --editable '.[build,bench,dev]'
+	$(VENV)/python -m pip install --quiet --disable-pip-version-check --editable '.[build,kernels,bench,dev]'
 	$(VENV)/python -m pip install --quiet --disable-pip-version-check --no-deps 'optimum>=2.3,<3' 'optimum-intel>=2.2,<3'
 	@touch $@
 
@@ -45,6 +45,9 @@ lint: setup ## ruff, mypy, and endcap lint on model_repository
 
 bench: setup ## Measure BUILD under load and beside a naive baseline; BASE=report.json compares, ARGS="--quick" and others
 	$(VENV)/python -m benchmarks --build $(BUILD) $(if $(BASE),--base $(BASE)) $(ARGS)
+
+bench-kernels: setup ## Measure the fused kernels on a GPU; without one, compile them
+	$(VENV)/python -m benchmarks.kernels $(ARGS)
 
 clean: ## Remove everything that was built
 	rm -rf build benchmarks/out

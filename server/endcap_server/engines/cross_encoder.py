@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from endcap_server.columns import Array
 from endcap_server.engines.bi_encoder import load_tokenizer
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions, open_encoder
+from endcap_server.engines.packed_runtime import PackedRuntime
 from endcap_server.engines.score_cache import ScoreCache
 from endcap_server.margins import pairwise_margins
 from endcap_server.stages.base import InvalidRequest
@@ -61,7 +62,7 @@ class CrossEncoder:
     def __init__(
         self, folder: Path, store: ItemStore, options: RuntimeOptions = DEFAULT_OPTIONS, cache_pairs: int = 0
     ) -> None:
-        """Load ``model.xml``, ``tokenizer.json`` and ``calibration.json`` from ``folder``, a build's ``cross_encoder``.
+        """Load model, ``tokenizer.json`` and ``calibration.json`` from ``folder``, a build's ``cross_encoder``.
 
         The tokenizer must be the one that tokenised the products of ``store``. Up to ``cache_pairs`` scored pairs are
         remembered.
@@ -84,6 +85,11 @@ class CrossEncoder:
             )
         self._begin, self._separator = special
         self._tokenizer.enable_truncation(MAX_TEXT_TOKENS + len(special))
+        if options.implementation == "packed":
+            self._packed: PackedRuntime | None = PackedRuntime(folder, options, store.tokens, self._separator)
+            self.precision = self._packed.options.precision
+            return
+        self._packed = None
         self._runtime = open_encoder(folder, options)
         if self._runtime.outputs != 1:
             raise EngineLoadError(f"{folder}: expected one score a pair, got {self._runtime.outputs}")
@@ -117,7 +123,10 @@ class CrossEncoder:
             late = deadlines < time.monotonic_ns()
             return ~late[pairs.request]
 
-        scored, done = self._runtime.run(pairs.lengths, pairs.fill, alive)
+        if self._packed is not None:
+            scored, done = self._packed.run(pairs.heads, pairs.head, pairs.product, alive)
+        else:
+            scored, done = self._runtime.run(pairs.lengths, pairs.fill, alive)
         for number, request in asked:
             own = pairs.request == number
             logits[number][pairs.line[own], pairs.column[own]] = np.where(done[own], scored[own, 0], np.nan)

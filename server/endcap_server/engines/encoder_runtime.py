@@ -37,7 +37,8 @@ class RuntimeOptions:
     token_budget: int = 640
     """Tokens of a micro-batch: about 20 pairs of a query and a product title; fewer leave the matrix units idle."""
     implementation: str = "openvino"
-    """What computes: ``openvino`` (``model.xml``) on the CPU, or ``tensorrt`` (``model.plan``) on a GPU."""
+    """What computes: ``openvino`` (``model.xml``) on the CPU, or on a GPU ``tensorrt`` (``model.plan``) or, for the
+    cross-encoder, ``packed`` (the checkpoint; see ``packed_runtime``)."""
 
     def resolved(self) -> "RuntimeOptions":
         """Return the options with every 0 and ``auto`` replaced by what this machine gives."""

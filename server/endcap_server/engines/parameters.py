@@ -36,11 +36,15 @@ class NearestParameters(StageParameters):
 class CrossEncoderParameters(StageParameters):
     """Parameters of `cross_encoder/config.pbtxt`."""
 
-    implementation: Literal["openvino", "tensorrt"] = Field("openvino", description="what runs the cross-encoder")
+    implementation: Literal["openvino", "tensorrt", "packed"] = Field(
+        "openvino", description="what runs the cross-encoder; packed: its checkpoint on endcap's own Triton kernels"
+    )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: all")
     streams: int = Field(0, ge=0, le=64, description="micro-batches computed side by side; 0: one a thread, at most 8")
     precision: str = Field(
-        "auto", pattern="^(auto|f32|bf16)$", description="bf16, f32, or auto: bf16 where the CPU has it"
+        "auto",
+        pattern="^(auto|f32|bf16)$",
+        description="bf16, f32, or auto: bf16 where the CPU has it, or on a GPU (packed)",
     )
     token_budget: int = Field(RuntimeOptions.token_budget, ge=16, le=65536, description="tokens of a micro-batch")
     max_batch_pairs: int = Field(1024, ge=1, description="pairs of all requests that are scored in one go")

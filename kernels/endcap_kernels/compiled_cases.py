@@ -1,0 +1,123 @@
+"""The calls whose kernels are compiled without a GPU: each public function in the types and sizes it is used with."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from endcap_kernels.add_layer_norm import add_layer_norm
+from endcap_kernels.embed_layer_norm import embed_layer_norm
+from endcap_kernels.fuse_top_k import fuse_top_k
+from endcap_kernels.gelu_bias import gelu_bias
+from endcap_kernels.join_pairs import join_pairs
+from endcap_kernels.margin_mse_loss import margin_mse_loss
+from endcap_kernels.margin_scores import MANY_ROWS, margin_scores
+from endcap_kernels.packed_attention import packed_attention
+from endcap_kernels.pairwise_margins import pairwise_margins
+
+_SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
+
+
+def _offsets(groups: int, size: int, dtype: torch.dtype = torch.int32) -> Tensor:
+    return torch.arange(groups + 1, dtype=dtype) * size
+
+
+def _pairwise_margins(groups: int, dtype: torch.dtype, offsets: torch.dtype) -> Callable[[], Any]:
+    return lambda: pairwise_margins(torch.randn(groups * 100).to(dtype), _offsets(groups, 100, offsets), 0.5)
+
+
+def _margin_mse_loss(dtype: torch.dtype, weighted: bool) -> Callable[[], Any]:
+    def call() -> None:
+        scores, targets = (torch.randn(64 * 36, dtype=dtype) for _ in range(2))
+        weights = torch.rand_like(scores) if weighted else None
+        loss = margin_mse_loss(scores.requires_grad_(), targets, _offsets(64, 36), weights)
+        loss.backward()
+
+    return call
+
+
+def _fuse_top_k(dtype: torch.dtype, everything: bool) -> Callable[[], Any]:
+    def call() -> None:
+        relevance, groups = torch.randn(800).to(dtype), 8
+        offsets, k = _offsets(groups, 100), torch.full((groups,), 12)
+        if everything:
+            boosts, mask = torch.ones(800), torch.ones(800, dtype=torch.bool)
+            fuse_top_k(relevance, offsets, k, torch.ones(groups, 2), relevance, boosts, mask, 100)
+        else:
+            fuse_top_k(relevance, offsets, 12, torch.ones(2))
+
+    return call
+
+
+def _margin_scores(rows: int, size: int, dtype: torch.dtype) -> Callable[[], Any]:
+    def call() -> None:
+        def make(*shape: int) -> Tensor:
+            return torch.zeros(*shape, dtype=dtype)
+
+        margin_scores(make(rows, size), _offsets(rows, 1), make(size, size), make(size), make(size), make(1))
+
+    return call
+
+
+def _layer_norms(size: int, dtype: torch.dtype) -> Callable[[], Any]:
+    def call() -> None:
+        states, vector, index = (
+            torch.zeros(64, size, dtype=dtype),
+            torch.zeros(size, dtype=dtype),
+            torch.zeros(64).int(),
+        )
+        add_layer_norm(states, states, vector, vector, vector)
+        embed_layer_norm(index, index, index, states, states, states, vector, vector)
+
+    return call
+
+
+def _gelu_bias(size: int, dtype: torch.dtype) -> Callable[[], Any]:
+    return lambda: gelu_bias(torch.zeros(64, size, dtype=dtype), torch.zeros(size, dtype=dtype))
+
+
+def _packed_attention(length: int, heads: int, size: int, dtype: torch.dtype) -> Callable[[], Any]:
+    return lambda: packed_attention(torch.zeros(100 * length, 3, heads, size, dtype=dtype), _offsets(100, length))
+
+
+def _join_pairs() -> None:
+    tokens, offsets, pairs = torch.zeros(640).int(), _offsets(10, 64), torch.zeros(10).int()
+    join_pairs(tokens, offsets, tokens, offsets.long(), pairs, pairs, _offsets(10, 40), 3, 512)
+
+
+def _all_cases() -> dict[str, Callable[[], Any]]:
+    cases: dict[str, Callable[[], Any]] = {
+        "pairwise_margins fp32": _pairwise_margins(256, torch.float32, torch.int32),
+        "pairwise_margins bf16 1 group": _pairwise_margins(1, torch.bfloat16, torch.int64),
+        "margin_mse_loss fp32": _margin_mse_loss(torch.float32, False),
+        "margin_mse_loss bf16 weights": _margin_mse_loss(torch.bfloat16, True),
+        "margin_mse_loss fp64": _margin_mse_loss(torch.float64, True),
+        "fuse_top_k fp32 all": _fuse_top_k(torch.float32, True),
+        "fuse_top_k bf16 plain": _fuse_top_k(torch.bfloat16, False),
+    }
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        cases[f"margin_scores 768 {_SHORT[dtype]}"] = _margin_scores(100, 768, dtype)
+    for size in (384, 1024):
+        cases[f"margin_scores {size} bf16"] = _margin_scores(100, size, torch.bfloat16)
+    cases["margin_scores 768 bf16 many"] = _margin_scores(MANY_ROWS, 768, torch.bfloat16)
+    for size in (384, 768, 1024):
+        cases[f"layer norms {size} bf16"] = _layer_norms(size, torch.bfloat16)
+    cases["layer norms 768 fp32"] = _layer_norms(768, torch.float32)
+    for dtype in (torch.float32, torch.bfloat16):
+        cases[f"gelu_bias 3072 {_SHORT[dtype]}"] = _gelu_bias(3072, dtype)
+    cases["gelu_bias 1536 bf16"] = _gelu_bias(1536, torch.bfloat16)
+    for length, heads, size, dtype in (
+        (40, 12, 32, torch.bfloat16),
+        (40, 12, 64, torch.bfloat16),
+        (256, 12, 64, torch.bfloat16),
+        (40, 12, 64, torch.float16),
+        (40, 12, 64, torch.float32),
+    ):
+        cases[f"packed_attention {length}x{size} {_SHORT[dtype]}"] = _packed_attention(length, heads, size, dtype)
+    cases["join_pairs"] = _join_pairs
+    return cases
+
+
+CASES: dict[str, Callable[[], Any]] = _all_cases()
+"""By name."""

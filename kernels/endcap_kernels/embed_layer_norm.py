@@ -1,0 +1,153 @@
+"""BERT's embeddings of packed tokens: the sum of three look-ups, normalised, in one pass."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from endcap_kernels.checks import FLOATS, INTEGERS, check_positive, check_tensor
+from endcap_kernels.dispatch import custom_op, launch, runs_kernel
+from endcap_kernels.layer_norms import WIDEST, normalised, row_tiles
+
+
+def embed_layer_norm(
+    ids: Tensor,
+    types: Tensor,
+    positions: Tensor,
+    words: Tensor,
+    type_table: Tensor,
+    position_table: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    eps: float = 1e-12,
+) -> Tensor:
+    """Return LayerNorm(words[id] + type_table[type] + position_table[position]) of each token, computed in float32.
+
+    Args:
+        ids: token ids, int32 or int64 [tokens].
+        types: token types, type and shape of ``ids``.
+        positions: positions in their sequences, type and shape of ``ids``.
+        words: float32, bfloat16 or float16 [vocabulary, H], H at most 8192.
+        type_table: type of ``words`` [types, H].
+        position_table: type of ``words`` [positions, H].
+        gamma: scale, type of ``words`` [H].
+        beta: shift, type of ``words`` [H].
+        eps: added to the variance; above 0.
+
+    Returns:
+        Type of ``words`` [tokens, H]; NaN for a token whose id, type or position its table does not have.
+
+    Raises:
+        ValueError: wrong shape, type, device or eps.
+    """
+    check_tensor("words", words, ["vocabulary", "H"], FLOATS)
+    size, dtype, device = words.shape[1], [words.dtype], words.device
+    if not 0 < size <= WIDEST:
+        raise ValueError(f"words: expected H in 1..{WIDEST}, got {size}")
+    check_tensor("ids", ids, ["tokens"], INTEGERS, device)
+    check_tensor("types", types, [len(ids)], [ids.dtype], device)
+    check_tensor("positions", positions, [len(ids)], [ids.dtype], device)
+    check_tensor("type_table", type_table, ["types", size], dtype, device)
+    check_tensor("position_table", position_table, ["positions", size], dtype, device)
+    check_tensor("gamma", gamma, [size], dtype, device)
+    check_tensor("beta", beta, [size], dtype, device)
+    tables = (words, type_table, position_table)
+    result: Tensor = _embed_layer_norm(ids, types, positions, *tables, gamma, beta, check_positive("eps", eps))
+    return result
+
+
+def _empty_result(
+    ids: Tensor,
+    types: Tensor,
+    positions: Tensor,
+    words: Tensor,
+    type_table: Tensor,
+    position_table: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    eps: float,
+) -> Tensor:
+    return words.new_empty((ids.shape[0], words.shape[1]))
+
+
+@custom_op("embed_layer_norm", _empty_result)
+def _embed_layer_norm(
+    ids: Tensor,
+    types: Tensor,
+    positions: Tensor,
+    words: Tensor,
+    type_table: Tensor,
+    position_table: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    eps: float,
+) -> Tensor:
+    if not runs_kernel(words):
+        total: Tensor = words.new_zeros((), dtype=torch.float32)
+        for index, table in ((ids, words), (types, type_table), (positions, position_table)):
+            known = (index >= 0) & (index < len(table))
+            total = total + torch.where(known[:, None], table[torch.where(known, index, 0)].float(), torch.nan)
+        return torch.nn.functional.layer_norm(total, words.shape[1:], gamma.float(), beta.float(), eps).to(words.dtype)
+    result = _empty_result(ids, types, positions, words, type_table, position_table, gamma, beta, eps)
+    tables = [table.contiguous() for table in (words, type_table, position_table, gamma, beta)]
+    options = row_tiles(words.shape[1])
+    launch(
+        _embed_layer_norm_kernel,
+        (triton.cdiv(len(ids), options["ROWS"]),),
+        words.device,
+        ids.contiguous(),
+        types.contiguous(),
+        positions.contiguous(),
+        *tables,
+        result,
+        len(ids),
+        len(words),
+        len(type_table),
+        len(position_table),
+        eps,
+        SIZE=words.shape[1],
+        **options,
+    )
+    return result
+
+
+@triton.jit
+def _row_of(table_ptr, index_ptr, token, valid, length, column, exists, SIZE: tl.constexpr):
+    """Rows of a table for some tokens, float32 [ROWS, WIDTH]; NaN where the table has no such row."""
+    index = tl.load(index_ptr + token, mask=valid, other=0).to(tl.int64)
+    known = (index >= 0) & (index < length)
+    place = table_ptr + index[:, None] * SIZE + column[None, :]
+    return tl.load(place, mask=known[:, None] & exists[None, :], other=float("nan")).to(tl.float32)
+
+
+@triton.jit
+def _embed_layer_norm_kernel(
+    ids_ptr,  # int [tokens]
+    types_ptr,  # int [tokens]
+    positions_ptr,  # int [tokens]
+    words_ptr,  # [vocabulary, SIZE]
+    type_table_ptr,  # [type_count, SIZE]
+    position_table_ptr,  # [position_count, SIZE]
+    gamma_ptr,  # [SIZE]
+    beta_ptr,  # [SIZE]
+    result_ptr,  # [tokens, SIZE]
+    tokens,
+    vocabulary,
+    type_count,
+    position_count,
+    eps,
+    SIZE: tl.constexpr,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    exists, valid = column < SIZE, token < tokens
+    values = _row_of(words_ptr, ids_ptr, token, valid, vocabulary, column, exists, SIZE)
+    values += _row_of(type_table_ptr, types_ptr, token, valid, type_count, column, exists, SIZE)
+    values += _row_of(position_table_ptr, positions_ptr, token, valid, position_count, column, exists, SIZE)
+    gamma = tl.load(gamma_ptr + column, mask=exists, other=0.0).to(tl.float32)
+    beta = tl.load(beta_ptr + column, mask=exists, other=0.0).to(tl.float32)
+    result = normalised(values, exists, gamma, beta, eps, SIZE)
+    place = result_ptr + token.to(tl.int64)[:, None] * SIZE + column[None, :]
+    tl.store(place, result.to(result_ptr.dtype.element_ty), mask=valid[:, None] & exists[None, :])

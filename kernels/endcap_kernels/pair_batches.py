@@ -1,0 +1,95 @@
+"""What a request for scores ships to the device: one block of int32, numbers of queries and products, and query tokens.
+
+The block has a place for every number at a fixed distance from its start, so that a CUDA graph finds them again:
+
+    offsets [pairs + 1] | query [pairs] | product [pairs] | query_offsets [pairs + 1] | queries [as many as there are]
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from endcap_kernels.join_pairs import JoinedPairs, join_pairs
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class ProductTokens:
+    """Tokens of all products of a shop on the device, and their lengths on the host."""
+
+    def __init__(self, values: Array, offsets: Array, device: torch.device) -> None:
+        """Copy the ragged column ``values`` (int [total]), ``offsets`` (int [products + 1]) to ``device``."""
+        self.offsets = np.array(offsets, np.int64)
+        if self.offsets.ndim != 1 or not len(self.offsets) or int(self.offsets[-1]) != len(values):
+            raise ValueError(f"offsets: expected to end with {len(values)}, the number of tokens, got {offsets[-1:]}")
+        if (np.diff(self.offsets) < 0).any():
+            raise ValueError("offsets: expected to rise, got some that fall")
+        self.device_values = torch.from_numpy(np.array(values, np.int32)).to(device)
+        self.device_offsets = torch.from_numpy(self.offsets).to(device)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def lengths(self, product: Array) -> Array:
+        """Tokens of some products: int64, shape of ``product``."""
+        return self.offsets[product + 1] - self.offsets[product]
+
+
+@dataclass(frozen=True, eq=False)
+class PairBatch:
+    """Pairs to be scored together."""
+
+    block: Array  # int32, see above
+    pairs: int
+    """Pairs, and room for more up to a bucket's number."""
+    tokens: int
+    """Tokens of all pairs."""
+
+
+def pair_lengths(queries: Sequence[Array], query: Array, product: Array, products: ProductTokens) -> Array:
+    """Tokens of each pair, with the [SEP] behind the product: int64 [n]; raises ValueError."""
+    if query.ndim != 1 or query.shape != product.shape:
+        raise ValueError(f"query, product: expected one shape [n], got {list(query.shape)}, {list(product.shape)}")
+    for name, numbers, count in (("query", query, len(queries)), ("product", product, len(products))):
+        if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < count:
+            wrong = numbers[(numbers < 0) | (numbers >= count)][0]
+            raise ValueError(f"{name}: expected numbers in 0..{count - 1}, got {wrong}")
+    heads = np.array([len(tokens) for tokens in queries], np.int64)
+    return heads[query] + products.lengths(product) + 1 if len(query) else np.zeros(0, np.int64)
+
+
+def lay_out(queries: Sequence[Array], query: Array, product: Array, lengths: Array, room: int) -> PairBatch:
+    """The block of some pairs; pairs from ``len(query)`` to ``room`` have no tokens.
+
+    Only the queries that some pair has are shipped.
+    """
+    used, local = np.unique(query, return_inverse=True)
+    heads = [np.asarray(queries[number], np.int32) for number in used]
+    block = np.zeros(4 * room + 2 + sum(map(len, heads)), np.int32)
+    count, ends = len(query), np.cumsum(lengths)
+    total = int(ends[-1]) if count else 0
+    block[1 : room + 1] = total
+    block[1 : count + 1] = ends
+    block[room + 1 : room + 1 + count] = local
+    block[2 * room + 1 : 2 * room + 1 + count] = product
+    query_ends = np.cumsum([len(head) for head in heads])
+    start = 3 * room + 1
+    block[start + 1 : start + 1 + len(heads)] = query_ends
+    if heads:
+        block[start + 1 + room :] = np.concatenate(heads)
+    return PairBatch(block, room, total)
+
+
+def joined_on_device(
+    block: Tensor, pairs: int, products: ProductTokens, separator: int, tokens: int
+) -> tuple[JoinedPairs, Tensor]:
+    """Packed tokens of a block on the device, and the offsets of its pairs: int32 [pairs + 1]."""
+    offsets, query, product, query_offsets, queries = torch.split(
+        block, [pairs + 1, pairs, pairs, pairs + 1, len(block) - 4 * pairs - 2]
+    )
+    values = (queries, query_offsets, products.device_values, products.device_offsets, query, product, offsets)
+    return join_pairs(*values, separator, tokens), offsets

@@ -1,0 +1,82 @@
+"""Runs the cross-encoder's checkpoint on flat tokens with endcap's own Triton kernels (package `endcap_kernels`).
+
+Nothing is padded, so pairs need no sorting; product tokens lie on the GPU, where those of a text are joined to them.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from endcap_server.columns import Array, Ragged
+from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
+
+
+class PackedRuntime:
+    """One packed cross-encoder on one GPU. Not re-entrant: one thread calls ``run``."""
+
+    def __init__(self, folder: Path, options: RuntimeOptions, products: Ragged, separator: int) -> None:
+        """Load the Hugging Face checkpoint in ``folder`` and the tokens of all products.
+
+        Without a GPU this is refused, unless the process interprets kernels on the CPU (``TRITON_INTERPRET=1``), which
+        is for tests: it takes a second where a GPU takes a millisecond.
+        """
+        try:
+            import torch
+            from endcap_kernels import PackedCrossEncoder
+            from endcap_kernels.dispatch import INTERPRETED
+        except ImportError as error:
+            raise EngineLoadError(
+                f"implementation packed: expected the packages torch, triton and endcap_kernels, got {error}; install "
+                "endcap[kernels] where the engine runs, or serve with --profile cpu"
+            ) from None
+        if not torch.cuda.is_available() and not INTERPRETED:
+            raise EngineLoadError("implementation packed: expected an NVIDIA GPU, found none; serve with --profile cpu")
+        precisions = {"auto": None, "f32": torch.float32, "bf16": torch.bfloat16}
+        try:
+            self._encoder = PackedCrossEncoder.from_pretrained(folder, dtype=precisions[options.precision])
+        except (ValueError, FileNotFoundError) as error:
+            raise EngineLoadError(f"implementation packed: {error}; run endcap build cross_encoder") from None
+        if self._encoder.labels != 1:
+            raise EngineLoadError(f"{folder}: expected one score a pair, got {self._encoder.labels}")
+        self._encoder.load_products(products.values, products.offsets, separator)
+        self._encoder.warm_up(options.token_budget)
+        self.options = RuntimeOptions(
+            precision="bf16" if self._encoder.dtype == torch.bfloat16 else "f32",
+            token_budget=options.token_budget,
+            implementation="packed",
+        )
+
+    def run(
+        self, texts: Sequence[Array], text: Array, product: Array, alive: Callable[[], Array] | None = None
+    ) -> tuple[Array, Array]:
+        """Score pairs.
+
+        Args:
+            texts: tokens of each text with special tokens, int [any].
+            text: which text each pair is of, int [n].
+            product: which product, int [n].
+            alive: asked before each micro-batch which pairs (bool [n]) are still worth computing.
+
+        Returns:
+            float32 [n, 1], and bool [n]: which pairs were computed.
+        """
+        results = np.zeros((len(text), 1), np.float32)
+        done = np.zeros(len(text), np.bool_)
+        for planned in self._micro_batches(self._encoder.pair_lengths(texts, text, product)):
+            rows = planned if alive is None else planned[alive()[planned]]
+            if len(rows):
+                results[rows, 0] = self._encoder.score_products(texts, text[rows], product[rows]).numpy()
+                done[rows] = True
+        return results, done
+
+    def _micro_batches(self, lengths: Array) -> list[Array]:
+        """Rows of each micro-batch, int64 [b], in order; each within the token budget, or one pair."""
+        ends, batches, start = np.cumsum(lengths), [], 0
+        while start < len(lengths):
+            before = int(ends[start - 1]) if start else 0
+            end = int(np.searchsorted(ends, before + self.options.token_budget, side="right"))
+            end = max(end, start + 1)
+            batches.append(np.arange(start, end))
+            start = end
+        return batches

@@ -1,0 +1,61 @@
+"""Kernels compile to machine code for an A100 and an H100 without either: one case of each kernel."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from endcap_kernels.compilation import ARCHITECTURES
+from ragged_inputs import DEVICE
+
+CASES = {
+    "pairwise_margins fp32": {"_pairwise_margins_kernel"},
+    "margin_mse_loss bf16 weights": {
+        "_margin_mse_sums_kernel",
+        "_margin_mse_total_kernel",
+        "_margin_mse_gradient_kernel",
+    },
+    "fuse_top_k fp32 all": {"_fuse_top_k_kernel"},
+    "margin_scores 768 bf16": {"_margin_scores_kernel"},
+    "layer norms 768 bf16": {"_add_layer_norm_kernel", "_embed_layer_norm_kernel"},
+    "gelu_bias 3072 bf16": {"_gelu_bias_kernel"},
+    "packed_attention 40x64 bf16": {"_packed_attention_kernel"},
+    "join_pairs": {"_join_pairs_kernel"},
+}
+USES_TENSOR_CORES = {"_margin_scores_kernel", "_packed_attention_kernel"}
+
+
+def test_every_kernel_compiles_for_both_architectures(plain_process: Callable[[str], str]) -> None:
+    rows = json.loads(
+        plain_process(
+            f"import sys; sys.argv = ['compilation', '--json', '--cases', *{list(CASES)}];"
+            "from endcap_kernels.compilation import main; main()"
+        )
+    )
+    assert {(row["kernel"], row["architecture"]) for row in rows} == {
+        (kernel, architecture) for kernels in CASES.values() for kernel in kernels for architecture in ARCHITECTURES
+    }
+    for row in rows:
+        assert row["spilled"] == 0, row
+        expected = {80: "mma", 90: "wgmma"}[row["architecture"]] if row["kernel"] in USES_TENSOR_CORES else "none"
+        assert row["tensor_cores"] == expected, row
+
+
+def test_unknown_case_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "endcap_kernels.compilation", "--cases", "nothing"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "--cases: expected some of pairwise_margins fp32" in done.stderr
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="about a process with interpreted kernels")
+def test_an_interpreting_process_cannot_compile() -> None:
+    from endcap_kernels.compilation import compile_cases
+
+    with pytest.raises(RuntimeError, match="TRITON_INTERPRET: expected to be unset"):
+        compile_cases({})

@@ -1,0 +1,114 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from endcap_kernels import packed_attention, recorded_launches
+from endcap_kernels.packed_attention import _packed_attention, _packed_attention_plain
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ragged_inputs import normal, offsets_of, relative_error
+from torch import Tensor
+
+
+def reference_packed_attention(qkv: Tensor, offsets: Tensor, longest: int) -> Tensor:
+    """Plain PyTorch: pad to [N, longest], mask, softmax, and pack again."""
+    heads, size = qkv.shape[2:]
+    column = torch.arange(longest, device=qkv.device)
+    exists = column < (offsets[1:] - offsets[:-1])[:, None]
+    row = torch.where(exists, offsets[:-1, None] + column, 0).long()
+    query, key, value = qkv[row].permute(2, 0, 3, 1, 4)
+    scores = query @ key.transpose(-1, -2) / math.sqrt(size)
+    weights = scores.masked_fill(~exists[:, None, None, :], -torch.inf).softmax(-1)
+    attended = (weights @ value).transpose(1, 2).reshape(len(exists), longest, heads * size)
+    # Not a mask of bools: PyTorch would wait for the GPU to count them.
+    token = torch.arange(len(qkv), device=qkv.device)
+    sequence = torch.searchsorted(offsets, token, right=True) - 1
+    return attended[sequence, token - offsets[sequence]]
+
+
+def check(sizes: list[int], heads: int, size: int, offsets_type: torch.dtype = torch.int32) -> None:
+    qkv, offsets = normal(sum(sizes), 3, heads, size, scale=1.5), offsets_of(sizes, offsets_type)
+    with recorded_launches() as launched:
+        result = packed_attention(qkv, offsets)
+    assert launched == ["_packed_attention_kernel"]
+    expected = reference_packed_attention(qkv.double(), offsets, max(sizes)).float()
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("sizes", [[1], [2], [31], [111], [3, 0, 65, 1, 0, 64], [0, 40, 20]], ids=str)
+def test_equals_the_reference(sizes: list[int], size: int) -> None:
+    check(sizes, 2, size)
+
+
+def test_longest_sequence_and_int64() -> None:
+    check([512], 1, 32, torch.int64)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("length", [40, 150])
+def test_half_precision_errs_no_more_than_plain_torch(length: int, dtype: torch.dtype) -> None:
+    qkv, offsets = normal(2 * length, 3, 1, 32, dtype=dtype), offsets_of([length] * 2)
+    expected = reference_packed_attention(qkv.double(), offsets, length)
+    plain = reference_packed_attention(qkv, offsets, length)
+    assert relative_error(packed_attention(qkv, offsets), expected) < 2 * relative_error(plain, expected)
+
+
+def test_a_sequence_does_not_depend_on_its_batch_nor_the_run() -> None:
+    qkv, sizes = normal(130, 3, 1, 32), [7, 90, 33]
+    together = packed_attention(qkv, offsets_of(sizes))
+    assert torch.equal(together, packed_attention(qkv, offsets_of(sizes)))
+    assert torch.equal(together[7:97], packed_attention(qkv[7:97], offsets_of([90])))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nan_and_infinity_stay_in_their_sequence(bad: float) -> None:
+    qkv = normal(20, 3, 1, 32)
+    qkv[12] = bad
+    result = packed_attention(qkv, offsets_of([10, 10]))
+    assert result[:10].isfinite().all()
+    assert not result[10:].isfinite().all(1).any()
+
+
+def test_all_equal_keys_give_the_mean_and_large_scores_do_not_overflow() -> None:
+    qkv = torch.ones_like(normal(70, 3, 1, 32)) * 100
+    qkv[:, 2] = normal(70, 1, 32)
+    result = packed_attention(qkv, offsets_of([70]))
+    torch.testing.assert_close(result, qkv[:, 2, 0].mean(0).expand(70, 32), rtol=1e-4, atol=1e-5)
+
+
+def test_part_of_a_wider_matrix_and_not_contiguous() -> None:
+    wide, offsets = normal(30, 5, 2, 32), offsets_of([11, 19])
+    expected = packed_attention(wide[:, :3].contiguous(), offsets)
+    assert torch.equal(packed_attention(wide[:, :3], offsets), expected)
+    assert torch.equal(packed_attention(wide[:, :3].transpose(2, 3).contiguous().transpose(2, 3), offsets), expected)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=4), st.integers(0, 100))
+def test_results_are_means_of_values(sizes: list[int], seed: int) -> None:
+    qkv, offsets = normal(sum(sizes), 3, 1, 32, seed=seed), offsets_of(sizes)
+    result = packed_attention(qkv, offsets)
+    for start, end in pairwise(offsets.tolist()):
+        if start < end:
+            value = qkv[start:end, 2, 0]
+            assert (result[start:end] <= value.max(0).values + 1e-4).all()
+            assert (result[start:end] >= value.min(0).values - 1e-4).all()
+
+
+def test_plain_path_agrees() -> None:
+    qkv, offsets = normal(50, 3, 2, 32), offsets_of([0, 20, 30])
+    torch.testing.assert_close(packed_attention(qkv, offsets), _packed_attention_plain(qkv, offsets))
+
+
+def test_custom_op_contract() -> None:
+    arguments = (normal(9, 3, 1, 32), offsets_of([4, 5]))
+    torch.library.opcheck(_packed_attention, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_wrong_input() -> None:
+    with pytest.raises(ValueError, match="qkv: expected a head size D of 32 or 64, got 48"):
+        packed_attention(normal(4, 3, 2, 48), offsets_of([4]))
+    with pytest.raises(ValueError, match=r"qkv: expected shape \[tokens, 3, heads, D\], got \[4, 192\]"):
+        packed_attention(normal(4, 192), offsets_of([4]))
