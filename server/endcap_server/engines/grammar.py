@@ -18,12 +18,13 @@ from endcap_server.prompts import (
 
 # Letters of the scripts shops are written in. Ranges, because EBNF character classes know no Unicode properties.
 _LETTERS = r"a-zA-Z\u00c0-\u024f\u0370-\u03ff\u0400-\u04ff\u0590-\u05ff\u0620-\u064a\u0900-\u097f\u0e01-\u0e3a"
+_TITLE_WORDS = 9
 _CONCEPTS = '","concepts":["'
 _IDEOGRAPHS = r"\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3"
 _TAIL = f"{_LETTERS}{_IDEOGRAPHS}0-9&'%.+/-"
 # Titles and concepts share one word rule: the fewer states a grammar has, the sooner it is compiled for a request.
 _SHARED_RULES = f"""\
-title ::= word (" " word){{0,8}} [?!]?
+title ::= word (" " word){{0,{_TITLE_WORDS - 1}}} [?!]?
 concept ::= word (" " word){{0,4}}
 word ::= start tail{{0,19}} | "&"
 start ::= [{_LETTERS}{_IDEOGRAPHS}0-9]
@@ -67,10 +68,12 @@ def theme_grammar(count: int, titles: Sequence[str] = (), shopper: str = "") -> 
 
 
 def _quoting_title(search: str) -> str:
-    """Write a title around a search, or with the search at its beginning."""
-    around = f'(word " "){{1,4}} {_literal(search)}'
-    first = _literal(search[:1].upper() + search[1:])
-    return f'({around} | {first}) (" " word){{0,4}} [?!]?'
+    """Write a title around a search, or with the search at its beginning; at most nine words in all."""
+    free = max(1, _TITLE_WORDS - len(search.split()))
+    before = min(4, free)
+    around = f'(word " "){{1,{before}}} {_literal(search)} (" " word){{0,{min(4, free - before)}}}'
+    first = f'{_literal(search[:1].upper() + search[1:])} (" " word){{0,{before}}}'
+    return f"({around} | {first}) [?!]?"
 
 
 def keyword_grammar(candidates: Sequence[str], choose: int) -> str:

@@ -134,8 +134,10 @@ class Fusion(Stage):
             max_similarity=self.settings.max_placement_similarity,
             order_weight=self.settings.order_weight,
         )
+        # A theme that LLM 1's spare did not fill is no placement.
+        unused = 0 if is_search else sum(not theme for theme in themes)
         for reason, number in choice.dropped.items():
-            status.count(reason, number)
+            status.count(reason, number - (unused if reason == "placement_empty" else 0))
         shown = choice.shown
         if len(pins.rows) and not shown:
             shown = [0]

@@ -41,7 +41,7 @@ class ThemeParameters(StageParameters):
     checks_ms: float = Field(15.0, ge=0, le=1000, description="milliseconds of the budget kept for the checks")
     text_policy: str = Field("", description="word list of the text policy; empty: the one that endcap brings")
     min_title: int = Field(3, ge=1, le=60, description="least characters of a title")
-    max_title: int = Field(60, ge=5, le=200, description="most characters of a title")
+    max_title: int = Field(72, ge=5, le=200, description="most characters of a title")
     max_title_words: int = Field(9, ge=1, le=40, description="most words of a title")
     scripts: str = Field(
         "auto", description="scripts that titles may be in (LATIN,CYRILLIC); auto: the catalogue's own"
