@@ -53,6 +53,7 @@ def test_newer_fields_are_fields() -> None:
     for name in NEWER_FIELDS:
         kind = model_config_pb2.ModelConfig.DESCRIPTOR
         for part in name.split("."):
+            assert part in kind.fields_by_name, f"{name}: no field of Triton's schema"
             field = kind.fields_by_name[part]
             kind = field.message_type
 

@@ -89,4 +89,5 @@ parameters: { key: 'k' value: { string_value: "a"
 
 @given(st.text())
 def test_no_text_breaks_the_reader(text: str) -> None:
-    read_document(text)
+    document = read_document(text)
+    assert all(1 <= line <= text.count("\n") + 1 for line in document.comments)

@@ -222,4 +222,6 @@ def test_more_than_it_can_answer_is_refused_and_what_fails_does_not_count(shop: 
 def test_without_a_limit_nothing_is_refused(shop: Path) -> None:
     stage = Retrieval(shop, {"max_in_flight": "0"}, TinyEngines(shop))
     for _ in range(100):
-        asyncio.run(stage.run({"QUERY": bytes_tensor(["lamp"])}))
+        found = asyncio.run(stage.run({"QUERY": bytes_tensor(["lamp"])}))
+        assert len(found["CANDIDATE_ROW"])
+        assert "in_flight" not in json_of(found["RETRIEVAL_STATUS"])
