@@ -38,8 +38,9 @@ from tritonclient.grpc import aio as triton_aio
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import serialize_byte_tensor
 
+from benchmarks.measures import median_of
+
 PLACEMENTS, PRODUCTS, KEYWORDS, SIGNALS = 4, 12, 5, 9
-RESAMPLES = 2000
 TIMEOUT_S = 5.0
 BUDGET_MS = 4985
 _DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.object_): "BYTES"}
@@ -231,12 +232,10 @@ def figures(case: str, kind: str, taken: np.ndarray) -> dict[str, Any]:
     found: dict[str, Any] = {"request": case, "client": kind, "rounds": len(ours)}
     for name, times in (("ours", ours), ("raw", raw), ("bare", bare)):
         found[f"{name}_p50_ms"] = round(float(np.median(times)), 4)
-    picked = np.random.default_rng(0).integers(0, len(ours), (RESAMPLES, len(ours)))
     for name, times in (("raw", raw), ("bare", bare)):
-        differences = ours - times
-        interval = np.quantile(np.median(differences[picked], axis=1), [0.025, 0.975])
-        found[f"less_{name}_p50_ms"] = round(float(np.median(differences)), 4)
-        found[f"less_{name}_interval_ms"] = [round(float(bound), 4) for bound in interval]
+        difference = median_of(ours - times)
+        found[f"less_{name}_p50_ms"] = round(difference.value, 4)
+        found[f"less_{name}_interval_ms"] = [round(difference.low, 4), round(difference.high, 4)]
     return found
 
 

@@ -37,7 +37,7 @@ def median_of(values: Sequence[float], seed: int = 0) -> Interval:
     Raises:
         ValueError: There are no values.
     """
-    return _bootstrap(lambda rows: np.median(np.asarray(values)[rows], axis=1), len(values), seed)
+    return bootstrap(lambda rows: np.median(np.asarray(values)[rows], axis=1), len(values), seed)
 
 
 def paired_ratio(numerators: Sequence[float], denominators: Sequence[float], seed: int = 0) -> Interval:
@@ -50,7 +50,7 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float], see
         raise ValueError(f"pairs: expected as many numerators as denominators, got {len(numerators)} and "
                          f"{len(denominators)}")  # fmt: skip
     above, below = np.asarray(numerators), np.asarray(denominators)
-    return _bootstrap(lambda rows: np.median(above[rows], axis=1) / np.median(below[rows], axis=1), len(above), seed)
+    return bootstrap(lambda rows: np.median(above[rows], axis=1) / np.median(below[rows], axis=1), len(above), seed)
 
 
 def rounds_ratio(new: Sequence[Sequence[float]], base: Sequence[Sequence[float]], seed: int = 0) -> Interval:
@@ -77,8 +77,17 @@ def _median_of_rounds(rounds: Sequence[np.ndarray], generator: np.random.Generat
     return float(np.median(np.concatenate(values)))
 
 
-def _bootstrap(statistic: Callable[[np.ndarray], np.ndarray], count: int, seed: int) -> Interval:
-    """Bootstrap a statistic that maps row indices int [resamples, count] to values [resamples]."""
+def bootstrap(statistic: Callable[[np.ndarray], np.ndarray], count: int, seed: int) -> Interval:
+    """Bootstrap a statistic of `count` values.
+
+    Args:
+        statistic: maps rows int [resamples, count] to values [resamples].
+        count: how many rows there are to draw from.
+        seed: of the draws.
+
+    Raises:
+        ValueError: There are no values.
+    """
     if not count:
         raise ValueError("bootstrap: expected values, got none")
     rows = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))

@@ -28,10 +28,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.measures import bootstrap
+
 DEPTH = 10
 RETURNED = 100
 DRAWS = 20
-RESAMPLES = 2000
 DESCRIPTION_CHARACTERS = 2000
 _WORD = re.compile(r"\w+")
 
@@ -191,10 +192,8 @@ def at_random(products: Products) -> Method:
 
 def interval(values: np.ndarray) -> tuple[float, float]:
     """95 % bootstrap interval of the mean over queries."""
-    rng = np.random.default_rng(3)
-    means = values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    found = bootstrap(lambda rows: values[rows].mean(axis=1), len(values), seed=3)
+    return found.low, found.high
 
 
 def figures(scores: np.ndarray, baseline: np.ndarray | None) -> dict[str, float | list[float]]:
