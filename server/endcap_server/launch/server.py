@@ -251,5 +251,8 @@ def _kill_session(leader: int) -> None:
     """End stubs that outlived the server: they are in its process group."""
     try:
         os.killpg(leader, signal.SIGKILL)
-    except ProcessLookupError:
+        while True:
+            # Orphans are ours to reap where we are a container's first process; elsewhere there are none.
+            os.waitpid(-leader, 0)
+    except (ProcessLookupError, ChildProcessError):
         return
