@@ -9,6 +9,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -16,6 +17,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 Tensors = dict[str, np.ndarray]
+
+arrived_ns: ContextVar[int] = ContextVar("arrived_ns")
+"""When the request at work reached its stage's process, on ``time.monotonic_ns``'s clock; unset outside a server."""
 
 
 class Engines(Protocol):
@@ -218,11 +222,12 @@ class StatusPart:
     """What one stage says about itself in STATUS.
 
     The figures are collected while the stage works: ``aiqa`` counts what was removed or repaired by reason,
-    ``fall_back`` records that (a part of) the answer is not what the stage normally gives, and why.
+    ``fall_back`` records that (a part of) the answer is not what the stage normally gives, and why. A stage's time
+    begins when the request reaches its process: reading tensors and waiting for the stage's loop are part of it.
     """
 
     def __init__(self, source: str = "computed"):
-        self.started_ns = time.monotonic_ns()
+        self.started_ns = arrived_ns.get(0) or time.monotonic_ns()
         self.source = source
         self.reasons: list[str] = []
         self.aiqa: dict[str, int] = {}

@@ -2,13 +2,14 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from endcap_server.stages.base import InvalidRequest, Overloaded, Stage, Tensors
+from endcap_server.stages.base import InvalidRequest, Overloaded, Stage, Tensors, arrived_ns
 from endcap_server.triton.bls import BLS_THREADS, BlsEngines
 from endcap_server.triton.process import end_when_continued
 from endcap_server.triton.tensors import answer, build_folder, config_parameters, input_names, read_inputs, refuse
@@ -44,12 +45,14 @@ class StageModel:
     def execute(self, requests: list[Any]) -> None:
         """Take the tensors out of the stub's memory and hand each request to the loop; responses follow later."""
         for request in requests:
+            arrived = time.monotonic_ns()
             inputs = read_inputs(request, self._inputs)
-            work = self._serve(inputs, request.requested_output_names(), request.get_response_sender())
+            work = self._serve(arrived, inputs, request.requested_output_names(), request.get_response_sender())
             asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def _serve(self, inputs: Tensors, requested: list[str], sender: Any) -> None:
+    async def _serve(self, arrived: int, inputs: Tensors, requested: list[str], sender: Any) -> None:
         name = self._stage.name
+        arrived_ns.set(arrived)
         # Triton goes through all steps of an ensemble whose client has gone; it tells a step so when it begins, and one
         # that runs already not at all.
         if sender.is_cancelled():
