@@ -1,6 +1,7 @@
 """Load on the server: phases of requests, closed loop or open loop, and what came of them."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -82,8 +83,15 @@ class LoadGenerator:
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
+        # gevent's patches are for users that block in sockets; ours wait for a thread that has to stay as it is.
+        environment = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "1"}
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env=environment,
         )
         try:
             self._read()
