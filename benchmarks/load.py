@@ -53,6 +53,8 @@ class Sample:
     end_s: float
     error: str = ""
     """Name of the client's exception: "Overloaded" is a rejection."""
+    message: str = ""
+    """What the exception said."""
     degraded: Sequence[str] = ()
     """Stages that fell back, if only in part (a theme of five replaced)."""
     fallback: Sequence[str] = ()
@@ -159,9 +161,11 @@ def _figures(samples: Sequence[Sample], phase: Phase) -> dict[str, Any]:
     latencies = [sample.latency_ms for sample in answered]
     good = [latency for latency in latencies if latency <= phase.budget_ms]
     errors: dict[str, int] = {}
+    messages: dict[str, str] = {}
     for sample in samples:
         if sample.error:
             errors[sample.error] = errors.get(sample.error, 0) + 1
+            messages.setdefault(sample.error, sample.message)
     if phase.clients:
         # Little's law: without it a request that the end of a short window cuts would count as nothing.
         busy_s = sum(sample.end_s - sample.start_s for sample in samples) / phase.clients
@@ -178,6 +182,7 @@ def _figures(samples: Sequence[Sample], phase: Phase) -> dict[str, Any]:
         "fallback_share": _share(answered, [sample for sample in answered if sample.fallback]),
         "cached_share": _share(answered, [sample for sample in answered if sample.cached]),
         "errors": errors,
+        "first_messages": messages,
         "stage_ms": stage_means(answered),
         "beyond_stages_ms": _median([s.round_trip_ms - sum(s.stage_ms.values()) for s in answered]),
     }

@@ -128,6 +128,7 @@ class Driver:
         status = None if outcome.answer is None else outcome.answer.status
         stages = {} if status is None else status.stages
         said = {
+            "message": str(exception or ""),
             "degraded": [] if status is None else list(status.degraded),
             "fallback": [stage for stage, part in stages.items() if part.source == "fallback"],
             "cached": [stage for stage, part in stages.items() if part.source == "cached"],
