@@ -37,6 +37,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--build", type=Path, default=Path("build/demo"), metavar="DIR", help="a build (default: %(default)s)")
     add("--catalogue", type=Path, metavar="DIR", help="whose shoppers and searches are replayed (default: the build's)")
     add("--address", default="", metavar="HOST:PORT", help="gRPC port of a running server (default: find or start one)")
+    add(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help="control key of a running server (default: the build's control.key)",
+    )
     add("--out", type=Path, default=Path("benchmarks/out"), metavar="DIR", help="of the report (default: %(default)s)")
     add("--quick", action="store_true", help="two or three minutes: figures to look at, not to quote")
     add(
@@ -80,6 +86,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         catalogue=catalogue,
         out=options.out,
         address=options.address,
+        key_file=options.key_file,
         seed=options.seed,
         parts=tuple(part for part in PARTS if part in parts),
         budget_ms=options.budget_ms,
@@ -139,9 +146,9 @@ def repeat_command(options: argparse.Namespace) -> str:
         words += [f"--{flag}"] if getattr(options, flag) else []
     for part in options.only or ():
         words += ["--only", part]
-    for name in ("catalogue", "address", "requests", "seconds", "base"):
+    for name in ("catalogue", "address", "key_file", "requests", "seconds", "base"):
         if value := getattr(options, name):
-            words += [f"--{name}", str(value)]
+            words += [f"--{name.replace('_', '-')}", str(value)]
     for name in ("rates", "concurrency"):
         if value := getattr(options, name):
             words += [f"--{name}", ",".join(f"{each:g}" for each in value)]

@@ -17,6 +17,7 @@ class Plan:
     catalogue: Path
     out: Path
     address: str = ""
+    key_file: Path | None = None
     seed: int = 7
     parts: tuple[Part, ...] = ("baseline", "load", "engines")
     placements: int = 4

@@ -81,7 +81,7 @@ def _server_parts(plan: Plan, report: dict[str, Any], say: Callable[[str], None]
     """The parts that ask a server, added to the report."""
     replay = Replay(plan.catalogue, plan.seed)
     say("waiting for the server")
-    with served(plan.build, plan.address, plan.out) as server:
+    with served(plan.build, plan.address, plan.out, plan.key_file) as server:
         wait_ready(server.address)
         report["versions"] = machine.versions(server.version)
         report["server"] = {"address": server.address, "started_by_the_run": server.own}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from endcap_client import Client, EndcapError
 from endcap_client.client import DEFAULT_ADDRESS
-from endcap_server.launch import Server, ServerOptions
+from endcap_server.launch import Server, ServerOptions, connect
+from endcap_server.launch.access import key_file_of, read_key
 from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.processes import ProcessTree
@@ -50,22 +51,24 @@ class TracedServer(Server):
 
 
 @contextmanager
-def served(build: Path, address: str, folder: Path) -> Iterator[Served]:
+def served(build: Path, address: str, folder: Path, key_file: Path | None = None) -> Iterator[Served]:
     """The server at `address`; without one, a running server of this build at the usual address, or a new one.
 
     Args:
         build: The build that is measured.
         address: HOST:PORT of a running server's gRPC port, or "".
         folder: Where a new server writes its traces.
+        key_file: The control key of a running server, which reading its statistics needs; None is the build's.
 
     Raises:
-        LaunchError: A new server does not start.
+        LaunchError: A new server does not start, or the key cannot be read.
     """
     if address or _serves(DEFAULT_ADDRESS, build):
         running = address or DEFAULT_ADDRESS
         host, _, port = running.rpartition(":")
         tree = ProcessTree.listening_on(int(port)) if host in ("127.0.0.1", "localhost", "::1") else None
-        with InferenceServerClient(running) as triton:
+        path = key_file or key_file_of(build)
+        with connect(running, read_key(path) if key_file or path.exists() else "") as triton:
             yield Served(running, False, triton, tree, None)
         return
     traces = folder.resolve() / TRACE_FILE
@@ -73,7 +76,7 @@ def served(build: Path, address: str, folder: Path) -> Iterator[Served]:
         old.unlink()
     with TracedServer(ServerOptions(build=build, grpc_port=0, http_port=0, metrics_port=0), traces) as server:
         pid = server.process.pid if server.process else 0
-        with InferenceServerClient(server.grpc_address) as triton:
+        with server.control() as triton:
             yield Served(server.grpc_address, True, triton, ProcessTree(pid), traces)
 
 

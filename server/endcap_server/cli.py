@@ -7,7 +7,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from endcap_server.launch import LaunchError, Server, ServerOptions, Supervisor
+from endcap_server.launch import LaunchError, Server, ServerOptions, Supervisor, Tls
 
 
 def add_serve_command(subparsers: Any) -> None:
@@ -27,6 +27,7 @@ def add_serve_command(subparsers: Any) -> None:
     parser.add_argument(
         "--profile", choices=("cpu", "gpu"), default="cpu", help="which configs the models load (default: %(default)s)"
     )
+    _add_access_options(parser)
     parser.add_argument("--cache-mb", type=int, default=64, help="response cache, MB (default: %(default)s)")
     parser.add_argument("--python", type=Path, help="Python of the serving environment (default: .venv-serving)")
     parser.add_argument("--ready-timeout", type=float, default=120.0, help="seconds (default: %(default)s)")
@@ -37,7 +38,26 @@ def add_serve_command(subparsers: Any) -> None:
     parser.set_defaults(run=_serve)
 
 
+def _add_access_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("access (docs/operations.md)").add_argument
+    add(
+        "--tls",
+        nargs=2,
+        type=Path,
+        metavar=("CERTIFICATE", "KEY"),
+        help="PEM files: gRPC speaks TLS, HTTP stays inside",
+    )
+    add("--client-ca", type=Path, metavar="FILE", help="PEM file: only clients that it has signed are let in (mTLS)")
+    add("--plaintext", action="store_true", help="listen without TLS where others reach the server")
+    add("--metrics-address", metavar="ADDRESS", help="of Prometheus (default: --address, with TLS 127.0.0.1)")
+    add("--key-file", type=Path, metavar="FILE", help="the control key, made if missing (default: BUILD/control.key)")
+    add("--open-control", action="store_true", help="control calls need no key; on loopback only")
+
+
 def _serve(arguments: argparse.Namespace) -> int:
+    if arguments.client_ca and not arguments.tls:
+        print("endcap serve: --client-ca needs --tls: clients show certificates only on TLS", file=sys.stderr)
+        return 1
     options = ServerOptions(
         build=arguments.build,
         address=arguments.address,
@@ -50,12 +70,17 @@ def _serve(arguments: argparse.Namespace) -> int:
         ready_timeout_s=arguments.ready_timeout,
         verbose=arguments.verbose,
         revive=not arguments.no_restart,
+        restricted=not arguments.open_control,
+        key_file=arguments.key_file,
+        tls=Tls(arguments.tls[0], arguments.tls[1], arguments.client_ca) if arguments.tls else None,
+        plaintext=arguments.plaintext,
+        metrics_address=arguments.metrics_address,
     )
     try:
         with _stop_on_signals(), Server(options, _report) as server:
             print(
                 f"endcap serves {options.build}: grpc {server.grpc_address}, "
-                f"http {options.address}:{server.http_port}, metrics {options.address}:{server.metrics_port} "
+                f"http {server.http_address}, metrics {server.metrics_address} "
                 f"(log: {server.log}; Ctrl-C stops)",
                 flush=True,
             )

@@ -29,7 +29,7 @@ def client(server: Server) -> Iterator[Client]:
 
 @pytest.fixture
 def control(server: Server) -> Iterator[grpc.InferenceServerClient]:
-    with grpc.InferenceServerClient(server.grpc_address) as control:
+    with server.control() as control:
         yield control
 
 

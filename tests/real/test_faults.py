@@ -154,7 +154,7 @@ def test_cancelled_requests_leave_no_work(server: Server, history: Callable[[int
                 numbers = range(first, first + 40)
                 list(pool.map(lambda number: _ask_and_cancel(stub, history(number), 0.05 * (number % 8)), numbers))
 
-    with InferenceServerClient(server.grpc_address) as control, Client(server.grpc_address, timeout_s=20) as client:
+    with server.control() as control, Client(server.grpc_address, timeout_s=20) as client:
         cancel_many(20_000)
         wait_for(lambda: _idle(control), RESUME_S, "engines that work on nothing")
         before = memory(server.process.pid)

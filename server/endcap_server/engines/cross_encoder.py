@@ -95,6 +95,10 @@ class CrossEncoder:
             raise EngineLoadError(f"{folder}: expected one score a pair, got {self._runtime.outputs}")
         self.precision = self._runtime.options.precision
 
+    def cache_use(self) -> tuple[int, int]:
+        """How many pairs were remembered, and how many were not, since this was last asked."""
+        return self._cache.take_use()
+
     def check(self, request: CrossEncoderRequest) -> None:
         """Raise InvalidRequest unless shapes fit and every row is a product of the store or -1."""
         rows = request.rows

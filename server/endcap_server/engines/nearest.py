@@ -73,6 +73,10 @@ class Nearest:
         if options.threads:
             faiss.omp_set_num_threads(options.threads)
 
+    def cache_use(self) -> tuple[int, int]:
+        """How many texts were remembered, and how many were not, since this was last asked."""
+        return self._cache.take_use()
+
     def check(self, request: NearestRequest) -> None:
         """Raise InvalidRequest unless the request can be answered."""
         if request.index not in (*INDEXES, NO_INDEX):

@@ -23,6 +23,7 @@ class ScoreCache:
         self.capacity = capacity
         self._logits: OrderedDict[str, dict[int, float]] = OrderedDict()
         self._pairs = 0
+        self._hits = self._misses = 0
 
     def __len__(self) -> int:
         return self._pairs
@@ -35,7 +36,15 @@ class ScoreCache:
             if logits is not None:
                 self._logits.move_to_end(text)
                 known[line] = [logits.get(row, np.nan) for row in rows[line].tolist()]
+        hits = known.size - int(np.isnan(known).sum())
+        self._hits += hits
+        self._misses += int((rows >= 0).sum()) - hits
         return known
+
+    def take_use(self) -> tuple[int, int]:
+        """Pairs that were known, and that were not, since this was last asked."""
+        use, self._hits, self._misses = (self._hits, self._misses), 0, 0
+        return use
 
     def keep(self, text: str, rows: Array, logits: Array) -> None:
         """Keep the logits (float [m]) of a text and products (int [m])."""

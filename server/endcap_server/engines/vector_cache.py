@@ -18,6 +18,7 @@ class VectorCache:
         """Keep the vectors of at most `capacity` texts; `encode` makes them, float32 [len(texts), D]."""
         self._encode, self._capacity = encode, capacity
         self._vectors: OrderedDict[str, Array] = OrderedDict()
+        self._hits = self._misses = 0
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -27,6 +28,8 @@ class VectorCache:
         if not len(texts):
             return self._encode(texts)
         missing = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+        self._hits += len(texts) - len(missing)
+        self._misses += len(missing)
         # Copies: a row of the batch would keep the whole batch alive.
         fresh = dict(zip(missing, (vector.copy() for vector in self._encode(missing)), strict=True)) if missing else {}
         vectors = np.stack([fresh[text] if text in fresh else self._vectors[text] for text in texts])
@@ -38,3 +41,8 @@ class VectorCache:
         while len(self._vectors) > self._capacity:
             self._vectors.popitem(last=False)
         return vectors
+
+    def take_use(self) -> tuple[int, int]:
+        """Texts that were known, and that were not, since this was last asked."""
+        use, self._hits, self._misses = (self._hits, self._misses), 0, 0
+        return use

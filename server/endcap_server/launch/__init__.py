@@ -1,7 +1,19 @@
 """Starting and stopping the real tritonserver on a build."""
 
+from endcap_server.launch.access import connect, control_headers
 from endcap_server.launch.installation import Installation, LaunchError, find_installation
+from endcap_server.launch.listening import Tls
 from endcap_server.launch.server import Server, ServerOptions
 from endcap_server.launch.supervisor import Supervisor
 
-__all__ = ["Installation", "LaunchError", "Server", "ServerOptions", "Supervisor", "find_installation"]
+__all__ = [
+    "Installation",
+    "LaunchError",
+    "Server",
+    "ServerOptions",
+    "Supervisor",
+    "Tls",
+    "connect",
+    "control_headers",
+    "find_installation",
+]

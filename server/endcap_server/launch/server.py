@@ -1,7 +1,6 @@
 """One tritonserver process on one build: start, wait until ready, stop without leaving anything behind."""
 
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -14,9 +13,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
+from endcap_server.launch.access import connect, ensure_key, headers, key_file_of, restriction_flags
+from endcap_server.launch.command_line import hide_argument
 from endcap_server.launch.installation import Installation, LaunchError, find_installation
+from endcap_server.launch.listening import Tls, check_address, loopback_beside
 from endcap_server.launch.watchdog import ModelControl, Watchdog
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import InferenceServerClient
 
 ENSEMBLES = ("storefront", "search")
 ENGINES = ("nearest", "cross_encoder", "theme_llm", "keyword_llm")
@@ -25,7 +31,8 @@ STAGE_THREADS = 128
 _SHM = Path("/dev/shm")
 _NOISE = ("CudaDriverHelper has not been", "unable to create stream")
 """What Triton logs as errors at each start without a GPU."""
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_ARGUMENTS_READ = "loading: "
+"""Logged once the server has its options, and before it has loaded anything."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +52,23 @@ class ServerOptions:
     verbose: bool = False
     revive: bool = True
     """Load models again whose processes have died."""
+    restricted: bool = True
+    """Control calls need the key."""
+    key_file: Path | None = None
+    """Where the key is, or will be; None is `control.key` in the build."""
+    tls: Tls | None = None
+    plaintext: bool = False
+    """Listen without TLS where others can reach the server."""
+    metrics_address: str | None = None
+    """None is `address`, or loopback if there is TLS."""
 
 
 class Server:
     """A running server; a context manager that starts and stops it.
 
     Raises:
-        LaunchError: on entering, when the build is absent, a port is taken, or the server does not get ready.
+        LaunchError: on entering, when the build is absent, a port is taken, the options leave more open than they say,
+            the control key may be read by others, or the server does not get ready.
     """
 
     def __init__(self, options: ServerOptions, report: Callable[[str], None] = lambda line: None) -> None:
@@ -69,28 +86,46 @@ class Server:
                 f"no model repository in {options.build}: expected {options.build}/repository; "
                 f"build one with `endcap build --catalogue DIR --out {options.build}`"
             )
+        check_address(options.address, options.tls, options.plaintext, options.restricted)
+        if options.tls is not None:
+            options.tls.check()
         self.installation: Installation = find_installation(options.python)
+        self._http_host = loopback_beside(options.address, options.tls)
+        self._metrics_host = options.metrics_address or self._http_host
         self.grpc_port = _free_port(options.address, options.grpc_port, "--grpc-port")
-        self.http_port = _free_port(options.address, options.http_port, "--http-port")
-        self.metrics_port = _free_port(options.address, options.metrics_port, "--metrics-port")
+        self.http_port = _free_port(self._http_host, options.http_port, "--http-port")
+        self.metrics_port = _free_port(self._metrics_host, options.metrics_port, "--metrics-port")
         self.log = options.build / "logs" / f"server-{self.grpc_port}.log"
         self._run_folder: Path | None = None
         self._shm_prefix = ""
-        self.control_key = ""
-        """What loading models asks for, on an address that others reach; made anew at each start."""
+        self.control_key = ensure_key(options.key_file or key_file_of(options.build)) if options.restricted else ""
+        """What control calls have to bear; "" when they are open."""
         self.process: subprocess.Popen[bytes] | None = None
         self._started_before, self._log_start = False, 0
 
     @property
     def grpc_address(self) -> str:
         """host:port of the gRPC service."""
-        return f"{self.options.address}:{self.grpc_port}"
+        return _joined(self.options.address, self.grpc_port)
 
     @property
     def http_address(self) -> str:
         """host:port of the HTTP service."""
-        address = self.options.address
-        return f"[{address}]:{self.http_port}" if ":" in address else f"{address}:{self.http_port}"
+        return _joined(self._http_host, self.http_port)
+
+    @property
+    def metrics_address(self) -> str:
+        """host:port of the metrics."""
+        return _joined(self._metrics_host, self.metrics_port)
+
+    @property
+    def control_headers(self) -> dict[str, str]:
+        """Headers that control calls have to bear, on either protocol."""
+        return headers(self.control_key)
+
+    def control(self) -> "InferenceServerClient":
+        """Triton's own gRPC client with the control key, a context manager; over TLS use :func:`access.connect`."""
+        return connect(self.grpc_address, self.control_key)
 
     def __enter__(self) -> "Server":
         self.start()
@@ -122,6 +157,7 @@ class Server:
                 start_new_session=True,
             )
         try:
+            self._hide_key()
             self._wait_until_ready()
         except BaseException:
             self.stop()
@@ -174,8 +210,8 @@ class Server:
             "--disable-auto-complete-config",
             "--exit-timeout-secs=10",
             f"--grpc-address={options.address}",
-            f"--http-address={options.address}",
-            f"--metrics-address={options.address}",
+            f"--http-address={self._http_host}",
+            f"--metrics-address={self._metrics_host}",
             f"--grpc-port={self.grpc_port}",
             f"--http-port={self.http_port}",
             f"--metrics-port={self.metrics_port}",
@@ -183,12 +219,8 @@ class Server:
         ]
         if options.profile != "cpu":
             command.append(f"--model-config-name={options.profile}")
-        if options.address not in _LOOPBACK:
-            # Whoever reaches the ports may ask for pages, but not load models or map memory.
-            self.control_key = secrets.token_hex(16)
-            restricted = f"model-repository,shared-memory,trace,logging:endcap-key={self.control_key}"
-            command.append(f"--grpc-restricted-protocol={restricted}")
-            command.append(f"--http-restricted-api={restricted}")
+        command += restriction_flags(self.control_key)
+        command += options.tls.flags() if options.tls else []
         optional = {
             "--allow-sagemaker": "false",
             "--allow-vertex-ai": "false",
@@ -197,6 +229,21 @@ class Server:
         }
         command += [f"{flag}={value}" for flag, value in optional.items() if flag in installation.flags]
         return command
+
+    def _hide_key(self, patience_s: float = 5.0) -> None:
+        """Take the key out of the server's command line as soon as the server has read it."""
+        until = time.monotonic() + patience_s
+        while self.control_key and self.process is not None and self.process.poll() is None:
+            if _ARGUMENTS_READ in self._logged():
+                if not hide_argument(self.process.pid, self.control_key):
+                    self._report("the control key stays on the server's command line: the kernel lets nobody change it")
+                return
+            if time.monotonic() > until:
+                self._report(
+                    "the control key stays on the server's command line: the server did not say it has read it"
+                )
+                return
+            time.sleep(0.002)
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.options.ready_timeout_s
@@ -224,14 +271,22 @@ class Server:
 
     def reason(self) -> str:
         """The first error lines that this start logged: what Triton says before it gives up."""
-        with self.log.open("rb") as log:
-            log.seek(self._log_start)
-            lines = log.read().decode(errors="replace").splitlines()
+        lines = self._logged().splitlines()
         errors = [line for line in lines if line.startswith("E") and "] " in line]
         errors = [line.split("] ", 1)[1].strip('"') for line in errors]
         errors = [line for line in errors if not line.startswith(_NOISE)]
         known = [line for line in errors if "failed to load" in line or "Error" in line or "rror:" in line]
         return " | ".join((known or errors or lines[-1:])[:2]) or "no log"
+
+    def _logged(self) -> str:
+        """What this start logged so far."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return log.read().decode(errors="replace")
+
+
+def _joined(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _free_port(address: str, port: int, option: str) -> int:

@@ -14,6 +14,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from endcap_server.launch.access import headers
+
 _STUB = "triton_python_backend_stub"
 POLL_S = 0.5
 FIRST_PAUSE_S = 1.0
@@ -43,12 +45,12 @@ class ModelControl:
 
     Args:
         address: HOST:PORT of the HTTP service.
-        key: Value of the `endcap-key` header, where the API is restricted.
+        key: The control key, "" where the API is open.
     """
 
     def __init__(self, address: str, key: str = "") -> None:
         self._url = f"http://{address}/v2/repository"
-        self._headers = {"Content-Type": "application/json"} | ({"endcap-key": key} if key else {})
+        self._headers = {"Content-Type": "application/json"} | headers(key)
 
     def ready(self) -> set[str]:
         """Names of the models that the server calls ready."""

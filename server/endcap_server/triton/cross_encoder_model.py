@@ -13,6 +13,8 @@ from endcap_server.triton.engine_model import BatchingModel
 class TritonPythonModel(BatchingModel):
     """TEXT [T], ROW [T, M] -> SCORE, MARGIN [T, M]."""
 
+    name = "cross_encoder"
+
     def open(self, build: Path, parameters: dict[str, str]) -> None:
         """Load the engine."""
         settings = CrossEncoderParameters.from_strings("cross_encoder", parameters)
@@ -33,6 +35,10 @@ class TritonPythonModel(BatchingModel):
     def cost(self, work: CrossEncoderRequest) -> float:
         """Pairs of the request."""
         return float(work.rows.size)
+
+    def cache_use(self) -> tuple[int, int]:
+        """Pairs that were known, and that were not, since this was last asked."""
+        return self._engine.cache_use()
 
     def run(self, works: list[Any]) -> list[Tensors | Exception]:
         """Score all pairs of several requests."""

@@ -9,14 +9,16 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from endcap_server.metrics import EngineMetrics
 from endcap_server.stages.base import InvalidRequest, Tensors
 from endcap_server.triton.device import select_gpu
+from endcap_server.triton.metrics import MetricsReporter
 from endcap_server.triton.process import end_when_continued
 from endcap_server.triton.tensors import (
     answer,
@@ -40,6 +42,8 @@ class Job:
     sender: Any
     requested: list[str]
     deadline_ns: int
+    metrics: EngineMetrics
+    arrived_ns: int = field(default_factory=time.monotonic_ns)
 
     @property
     def abandoned(self) -> bool:
@@ -50,16 +54,24 @@ class Job:
         """Answer the caller."""
         if isinstance(result, InvalidRequest):
             refuse(self.sender, str(result), pb_utils.TritonError.INVALID_ARG)
+            outcome = "invalid"
         elif isinstance(result, TimeoutError):
             refuse(self.sender, str(result) or "the deadline passed", pb_utils.TritonError.CANCELLED)
+            outcome = "abandoned"
         elif isinstance(result, Exception):
             refuse(self.sender, f"{type(result).__name__}: {result}", pb_utils.TritonError.INTERNAL)
+            outcome = "failed"
         else:
             answer(self.sender, result, self.requested)
+            outcome = "answered"
+        self.metrics.ended(outcome, (time.monotonic_ns() - self.arrived_ns) / 1e9)
 
 
 class EngineModel(ABC):
     """What all engine models share: reading requests and refusing what they cannot take."""
+
+    name: str
+    """Of the engine, whatever its model is called."""
 
     @abstractmethod
     def open(self, build: Path, parameters: dict[str, str]) -> None:
@@ -74,8 +86,13 @@ class EngineModel(ABC):
         """Accept a job; it is answered later by `job.send`."""
 
     @abstractmethod
-    def finalize(self) -> None:
+    def close(self) -> None:
         """Stop the engine's threads."""
+
+    def finalize(self) -> None:
+        """Stop the engine."""
+        self.close()
+        self._reporter.stop()
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Open the build."""
@@ -85,19 +102,23 @@ class EngineModel(ABC):
         if args["model_instance_kind"] == "GPU":
             select_gpu(int(args["model_instance_device_id"]))
         self._inputs = input_names(args["model_config"])
+        self.metrics = EngineMetrics(self.name)
         self.open(build, parameters)
+        self._reporter = MetricsReporter(self.metrics, args["model_name"])
 
     def execute(self, requests: list[Any]) -> None:
         """Queue the requests; responses follow from the engine's thread."""
         for request in requests:
             deadline_ns = deadline_of(request) or time.monotonic_ns() + int(NO_DEADLINE_S * 1e9)
             sender = request.get_response_sender()
+            self.metrics.arrived()
             try:
                 work = self.read(read_inputs(request, self._inputs), deadline_ns)
             except InvalidRequest as error:
                 refuse(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+                self.metrics.ended("invalid", 0.0)
                 continue
-            self.take(Job(work, sender, request.requested_output_names(), deadline_ns))
+            self.take(Job(work, sender, request.requested_output_names(), deadline_ns, self.metrics))
 
 
 class BatchingModel(EngineModel):
@@ -117,6 +138,10 @@ class BatchingModel(EngineModel):
     def run(self, works: list[Any]) -> list[Tensors | Exception]:
         """Answer several requests, in order."""
 
+    @abstractmethod
+    def cache_use(self) -> tuple[int, int]:
+        """How much the engine's own cache knew, and did not know, since this was last asked."""
+
     def cost(self, work: Any) -> float:
         """What a job adds to its batch."""
         return 1.0
@@ -135,6 +160,7 @@ class BatchingModel(EngineModel):
                     live.append(job)
             if not live:
                 continue
+            begun_ns = time.monotonic_ns()
             try:
                 results = self.run([job.work for job in live])
             except Exception as error:  # the border: callers get the error, the engine lives on
@@ -142,6 +168,8 @@ class BatchingModel(EngineModel):
                 results = [error] * len(live)
             for job, result in zip(live, results, strict=True):
                 job.send(result)
+            self.metrics.batch(len(live), [(begun_ns - job.arrived_ns) / 1e9 for job in live])
+            self.metrics.cache(*self.cache_use())
 
     def _next_batch(self) -> list[Job] | None:
         """Wait for a job, then take all that wait up to the batch's cost; None when the model is being unloaded."""
@@ -159,7 +187,7 @@ class BatchingModel(EngineModel):
             except queue.Empty:
                 return jobs
 
-    def finalize(self) -> None:
+    def close(self) -> None:
         """Stop the worker."""
         self._queue.put(None)
         self._worker.join(timeout=5)

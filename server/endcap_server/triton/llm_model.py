@@ -47,6 +47,7 @@ class LlmModel(EngineModel):
     def take(self, job: Job) -> None:
         """Submit every prompt of the request; the last answer completes it."""
         prompts, grammars, max_tokens = job.work
+        self.metrics.batch(self.metrics.in_flight, [])
         gather, left = _Gather(job, len(prompts)), _rarely(job.sender.is_cancelled)
         for index, (prompt, grammar) in enumerate(zip(prompts, grammars, strict=True)):
             self._llm.submit(
@@ -58,7 +59,7 @@ class LlmModel(EngineModel):
                 left,
             )
 
-    def finalize(self) -> None:
+    def close(self) -> None:
         """Stop decoding."""
         self._llm.close()
 

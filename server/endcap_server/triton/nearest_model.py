@@ -12,6 +12,8 @@ from endcap_server.triton.engine_model import BatchingModel
 class TritonPythonModel(BatchingModel):
     """TEXT [T] or VECTOR [T, D], INDEX [1], K [1] -> ROW, SIMILARITY [T, K], VECTOR [T, D]."""
 
+    name = "nearest"
+
     def open(self, build: Path, parameters: dict[str, str]) -> None:
         """Load the engine."""
         settings = NearestParameters.from_strings("nearest", parameters)
@@ -34,6 +36,10 @@ class TritonPythonModel(BatchingModel):
         )
         self._engine.check(request)
         return request
+
+    def cache_use(self) -> tuple[int, int]:
+        """Texts that were known, and that were not, since this was last asked."""
+        return self._engine.cache_use()
 
     def run(self, works: list[Any]) -> list[Tensors | Exception]:
         """Encode and search for several requests."""

@@ -9,8 +9,10 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
+from endcap_server.metrics import StageMetrics
 from endcap_server.stages.base import InvalidRequest, Overloaded, Stage, Tensors, arrived_ns
 from endcap_server.triton.bls import BLS_THREADS, BlsEngines
+from endcap_server.triton.metrics import MetricsReporter
 from endcap_server.triton.process import end_when_continued
 from endcap_server.triton.tensors import answer, build_folder, config_parameters, input_names, read_inputs, refuse
 
@@ -37,6 +39,8 @@ class StageModel:
         self._inputs = input_names(args["model_config"])
         self._stage = self.stage_class(build, parameters, BlsEngines())
         self._logger = pb_utils.Logger
+        self._metrics = StageMetrics(self._stage.name)
+        self._reporter = MetricsReporter(self._metrics, args["model_name"])
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(BLS_THREADS, thread_name_prefix="bls"))
         self._thread = threading.Thread(target=self._loop.run_forever, name=self._stage.name, daemon=True)
@@ -57,6 +61,7 @@ class StageModel:
         # that runs already not at all.
         if sender.is_cancelled():
             self._stage.abandon(inputs)
+            self._metrics.ended("abandoned")
             refuse(sender, f"{name}: nobody waits for the answer any more", pb_utils.TritonError.CANCELLED)
             return
         try:
@@ -65,13 +70,26 @@ class StageModel:
             answer(sender, outputs, requested)
         except InvalidRequest as error:
             refuse(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+            self._metrics.ended("invalid")
         except Overloaded as error:
             refuse(sender, str(error), pb_utils.TritonError.UNAVAILABLE)
+            self._metrics.overloaded(str(error))
         except Exception as error:  # the border: whatever went wrong, this request is answered and the next is served
             self._logger.log_error(f"{name}: {type(error).__name__}: {error}")
             refuse(sender, f"{name} failed: {type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
+            self._metrics.ended("failed")
+        else:
+            self._count(inputs, outputs)
+
+    def _count(self, inputs: Tensors, outputs: Tensors) -> None:
+        """Count an answer that is under way already: what goes wrong here concerns no request."""
+        try:
+            self._metrics.answered(inputs, outputs)
+        except Exception as error:
+            self._logger.log_error(f"{self._stage.name}: metrics: {type(error).__name__}: {error}")
 
     def finalize(self) -> None:
         """Stop the loop."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=2)
+        self._reporter.stop()

@@ -1,0 +1,142 @@
+"""The key that controlling a server needs: loading models, statistics, shared memory, trace and log settings.
+
+Triton compares a header of each such call with a value it is given when it starts. The value comes from a file that
+only its owner may read; whoever can read that file may control the server. Inference, health and metadata need no key.
+"""
+
+import os
+import re
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from endcap_server.launch.installation import LaunchError
+
+if TYPE_CHECKING:
+    from tritonclient.grpc import InferenceServerClient
+
+RESTRICTED = ("model-repository", "model-config", "statistics", "shared-memory", "trace", "logging")
+"""Triton's names of the API groups that need the key, the same for gRPC and HTTP."""
+HTTP_HEADER = "endcap-key"
+GRPC_HEADER = f"triton-grpc-protocol-{HTTP_HEADER}"
+"""Triton looks for gRPC metadata under this name, whatever follows the prefix being ours."""
+KEY_FILE = "control.key"
+_KEY = re.compile(r"[A-Za-z0-9_-]{16,128}")
+_WIDER = stat.S_IRWXG | stat.S_IRWXO
+
+
+def key_file_of(build: Path) -> Path:
+    """Where the key of a build's server is kept unless `--key-file` says otherwise."""
+    return build / KEY_FILE
+
+
+def control_headers(build: Path, key_file: Path | None = None) -> dict[str, str]:
+    """Headers that control calls of the server of `build` have to bear, for HTTP and gRPC alike.
+
+    Args:
+        build: The build that the server was started on.
+        key_file: Where its key is, if not in the build.
+
+    Returns:
+        Header name -> value; nothing if there is no key file: then the server was started without a key, or elsewhere.
+
+    Raises:
+        LaunchError: The file may be read by others, is not readable, or holds no key.
+    """
+    path = key_file or key_file_of(build)
+    return headers(read_key(path)) if path.exists() else {}
+
+
+def headers(key: str) -> dict[str, str]:
+    """The headers of control calls: HTTP's and gRPC's, either of which ignores the other's; none for an empty key."""
+    return {HTTP_HEADER: key, GRPC_HEADER: key} if key else {}
+
+
+def ensure_key(path: Path) -> str:
+    """The key in `path`, which is made, with a random key and mode 0600, if there is none.
+
+    Raises:
+        LaunchError: As :func:`read_key`, or the file cannot be written.
+    """
+    if not path.exists():
+        try:
+            _make_key(path)
+        except OSError as error:
+            raise LaunchError(
+                f"cannot write the control key {path} ({error.strerror}); name another --key-file"
+            ) from None
+    return read_key(path)
+
+
+def _make_key(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(f"{secrets.token_hex(16)}\n")
+    try:
+        # Two servers that start at once agree on the file that was there first, and neither sees half a key.
+        with suppress(FileExistsError):
+            os.link(new, path)
+    finally:
+        new.unlink()
+
+
+def read_key(path: Path) -> str:
+    """The key in `path`.
+
+    Raises:
+        LaunchError: Others than its owner may read or write it, it is not readable, or it holds no key.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            key = file.read(4096).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        raise LaunchError(f"cannot read the control key {path} ({why}); name the file with --key-file") from None
+    if mode & _WIDER:
+        raise LaunchError(
+            f"{path}: expected mode 0600, since whoever reads the key controls the server, got {mode:04o}; delete the "
+            "file for a new key, or run chmod 600 on it if nobody can have read this one"
+        )
+    if not _KEY.fullmatch(key):
+        raise LaunchError(
+            f"{path}: expected a key of 16 to 128 letters, digits, - and _, got {len(key)} characters that are none; "
+            "delete the file for a new one"
+        )
+    return key
+
+
+def restriction_flags(key: str) -> list[str]:
+    """Flags of tritonserver that let only calls with the key pass; none for an empty key."""
+    if not key:
+        return []
+    restricted = f"{','.join(RESTRICTED)}:{HTTP_HEADER}={key}"
+    return [f"--grpc-restricted-protocol={restricted}", f"--http-restricted-api={restricted}"]
+
+
+def connect(address: str, key: str, **options: Any) -> "InferenceServerClient":
+    """Triton's own gRPC client, which sends the key with every call.
+
+    Args:
+        address: HOST:PORT of the gRPC service.
+        key: The control key, "" for none.
+        options: What else `tritonclient.grpc.InferenceServerClient` takes, such as `ssl` and `root_certificates`.
+    """
+    from tritonclient.grpc import InferenceServerClient
+
+    client = InferenceServerClient(address, **options)
+    client.register_plugin(_SendHeaders(headers(key)))
+    return client
+
+
+class _SendHeaders:
+    """What tritonclient calls before each request; a plugin only has to be callable."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        self._headers = headers
+
+    def __call__(self, request: Any) -> None:
+        request.headers.update(self._headers)

@@ -1,0 +1,109 @@
+"""Which addresses a server may listen on, and TLS of its gRPC port.
+
+Triton speaks TLS on its gRPC port only. HTTP and metrics therefore stay on loopback where gRPC speaks TLS.
+"""
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from endcap_server.launch.installation import LaunchError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True)
+class Tls:
+    """TLS of the gRPC port.
+
+    Attributes:
+        certificate: PEM file of the server's certificate, and those that signed it.
+        private_key: PEM file of its private key.
+        client_authority: PEM file of the authorities whose clients are let in (mTLS); None lets in everybody.
+    """
+
+    certificate: Path
+    private_key: Path
+    client_authority: Path | None = None
+
+    def check(self) -> None:
+        """Raise LaunchError unless the files are there, are PEM, and belong together.
+
+        Triton itself would start and then fail every handshake.
+        """
+        for option, path in (
+            ("--tls", self.certificate),
+            ("--tls", self.private_key),
+            ("--client-ca", self.client_authority),
+        ):
+            if path is not None:
+                _check_readable(option, path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            # Without a password, OpenSSL would ask for one on the terminal.
+            context.load_cert_chain(self.certificate, self.private_key, password="")
+        except (ssl.SSLError, ValueError) as error:
+            raise LaunchError(
+                f"--tls: expected a certificate and its own unencrypted key, both PEM, got {self.certificate} and "
+                f"{self.private_key} ({_reason(error)})"
+            ) from None
+        if self.client_authority is None:
+            return
+        try:
+            context.load_verify_locations(self.client_authority)
+        except ssl.SSLError as error:
+            raise LaunchError(
+                f"--client-ca: expected PEM certificates of authorities, got {self.client_authority} ({_reason(error)})"
+            ) from None
+
+    def flags(self) -> list[str]:
+        """Flags of tritonserver."""
+        flags = [f"--grpc-server-cert={self.certificate.resolve()}", f"--grpc-server-key={self.private_key.resolve()}"]
+        if self.client_authority is None:
+            return ["--grpc-use-ssl=true", *flags]
+        return ["--grpc-use-ssl-mutual=true", *flags, f"--grpc-root-cert={self.client_authority.resolve()}"]
+
+
+def check_address(address: str, tls: Tls | None, plaintext: bool, restricted: bool) -> None:
+    """Refuse what would open the server further than it was said.
+
+    Args:
+        address: Where gRPC listens.
+        tls: Its TLS, None for plain text.
+        plaintext: Whether `--plaintext` was said.
+        restricted: Whether control calls need a key.
+
+    Raises:
+        LaunchError: The options contradict each other, or leave open what has to be asked for by name.
+    """
+    if tls is not None and plaintext:
+        raise LaunchError("--tls and --plaintext contradict each other; leave one of them out")
+    if address in LOOPBACK:
+        return
+    if not restricted:
+        raise LaunchError(
+            f"--open-control on {address} would let everybody who reaches it load models; listen on 127.0.0.1, or "
+            "leave --open-control out"
+        )
+    if tls is None and not plaintext:
+        raise LaunchError(
+            f"listening on {address} without TLS: whoever sees the network reads shoppers' histories, and the control "
+            "key when it is used; give --tls CERTIFICATE KEY, or --plaintext if something in front of the server (a "
+            "mesh, a private network) protects it"
+        )
+
+
+def loopback_beside(address: str, tls: Tls | None) -> str:
+    """Where HTTP and metrics listen when gRPC listens on `address`: there, or on loopback if gRPC speaks TLS."""
+    return "127.0.0.1" if tls is not None and address not in LOOPBACK else address
+
+
+def _check_readable(option: str, path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise LaunchError(f"{option}: cannot read {path} ({error.strerror}); expected a PEM file") from None
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error).replace("_", " ").lower()

@@ -1,0 +1,356 @@
+"""What the models count about themselves: the metrics, where their figures come from, and their labels' values.
+
+Nothing here knows Triton. Figures are collected in memory, beside the request's path, and `triton/metrics.py` hands
+their sums to the server. Every label has a fixed set of values: what comes as text is mapped to one of them.
+"""
+
+import re
+import threading
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from endcap_server.deadline import left_ms
+from endcap_server.stages.base import Tensors, json_of
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_IN_FLIGHT = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+OTHER = "other"
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """A metric: its name without the suffixes of Prometheus, its labels, and the upper bounds of a histogram's buckets.
+
+    A name keeps its kind for ever: the server ends at once when two models give one name two kinds, and old and new
+    models run side by side while a build is replaced. Counters and buckets are all counters to Triton.
+    """
+
+    name: str
+    meaning: str
+    labels: tuple[str, ...]
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """Names under which Prometheus finds it."""
+        return tuple(f"{self.name}_{suffix}" for suffix in ("bucket", "sum", "count")) if self.buckets else (self.name,)
+
+
+STAGE_REQUESTS = Metric(
+    "endcap_stage_requests_total", "requests of a stage by what became of them", ("stage", "outcome")
+)
+STAGE_SECONDS = Metric("endcap_stage_seconds", "time from a stage's begin to its answer", ("stage",), _SECONDS)
+STAGE_BUDGET = Metric(
+    "endcap_stage_budget_seconds",
+    "budget when a stage begins: the request's in retrieval, their own share in theme and keywords, what is left in "
+    "rerank and fusion",
+    ("stage",),
+    (0.0, *_SECONDS),
+)
+DEGRADED = Metric(
+    "endcap_stage_degraded_total",
+    "answers of a stage that are not what it normally gives, by the engine that was missed and why",
+    ("stage", "engine", "reason"),
+)
+AIQA = Metric(
+    "endcap_aiqa_total", "what the quality checks removed or repaired, by stage and reason", ("stage", "reason")
+)
+CANDIDATES = Metric(
+    "endcap_candidates",
+    "candidate products of a request in retrieval, scored pairs in rerank",
+    ("stage",),
+    (0.0, 25.0, 50.0, 100.0, 150.0, 200.0, 400.0, 1000.0),
+)
+OVERLOAD = Metric("endcap_overload_total", "requests that admission refused, by reason", ("reason",))
+IN_FLIGHT = Metric("endcap_in_flight", "requests in flight when one was let in, itself included", (), _IN_FLIGHT)
+PAGES = Metric("endcap_pages_total", "answers of an ensemble, degraded or not", ("ensemble", "degraded"))
+PAGE_SECONDS = Metric("endcap_page_seconds", "time from retrieval's begin to fusion's answer", ("ensemble",), _SECONDS)
+PAGE_SOURCE = Metric(
+    "endcap_page_source_total", "where the parts of the answers came from", ("ensemble", "stage", "source")
+)
+ENGINE_REQUESTS = Metric(
+    "endcap_engine_requests_total", "requests of an engine by what became of them", ("engine", "outcome")
+)
+ENGINE_SECONDS = Metric(
+    "endcap_engine_seconds", "time from a request's arrival at an engine to its answer", ("engine",), _SECONDS
+)
+ENGINE_QUEUE = Metric(
+    "endcap_engine_queue_seconds",
+    "time that a request waits for its batch to begin (nearest, cross_encoder)",
+    ("engine",),
+    _SECONDS,
+)
+ENGINE_BATCH = Metric(
+    "endcap_engine_batch_requests",
+    "requests of a batch (nearest, cross_encoder), or in flight with one that arrives (LLMs), itself included",
+    ("engine",),
+    _IN_FLIGHT,
+)
+ENGINE_CACHE = Metric(
+    "endcap_engine_cache_total",
+    "texts (nearest) or pairs (cross_encoder) that an engine knew already, or not",
+    ("engine", "result"),
+)
+
+STAGE_METRICS = (STAGE_REQUESTS, STAGE_SECONDS, STAGE_BUDGET, DEGRADED, AIQA, CANDIDATES)
+PAGE_METRICS = (PAGES, PAGE_SECONDS, PAGE_SOURCE)
+ADMISSION_METRICS = (OVERLOAD, IN_FLIGHT)
+ENGINE_METRICS = (ENGINE_REQUESTS, ENGINE_SECONDS, ENGINE_QUEUE, ENGINE_BATCH, ENGINE_CACHE)
+METRICS = (*STAGE_METRICS, *PAGE_METRICS, *ADMISSION_METRICS, *ENGINE_METRICS)
+
+OUTCOMES = ("answered", "invalid", "overloaded", "abandoned", "failed")
+ENGINE_OUTCOMES = ("answered", "invalid", "abandoned", "failed")
+SOURCES = {
+    "retrieval": ("computed", "fallback"),
+    "theme": ("generated", "cached", "fallback"),
+    "keywords": ("generated", "cached", "fallback"),
+    "rerank": ("computed", "fallback"),
+    "fusion": ("computed", "fallback"),
+}
+OVERLOAD_REASONS = ("late", "full", OTHER)
+ENGINES = ("nearest", "cross_encoder", "theme_llm", "keyword_llm", "ranker", "none")
+CAUSES = ("late", "no_time", "hangs", "unavailable", "failed", "no_keywords", "too_few", OTHER)
+AIQA_REASONS = {
+    "retrieval": (),
+    "theme": (
+        "required_theme_without_place",
+        "required_theme_against_policy",
+        "malformed_answer",
+        "cut_answer",
+        "title_length",
+        "title_script",
+        "title_word",
+        "title_brand",
+        "policy_profanity",
+        "policy_hate",
+        "policy_sexual",
+        "policy_violence",
+        "policy_drugs",
+        "policy_claims",
+        "policy_other",
+        "no_concepts",
+        "concept_policy",
+        "near_duplicate",
+    ),
+    "keywords": ("theme_without_keywords", "not_a_candidate", "keyword_fit", "cut_answer", "keyword_added"),
+    "rerank": (),
+    "fusion": (
+        "placement_empty",
+        "placement_unfit",
+        "placement_near_duplicate",
+        "placement_kept_to_fill",
+        "placement_short",
+        "placement_missing",
+        "placement_below_floor",
+        "pin_excluded",
+        "pin_out_of_stock",
+        "product_unfit",
+        "product_repeated",
+    ),
+}
+_CAUSES = (
+    (re.compile(r"no time"), "no_time"),
+    (re.compile(r"it hangs|earlier requests"), "hangs"),
+    (re.compile(r"no answer within|deadline passed|in time|nobody waits"), "late"),
+    (re.compile(r"not ready|not healthy|not found|is not loaded|unknown model", re.IGNORECASE), "unavailable"),
+)
+_OF_ENGINE = re.compile(rf"\b({'|'.join(ENGINES[:-1])}): (?:\1: )?([^;]*)")
+
+
+def causes(reason: str) -> set[tuple[str, str]]:
+    """(engine, cause) of the text that a stage says why it degraded with; both from the fixed sets."""
+    found = {(engine, _cause(why)) for engine, why in _OF_ENGINE.findall(reason)}
+    if found:
+        return found
+    if "no known keywords" in reason:
+        return {("none", "no_keywords")}
+    if "themes are categories" in reason or "nearest keywords" in reason:
+        # Part of what the LLM wrote passed the checks, too little of it.
+        return {("none", "too_few")}
+    return {("none", OTHER)}
+
+
+def _cause(why: str) -> str:
+    return next((name for pattern, name in _CAUSES if pattern.search(why)), "failed")
+
+
+def overload_reason(message: str) -> str:
+    """Why admission refused: it was expected to be too late, or too many were in flight."""
+    if "is expected to take" in message:
+        return "late"
+    return "full" if "the most that" in message else OTHER
+
+
+class Counts:
+    """Sums since they were last taken. Any thread may add, another may take."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sums: dict[tuple[Metric, tuple[str, ...]], list[float]] = {}
+
+    def add(self, metric: Metric, labels: tuple[str, ...], amount: float = 1.0) -> None:
+        """Count, under values of the metric's labels in their order."""
+        with self._lock:
+            self._sums.setdefault((metric, labels), [0.0])[0] += amount
+
+    def observe(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
+        """Put a value into its bucket of a histogram."""
+        with self._lock:
+            sums = self._sums.get((metric, labels))
+            if sums is None:
+                sums = self._sums[metric, labels] = [0.0] * (len(metric.buckets) + 2)
+            sums[bisect_left(metric.buckets, value)] += 1
+            sums[-1] += value
+
+    def take(self) -> dict[tuple[Metric, tuple[str, ...]], list[float]]:
+        """Sums by metric and labels, forgotten here: [count], or a histogram's counts by bucket, +Inf's, and sum."""
+        with self._lock:
+            sums, self._sums = self._sums, {}
+        return sums
+
+
+def increments(metric: Metric, sums: list[float]) -> Iterator[tuple[str, dict[str, str], float]]:
+    """(series, its `le` label if any, by how much to count up) of what :meth:`Counts.take` gave; sums of 0 too."""
+    if not metric.buckets:
+        yield metric.name, {}, sums[0]
+        return
+    below = 0.0
+    for bound, count in zip((*(f"{bound:g}" for bound in metric.buckets), "+Inf"), sums, strict=False):
+        below += count
+        yield f"{metric.name}_bucket", {"le": bound}, below
+    yield f"{metric.name}_sum", {}, sums[-1]
+    yield f"{metric.name}_count", {}, below
+
+
+def nothing(metric: Metric) -> list[float]:
+    """What :meth:`Counts.take` would give of a metric that nothing was counted of."""
+    return [0.0] * (len(metric.buckets) + 2 if metric.buckets else 1)
+
+
+class StageMetrics:
+    """Counts the requests of one stage, from the documents that it answers (STATUS and its parts) and its errors."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage, self.counts = stage, Counts()
+
+    @property
+    def known(self) -> Iterator[tuple[Metric, tuple[str, ...]]]:
+        """Metrics and labels that are there from the start, so that the first event counts as an increase."""
+        stage = self.stage
+        yield from ((STAGE_REQUESTS, (stage, outcome)) for outcome in OUTCOMES)
+        yield from ((metric, (stage,)) for metric in (STAGE_SECONDS, STAGE_BUDGET))
+        yield from ((AIQA, (stage, reason)) for reason in (*AIQA_REASONS[stage], OTHER))
+        yield DEGRADED, (stage, "none", OTHER)
+        if stage in ("retrieval", "rerank"):
+            yield CANDIDATES, (stage,)
+        if stage == "retrieval":
+            yield from ((OVERLOAD, (reason,)) for reason in OVERLOAD_REASONS)
+            yield IN_FLIGHT, ()
+        if stage == "fusion":
+            for ensemble in ("storefront", "search"):
+                yield from ((PAGES, (ensemble, degraded)) for degraded in ("no", "yes"))
+                yield PAGE_SECONDS, (ensemble,)
+                for part, sources in SOURCES.items():
+                    if ensemble == "storefront" or part not in ("theme", "keywords"):
+                        yield from ((PAGE_SOURCE, (ensemble, part, source)) for source in sources)
+
+    def ended(self, outcome: str) -> None:
+        """A request was not answered."""
+        self.counts.add(STAGE_REQUESTS, (self.stage, outcome))
+
+    def overloaded(self, message: str) -> None:
+        """Admission refused a request."""
+        self.ended("overloaded")
+        self.counts.add(OVERLOAD, (overload_reason(message),))
+
+    def answered(self, inputs: Tensors, outputs: Tensors) -> None:
+        """A request was answered."""
+        self.counts.add(STAGE_REQUESTS, (self.stage, "answered"))
+        if self.stage == "fusion":
+            status = json_of(outputs["STATUS"])
+            self._page("search" if int(inputs["PAGE_SHAPE"][0]) == 0 else "storefront", status)
+            part = status["stages"]["fusion"]
+        else:
+            part = json_of(outputs[f"{self.stage.upper()}_STATUS"])
+        self._part(part)
+        self.counts.observe(STAGE_BUDGET, (self.stage,), self._budget_ms(inputs, part) / 1e3)
+
+    def _part(self, part: dict[str, Any]) -> None:
+        stage, counts = self.stage, self.counts
+        counts.observe(STAGE_SECONDS, (stage,), part["ms"] / 1e3)
+        for reason, number in part["aiqa"].items():
+            counts.add(AIQA, (stage, _aiqa_reason(stage, reason)), number)
+        if "reason" in part or part["source"] == "fallback":
+            for engine, cause in causes(part.get("reason", "")):
+                counts.add(DEGRADED, (stage, engine, cause))
+        if stage == "retrieval":
+            counts.observe(CANDIDATES, (stage,), part["candidates"])
+            if "in_flight" in part:
+                counts.observe(IN_FLIGHT, (), part["in_flight"])
+        elif stage == "rerank":
+            counts.observe(CANDIDATES, (stage,), part["pairs"])
+
+    def _page(self, ensemble: str, status: dict[str, Any]) -> None:
+        self.counts.add(PAGES, (ensemble, "yes" if status["degraded"] else "no"))
+        self.counts.observe(PAGE_SECONDS, (ensemble,), status["ms"] / 1e3)
+        for stage, part in status["stages"].items():
+            source = part["source"] if part["source"] in SOURCES[stage] else OTHER
+            self.counts.add(PAGE_SOURCE, (ensemble, stage, source))
+
+    def _budget_ms(self, inputs: Tensors, part: dict[str, Any]) -> float:
+        if self.stage == "retrieval":
+            return float(part["budget_ms"])
+        if self.stage in ("theme", "keywords"):
+            return float(inputs[f"{self.stage.upper()}_BUDGET_MS"][0])
+        return max(0.0, left_ms(int(inputs["DEADLINE_NS"][0])) + float(part["ms"]))
+
+
+def _aiqa_reason(stage: str, reason: str) -> str:
+    if reason in AIQA_REASONS[stage]:
+        return reason
+    # Sections of an operator's own word list are the operator's to name.
+    return "policy_other" if reason.startswith("policy_") and stage == "theme" else OTHER
+
+
+class EngineMetrics:
+    """Counts the requests and batches of one engine."""
+
+    def __init__(self, engine: str) -> None:
+        self.engine, self.counts = engine, Counts()
+        self.in_flight = 0
+        self._lock = threading.Lock()
+
+    @property
+    def known(self) -> Iterator[tuple[Metric, tuple[str, ...]]]:
+        """Metrics and labels that are there from the start."""
+        engine = self.engine
+        yield from ((ENGINE_REQUESTS, (engine, outcome)) for outcome in ENGINE_OUTCOMES)
+        yield from ((metric, (engine,)) for metric in (ENGINE_SECONDS, ENGINE_BATCH))
+        if engine in ("nearest", "cross_encoder"):
+            yield ENGINE_QUEUE, (engine,)
+            yield from ((ENGINE_CACHE, (engine, result)) for result in ("hit", "miss"))
+
+    def arrived(self) -> None:
+        """A request is in flight until it has ended."""
+        with self._lock:
+            self.in_flight += 1
+
+    def ended(self, outcome: str, seconds: float) -> None:
+        """A request that had arrived was answered, or refused, so long after."""
+        with self._lock:
+            self.in_flight -= 1
+        self.counts.add(ENGINE_REQUESTS, (self.engine, outcome))
+        self.counts.observe(ENGINE_SECONDS, (self.engine,), seconds)
+
+    def batch(self, requests: int, waited_seconds: list[float]) -> None:
+        """A batch of so many requests begins, each of which has waited; or (without waiting) so many are in flight."""
+        self.counts.observe(ENGINE_BATCH, (self.engine,), requests)
+        for seconds in waited_seconds:
+            self.counts.observe(ENGINE_QUEUE, (self.engine,), seconds)
+
+    def cache(self, hits: int, misses: int) -> None:
+        """So much was known already, so much was not."""
+        self.counts.add(ENGINE_CACHE, (self.engine, "hit"), hits)
+        self.counts.add(ENGINE_CACHE, (self.engine, "miss"), misses)

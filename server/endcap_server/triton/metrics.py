@@ -1,0 +1,86 @@
+"""Hands the sums of `endcap_server.metrics` to the server, which shows them beside its own.
+
+A custom metric of the Python backend costs a message to the server process for each update, and every update takes the
+interpreter's lock again. So requests only add up in memory, and a thread tells the server the sums once a second:
+histograms, too, as counters by bucket, for the server would want a message for each single value.
+
+Triton 24.10 frees a series with the first of several models that have it, and ends with the next update by another
+(a model that is loaded again runs beside its predecessor for a moment). So every process has its own: the label
+`process`.
+"""
+
+import os
+import threading
+import time
+from typing import Any
+
+import triton_python_backend_utils as pb_utils
+
+from endcap_server.metrics import EngineMetrics, Metric, StageMetrics, increments, nothing
+
+PERIOD_S = 1.0
+
+
+class MetricsReporter:
+    """A thread that reports what a model counts.
+
+    Args:
+        source: What it counts.
+        model: Name of the Triton model, a label of every series: versions of a stage run under names of their own.
+    """
+
+    def __init__(self, source: StageMetrics | EngineMetrics, model: str) -> None:
+        self._source = source
+        self._labels = {"model": model, "process": f"{os.getpid()}-{time.time_ns() // 1_000_000:x}"}
+        self._families: dict[str, Any] = {}
+        self._series: dict[tuple[str, tuple[str, ...], str], Any] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+        try:
+            for metric, labels in source.known:
+                self._report(metric, labels, nothing(metric))
+        except pb_utils.TritonModelException as error:
+            # A server that was started without metrics serves nonetheless.
+            pb_utils.Logger.log_warn(f"{model}: no metrics of its own ({error})")
+            self._forget()
+            return
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Report what is left, and take the series away; they are gone from the server when this returns."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+        self._forget()
+
+    def _run(self) -> None:
+        stopped = False
+        while not stopped:
+            stopped = self._stopped.wait(PERIOD_S)
+            try:
+                for (metric, labels), sums in self._source.counts.take().items():
+                    self._report(metric, labels, sums)
+            except pb_utils.TritonModelException as error:
+                pb_utils.Logger.log_error(f"{self._labels['model']}: metrics: {error}")
+
+    def _report(self, metric: Metric, labels: tuple[str, ...], sums: list[float]) -> None:
+        for name, bucket, amount in increments(metric, sums):
+            key = (name, labels, bucket.get("le", ""))
+            series = self._series.get(key)
+            if series is None:
+                series = self._series[key] = self._family(name, metric.meaning).Metric(
+                    labels={**self._labels, **dict(zip(metric.labels, labels, strict=True)), **bucket}
+                )
+            if amount:
+                series.increment(amount)
+
+    def _family(self, name: str, meaning: str) -> Any:
+        if name not in self._families:
+            counter = pb_utils.MetricFamily.COUNTER
+            self._families[name] = pb_utils.MetricFamily(name=name, description=meaning, kind=counter)
+        return self._families[name]
+
+    def _forget(self) -> None:
+        # Series before their families: the other way round the server refuses.
+        self._series.clear()
+        self._families.clear()
