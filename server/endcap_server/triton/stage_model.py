@@ -11,7 +11,15 @@ import triton_python_backend_utils as pb_utils
 from endcap_server.stages.base import InvalidRequest, Overloaded, Stage, Tensors
 from endcap_server.triton.bls import BLS_THREADS, BlsEngines
 from endcap_server.triton.process import end_when_continued
-from endcap_server.triton.tensors import answer, build_folder, config_parameters, input_names, read_inputs, refuse
+from endcap_server.triton.tensors import (
+    answer,
+    build_folder,
+    config_parameters,
+    engine_names,
+    input_names,
+    read_inputs,
+    refuse,
+)
 
 
 def stage_model(stage_type: type[Stage]) -> type:
@@ -34,7 +42,9 @@ class StageModel:
         parameters = config_parameters(args["model_config"])
         build = build_folder(args, parameters)
         self._inputs = input_names(args["model_config"])
-        self._stage = self.stage_class(build, parameters, BlsEngines())
+        engines = BlsEngines(engine_names(parameters))
+        self._stage = self.stage_class(build, parameters, engines)
+        self._stage.model = args["model_name"]
         self._logger = pb_utils.Logger
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(BLS_THREADS, thread_name_prefix="bls"))
