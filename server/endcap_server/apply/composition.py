@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import text_format
-
 from endcap_server.apply.generation import ApplyError, Generation, staged_name
 from endcap_server.apply.snapshot import REPOSITORY
 from endcap_server.lint.checks_artefacts import needed_files, read_build_manifest
@@ -104,7 +102,9 @@ def compose(number: int, source: str, view: View, snapshot: Path, live: Generati
     Raises:
         ApplyError: an ensemble that callers know is missing.
     """
-    made_of, names, owners = digests(view, snapshot), {}, {}
+    made_of = digests(view, snapshot)
+    names: dict[str, str] = {}
+    owners: dict[str, int] = {}
     public = public_ensembles(view)
     if live is not None and (missing := set(live.public) - set(public)):
         raise ApplyError(f"{source}: the ensemble {', '.join(sorted(missing))} is missing; callers would lose it")
@@ -129,8 +129,3 @@ def compose(number: int, source: str, view: View, snapshot: Path, live: Generati
 def same_content(generation: Generation, live: Generation) -> bool:
     """Whether there is nothing to apply."""
     return generation.digests == live.digests
-
-
-def parse_config(text: str, into: Any) -> Any:
-    """A configuration's message."""
-    return text_format.Parse(text, into)

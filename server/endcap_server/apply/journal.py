@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-STEPS = ("snapshot", "load", "compare", "switch", "watch", "back", "unload")
+STEPS = ("load", "compare", "switch", "watch", "back", "unload")
 """What a rollout does, in order; `back` only when the switch is taken back."""
 
 Event = dict[str, Any]
@@ -32,7 +32,7 @@ class Run:
     """Models that were loaded for it."""
     steps: tuple[str, ...] = ()
     outcome: str = ""
-    """live, staged, refused, rolled back, undone, dropped, interrupted; empty while it runs."""
+    """live, staged, refused, failed, rolled back, undone, dropped, interrupted; empty while it runs."""
     reason: str = ""
     ended: str = ""
     to: int = 0
@@ -133,15 +133,18 @@ def _after(before: Standing, event: Event) -> Standing:
         return replace(after, live=number, open=0, staged=0)
     if kind == "began":
         runs[number] = Run(
-            number, event["kind"], event.get("source", ""), before.live, event["time"], to=event.get("to", 0)
+            number,
+            event["kind"],
+            event.get("source", ""),
+            before.live,
+            event["time"],
+            tuple(event.get("changed", ())),
+            to=event.get("to", 0),
         )
         return replace(after, open=number)
     run = runs.get(number)
     if run is None:
         return before
-    if kind == "planned":
-        runs[number] = replace(run, changed=tuple(event.get("changed", ())))
-        return after
     if kind == "step":
         step = event["step"]
         runs[number] = replace(run, steps=(*run.steps, step), outcome="")

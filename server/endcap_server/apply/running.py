@@ -96,6 +96,7 @@ def find_server(build: Path | None = None, port: int | None = None) -> RunningSe
     there = "; ".join(f"{each.build} on {each.grpc}" for each in servers) or "none"
     if not meant:
         raise ApplyError(
-            f"no such server runs here; running: {there}. Start one with `endcap serve`, on this machine and as this user"
+            f"no such server runs here; running: {there}. Start one with `endcap serve`, on this machine and as this "
+            "user"
         )
     raise ApplyError(f"several servers run: {there}; choose one with --build or --grpc-port")

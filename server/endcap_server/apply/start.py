@@ -15,7 +15,9 @@ def state_folder(build: Path, port: int) -> StateFolder:
     return StateFolder(build.resolve() / "serving" / str(port))
 
 
-def prepare(state: StateFolder, build: Path, profile: str, *, again: bool = False, as_built: bool = False) -> Generation:
+def prepare(
+    state: StateFolder, build: Path, profile: str, *, again: bool = False, as_built: bool = False
+) -> Generation:
     """Write the model repository that a server starts on.
 
     Args:
@@ -64,7 +66,7 @@ def _as_built(state: StateFolder, build: Path, profile: str, number: int, before
 
 
 def _add_the_rest(state: StateFolder, view: View, generation: Generation) -> None:
-    """Models that the ensembles do not reach, for whoever loads them; those that cannot be read, so that Triton says so."""
+    """Write what the ensembles do not reach, for whoever loads it, and what cannot be read, so that Triton says so."""
     for folder in sorted((state.snapshot(generation.number) / REPOSITORY).iterdir()):
         name = folder.name
         if name in generation.models:

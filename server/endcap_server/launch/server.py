@@ -189,7 +189,7 @@ class Server:
         if self.process is None:
             return
         if self.control_key:
-            with (run_folder / KEY_FILE).open("w", encoding="utf-8", opener=_private) as file:
+            with open(run_folder / KEY_FILE, "w", encoding="utf-8", opener=_private) as file:
                 file.write(self.control_key)
         RunningServer(
             process=self.process.pid,

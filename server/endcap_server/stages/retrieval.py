@@ -103,7 +103,9 @@ class Retrieval(Stage):
         self.generations = Generations(ttl_s=self.settings.cache_ttl_s)
         self.admission = Admission(
             InFlight(name=self.settings.in_flight),
-            self.settings.max_in_flight, self.settings.min_in_flight, self.settings.admission_share
+            self.settings.max_in_flight,
+            self.settings.min_in_flight,
+            self.settings.admission_share,
         )
         self.recorder = Recorder(run_folder(), self.settings.in_flight, self.settings.recorded_requests)
         self.popular = popular_rows(self.store, 4 * max(self.settings.candidates, self.settings.search_candidates))

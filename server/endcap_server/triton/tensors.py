@@ -30,7 +30,7 @@ def build_folder(args: Mapping[str, str], parameters: dict[str, str]) -> Path:
 
 
 def engine_names(parameters: dict[str, str]) -> dict[str, str]:
-    """Engine -> model that a stage calls for it, where that is not its own name; takes `engines` out of `parameters`."""
+    """Engine -> model that a stage calls for it, where that has another name; takes `engines` out of `parameters`."""
     names: dict[str, str] = json.loads(parameters.pop("engines", "{}"))
     return names
 
