@@ -9,7 +9,6 @@ the next one finds its way. The last line of the output is one JSON document; ex
 
 import argparse
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -25,12 +24,12 @@ from typing import Any
 import numpy as np
 from endcap_client import Client
 from endcap_server.apply.generation import StateFolder
-from endcap_server.apply.journal import STEPS, Standing
+from endcap_server.apply.journal import Standing
 from endcap_server.launch import Server, ServerOptions
 from endcap_server.launch.watchdog import model_processes
 from endcap_server.store import ItemStore
 
-from benchmarks.apply_sources import FAULTY, GOOD, Edit, copy_build, other_build
+from benchmarks.apply_sources import FAULTY, GOOD, Edit, copy_build, other_build, parameter
 from benchmarks.apply_traffic import ApplyTraffic, Seen, ask
 
 BASELINE_S = 15.0
@@ -93,6 +92,11 @@ class Bench:
         with Client(self.server.grpc_address, timeout_s=10) as client:
             return [ask(client, self.traffic.store, number).products for number in range(12)]
 
+    def loaded(self) -> set[str]:
+        """Names of the models that have a process."""
+        process = self.server.process
+        return set(model_processes(process.pid).values()) if process is not None else set()
+
     def memory_mb(self) -> int:
         """MB of the server and its models, shared pages counted once."""
         process = self.server.process
@@ -140,21 +144,23 @@ def faulty(bench: Bench, edits: Sequence[Edit]) -> dict[str, Any]:
         edit.act(broken)
         outcome = bench.apply(broken, *FAST)
         kept = bench.standing.live == live and not bench.standing.open
-        found.append({
-            "edit": edit.name,
-            "stopped": outcome.code == 1 and kept,
-            "by": stopped_by(outcome.output),
-            "expected": edit.stopped_by,
-            "said": outcome.output.strip().splitlines()[-1][:200] if outcome.output.strip() else "",
-        })
+        found.append(
+            {
+                "edit": edit.name,
+                "stopped": outcome.code == 1 and kept,
+                "by": stopped_by(outcome.output),
+                "expected": edit.stopped_by,
+                "said": outcome.output.strip().splitlines()[-1][:200] if outcome.output.strip() else "",
+            }
+        )
         shutil.rmtree(broken)
     return {"edits": found, "answers_unchanged": bench.answers() == before, **counts(bench)}
 
 
 def stopped_by(output: str) -> str:
     """Which part of a rollout refused it."""
-    last = output.strip().splitlines()[-1] if output.strip() else ""
-    for words, part in (("lint found", "lint"), ("does not load", "load"), ("endcap apply:", "compare")):
+    last = output.rpartition("endcap apply: ")[2]
+    for words, part in (("lint found", "lint"), ("does not load", "load"), ("(", "compare")):
         if words in last:
             return part
     return "nothing"
@@ -207,8 +213,6 @@ def killed(bench: Bench, at: Sequence[tuple[str, str]]) -> dict[str, Any]:
     for number, (step, when) in enumerate(at):
         value = f"0.{30 + number}"
         edited = copy_build(bench.source, bench.folder / "edited")
-        from benchmarks.apply_sources import parameter
-
         parameter("fusion", "ranker", value)(edited)
         before = bench.standing.live
         outcome = bench.apply(edited, *FAST, kill=(step, when))
@@ -217,19 +221,21 @@ def killed(bench: Bench, at: Sequence[tuple[str, str]]) -> dict[str, Any]:
         next_one = "rollback" if number % 2 else "apply"
         second = bench.run("rollback", *FAST[:2]) if number % 2 else bench.apply(edited, *FAST)
         standing = bench.standing
-        loaded = {name for name in model_processes(bench.server.process.pid).values()} if bench.server.process else set()
-        expected = set(bench.state.read(standing.live).models.values()) - set(bench.state.read(standing.live).public)
-        found.append({
-            "step": step,
-            "when": when,
-            "was_killed": outcome.code == -signal.SIGKILL,
-            "found_open": there != 0,
-            "served": all(served),
-            "next": next_one,
-            "in_order": second.code == 0 and not standing.open and loaded == expected,
-            "live": standing.live if next_one == "apply" else standing.live == before,
-            "said": second.output.strip().splitlines()[:2],
-        })
+        live = bench.state.read(standing.live)
+        expected = set(live.models.values()) - set(live.public)
+        found.append(
+            {
+                "step": step,
+                "when": when,
+                "was_killed": outcome.code == -signal.SIGKILL,
+                "found_open": there != 0,
+                "served": all(served),
+                "next": next_one,
+                "in_order": second.code == 0 and not standing.open and bench.loaded() == expected,
+                "live": standing.live if next_one == "apply" else standing.live == before,
+                "said": second.output.strip().splitlines()[:2],
+            }
+        )
         shutil.rmtree(edited)
     return {"kills": found, **counts(bench)}
 
@@ -273,3 +279,62 @@ def tagged(bench: Bench, seen: Seen) -> bool:
     tag = bench.tags[seen.generation]
     tags = [other for other in set(bench.tags.values()) if other]
     return all(each.startswith(tag) if tag else not each.startswith(tuple(tags) or "\0") for each in seen.products)
+
+
+def evidence(build: Path, other: Path | None, quick: bool) -> dict[str, Any]:
+    """Everything, on one server after the other."""
+    document: dict[str, Any] = {}
+    with bench(build) as one:
+        _note(document, "faulty", faulty(one, FAULTY[::6] if quick else FAULTY))
+        _note(document, "good", good(one, GOOD[:3] if quick else GOOD))
+    with bench(build) as one:
+        others = [(other_build(one.source, one.folder / "b", "b~"), "b~")]
+        others.append((other, "") if other is not None else (other_build(one.source, one.folder / "c", "cc~"), "cc~"))
+        _note(document, "builds", builds(one, 2 if quick else 5, others))
+        _note(document, "killed", killed(one, KILLED_AT[::4] if quick else KILLED_AT))
+    with bench(build) as one:
+        edits = (GOOD[0],) if quick else (GOOD[0], GOOD[3], GOOD[7])
+        _note(document, "latency", {"swaps": [latency(one, edit) for edit in edits], **counts(one)})
+    return document
+
+
+def _note(document: dict[str, Any], part: str, figures: dict[str, Any]) -> None:
+    document[part] = figures
+    print(f"{part}: {json.dumps(figures, ensure_ascii=False)}", flush=True)
+
+
+def problems(document: dict[str, Any]) -> list[str]:
+    """What was promised and not kept."""
+    found = []
+    for part, figures in document.items():
+        found += [f"{part}: {figures['failed']} failed requests: {figures['first_failure']}"] * bool(figures["failed"])
+        found += [f"{part}: mixed pages: {each}" for each in figures["mixed"]]
+        if not 0.95 <= 1 + figures.get("memory_growth", 0.0) <= 1.05:
+            found.append(f"{part}: memory {figures['memory_mb']} MB")
+        found += [f"{part}: {figures[each]}" for each in ("failed_edit", "failed_build") if each in figures]
+    found += [f"not stopped: {each}" for each in document["faulty"]["edits"] if not each["stopped"]]
+    if not document["faulty"]["answers_unchanged"]:
+        found.append("faulty: answers changed")
+    kept = ("was_killed", "found_open", "served", "in_order")
+    found += [f"killed: {each}" for each in document["killed"]["kills"] if not all(each[name] for name in kept)]
+    found += [f"latency: {each}" for each in document["latency"]["swaps"] if each["code"] or each["p99_ratio"] > 2]
+    return found
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--build", type=Path, default=Path("build/test"), help="(default: %(default)s)")
+    parser.add_argument("--other", type=Path, help="a build of another shop to swap with (default: one that is made)")
+    parser.add_argument("--quick", action="store_true", help="a few of everything")
+    arguments = parser.parse_args()
+    document = evidence(arguments.build, arguments.other, arguments.quick)
+    document["problems"] = problems(document)
+    for each in document["problems"]:
+        print(f"not kept: {each}")
+    print(json.dumps(document, ensure_ascii=False))
+    return 1 if document["problems"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -156,11 +156,37 @@ class TritonPythonModel(TritonPythonModel):
 
 FAULTY = (
     Edit("misspelt tensor", config("storefront", ('key: "KEYWORD_ROW" value', 'key: "KEYWORD_ROWS" value')), "lint"),
-    Edit("wrong type", config("rerank", ('"RELEVANCE" data_type: TYPE_FP32', '"RELEVANCE" data_type: TYPE_FP64')), "lint"),
-    Edit("wrong shape", config("fusion", ('"PAGE_SHAPE" data_type: TYPE_INT32 dims: [ 2 ]', '"PAGE_SHAPE" data_type: TYPE_INT32 dims: [ 3 ]')), "lint"),
-    Edit("cycle", config("search", ('key: "CANDIDATE_ROW" value: "candidate_row" }\n      input_map', 'key: "CANDIDATE_ROW" value: "row" }\n      input_map')), "lint"),
+    Edit(
+        "wrong type", config("rerank", ('"RELEVANCE" data_type: TYPE_FP32', '"RELEVANCE" data_type: TYPE_FP64')), "lint"
+    ),
+    Edit(
+        "wrong shape",
+        config(
+            "fusion",
+            ('"PAGE_SHAPE" data_type: TYPE_INT32 dims: [ 2 ]', '"PAGE_SHAPE" data_type: TYPE_INT32 dims: [ 3 ]'),
+        ),
+        "lint",
+    ),
+    Edit(
+        "cycle",
+        config(
+            "search",
+            (
+                'key: "CANDIDATE_ROW" value: "candidate_row" }\n      input_map',
+                'key: "CANDIDATE_ROW" value: "row" }\n      input_map',
+            ),
+        ),
+        "lint",
+    ),
     Edit("missing model", config("search", (_STEP_RERANK, 'model_name: "rerang"')), "lint"),
-    Edit("truncated file", lambda build: put(build / "repository/storefront/config.pbtxt", (build / "repository/storefront/config.pbtxt").read_bytes()[:2000]), "lint"),
+    Edit(
+        "truncated file",
+        lambda build: put(
+            build / "repository/storefront/config.pbtxt",
+            (build / "repository/storefront/config.pbtxt").read_bytes()[:2000],
+        ),
+        "lint",
+    ),
     Edit("absurd weight", parameter("fusion", "search_retrieval", "100"), "compare"),
     Edit("weight out of range", parameter("fusion", "margin", "1e6"), "lint"),
     Edit("unknown parameter", parameter("retrieval", "candidats", "10"), "lint"),
@@ -171,15 +197,40 @@ FAULTY = (
     Edit("damaged manifest", rewrite("manifest.json", "{", listed=False), "lint"),
     Edit("deleted code", remove("repository/theme/1/model.py"), "lint"),
     Edit("code with a syntax error", code("theme", "\ndef\n"), "lint"),
-    Edit("cache where it cannot work", config("nearest", ('backend: "python"', 'backend: "python"\nresponse_cache { enable: true }')), "lint"),
+    Edit(
+        "cache where it cannot work",
+        config("nearest", ('backend: "python"', 'backend: "python"\nresponse_cache { enable: true }')),
+        "lint",
+    ),
     Edit("batching a stage", config("rerank", ("max_batch_size: 0", "max_batch_size: 8")), "lint"),
-    Edit("decoupled", config("keywords", ('backend: "python"', 'backend: "python"\nmodel_transaction_policy { decoupled: true }')), "lint"),
+    Edit(
+        "decoupled",
+        config("keywords", ('backend: "python"', 'backend: "python"\nmodel_transaction_policy { decoupled: true }')),
+        "lint",
+    ),
     Edit("GPU without one", config("cross_encoder", ("KIND_CPU", "KIND_GPU")), "lint"),
     Edit("unknown backend", config("theme_llm", ('backend: "python"', 'backend: "pyton"')), "lint"),
     Edit("no such number of instances", config("fusion", ("count: 1", "count: 4000")), "lint"),
     Edit("public tensor renamed", config("search", ('{ name: "SCORE"', '{ name: "SCORES"')), "lint"),
-    Edit("optional input required", config("search", ('"HISTORY" data_type: TYPE_STRING dims: [ -1 ] optional: true', '"HISTORY" data_type: TYPE_STRING dims: [ -1 ]')), "lint"),
-    Edit("not UTF-8", lambda build: put(build / "repository/fusion/config.pbtxt", b"# \xff\n" + (build / "repository/fusion/config.pbtxt").read_bytes()), "lint"),
+    Edit(
+        "optional input required",
+        config(
+            "search",
+            (
+                '"HISTORY" data_type: TYPE_STRING dims: [ -1 ] optional: true',
+                '"HISTORY" data_type: TYPE_STRING dims: [ -1 ]',
+            ),
+        ),
+        "lint",
+    ),
+    Edit(
+        "not UTF-8",
+        lambda build: put(
+            build / "repository/fusion/config.pbtxt",
+            b"# \xff\n" + (build / "repository/fusion/config.pbtxt").read_bytes(),
+        ),
+        "lint",
+    ),
     Edit("budget that leaves nothing", parameter("retrieval", "theme_share", "0.7"), "lint"),
     Edit("import of what is not there", code("keywords", "\nimport endcap_nothing\n"), "load"),
     Edit("store of another format", rewrite("store/store.json", '{"format": 99}', listed=True), "load"),
@@ -206,7 +257,10 @@ GOOD = (
     Edit("fusion: two processes", config("fusion", ("count: 1", "count: 2"))),
     Edit("fusion: one process", config("fusion", ("count: 2", "count: 1"))),
     Edit("keywords: no response cache", config("keywords", ("response_cache { enable: true }", ""))),
-    Edit("keywords: response cache", config("keywords", ('backend: "python"', 'backend: "python"\nresponse_cache { enable: true }'))),
+    Edit(
+        "keywords: response cache",
+        config("keywords", ('backend: "python"', 'backend: "python"\nresponse_cache { enable: true }')),
+    ),
     Edit("rerank: personal share", parameter("rerank", "personal_share", "0.3")),
     Edit("theme: tokens", parameter("theme", "tokens_per_theme", "60")),
     Edit("keyword_llm: queue", parameter("keyword_llm", "max_waiting", "200")),

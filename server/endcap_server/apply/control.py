@@ -122,6 +122,6 @@ class Control:
                 text = json.loads(text)["error"]
             except (ValueError, KeyError, TypeError):
                 text = text or str(error)
-            raise ControlError(f"{path}: {text}") from None
+            raise ControlError(" ".join(text.split())) from None
         except OSError as error:
             raise ControlError(f"{path}: the server does not answer ({error})") from None

@@ -137,7 +137,7 @@ class Asker:
             result = self._client.infer(model, _tensors(sample.inputs), outputs=wanted, client_timeout=_TIMEOUT_S)
             return _answer(result, time.perf_counter() - started)
         except triton.InferenceServerException as error:
-            text = str(error)
+            text = " ".join(str(error).split())
             return Answer(time.perf_counter() - started, text, "overloaded:" in text)
 
 

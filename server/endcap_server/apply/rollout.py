@@ -223,7 +223,11 @@ class Rollout:
     def _smoke(self, asker: Asker, generation: Generation) -> None:
         for sample in smoke_samples(self.state.snapshot(generation.number)):
             answer = asker.ask(sample, generation.staging(sample.ensemble))
-            if answer.error and not answer.overloaded:
+            if not answer.error or answer.overloaded:
+                continue
+            if live := asker.ask(sample, sample.ensemble).error:
+                self.report(f"  note: live fails too: {live} ({sample})")
+            else:
                 raise Refused(f"a smoke request failed: {answer.error} ({sample})")
 
     def _compare(self, asker: Asker, generation: Generation, live: Generation, limits: Limits) -> None:
