@@ -207,10 +207,10 @@ def builds(bench: Bench, number: int, others: Sequence[tuple[Path, str]]) -> dic
     }
 
 
-def killed(bench: Bench, at: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def killed(bench: Bench, at: Sequence[tuple[str, str]], first: int = 0) -> dict[str, Any]:
     """Rollouts whose process is killed; the next apply and rollback in turns put things right."""
     found = []
-    for number, (step, when) in enumerate(at):
+    for number, (step, when) in enumerate(at, first):
         value = f"0.{30 + number}"
         edited = copy_build(bench.source, bench.folder / "edited")
         parameter("fusion", "ranker", value)(edited)

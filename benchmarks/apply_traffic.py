@@ -3,6 +3,8 @@
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -48,7 +50,8 @@ class ApplyTraffic:
     """(`time.monotonic`, error)."""
 
     def __enter__(self) -> "ApplyTraffic":
-        self._stopped = threading.Event()
+        self._stopped, self._may_ask = threading.Event(), threading.Event()
+        self._may_ask.set()
         self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(self.clients)]
         for thread in self._threads:
             thread.start()
@@ -60,6 +63,16 @@ class ApplyTraffic:
         self._stopped.set()
         for thread in self._threads:
             thread.join(60)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Ask nothing for a while, once what is under way has been answered."""
+        self._may_ask.clear()
+        time.sleep(1.0)
+        try:
+            yield
+        finally:
+            self._may_ask.set()
 
     def latencies(self, begin: float, end: float) -> np.ndarray:
         """Seconds of the answers that came between two moments: float64 [n]."""
@@ -78,6 +91,7 @@ class ApplyTraffic:
     def _run(self, number: int) -> None:
         with Client(self.address, options=Options(timeout_s=10, retry=None)) as client:
             while not self._stopped.is_set():
+                self._may_ask.wait()
                 number += self.clients
                 try:
                     self.seen.append(ask(client, self.store, number))

@@ -20,7 +20,7 @@ class Limits(BaseModel):
 
     sample: int = Field(32, ge=4, le=1000, description="requests that are replayed: recorded ones, then made ones")
     min_overlap: float = Field(
-        0.4, ge=0, le=1, description="least mean share of live's best ten products that the new pages show as well"
+        0.7, ge=0, le=1, description="least mean share of live's best ten products that the new pages show as well"
     )
     max_drift: float = Field(
         0.15, ge=0, le=100, description="most mean difference of the scores of products that both show"
