@@ -34,6 +34,9 @@ def add_serve_command(subparsers: Any) -> None:
     parser.add_argument(
         "--no-restart", action="store_true", help="start neither the server nor a model again that ends by itself"
     )
+    parser.add_argument(
+        "--as-built", action="store_true", help="serve the build as it is, whatever `endcap apply` has made live before"
+    )
     parser.add_argument("--verbose", action="store_true", help="verbose server log")
     parser.set_defaults(run=_serve)
 
@@ -75,6 +78,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         tls=Tls(arguments.tls[0], arguments.tls[1], arguments.client_ca) if arguments.tls else None,
         plaintext=arguments.plaintext,
         metrics_address=arguments.metrics_address,
+        as_built=arguments.as_built,
     )
     try:
         with _stop_on_signals(), Server(options, _report) as server:

@@ -1,4 +1,7 @@
-"""One tritonserver process on one build: start, wait until ready, stop without leaving anything behind."""
+"""One tritonserver process on one build: start, wait until ready, stop without leaving anything behind.
+
+It reads a model repository of its own (`apply.start`), which `endcap apply` changes while it runs.
+"""
 
 import os
 import shutil
@@ -15,6 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from endcap_server.apply.control import KEY_FILE
+from endcap_server.apply.generation import ApplyError, Generation
+from endcap_server.apply.running import PREFIX, RunningServer
+from endcap_server.apply.start import prepare, state_folder
 from endcap_server.launch.access import connect, ensure_key, headers, key_file_of, restriction_flags
 from endcap_server.launch.command_line import hide_argument
 from endcap_server.launch.installation import Installation, LaunchError, find_installation
@@ -61,6 +68,8 @@ class ServerOptions:
     """Listen without TLS where others can reach the server."""
     metrics_address: str | None = None
     """None is `address`, or loopback if there is TLS."""
+    as_built: bool = False
+    """Serve the build as it is, whatever `endcap apply` has made live before."""
 
 
 class Server:
@@ -96,6 +105,9 @@ class Server:
         self.http_port = _free_port(self._http_host, options.http_port, "--http-port")
         self.metrics_port = _free_port(self._metrics_host, options.metrics_port, "--metrics-port")
         self.log = options.build / "logs" / f"server-{self.grpc_port}.log"
+        self.state = state_folder(options.build, self.grpc_port)
+        self.generation: Generation | None = None
+        """What it serves, as of its last start."""
         self._run_folder: Path | None = None
         self._shm_prefix = ""
         self.control_key = ensure_key(options.key_file or key_file_of(options.build)) if options.restricted else ""
@@ -135,10 +147,13 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        if not self.options.grpc_port:  # nobody finds the state of a port that was picked free
+            shutil.rmtree(self.state.folder, ignore_errors=True)
 
     def start(self) -> None:
         """Start the process and wait until both ensembles and all engines answer as ready."""
-        self._run_folder = Path(tempfile.mkdtemp(prefix="endcap-"))
+        self.generation = self._prepare()
+        self._run_folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._shm_prefix = f"{self._run_folder.name}_"
         backends = self.installation.link_python_backend(self._run_folder / "backends")
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -162,6 +177,7 @@ class Server:
         except BaseException:
             self.stop()
             raise
+        self._describe(self._run_folder)
         if self.options.revive:
             control = ModelControl(self.http_address, self.control_key)
             self._watchdog = Watchdog(self.process.pid, control, self._report)
@@ -194,11 +210,42 @@ class Server:
             raise LaunchError("the server is not running")
         return self.process.wait()
 
+    def _prepare(self) -> Generation:
+        """Write the model repository to serve: what is live stays so when the server starts again."""
+        options, again = self.options, self._started_before
+        if not again and not options.grpc_port:
+            shutil.rmtree(self.state.folder, ignore_errors=True)
+        try:
+            return prepare(self.state, options.build, options.profile, again=again, as_built=options.as_built)
+        except ApplyError as error:
+            raise LaunchError(f"{error}; `endcap serve --as-built` serves {options.build} as it is") from None
+
+    def _describe(self, run_folder: Path) -> None:
+        """Tell `endcap apply` and its like where the server is."""
+        if self.process is None:
+            return
+        if self.control_key:
+            with open(run_folder / KEY_FILE, "w", encoding="utf-8", opener=_private) as file:
+                file.write(self.control_key)
+        RunningServer(
+            process=self.process.pid,
+            grpc=self.grpc_address,
+            http=self.http_address,
+            build=str(self.options.build.resolve()),
+            state=str(self.state.folder),
+            run_folder=str(run_folder),
+        ).describe()
+
+    def _models(self) -> list[str]:
+        """Names of the models to load; the stages come with the ensembles."""
+        names = self.generation.models if self.generation is not None else {}
+        return [*(names.get(engine, engine) for engine in ENGINES), *ENSEMBLES]
+
     def _command(self, backends: Path) -> list[str]:
         options, installation = self.options, self.installation
         command = [
             str(installation.binary),
-            f"--model-repository={self.repository}",
+            f"--model-repository={self.state.models}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             # A stage's calls of engines each hold one of these threads, and so does the stage's answer for a moment.
@@ -206,7 +253,7 @@ class Server:
             f"--cache-directory={installation.caches}",
             f"--cache-config=local,size={options.cache_mb << 20}",
             "--model-control-mode=explicit",
-            *(f"--load-model={name}" for name in (*ENGINES, *ENSEMBLES)),
+            *(f"--load-model={name}" for name in self._models()),
             "--disable-auto-complete-config",
             "--exit-timeout-secs=10",
             f"--grpc-address={options.address}",
@@ -247,7 +294,7 @@ class Server:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.options.ready_timeout_s
-        waiting = ["", *ENGINES, *ENSEMBLES]
+        waiting = ["", *self._models()]
         while waiting:
             if self.process is None or self.process.poll() is not None:
                 raise LaunchError(f"the server stopped while loading: {self.reason()} (whole log: {self.log})")
@@ -300,6 +347,10 @@ def _free_port(address: str, port: int, option: str) -> int:
             why = error.strerror or str(error)
             raise LaunchError(f"cannot listen on {address}:{port} ({why}); choose another {option}") from None
         return int(probe.getsockname()[1])
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _kill_session(leader: int) -> None:

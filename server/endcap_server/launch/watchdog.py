@@ -36,7 +36,9 @@ def model_processes(group: int) -> dict[int, str]:
         except OSError:  # ended meanwhile
             continue
         if len(command) > 1 and command[0].endswith(_STUB.encode()):
-            found[int(folder.name)] = Path(os.fsdecode(command[1])).parents[1].name
+            parents = Path(os.fsdecode(command[1])).parents
+            if len(parents) > 1:  # a process that is just ending may show anything
+                found[int(folder.name)] = parents[1].name
     return found
 
 

@@ -14,7 +14,15 @@ from endcap_server.stages.base import InvalidRequest, Overloaded, Stage, Tensors
 from endcap_server.triton.bls import BLS_THREADS, BlsEngines
 from endcap_server.triton.metrics import MetricsReporter
 from endcap_server.triton.process import end_when_continued
-from endcap_server.triton.tensors import answer, build_folder, config_parameters, input_names, read_inputs, refuse
+from endcap_server.triton.tensors import (
+    answer,
+    build_folder,
+    config_parameters,
+    engine_names,
+    input_names,
+    read_inputs,
+    refuse,
+)
 
 
 def stage_model(stage_type: type[Stage]) -> type:
@@ -37,7 +45,9 @@ class StageModel:
         parameters = config_parameters(args["model_config"])
         build = build_folder(args, parameters)
         self._inputs = input_names(args["model_config"])
-        self._stage = self.stage_class(build, parameters, BlsEngines())
+        engines = BlsEngines(engine_names(parameters))
+        self._stage = self.stage_class(build, parameters, engines)
+        self._stage.model = args["model_name"]
         self._logger = pb_utils.Logger
         self._metrics = StageMetrics(self._stage.name)
         self._reporter = MetricsReporter(self._metrics, args["model_name"])

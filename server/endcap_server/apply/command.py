@@ -1,0 +1,161 @@
+"""`endcap apply`, `endcap history`, `endcap rollback` on the command line."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from endcap_server.apply.control import ControlError
+from endcap_server.apply.generation import ApplyError
+from endcap_server.apply.journal import Run, Standing
+from endcap_server.apply.limits import Limits
+from endcap_server.apply.recovery import recover
+from endcap_server.apply.rollout import Refused, Rollout, Wishes
+from endcap_server.apply.running import RunningServer, find_server
+from endcap_server.lint import RepositoryError
+
+_EXIT_CODES = "exit codes: 0 done, or nothing to do; 1 refused or failed: what was live is live"
+
+
+def add_apply_command(subparsers: Any) -> None:
+    """Add `endcap apply` to the command line."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "apply",
+        help="roll edited configurations or a new build into the running server",
+        description="Check edited configurations or a new build, load what changes beside what is live, compare pages, "
+        "switch, watch, and go back by itself when something is wrong; no request fails on the way "
+        "(docs/operations.md).",
+        epilog=f"limits: {', '.join(f'{name} {default}' for name, default, _ in Limits.table())}; {_EXIT_CODES}",
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="DIR",
+        help="a build, or a model repository to serve with the live artefacts (default: where the live one came from)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a limit, before that of apply.toml"
+    )
+    parser.add_argument("--force-memory", action="store_true", help="load it even if memory seems to be too short")
+    parser.add_argument("--skip-hashes", action="store_true", help="do not read the artefacts whole to check them")
+    _add_server_options(parser)
+    parser.set_defaults(run=_apply)
+
+
+def add_history_command(subparsers: Any) -> None:
+    """Add `endcap history` to the command line."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "history",
+        help="what was rolled out, and what became of it",
+        description="List the generations of a running server: when, from where, what changed, and how it ended.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    _add_server_options(parser)
+    parser.set_defaults(run=_history)
+
+
+def add_rollback_command(subparsers: Any) -> None:
+    """Add `endcap rollback` to the command line."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "rollback",
+        help="go back to an earlier generation",
+        description="Take back a rollout that was interrupted; else load the generation that was live before, or the "
+        "one of --to, beside what is live, and switch to it. No request fails on the way.",
+        epilog=_EXIT_CODES,
+    )
+    parser.add_argument("--to", type=int, default=0, metavar="N", help="generation (default: the one before)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a limit, before that of apply.toml"
+    )
+    parser.add_argument("--force-memory", action="store_true", help="load it even if memory seems to be too short")
+    _add_server_options(parser)
+    parser.set_defaults(run=_rollback)
+
+
+def _add_server_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--build", type=Path, metavar="DIR", help="the build of the server (default: the one that runs)"
+    )
+    parser.add_argument("--grpc-port", type=int, metavar="N", help="the server's gRPC port, if several run")
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    wishes = Wishes(
+        settings=tuple(arguments.set),
+        force_memory=arguments.force_memory,
+        skip_hashes=arguments.skip_hashes,
+        dry_run=arguments.dry_run,
+    )
+
+    def work(rollout: Rollout) -> None:
+        recover(rollout)
+        number = rollout.apply(arguments.source)
+        if number is not None:
+            _say(f"generation {number} is live")
+
+    return _run("apply", arguments, wishes, work)
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    wishes = Wishes(settings=tuple(arguments.set), force_memory=arguments.force_memory, skip_hashes=True, lenient=True)
+
+    def work(rollout: Rollout) -> None:
+        if recover(rollout, undo=True) and not arguments.to:
+            _say(f"generation {rollout.journal.standing().live} is live")
+            return
+        standing = rollout.journal.standing()
+        to = arguments.to or standing.previous
+        if not to or not rollout.state.has(to):
+            kept = ", ".join(map(str, rollout.state.kept()))
+            raise ApplyError(f"there is no generation {to or 'before the live one'} to go back to; kept are {kept}")
+        number = rollout.apply(rollout.state.snapshot(to), kind="rollback", to=to)
+        if number is not None:
+            _say(f"generation {number} is live: what generation {to} was")
+
+    return _run("rollback", arguments, wishes, work)
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    try:
+        standing = find_server(arguments.build, arguments.grpc_port).state_folder.journal.standing()
+    except ApplyError as error:
+        print(f"endcap history: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        runs = [asdict(run) for run in standing.runs.values()]
+        document = {"live": standing.live, "staged": standing.staged, "open": standing.open, "generations": runs}
+        print(json.dumps(document, indent=1, ensure_ascii=False))
+    else:
+        for run in standing.runs.values():
+            print(_line(run, standing))
+    return 0
+
+
+def _line(run: Run, standing: Standing) -> str:
+    outcome = "live now" if run.generation == standing.live else run.outcome or "under way, or interrupted"
+    if run.generation != standing.live and outcome == "live":
+        outcome = "was live"
+    what = f"rollback to {run.to}" if run.to else f"{run.kind} {run.source}"
+    changed = f"; loaded {', '.join(run.changed)}" if run.changed else ""
+    reason = f"; {run.reason}" if run.reason else ""
+    return f"{run.generation:>4}  {run.began}  {outcome:<12}  {what}{changed}{reason}"
+
+
+def _run(name: str, arguments: argparse.Namespace, wishes: Wishes, work: Callable[[Rollout], None]) -> int:
+    try:
+        server: RunningServer = find_server(arguments.build, arguments.grpc_port)
+        with server.state_folder.locked():
+            work(Rollout(server, _say, wishes))
+    except (ApplyError, Refused, ControlError, RepositoryError) as error:
+        print(f"endcap {name}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
