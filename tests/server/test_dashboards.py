@@ -1,0 +1,115 @@
+"""The dashboard and the alert rules are what Grafana and Prometheus read, and ask only for metrics that we declare."""
+
+import re
+import shutil
+import subprocess
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from dashboard_schema import Dashboard, Rules
+from endcap_server import metrics
+from queries import ALERTS, DOCS, SCRAPED, alerts, dashboard, queries, results, selectors
+
+SERIES = {name: metric for metric in metrics.METRICS for name in metric.series}
+EVERYWHERE = SCRAPED | {"model", "process"}
+VALUES = {
+    "stage": set(metrics.SOURCES),
+    "outcome": {*metrics.OUTCOMES, *metrics.ENGINE_OUTCOMES},
+    "reason": {
+        *metrics.OVERLOAD_REASONS,
+        *metrics.CAUSES,
+        *(each for all_ in metrics.AIQA_REASONS.values() for each in all_),
+    },
+    "engine": set(metrics.ENGINES),
+    "ensemble": {"storefront", "search"},
+    "degraded": {"yes", "no"},
+    "source": {each for sources in metrics.SOURCES.values() for each in sources},
+    "result": {"hit", "miss"},
+}
+QUERIES = list(queries())
+
+
+def test_dashboard_schema() -> None:
+    document = dashboard()
+    Dashboard.model_validate(document)
+    panels = document["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert len({panel["title"] for panel in panels}) == len(panels)
+    for one, two in combinations([panel["gridPos"] for panel in panels], 2):
+        apart = (
+            one["x"] + one["w"] <= two["x"]
+            or two["x"] + two["w"] <= one["x"]
+            or one["y"] + one["h"] <= two["y"]
+            or two["y"] + two["h"] <= one["y"]
+        )
+        assert apart, (one, two)
+    variables = {each["name"] for each in document["templating"]["list"]}
+    for panel in panels:
+        names = [target["refId"] for target in panel.get("targets", ())]
+        assert len(set(names)) == len(names)
+        for target in panel.get("targets", ()):
+            assert set(re.findall(r"\$(\w+)", target["expr"])) <= variables | {"__rate_interval"}
+
+
+def test_alerts_schema() -> None:
+    rules = Rules.model_validate(alerts())
+    names = [rule.alert for group in rules.groups for rule in group.rules]
+    assert len(set(names)) == len(names)
+    runbook = (DOCS / "operations.md").read_text(encoding="utf-8")
+    headings = {line.lstrip("# ").lower() for line in runbook.splitlines() if line.startswith("#")}
+    for group in rules.groups:
+        for rule in group.rules:
+            assert rule.annotations.runbook == f"docs/operations.md#{rule.alert.lower()}"
+            assert rule.alert.lower() in headings, "an alert says what to do"
+
+
+@pytest.mark.parametrize(
+    ("where", "query", "shown"), QUERIES, ids=[f"{where} {n}" for n, (where, _, _) in enumerate(QUERIES)]
+)
+def test_queries(where: str, query: str, shown: set[str]) -> None:
+    asked = selectors(query)
+    assert asked
+    for selector in asked:
+        if not selector.name.startswith("endcap_"):
+            continue  # Triton's own are looked up on a running server
+        assert selector.name in SERIES, f"{where}: no such metric"
+        metric = SERIES[selector.name]
+        labels = {*metric.labels, *EVERYWHERE} | ({"le"} if selector.name.endswith("_bucket") else set())
+        assert selector.labels <= labels, f"{where}: {selector.name} has no such label"
+        for label, operator, value in selector.matchers:
+            if label == "le":
+                assert float(value) in metric.buckets
+            elif label in VALUES and operator in ("MatchOp.Equal", "MatchOp.NotEqual"):
+                assert value in VALUES[label], f"{where}: {label} never is {value}"
+            elif label in VALUES:
+                for part in value.split("|"):
+                    assert any(re.fullmatch(part, each) for each in VALUES[label]), f"{where}: {label} never is {part}"
+    given = results(query)
+    assert "*" in given or shown <= given, f"{where}: the text shows labels that the query does not give"
+
+
+def test_histograms_are_asked_for_with_their_buckets() -> None:
+    for where, query, _ in QUERIES:
+        if "histogram_quantile" in query:
+            assert all(each.name.endswith("_bucket") and "le" in each.grouped for each in selectors(query)), where
+
+
+def test_every_metric_is_shown_and_documented() -> None:
+    asked = {selector.name for _, query, _ in QUERIES for selector in selectors(query)}
+    documented = (DOCS / "operations.md").read_text(encoding="utf-8")
+    for metric in metrics.METRICS:
+        assert asked & set(metric.series), f"{metric.name} is on no dashboard"
+        assert f"`{metric.name}`" in documented
+
+
+def test_promtool() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus); the schema was checked by the other tests")
+    for command in (
+        ["check", "rules", str(ALERTS)],
+        ["test", "rules", str(Path(__file__).with_name("alerts_test.yml"))],
+    ):
+        done = subprocess.run([promtool, *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
