@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,6 +20,9 @@ from endcap_server.apply.side_by_side import side_by_side
 from endcap_server.lint import RepositoryError
 
 _EXIT_CODES = "exit codes: 0 done, or nothing to do; 1 refused or failed: what was live is live"
+
+_NICE = 10
+"""Shoppers' requests go before the work of a rollout, where both want the processors."""
 
 
 def add_apply_command(subparsers: Any) -> None:
@@ -215,6 +219,7 @@ def _line(run: Run, standing: Standing) -> str:
 
 
 def _run(name: str, arguments: argparse.Namespace, wishes: Wishes, work: Callable[[Rollout], None]) -> int:
+    os.nice(_NICE)
     try:
         server: RunningServer = find_server(arguments.build, arguments.grpc_port)
         with server.state_folder.locked():
