@@ -25,6 +25,7 @@ import numpy as np
 from endcap_client import Client
 from endcap_server.apply.generation import StateFolder
 from endcap_server.apply.journal import Standing
+from endcap_server.apply.running import RunningServer, find_server
 from endcap_server.launch import Server, ServerOptions
 from endcap_server.launch.watchdog import model_processes
 from endcap_server.store import ItemStore
@@ -72,13 +73,17 @@ class Bench:
         return self.server.state
 
     @property
+    def server_description(self) -> RunningServer:
+        return find_server(port=self.server.grpc_port)
+
+    @property
     def standing(self) -> Standing:
         return self.state.journal.standing()
 
     def run(self, command: str, *arguments: str, kill: tuple[str, str] | None = None) -> Outcome:
         """`endcap COMMAND` on this server; with `kill`, its process is killed before or after a step is taken."""
         began = time.monotonic()
-        program = ["-P", "-m", "endcap_client.cli"] if kill is None else [str(_KILLER), *kill]
+        program = ["-P", "-m", "endcap_client.cli"] if kill is None else ["-P", str(_KILLER), *kill]
         words = [sys.executable, *program, command, *arguments, "--grpc-port", str(self.server.grpc_port)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         return Outcome(done.returncode, done.stdout + done.stderr, began, time.monotonic())

@@ -1,6 +1,6 @@
 """`endcap COMMAND ...` whose own process is killed at a step of its rollout, as by a power cut.
 
-    python benchmarks/apply_killer.py STEP before|after apply ...
+    python -P benchmarks/apply_killer.py STEP before|after apply ...
 
 "before": the step is written down and not taken; "after": it is taken, and the next one not written down.
 """

@@ -88,6 +88,11 @@ def _serve(arguments: argparse.Namespace) -> int:
                 f"(log: {server.log}; Ctrl-C stops)",
                 flush=True,
             )
+            if server.generation is not None and server.generation.is_applied:
+                _report(
+                    f"generation {server.generation.number}, applied from {server.generation.source}, is live; "
+                    "--as-built serves the build as it is"
+                )
             if not arguments.no_restart:
                 Supervisor(server, _report).run()
             status = server.wait()

@@ -1,5 +1,6 @@
 """Pages of two generations side by side: how much they share, how far scores move, how long they take."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -7,6 +8,8 @@ from typing import Any
 
 from endcap_server.apply.limits import Limits
 from endcap_server.apply.replay import Answer, Asker, Sample
+
+_LONGEST_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,20 @@ def compare(asker: Asker, samples: Sequence[Sample], live: dict[str, str], stage
         staged: The same of the other.
     """
     for sample in samples:
-        asker.ask(sample, staged[sample.ensemble])
+        _ask(asker, sample, staged)
     pairs = []
     for number, sample in enumerate(samples):
         order = (live, staged) if number % 2 else (staged, live)
-        first, second = (asker.ask(sample, names[sample.ensemble]) for names in order)
+        first, second = (_ask(asker, sample, names) for names in order)
         pairs.append((sample, first, second) if number % 2 else (sample, second, first))
     return _figures(pairs)
+
+
+def _ask(asker: Asker, sample: Sample, names: dict[str, str]) -> Answer:
+    """Ask, and then be quiet for as long: shoppers come first."""
+    answer = asker.ask(sample, names[sample.ensemble])
+    time.sleep(min(answer.seconds, _LONGEST_PAUSE_S))
+    return answer
 
 
 def _figures(pairs: Sequence[tuple[Sample, Answer, Answer]]) -> Comparison:

@@ -53,6 +53,11 @@ class Generation:
             if self.owners[model] == self.number and model not in self.public
         ]
 
+    @property
+    def is_applied(self) -> bool:
+        """Whether it was rolled out into a running server; else a server started with it."""
+        return any(name != model for model, name in self.models.items())
+
     def staging(self, ensemble: str) -> str:
         """Name in the server of a public ensemble while the generation is not live."""
         return staged_name(ensemble, self.number)

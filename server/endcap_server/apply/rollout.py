@@ -1,5 +1,6 @@
 """One rollout: from a folder of configurations or a build to pages of a new generation, or back to where it was."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from endcap_server.apply.compare import compare
 from endcap_server.apply.composition import compose, same_content, view_of
 from endcap_server.apply.control import ControlError
 from endcap_server.apply.difference import difference
-from endcap_server.apply.generation import ApplyError, Generation, StateFolder
+from endcap_server.apply.generation import ApplyError, Generation, StateFolder, write_whole
 from endcap_server.apply.limits import Limits
 from endcap_server.apply.memory import memory_need
 from endcap_server.apply.notices import notices
@@ -22,12 +23,26 @@ from endcap_server.apply.switch import Switch, Watch
 from endcap_server.lint import lint_repository
 from endcap_server.lint.command import describe_finding
 from endcap_server.lint.finding import Finding
+from endcap_server.trial import FILE as TRIAL_FILE
 
 Report = Callable[[str], None]
 
 
 class Refused(Exception):  # noqa: N818 - an outcome, not a fault
     """The new generation was not let go live; the message says why. Live is as it was."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The requests that a generation on trial gets.
+
+    Attributes:
+        mode: split: its answers are shown; shadow: it is asked as well, and its answers are dropped.
+        share: of the shoppers, above 0 and at most 1.
+    """
+
+    mode: str
+    share: float
 
 
 @dataclass(frozen=True)
@@ -39,7 +54,7 @@ class Wishes:
         force_memory: load the new generation even if there seems to be too little memory.
         skip_hashes: do not read artefacts whole to compare them with the manifest.
         dry_run: say what would be done, and change nothing.
-        stage: leave the new generation beside the live one instead of switching to it.
+        trial: leave the new generation beside the live one instead of switching to it, and give it requests.
         lenient: pages that differ from live's are reported and do not stop it: that is what a rollback is for.
     """
 
@@ -47,7 +62,7 @@ class Wishes:
     force_memory: bool = False
     skip_hashes: bool = False
     dry_run: bool = False
-    stage: bool = False
+    trial: Share | None = None
     lenient: bool = False
 
 
@@ -76,6 +91,11 @@ class Rollout:
             ApplyError: it could not be done; live is as it was.
         """
         live = self.live()
+        if staged := self.journal.standing().staged:
+            raise ApplyError(
+                f"generation {staged} runs beside the live one: make it live with `endcap apply --promote`, or end its "
+                "trial with `endcap rollback`"
+            )
         source = source or self._default_source(live)
         repository, artefacts = source_folders(source, self.state.snapshot(live.number))
         limits = Limits.read((source, repository, artefacts), self.wishes.settings)
@@ -122,7 +142,8 @@ class Rollout:
         with Asker(self.server.grpc) as asker:
             self.journal.step(number, "compare")
             self._compare(asker, generation, live, limits)
-            if self.wishes.stage:
+            if self.wishes.trial is not None:
+                self.try_out(generation, self.wishes.trial)
                 self.journal.write("ended", number, outcome="staged")
                 return
             self._promote(asker, generation, live, limits, watch)
@@ -130,6 +151,7 @@ class Rollout:
     def _promote(self, asker: Asker, generation: Generation, live: Generation, limits: Limits, watch: Watch) -> None:
         """Switch to a generation that is loaded and was found good, watch, and let the former one go."""
         number = generation.number
+        self.end_trial()
         watch.switching()
         self.journal.step(number, "switch")
         self.switch.to(generation)
@@ -148,6 +170,16 @@ class Rollout:
         self.journal.write("ended", generation.number, outcome="live")
         self.state.prune(generation)
 
+    def try_out(self, generation: Generation, share: Share) -> None:
+        """Let clients send a share of the requests to a generation that is loaded beside the live one."""
+        models = {ensemble: generation.staging(ensemble) for ensemble in generation.public}
+        document = {"generation": str(generation.number), "mode": share.mode, "share": share.share, "models": models}
+        write_whole(self._run_folder / TRIAL_FILE, json.dumps(document))
+
+    def end_trial(self) -> None:
+        """Let clients send it nothing more; those that have heard of it notice with their next answer."""
+        (self._run_folder / TRIAL_FILE).unlink(missing_ok=True)
+
     def promote(self) -> int:
         """Make the generation that runs beside the live one the live one.
 
@@ -161,6 +193,7 @@ class Rollout:
         generation = self.state.read(staged)
         limits = Limits.read((Path(generation.source),), self.wishes.settings)
         with Asker(self.server.grpc) as asker, self._taken_back_on_failure(staged, live):
+            self.report(f"generation {staged} from {generation.source}:")
             watch = Watch(self.control, live.public, limits)
             self._smoke(asker, generation)
             self._promote(asker, generation, live, limits, watch)
@@ -254,13 +287,14 @@ class Rollout:
     def undo(self, number: int, live: Generation, outcome: str, reason: str) -> None:
         """Take back what has been done of a rollout; doing so twice does no harm."""
         run = self.journal.standing().runs[number]
+        self.end_trial()
         if "switch" in run.steps:
             self.journal.step(number, "back")
             self.switch.to(live)
             self.report(f"switched back: generation {live.number} is live")
         if self.state.has(number):
             generation = self.state.read(number)
-            self.switch.let_go(generation, live, was_live="switch" in run.steps)
+            self.switch.let_go(generation, live, was_live="switch" in run.steps or run.outcome == "staged")
         shutil.rmtree(self.state.snapshot(number), ignore_errors=True)
         self.journal.write("ended", number, outcome=outcome, reason=reason)
         self.state.prune(live)

@@ -34,20 +34,16 @@ def prepare(
     live = state.read(standing.live) if standing.live and not as_built and (again or state.has(standing.live)) else None
     if live is not None and live.profile != profile:
         live = None
-    if live is None or not (again or _is_applied(live)):
+    if live is None or not (again or live.is_applied):
         live = _as_built(state, build, profile, standing.newest + 1, live)
     view = view_of(state.snapshot(live.number), profile)
     for ensemble in live.public:
         render_ensemble(state, view, live, ensemble, ensemble)
     state.prune(live)
-    if not _is_applied(live):
+    if not live.is_applied:
         _add_the_rest(state, view, live)
     state.journal.write("served", live.number, source=live.source)
     return live
-
-
-def _is_applied(generation: Generation) -> bool:
-    return any(name != model for model, name in generation.models.items())
 
 
 def _as_built(state: StateFolder, build: Path, profile: str, number: int, before: Generation | None) -> Generation:

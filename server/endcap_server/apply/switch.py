@@ -1,5 +1,6 @@
 """Moving a running server from one generation to another: loading beside, switching, watching, letting go."""
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from endcap_server.apply.render import render_ensemble, render_models, table_of
 from endcap_server.apply.replay import Answer, Asker, Sample
 from endcap_server.in_flight import InFlight
 from endcap_server.lint.declared import base_name
+from endcap_server.recorder import FOLDER as RECORDED
 from endcap_server.stages.retrieval import RetrievalParameters
 
 _PROBE_PAUSE_S = 0.5
@@ -74,6 +76,9 @@ class Switch:
             self._control.unload(*reversed(own))
         except ControlError as error:
             raise ApplyError(f"{error}; it stays loaded until the next apply or rollback") from None
+        if (table := table_of(generation)) != table_of(kept):
+            (self._run_folder / f"{table}.i64").unlink(missing_ok=True)
+            shutil.rmtree(self._run_folder / RECORDED / table, ignore_errors=True)
 
     def _drain(self, generation: Generation) -> None:
         """Wait until no request that a generation began is under way.

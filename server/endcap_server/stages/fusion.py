@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
+from endcap_server.generations import run_folder
 from endcap_server.in_flight import NAME_PATTERN, TABLE, InFlight
 from endcap_server.ranking import Ranker
 from endcap_server.rules import CompiledRules, RuleIndex, Rules
@@ -24,6 +25,7 @@ from endcap_server.stages.base import (
 from endcap_server.stages.page import BLENDED, SIGNALS, Pool, Shelf, blend, choose_placements, fill
 from endcap_server.stages.report import EARLIER, read_versions, status_document
 from endcap_server.store import ItemStore
+from endcap_server.trial import Trial
 
 
 def _weight(default: float, what: str, where: str) -> Any:
@@ -110,6 +112,7 @@ class Fusion(Stage):
         self.ranker = Ranker.open(build) if (build / "ranker").exists() else None
         self.versions = read_versions(build) | {"generation": str(self.settings.generation)}
         self.in_flight = InFlight(name=self.settings.in_flight)
+        self.trial = Trial(run_folder())
 
     async def run(self, inputs: Tensors) -> Tensors:
         """Answer the page (THEME_OUT to STATUS) and, for a search, its first placement alone (FIRST_...)."""
@@ -286,6 +289,8 @@ class Fusion(Stage):
             name: json_of(tensor) for name in EARLIER if (tensor := inputs.get(f"{name.upper()}_STATUS")) is not None
         }
         document = status_document(parts, status, SIGNALS, self.versions)
+        if trial := self.trial.document():
+            document["staging"] = trial
         return {
             "THEME_OUT": bytes_tensor(titles),
             "KEYWORDS_OUT": keywords,
