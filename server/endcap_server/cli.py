@@ -85,7 +85,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             print(
                 f"endcap serves {options.build}: grpc {server.grpc_address}, "
                 f"http {server.http_address}, metrics {server.metrics_address} "
-                f"(log: {server.log}; Ctrl-C stops)",
+                f"(log: {server.log.path}; Ctrl-C stops)",
                 flush=True,
             )
             if server.generation is not None and server.generation.is_applied:
@@ -96,7 +96,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             if not arguments.no_restart:
                 Supervisor(server, _report).run()
             status = server.wait()
-            print(f"endcap: the server stopped by itself with status {status}; see {server.log}", file=sys.stderr)
+            print(f"endcap: the server stopped by itself with status {status}; see {server.log.path}", file=sys.stderr)
             return 1
     except LaunchError as error:
         print(f"endcap serve: {error}", file=sys.stderr)
