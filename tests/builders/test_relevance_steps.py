@@ -10,10 +10,11 @@ import pytest
 import tiny_encoders
 import torch
 from endcap_builders.pipeline import BuildContext, BuildError, Pipeline, Settings, Step
+from endcap_builders.relevance.checkpoints import load_model
 from endcap_builders.relevance.encode import PairEncoder
+from endcap_builders.relevance.inference import predict
 from endcap_builders.relevance.pairs import make_pairs
 from endcap_builders.relevance.teacher import Teacher
-from endcap_builders.relevance.training import load_model, predict
 from endcap_builders.steps import bi_encoder, catalogue, cross_encoder, store, teacher
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
 from endcap_server.engines.encoder_runtime import RuntimeOptions
