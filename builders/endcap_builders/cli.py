@@ -40,6 +40,7 @@ def add_build_command(subparsers: Any) -> None:
     evaluate.add_argument("--queries", type=Path, metavar="PATH", help="queries.parquet, or its folder")
     evaluate.add_argument("--labels", type=Path, metavar="PATH", help="labels.parquet, or its folder")
     evaluate.add_argument("--split", default="dev", help="of the queries, if they have splits (default: %(default)s)")
+    evaluate.add_argument("--built", action="store_true", help="measure the build's own models; train nothing")
     evaluate.add_argument("--name", default="", help="of the report (default: the folder of the queries)")
     parser.add_argument("--force", action="store_true", help="build even what is up to date")
     parser.add_argument("--list", action="store_true", help="show the steps and their settings, and stop")
@@ -128,7 +129,8 @@ def _build(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace, catalogue: Path, overrides: dict[str, dict[str, Any]]) -> int:
-    from endcap_builders.evaluation.command import Request, run_evaluation
+    from endcap_builders.evaluation.command import run_built, run_evaluation
+    from endcap_builders.evaluation.request import Request
 
     asked = Request(
         arguments.out,
@@ -139,7 +141,7 @@ def _evaluate(arguments: argparse.Namespace, catalogue: Path, overrides: dict[st
         arguments.name,
         overrides,
     )
-    run_evaluation(asked)
+    (run_built if arguments.built else run_evaluation)(asked)
     return 0
 
 

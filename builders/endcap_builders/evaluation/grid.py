@@ -140,7 +140,7 @@ class Grid:
                 human = towards_teacher(human, judge, settings.human_weight)
             model, tokenizer = start(ctx, settings, judge)
             encoder, held_out = self._encoder(tokenizer), self.labelled.part(training=False)[0]
-            figures = distil(ctx, settings, model, encoder, [human, mined], held_out, folder / "checkpoints")
+            figures = distil(ctx, settings, model, encoder, human, mined, held_out, folder / "checkpoints")
             save_model(model, tokenizer, folder)
             _finish(folder, {**figures, "labelled_pairs": len(human), "mined_pairs": len(mined)})
         return _point(f"student x{multiple}", seed, folder)

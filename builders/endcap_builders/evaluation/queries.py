@@ -65,10 +65,13 @@ def read_judged(
     if "split" in asked.columns:
         asked = asked.filter(pl.col("split") == split)
     graded = _read(labels, "labels.parquet", ("query_id", "product_id", "relevance"))
+    # The scale is that of the whole file: a few queries may lack its lowest or highest label.
+    graded = graded.with_columns(pl.Series("target", scale.apply(_numbers(graded["relevance"]), str(labels))))
     known = {plain(text) for text in seen}
     unseen = asked.filter(~pl.col("query").map_elements(lambda text: plain(text) in known, return_dtype=pl.Boolean))
     joined = unseen.select("query_id", "query").join(graded, on="query_id")
-    pairs = pairs_from_frame(joined, product_ids, source=str(labels), to_relevance=scale.apply)
+    targets = _numbers(joined["target"])
+    pairs = pairs_from_frame(joined, product_ids, source=str(labels), to_relevance=lambda found, source: targets)
     if not len(pairs):
         raise EvaluationError(
             f"{queries}: expected judged queries (split {split!r}) that training has not seen, got none of "
@@ -76,6 +79,10 @@ def read_judged(
         )
     same = pairs_from_frame(joined, product_ids, source=str(labels), to_relevance=lambda found, source: found)
     return Judged(pairs, same.target.astype(np.float64), f"{queries}, split {split}", asked.height - unseen.height)
+
+
+def _numbers(column: pl.Series) -> np.ndarray:
+    return column.cast(pl.Float64).to_numpy().astype(np.float64)
 
 
 def _read(path: Path, name: str, columns: tuple[str, ...]) -> pl.DataFrame:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from endcap_builders.evaluation.metrics import NAMES
+from endcap_builders.evaluation.plots import plot_cost, plot_curve
 
 
 def write_report(report: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write the report; the paths."""
-    from endcap_builders.evaluation.plots import plot_cost, plot_curve
-
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "report.json", folder / "report.md"]
     paths[0].write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -19,18 +18,19 @@ def write_report(report: Mapping[str, Any], folder: Path) -> list[Path]:
     return [*paths, plot_curve(report, folder / "curve.png"), plot_cost(report, folder / "cost.png")]
 
 
+def write_built(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write the report on a build's own models; the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "built.json", folder / "built.md"]
+    paths[0].write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    paths[1].write_text("\n".join(_tables(report)) + "\n", encoding="utf-8")
+    return paths
+
+
 def markdown(report: Mapping[str, Any]) -> str:
     """The tables, with what they are of."""
-    asked = report["queries"]
     lines = [
-        f"{asked['queries']:,} queries with {asked['pairs']:,} judged products ({asked['source']}); whole corpus: "
-        f"{asked['whole_corpus_queries']} queries. Mean and 95 % bootstrap interval over queries.",
-        "",
-        *_quality(report),
-        "",
-        "Difference to the teacher on the same queries and seeds, and its 95 % interval:",
-        "",
-        *_differences(report),
+        *_tables(report),
         "",
         "Students by cost (seed {seed}, {pairs} pairs scored by the serving engine in turns):".format(
             **report["layers"]
@@ -39,6 +39,20 @@ def markdown(report: Mapping[str, Any]) -> str:
         *_cost(report),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _tables(report: Mapping[str, Any]) -> list[str]:
+    asked = report["queries"]
+    return [
+        f"{asked['queries']:,} queries with {asked['pairs']:,} judged products ({asked['source']}); whole corpus: "
+        f"{asked['whole_corpus_queries']} queries. Mean and 95 % bootstrap interval over queries.",
+        "",
+        *_quality(report),
+        "",
+        "Difference to the teacher on the same queries and seeds, and its 95 % interval:",
+        "",
+        *_differences(report),
+    ]
 
 
 def interval_text(figure: Mapping[str, Any], sign: bool = False) -> str:

@@ -111,13 +111,16 @@ def no_pairs() -> Pairs:
     return make_pairs([], np.empty(0, np.int32), np.empty(0, np.float32))
 
 
+def among(pairs: Pairs, known: Pairs) -> np.ndarray:
+    """Which pairs are among the `known` ones: bool [n]."""
+    keys = {(known.queries[query], row) for query, row in zip(known.query, known.product.tolist(), strict=True)}
+    texts = (pairs.queries[query] for query in pairs.query)
+    return np.array([key in keys for key in zip(texts, pairs.product.tolist(), strict=True)], dtype=bool)
+
+
 def without(pairs: Pairs, known: Pairs) -> Pairs:
     """The pairs that are not among the `known` ones: what people labelled needs no teacher."""
-    keys = {(known.queries[query], row) for query, row in zip(known.query, known.product.tolist(), strict=True)}
-    new = [
-        (pairs.queries[query], row) not in keys for query, row in zip(pairs.query, pairs.product.tolist(), strict=True)
-    ]
-    return pairs.select(np.array(new, dtype=bool))
+    return pairs.select(~among(pairs, known))
 
 
 def merge_pairs(parts: Sequence[Pairs]) -> Pairs:

@@ -76,6 +76,7 @@ def train_student(
     schedule: Schedule,
     batch_size: int,
     track: Track,
+    passes: np.ndarray | None = None,
     folder: Path | None = None,
     validate: Callable[[Any], float] | None = None,
 ) -> dict[str, Any]:
@@ -89,6 +90,7 @@ def train_student(
         schedule: steps, seconds, learning rate, evaluations, and the seed that draws groups and batches.
         batch_size: pairs per step.
         track: progress bar.
+        passes: how often an epoch has each pair, int [n], 1 or more; once if not given.
         folder: checkpoints of an interrupted training.
         validate: student -> figure on held-out queries, higher is better.
 
@@ -111,9 +113,14 @@ def train_student(
     targets, queries = torch.from_numpy(pairs.target), torch.from_numpy(pairs.query.astype(np.int64))
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
+    repeats = np.ones(len(pairs), dtype=np.int64) if passes is None else passes
+
     def batches(epoch: int) -> Iterable[np.ndarray]:
         rng = np.random.default_rng((schedule.seed, epoch))
-        return length_grouped(encoded, _cut_groups(offsets, group_size, rng), batch_size, rng)
+        units = _cut_groups(offsets, group_size, rng)
+        for again in range(1, int(repeats.max())):
+            units += [unit[repeats[unit] > again] for unit in _cut_groups(offsets, group_size, rng)]
+        return length_grouped(encoded, [unit for unit in units if len(unit)], batch_size, rng)
 
     def loss(logits: torch.Tensor, indices: np.ndarray) -> torch.Tensor:
         chosen = torch.from_numpy(indices)

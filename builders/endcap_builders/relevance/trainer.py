@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -190,6 +191,7 @@ class PairTrainer(Trainer):
             callbacks=[clock, _Bar(progress), *stopper],
             optimizers=(optimizer, scheduler),
         )
+        self.remove_callback(PrinterCallback)
 
     @property
     def clock(self) -> Clock:

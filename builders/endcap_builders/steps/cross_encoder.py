@@ -1,6 +1,5 @@
 """Step `cross_encoder`: the student that serving runs, trained on the teacher's margins, calibrated and exported."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,10 +30,10 @@ from endcap_builders.relevance.judge import Judge
 from endcap_builders.relevance.labelling import label_pairs
 from endcap_builders.relevance.labels import LabelScale
 from endcap_builders.relevance.measure import group_figures
-from endcap_builders.relevance.pairs import Pairs, RelevanceError, add_random_negatives, merge_pairs, without
+from endcap_builders.relevance.pairs import Pairs, RelevanceError, add_random_negatives, among, merge_pairs, without
 from endcap_builders.relevance.student import ElementwiseHead, head_from_teacher, student_targets, train_student
 from endcap_builders.relevance.training import Schedule, steps_of, tell_if_cut
-from endcap_builders.steps.teacher import LABELS_FILE
+from endcap_builders.steps.teacher import labels_of
 
 
 class CrossEncoderSettings(AugmentationSettings, SampleSettings):
@@ -58,6 +57,9 @@ class CrossEncoderSettings(AugmentationSettings, SampleSettings):
     anchor: float = Field(0.3, ge=0, description="weight of the pointwise loss beside the margins")
     group_size: int = Field(16, ge=2, le=200, description="products of a query compared in one step")
     epochs: float = Field(1.0, gt=0, description="passes over the pairs")
+    labelled_passes: int = Field(
+        1, ge=1, le=20, description="passes over labelled pairs in one over all: mined ones are many more"
+    )
     least_steps: int = Field(1, ge=1, description="steps even where few pairs would make fewer")
     train_seconds: float = Field(300.0, gt=0, description="training ends after this time even within a pass")
     evaluations: int = Field(
@@ -72,7 +74,7 @@ def run(ctx: BuildContext, settings: CrossEncoderSettings) -> dict[str, Any]:
     """Write the checkpoint, model.xml, tokenizer.json, calibration.json; for a GPU also model.onnx and model.plan."""
     if ctx.profile == "gpu":
         require_tensorrt()
-    shared = json.loads((ctx.input("teacher") / LABELS_FILE).read_text(encoding="utf-8"))
+    shared = labels_of(ctx.input("teacher"))
     store = ItemStore.open(ctx.build, linked=False)
     judge = Judge(ctx.input("teacher"), ctx.build, ctx.catalogue_folder)
     scale = LabelScale.parse(shared["label_values"])
@@ -87,7 +89,7 @@ def run(ctx: BuildContext, settings: CrossEncoderSettings) -> dict[str, Any]:
     human, mined = _training_pairs(ctx, settings, store, labelled, judge)
     ctx.log(f"{len(human) + len(mined):,} pairs, {len(mined):,} of them mined")
     unseen = merge_pairs(list(labelled.part(training=False)))
-    figures = distil(ctx, settings, model, encoder, [human, mined], unseen, ctx.work / "checkpoints")
+    figures = distil(ctx, settings, model, encoder, human, mined, unseen, ctx.work / "checkpoints")
     quality = _calibrate(ctx, settings, unseen, len(store), judge, model, encoder)
     write_student(ctx.output, model, tokenizer)
     if ctx.profile == "gpu":
@@ -114,7 +116,8 @@ def distil(
     settings: CrossEncoderSettings,
     model: Any,
     encoder: PairEncoder,
-    parts: list[Pairs],
+    labelled: Pairs,
+    mined: Pairs,
     unseen: Pairs,
     folder: Path,
 ) -> dict[str, Any]:
@@ -125,17 +128,19 @@ def distil(
         settings: of the student.
         model: as `start` made it.
         encoder: the products as it reads them.
-        parts: labelled pairs, by people and by the teacher.
+        labelled: pairs labelled by people.
+        mined: others, labelled by the teacher.
         unseen: held-out pairs, for `settings.evaluations`.
         folder: checkpoints of an interrupted training.
 
     Returns:
         The figures of the training.
     """
-    pairs = merge_pairs(parts)
+    pairs = merge_pairs([labelled, mined])
+    passes = np.where(among(pairs, labelled), settings.labelled_passes, 1)
     held_out = encoder.encode(unseen)
     schedule = Schedule(
-        max_steps=steps_of(len(pairs), settings.epochs, settings.batch_size, settings.least_steps),
+        max_steps=steps_of(int(passes.sum()), settings.epochs, settings.batch_size, settings.least_steps),
         max_seconds=settings.train_seconds,
         learning_rate=settings.learning_rate,
         seed=ctx.seed,
@@ -150,6 +155,7 @@ def distil(
         schedule=schedule,
         batch_size=settings.batch_size,
         track=ctx.track,
+        passes=passes,
         folder=folder,
         validate=(lambda student: group_figures(predict(student, held_out)[:, 0], unseen)["pair_accuracy"])
         if len(unseen)

@@ -15,7 +15,7 @@ from endcap_builders.relevance.data import SampleSettings, draw_labelled, pair_e
 from endcap_builders.relevance.encode import EncodedPairs, PairEncoder
 from endcap_builders.relevance.labels import LabelScale
 from endcap_builders.relevance.measure import group_figures
-from endcap_builders.relevance.pairs import Pairs
+from endcap_builders.relevance.pairs import Pairs, RelevanceError
 from endcap_builders.relevance.reliability import reliability
 from endcap_builders.relevance.teacher import Teacher, train_teacher
 from endcap_builders.relevance.training import Schedule, steps_of, tell_if_cut
@@ -76,6 +76,23 @@ def run(ctx: BuildContext, settings: TeacherSettings) -> dict[str, Any]:
         "held-out queries: pair accuracy {pair_accuracy}, nDCG@10 {ndcg}, calibration error {ece}".format(**quality)
     )
     return {**figures, "labels": labelled.source, "train_pairs": len(pairs), "held_out": quality}
+
+
+def labels_of(folder: Path) -> dict[str, Any]:
+    """What the student, and an evaluation, need to know of the labels a teacher was trained on.
+
+    Args:
+        folder: of the teacher.
+
+    Raises:
+        RelevanceError: there is no teacher.
+    """
+    path = folder / LABELS_FILE
+    if not path.exists():
+        raise RelevanceError(f"{path}: expected a trained teacher, got none; run `endcap build teacher` first")
+    shared: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    # Builds of before the setting had no scale of their own.
+    return {"label_values": "", **shared}
 
 
 def teach(
