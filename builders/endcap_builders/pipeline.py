@@ -89,6 +89,20 @@ class Step:
     """Of what a step reads besides other steps' folders, given its settings: a change runs the step again."""
 
 
+def build_context(build: Path, catalogue: Path, work: Path, console: Console, *, seed: int = 7) -> BuildContext:
+    """A context outside the pipeline, for what only reads a build: everything it writes goes into `work`."""
+    return BuildContext(
+        build=build,
+        catalogue_folder=catalogue,
+        output=work,
+        work=work,
+        seed=seed,
+        profile="cpu",
+        console=console,
+        _shared={},
+    )
+
+
 def progress_bar(console: Console) -> Progress:
     """The progress bar that every long step shows."""
     return Progress(
