@@ -67,6 +67,14 @@ def test_answers_are_those_of_an_engine_without_memory(build: Path) -> None:
             np.testing.assert_allclose(one.margins, two.margins, atol=1e-4)
 
 
+def test_use_is_counted() -> None:
+    cache = ScoreCache(100)
+    cache.keep("lamp", np.array([1, 2]), np.array([0.5, 0.25]))
+    cache.look_up(["lamp", "chair"], np.array([[1, 2, 3, -1], [1, -1, -1, -1]]))
+    assert cache.take_use() == (2, 2)
+    assert cache.take_use() == (0, 0)
+
+
 def test_a_known_pair_is_not_read_again(build: Path) -> None:
     engine = make_engine(build, 1000)
     request = CrossEncoderRequest(["red lamp"], np.array([[1, 2, 3]], np.int32))

@@ -43,5 +43,13 @@ def test_no_memory_and_long_texts() -> None:
         assert len(cache) == 0
 
 
+def test_use_is_counted() -> None:
+    cache = VectorCache(Encoder(), 10)
+    cache.encode(["a", "b", "a"])
+    cache.encode(["b", "c"])
+    assert cache.take_use() == (2, 3)
+    assert cache.take_use() == (0, 0)
+
+
 def test_nothing_to_encode() -> None:
     assert VectorCache(Encoder(), 5).encode([]).shape == (0, 2)

@@ -1,0 +1,186 @@
+"""The metrics of a running server: they count what happens, and the dashboard and the alerts find what they ask for."""
+
+import os
+import re
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from endcap_client import Client, DeadlineExceeded, InvalidArgument
+from endcap_server.launch import Server
+from endcap_server.store import ItemStore
+from queries import SCRAPED, queries, selectors
+from serving import Traffic, wait_for
+
+pytestmark = pytest.mark.server
+
+REPORTED_S = 15.0
+"""Sums are reported once a second; the machine may do other things."""
+_LINE = re.compile(r"^(\w+)(?:{(.*)})? (\S+)$")
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+Sample = tuple[str, dict[str, str], float]
+
+
+def scrape(server: Server) -> list[Sample]:
+    """Everything on the metrics port: (name, labels, value)."""
+    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    matches = [_LINE.match(line) for line in lines if line and not line.startswith("#")]
+    assert all(matches)
+    return [(match[1], dict(_LABEL.findall(match[2] or "")), float(match[3])) for match in matches if match]
+
+
+def total(samples: list[Sample], name: str, **labels: str) -> float:
+    return sum(value for each, has, value in samples if each == name and labels.items() <= has.items())
+
+
+@pytest.fixture
+def rise(server: Server) -> Callable[..., float]:
+    """By how much a metric rose since the test began."""
+    time.sleep(2.2)  # what earlier tests did is reported
+    before = scrape(server)
+
+    def risen(name: str, **labels: str) -> float:
+        return total(scrape(server), name, **labels) - total(before, name, **labels)
+
+    return risen
+
+
+@pytest.fixture
+def history(build: Path) -> Callable[[int], list[str]]:
+    store = ItemStore.open(build)
+    return lambda number: [store.product_ids[(number + 7 * step) % len(store)] for step in range(3)]
+
+
+def test_answers_are_counted(server: Server, rise: Callable[..., float], history: Callable[[int], list[str]]) -> None:
+    with Client(server.grpc_address, timeout_s=60) as client:
+        for number in (611, 622, 622):
+            assert not client.storefront(history(number), budget_ms=30_000).status.degraded
+        client.search("lamp for the metrics", products=5, budget_ms=30_000)
+        with pytest.raises(InvalidArgument):
+            client.storefront(history(611), rules={"max_per_brand": -1})
+    wait_for(lambda: rise("endcap_pages_total") == 4, REPORTED_S, "four answers")
+    wait_for(lambda: rise("endcap_stage_requests_total", outcome="invalid") == 1, REPORTED_S, "one wrong request")
+    assert rise("endcap_pages_total", ensemble="storefront", degraded="no") == 3
+    assert rise("endcap_page_seconds_count", ensemble="search") == 1
+    assert rise("endcap_page_source_total", ensemble="storefront", stage="theme", source="generated") == 2
+    assert rise("endcap_page_source_total", ensemble="storefront", stage="theme", source="cached") == 1
+    for stage, asked in (("retrieval", 4), ("theme", 2), ("keywords", 2), ("rerank", 4), ("fusion", 4)):
+        assert rise("endcap_stage_requests_total", stage=stage, outcome="answered") == asked
+        assert rise("endcap_stage_seconds_bucket", stage=stage, le="+Inf") == asked
+        assert rise("endcap_stage_budget_seconds_count", stage=stage) == asked
+    assert rise("endcap_candidates_sum", stage="retrieval") > 0
+    assert rise("endcap_candidates_sum", stage="rerank") > 0
+    assert rise("endcap_engine_requests_total", engine="theme_llm", outcome="answered") == 2
+    assert rise("endcap_engine_queue_seconds_count", engine="cross_encoder") == 4
+    assert rise("endcap_engine_cache_total", engine="cross_encoder") == rise("endcap_candidates_sum", stage="rerank")
+    assert rise("endcap_engine_cache_total", engine="cross_encoder", result="hit") > 0, "one page was asked for twice"
+    assert rise("endcap_stage_degraded_total") == 0
+
+
+def test_a_missing_engine_is_named(
+    server: Server, rise: Callable[..., float], history: Callable[[int], list[str]]
+) -> None:
+    with server.control() as control, Client(server.grpc_address, timeout_s=20) as client:
+        control.unload_model("theme_llm")
+        try:
+            client.storefront(history(701))
+            wait_for(
+                lambda: (
+                    rise("endcap_stage_degraded_total", stage="theme", engine="theme_llm", reason="unavailable") == 1
+                ),
+                REPORTED_S,
+                "the missing engine",
+            )
+            gone = [labels for name, labels, _ in scrape(server) if labels.get("engine") == "theme_llm"]
+            assert all(labels["model"] != "theme_llm" for labels in gone), "what is unloaded reports nothing"
+        finally:
+            control.load_model("theme_llm")
+    assert rise("endcap_pages_total", ensemble="storefront", degraded="yes") == 1
+    assert rise("endcap_page_source_total", stage="theme", source="fallback") == 1
+    assert total(scrape(server), "endcap_engine_requests_total", model="theme_llm") == 0, "it is back"
+
+
+def test_refusals_are_counted(server: Server, rise: Callable[..., float], history: Callable[[int], list[str]]) -> None:
+    def ask(client: Client, number: int) -> object:
+        return client.storefront(history(3000 + number), placements=2, budget_ms=1000)
+
+    with Traffic(server.grpc_address, 24, ask) as traffic:
+        time.sleep(2)
+    refused = len(traffic.refused)
+    assert refused
+    wait_for(
+        lambda: rise("endcap_stage_requests_total", stage="retrieval", outcome="overloaded") == refused,
+        REPORTED_S,
+        f"{refused} refusals",
+    )
+    assert rise("endcap_overload_total", reason="late") + rise("endcap_overload_total", reason="full") == refused
+    assert rise("nv_inference_request_failure", model="storefront") >= refused, "to Triton, refusals are failures"
+
+
+def test_models_that_are_loaded_again_under_traffic(
+    server: Server, build: Path, rise: Callable[..., float], history: Callable[[int], list[str]]
+) -> None:
+    """Old and new processes of a model report side by side for a moment, which must not harm the server."""
+    assert server.process is not None
+    process, rounds, models = server.process.pid, 3, ("fusion", "nearest")
+    seen: dict[str, set[str]] = defaultdict(set)
+    with (
+        server.control() as control,
+        Traffic(server.grpc_address, 2, lambda client, number: client.search(f"lamp {number}", products=5)) as traffic,
+    ):
+        for _ in range(rounds):
+            for model in models:
+                # The server loads again only what has changed.
+                os.utime(build / "repository" / model / "1" / "model.py")
+                control.load_model(model)
+                time.sleep(0.3)
+                for _, labels, _ in scrape(server):
+                    if labels.get("model") in models and "process" in labels:
+                        seen[labels["model"]].add(labels["process"])
+    assert all(isinstance(error, DeadlineExceeded) for error in traffic.errors), "a busy machine is late, and no more"
+    assert traffic.answers
+    assert server.process.poll() is None
+    assert server.process.pid == process
+    for model in models:
+        assert len(seen[model]) > rounds, "each process had series of its own"
+    wait_for(lambda: len(processes(server, "fusion")) == 1, REPORTED_S, "nothing left of earlier processes")
+    for number in range(3):
+        with Client(server.grpc_address, timeout_s=20) as client:
+            client.storefront(history(5000 + number))
+    wait_for(lambda: total(scrape(server), "endcap_pages_total", ensemble="storefront") >= 3, REPORTED_S, "new counts")
+
+
+def processes(server: Server, model: str) -> set[str]:
+    return {
+        labels["process"] for _, labels, _ in scrape(server) if labels.get("model") == model and "process" in labels
+    }
+
+
+def test_the_dashboard_and_the_alerts_find_what_they_ask_for(
+    server: Server, history: Callable[[int], list[str]]
+) -> None:
+    with Client(server.grpc_address, timeout_s=20) as client:
+        client.storefront(history(811))
+        client.search("lamp")
+    labels_of: dict[str, set[str]] = defaultdict(set)
+    values_of: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for name, labels, _ in scrape(server):
+        labels_of[name] |= set(labels)
+        for label, value in labels.items():
+            values_of[name, label].add(value)
+    asked = 0
+    for where, query, _ in queries():
+        for selector in selectors(query):
+            if selector.name == "up":
+                continue  # Prometheus' own
+            asked += 1
+            assert selector.name in labels_of, f"{where}: the server has no {selector.name}"
+            assert selector.labels <= labels_of[selector.name] | SCRAPED, f"{where}: {selector.name}"
+            for label, operator, value in selector.matchers:
+                if label not in SCRAPED and operator == "MatchOp.Equal":
+                    assert value in values_of[selector.name, label], f"{where}: {selector.name}"
+    assert asked > 40

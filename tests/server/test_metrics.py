@@ -1,0 +1,248 @@
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import endcap_server
+import numpy as np
+import pytest
+from endcap_server import metrics
+from endcap_server.deadline import after_ms
+from endcap_server.metrics import Counts, EngineMetrics, StageMetrics, causes, increments, nothing, overload_reason
+from endcap_server.stages.base import EngineError, EngineTimeout, StatusPart, Tensors, json_tensor
+
+STAGES = Path(endcap_server.__file__).parent / "stages"
+
+
+def taken(source: StageMetrics | EngineMetrics) -> dict[tuple[str, ...], list[float]]:
+    return {(metric.name, *labels): sums for (metric, labels), sums in source.counts.take().items()}
+
+
+def part(**more: Any) -> dict[str, Any]:
+    return {**StatusPart().document(), **more}
+
+
+def test_names_and_labels() -> None:
+    names = [name for metric in metrics.METRICS for name in metric.series]
+    assert len(set(names)) == len(names)
+    for metric in metrics.METRICS:
+        assert re.fullmatch(r"endcap_[a-z_]+", metric.name)
+        assert metric.buckets or metric.name.endswith("_total"), "Prometheus calls counters so"
+        assert list(metric.buckets) == sorted(set(metric.buckets))
+        assert not {"model", "process", "le", "instance", "job"} & set(metric.labels)
+
+
+@pytest.mark.parametrize("source", [*(StageMetrics(each) for each in metrics.SOURCES), EngineMetrics("nearest")])
+def test_what_is_there_from_the_start(source: StageMetrics | EngineMetrics) -> None:
+    known = [(metric.name, *labels) for metric, labels in source.known]
+    assert len(set(known)) == len(known)
+    assert all(len(labels) == len(metric.labels) for metric, labels in source.known)
+    assert len(known) < 60, "series are cheap, not free"
+
+
+def test_every_reason_of_the_quality_checks_is_known() -> None:
+    written = {
+        reason: file.stem
+        for file in STAGES.glob("*.py")
+        for reason in re.findall(r'\.count\(\s*"([a-z_]+)"', file.read_text(encoding="utf-8"))
+    }
+    assert len(written) > 20
+    known = {reason for reasons in metrics.AIQA_REASONS.values() for reason in reasons}
+    assert set(written) <= known, "a new reason of a quality check also goes into AIQA_REASONS"
+    # What is written as one f-string: the sections of the built-in word list.
+    assert known - set(written) == {f"policy_{each}" for each in (*sections(), "other")}
+
+
+def sections() -> set[str]:
+    text = (STAGES.parent / "text_policy_words.txt").read_text(encoding="utf-8")
+    return set(re.findall(r"^\[(\w+)\]$", text, re.MULTILINE))
+
+
+LATE, UNKNOWN = EngineTimeout("theme_llm"), "Failed for execute the inference request. Model 'nearest' is not ready."
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        (str(LATE), {("theme_llm", "late")}),
+        (f"theme_llm: {LATE}", {("theme_llm", "late")}),
+        (str(EngineTimeout("nearest", "no time left to ask")), {("nearest", "no_time")}),
+        ("theme_llm: the budget leaves it no time", {("theme_llm", "no_time")}),
+        ("theme_llm: no theme was complete in time", {("theme_llm", "late")}),
+        (str(EngineTimeout("nearest", "it hangs: 32 earlier requests are unanswered")), {("nearest", "hangs")}),
+        (f"{EngineError('nearest', UNKNOWN)}; products are in retrieval's order", {("nearest", "unavailable")}),
+        (f"{EngineError('cross_encoder', 'RuntimeError: out of memory')}", {("cross_encoder", "failed")}),
+        (f"near-duplicates by words only ({EngineTimeout('nearest')})", {("nearest", "late")}),
+        (f"no similarity ({EngineTimeout('nearest')}); {EngineError('cross_encoder', 'broken')}; products are in order",
+         {("nearest", "late"), ("cross_encoder", "failed")}),
+        ("ranker: ValueError: 3 features", {("ranker", "failed")}),
+        (f"{EngineTimeout('keyword_llm')}; 4 of 4 themes have the nearest keywords", {("keyword_llm", "late")}),
+        ("1 of 4 themes have the nearest keywords", {("none", "too_few")}),
+        ("2 of 4 themes are categories", {("none", "too_few")}),
+        ("the catalogue has no known keywords", {("none", "no_keywords")}),
+        ("something new", {("none", "other")}),
+        ("", {("none", "other")}),
+    ],
+)  # fmt: skip
+def test_causes(reason: str, expected: set[tuple[str, str]]) -> None:
+    assert causes(reason) == expected
+    assert all(engine in metrics.ENGINES and cause in metrics.CAUSES for engine, cause in expected)
+
+
+def test_every_way_to_degrade_has_a_cause() -> None:
+    """The texts that stages pass to `fall_back`, with an engine's error where they have one."""
+    texts = [
+        text.replace("{error}", str(EngineTimeout("nearest")))
+        for file in STAGES.glob("*.py")
+        for text in re.findall(r'fall_back\(f?"([^"]+)"', file.read_text(encoding="utf-8"))
+    ]
+    assert len(texts) > 7
+    for text in texts:
+        assert all(cause != metrics.OTHER for _, cause in causes(text)), f"{text}: also goes into `causes`"
+
+
+def test_overload_reasons() -> None:
+    expected = "2 requests in flight, an answer is expected to take 1830 ms, more than 85% of the budget of 2000 ms"
+    assert overload_reason(f"overloaded: {expected}; try again later") == "late"
+    assert overload_reason("overloaded: 64 requests in flight, the most that max_in_flight allows; ...") == "full"
+    assert overload_reason("overloaded: 64 requests in flight, the most that the table holds; ...") == "full"
+    assert overload_reason("something new") == "other"
+
+
+def test_retrieval() -> None:
+    stage = StageMetrics("retrieval")
+    document = part(budget_ms=800, candidates=120, in_flight=3, ms=30.0)
+    stage.answered({}, {"RETRIEVAL_STATUS": json_tensor(document)})
+    stage.overloaded("overloaded: an answer is expected to take 9 ms")
+    stage.ended("invalid")
+    found = taken(stage)
+    assert found["endcap_stage_requests_total", "retrieval", "answered"] == [1]
+    assert found["endcap_stage_requests_total", "retrieval", "overloaded"] == [1]
+    assert found["endcap_stage_requests_total", "retrieval", "invalid"] == [1]
+    assert found["endcap_overload_total", "late"] == [1]
+    assert found["endcap_stage_seconds", "retrieval"][-1] == pytest.approx(0.03)
+    assert found["endcap_stage_budget_seconds", "retrieval"][-1] == pytest.approx(0.8)
+    assert found["endcap_candidates", "retrieval"][-1] == 120
+    assert found["endcap_in_flight",][-1] == 3
+    assert not any(name.startswith("endcap_stage_degraded") for name, *_ in found)
+
+
+def test_theme() -> None:
+    stage = StageMetrics("theme")
+    status = StatusPart("generated")
+    status.count("title_word", 3)
+    status.count("policy_mine", 2)
+    status.count("of_tomorrow")
+    status.fall_back(str(LATE))
+    stage.answered({"THEME_BUDGET_MS": np.array([250])}, {"THEME_STATUS": json_tensor(status.document())})
+    found = taken(stage)
+    assert found["endcap_aiqa_total", "theme", "title_word"] == [3]
+    assert found["endcap_aiqa_total", "theme", "policy_other"] == [2]
+    assert found["endcap_aiqa_total", "theme", "other"] == [1]
+    assert found["endcap_stage_degraded_total", "theme", "theme_llm", "late"] == [1]
+    assert found["endcap_stage_budget_seconds", "theme"][-1] == pytest.approx(0.25)
+
+
+def test_rerank_and_its_budget() -> None:
+    stage = StageMetrics("rerank")
+    inputs: Tensors = {"DEADLINE_NS": np.array([after_ms(400)])}
+    stage.answered(inputs, {"RERANK_STATUS": json_tensor(part(pairs=160, ms=100.0))})
+    late: Tensors = {"DEADLINE_NS": np.array([after_ms(-900)])}
+    stage.answered(late, {"RERANK_STATUS": json_tensor(part(pairs=0, ms=100.0))})
+    found = taken(stage)
+    buckets = dict(
+        zip((*metrics.STAGE_BUDGET.buckets, np.inf), found["endcap_stage_budget_seconds", "rerank"], strict=False)
+    )
+    assert buckets[0.0] == 1, "a deadline that had passed left nothing"
+    assert buckets[0.5] == 1, "400 ms are left, and 100 ms had been used"
+    assert found["endcap_candidates", "rerank"][-1] == 160
+
+
+def test_pages() -> None:
+    stage = StageMetrics("fusion")
+    status = {
+        "stages": {
+            "retrieval": {"source": "computed", "ms": 3.0, "aiqa": {}},
+            "theme": {"source": "cached", "ms": 0.0, "aiqa": {"title_word": 5}},
+            "keywords": {"source": "fallback", "ms": 9.0, "aiqa": {}, "reason": "..."},
+            "rerank": {"source": "computed", "ms": 30.0, "aiqa": {}},
+            "fusion": {"source": "computed", "ms": 2.0, "aiqa": {"product_unfit": 7}},
+        },
+        "degraded": ["keywords"],
+        "ms": 45.0,
+    }
+    inputs = {"PAGE_SHAPE": np.array([4, 12]), "DEADLINE_NS": np.array([after_ms(100)])}
+    stage.answered(inputs, {"STATUS": json_tensor(status)})
+    search = {
+        **status,
+        "stages": {name: status["stages"][name] for name in ("retrieval", "rerank", "fusion")},
+        "degraded": [],
+    }
+    stage.answered({**inputs, "PAGE_SHAPE": np.array([0, 12])}, {"STATUS": json_tensor(search)})
+    found = taken(stage)
+    assert found["endcap_pages_total", "storefront", "yes"] == [1]
+    assert found["endcap_pages_total", "search", "no"] == [1]
+    assert found["endcap_page_source_total", "storefront", "theme", "cached"] == [1]
+    assert found["endcap_page_source_total", "storefront", "keywords", "fallback"] == [1]
+    assert found["endcap_page_source_total", "search", "rerank", "computed"] == [1]
+    assert found["endcap_page_seconds", "storefront"][-1] == pytest.approx(0.045)
+    assert found["endcap_aiqa_total", "fusion", "product_unfit"] == [14]
+    assert ("endcap_aiqa_total", "theme", "title_word") not in found, "a cached page is not checked again"
+    assert ("endcap_stage_degraded_total", "fusion", "none", "other") not in found
+
+
+def test_engine() -> None:
+    engine = EngineMetrics("cross_encoder")
+    engine.arrived()
+    engine.arrived()
+    assert engine.in_flight == 2
+    engine.batch(2, [0.004, 0.002])
+    engine.cache(30, 10)
+    engine.ended("answered", 0.02)
+    engine.ended("abandoned", 0.5)
+    assert engine.in_flight == 0
+    found = taken(engine)
+    assert found["endcap_engine_requests_total", "cross_encoder", "answered"] == [1]
+    assert found["endcap_engine_requests_total", "cross_encoder", "abandoned"] == [1]
+    assert found["endcap_engine_queue_seconds", "cross_encoder"][-1] == pytest.approx(0.006)
+    assert found["endcap_engine_batch_requests", "cross_encoder"][-1] == 2
+    assert found["endcap_engine_cache_total", "cross_encoder", "hit"] == [30]
+    assert found["endcap_engine_cache_total", "cross_encoder", "miss"] == [10]
+
+
+def test_histograms_are_counted_up_by_bucket() -> None:
+    counts, metric = Counts(), metrics.IN_FLIGHT
+    for value in (1, 2, 2, 3, 64, 65):
+        counts.observe(metric, (), value)
+    [((same, labels), sums)] = counts.take().items()
+    assert (same, labels) == (metric, ())
+    found = {(name, bucket.get("le")): amount for name, bucket, amount in increments(metric, sums)}
+    by_bound = {bound: found["endcap_in_flight_bucket", bound] for bound in ("1", "2", "4", "32", "64", "+Inf")}
+    assert by_bound == {"1": 1, "2": 3, "4": 4, "32": 4, "64": 5, "+Inf": 6}
+    assert found["endcap_in_flight_sum", None] == 137
+    assert found["endcap_in_flight_count", None] == 6
+    assert counts.take() == {}
+    for each in metrics.METRICS:
+        assert {amount for _, _, amount in increments(each, nothing(each))} == {0}
+        assert {name for name, _, _ in increments(each, nothing(each))} == set(each.series)
+
+
+def test_nothing_is_lost_between_threads() -> None:
+    counts, total, stopped = Counts(), 0.0, threading.Event()
+
+    def add() -> None:
+        for _ in range(5000):
+            counts.add(metrics.OVERLOAD, ("late",))
+            counts.observe(metrics.IN_FLIGHT, (), 1)
+
+    def take() -> float:
+        return sum(sums[0] for sums in counts.take().values())
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while not stopped.is_set():
+        total += take()
+        if not any(thread.is_alive() for thread in threads):
+            stopped.set()
+    assert total + take() == 40_000
