@@ -55,15 +55,15 @@ def test_differences_are_paired_by_query_and_seed():
     hard = rng.random(300)
     teacher = {1: {"ndcg": hard}, 2: {"ndcg": hard + 0.2}}
     student = {1: {"ndcg": hard + 0.01}, 2: {"ndcg": hard + 0.21}}
-    found = summarise({"teacher": teacher, "student": student, "BM25": {None: {"ndcg": hard}}}, "teacher")
-    difference = found["student"]["minus_teacher"]["ndcg"]
+    found = summarise({"teacher": teacher, "student": student, "BM25": {None: {"ndcg": hard}}}, ["teacher"])
+    difference = found["student"]["minus"]["teacher"]["ndcg"]
     assert difference["value"] == pytest.approx(0.01, abs=1e-4)
     assert difference["high"] - difference["low"] < 1e-3
     interval = found["student"]["figures"]["ndcg"]
     assert interval["low"] < interval["value"] - 0.02
-    assert found["BM25"]["minus_teacher"]["ndcg"]["value"] == pytest.approx(-0.1, abs=1e-4)
-    one = summarise({"teacher": teacher, "student": {2: student[2]}}, "teacher")["student"]
-    assert one["minus_teacher"]["ndcg"]["value"] == pytest.approx(0.01, abs=1e-4)
+    assert found["BM25"]["minus"]["teacher"]["ndcg"]["value"] == pytest.approx(-0.1, abs=1e-4)
+    one = summarise({"teacher": teacher, "student": {2: student[2]}}, ["teacher"])["student"]
+    assert one["minus"]["teacher"]["ndcg"]["value"] == pytest.approx(0.01, abs=1e-4)
     assert (one["seeds"], one["by_seed"]["ndcg"]) == ([2], [round(float(student[2]["ndcg"].mean()), 4)])
 
 
@@ -125,7 +125,8 @@ def test_report_has_every_system_with_intervals(shop, report):
             assert figure["queries"] == len(UNSEEN)
     # Grades are words in common: an untrained encoder learns little of that from 60 pairs, BM25 has no need to.
     assert systems["BM25"]["figures"]["accuracy"]["value"] > 0.8
-    assert set(systems["student x2"]["minus_teacher"]) >= {"ndcg", "accuracy", "spearman"}
+    assert set(systems["student x2"]["minus"]["teacher"]) >= {"ndcg", "accuracy", "spearman"}
+    assert set(systems["student x1"]["minus"]) == {"teacher", "student x0"}
     rows = report["layers"]["rows"]
     assert list(rows) == ["2 layers", "1 layers"]
     assert rows["2 layers"]["ratio"]["value"] == 1
@@ -139,7 +140,7 @@ def test_report_is_written_with_tables_and_plots(shop, report):
     assert json.loads((folder / "report.json").read_text(encoding="utf-8"))["systems"] == report["systems"]
     text = (folder / "report.md").read_text(encoding="utf-8")
     assert "| student x2, 1 layers | 1 |" in text
-    assert text.count("| teacher |") == 1
+    assert text.count("| teacher |") == 2  # its figures, and its difference to the student without augmentation
     for name in ("curve.png", "cost.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 

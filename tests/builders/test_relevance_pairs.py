@@ -1,9 +1,13 @@
 """Pairs, mining, weak labels, labelling and calibration: what training sees, before any training."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import polars as pl
 import pytest
+from endcap_builders.relevance.augmentation import draw_searches
 from endcap_builders.relevance.calibration import Calibration, calibrate
+from endcap_builders.relevance.data import Labelled
 from endcap_builders.relevance.labelling import label_pairs
 from endcap_builders.relevance.labels import UNIT, LabelScale
 from endcap_builders.relevance.measure import group_figures
@@ -18,6 +22,7 @@ from endcap_builders.relevance.pairs import (
     pairs_from_frame,
     without,
 )
+from endcap_builders.relevance.warm_up import similarity_as_relevance
 from endcap_builders.relevance.weak import weak_pairs
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,6 +177,30 @@ def test_what_people_labelled_is_not_mined_again():
     left = without(mined, known)
     assert (left.queries, left.product.tolist()) == (["x", "z"], [3, 2])
     assert len(without(mined, no_pairs())) == 3
+
+
+def test_searches_are_drawn_by_count_nested_and_never_held_out():
+    log = [f"search {number}" for number in range(400)]
+    store = SimpleNamespace(keywords=log, keyword_counts=np.where(np.arange(400) < 40, 10_000, 0))
+    judged = make_pairs(["oak desk", "Blue  LAMP"] * 2, np.array([0, 1, 2, 3]), np.array([1.0, 0.0, 0.5, 0.5]))
+    labelled = Labelled(judged, no_pairs(), human=True, held_out_share=0.2)
+    drawn = draw_searches(store, labelled, 300, np.random.default_rng(1), unseen=["SEARCH  7", "blue lamp"])
+    assert len(set(drawn)) == len(drawn) == 300
+    assert not held_out(drawn, 0.2).any()
+    assert not {"search 7", "Blue LAMP"} & set(drawn)
+    assert draw_searches(store, labelled, 50, np.random.default_rng(1), ["SEARCH  7", "blue lamp"]) == drawn[:50]
+    often = np.mean([int(text.split()[1]) < 40 for text in drawn[:50] if text.startswith("search")])
+    assert often > 0.4
+
+
+def test_similarity_becomes_relevance_between_its_extremes():
+    queries = np.tile([1.0, 0.0], (101, 1))
+    cosine = np.linspace(-0.2, 0.8, 101)
+    relevance = similarity_as_relevance(queries, np.column_stack([cosine, np.sqrt(1 - cosine**2)]))
+    assert (relevance.min(), relevance.max()) == (0, 1)
+    assert relevance[50] == pytest.approx(0.5)
+    assert (np.diff(relevance) >= 0).all()
+    assert similarity_as_relevance(queries[:3], queries[:3]).tolist() == [0, 0, 0]
 
 
 def test_weak_labels_follow_category_and_words():

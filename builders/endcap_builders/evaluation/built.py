@@ -50,7 +50,7 @@ def evaluate_built(
     scorers = {"teacher": judge.judge, "student": lambda pairs: served_scores(engine, pairs)}
     for name, score in scorers.items():
         systems[name] = {None: protocol.of_scores(score(judged.pairs), score(protocol.candidates))}
-    return summarise(systems, "teacher")
+    return summarise(systems, ("teacher",))
 
 
 def served_scores(engine: CrossEncoder, pairs: Pairs) -> np.ndarray:

@@ -70,7 +70,7 @@ def run_evaluation(request: Request, console: Console | None = None) -> dict[str
             "teacher": teacher.model_dump(mode="json"),
             "cross_encoder": student.model_dump(mode="json"),
         },
-        "systems": summarise(systems, "teacher"),
+        "systems": summarise(systems, ("teacher", f"student x{min(settings.multiples)}")),
         "layers": _cost(grid, protocol, points),
         "training": {name: {str(seed): point.figures for seed, point in each.items()} for name, each in points.items()},
         "seconds": round(time.monotonic() - started, 1),

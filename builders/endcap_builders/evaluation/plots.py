@@ -77,8 +77,11 @@ def plot_cost(report: Mapping[str, Any], path: Path) -> Path:
             xlabel="pairs a second, times those of the full student (serving engine)",
             ylabel="nDCG@10, % of the full student's",
             xlim=(0.8, max(speeds) * 1.25),
+            ylim=(min(97.8, *(share - down for share, down in zip(shares, below, strict=True))) - 0.1, None),
             title="Quality by cost: fewer layers, mean and 95 % interval over queries",
         )
+        axes.margins(y=0.15)
+        axes.set_ylim(top=max(map(sum, zip(shares, above, strict=True))) + 0.35)
         axes.legend(fontsize=9, loc="lower left")
         figure.savefig(path, dpi=110)
         pyplot.close(figure)

@@ -48,10 +48,7 @@ def _tables(report: Mapping[str, Any]) -> list[str]:
         f"{asked['whole_corpus_queries']} queries. Mean and 95 % bootstrap interval over queries.",
         "",
         *_quality(report),
-        "",
-        "Difference to the teacher on the same queries and seeds, and its 95 % interval:",
-        "",
-        *_differences(report),
+        *(line for other in _compared(report) for line in _differences(report, other)),
     ]
 
 
@@ -72,12 +69,18 @@ def _quality(report: Mapping[str, Any]) -> list[str]:
     return rows
 
 
-def _differences(report: Mapping[str, Any]) -> list[str]:
-    names = [name for name in NAMES if name in report["systems"]["teacher"]["figures"]]
-    rows = [_line(["system", *(NAMES[name] for name in names)]), _line(["---"] * (1 + len(names)))]
+def _compared(report: Mapping[str, Any]) -> list[str]:
+    """The systems that others are compared with."""
+    return list(dict.fromkeys(other for row in report["systems"].values() for other in row["minus"]))
+
+
+def _differences(report: Mapping[str, Any], other: str) -> list[str]:
+    names = [name for name in NAMES if name in report["systems"][other]["figures"]]
+    title = f"Difference to {other} on the same queries and seeds, and its 95 % interval:"
+    rows = ["", title, "", _line(["system", *(NAMES[name] for name in names)]), _line(["---"] * (1 + len(names)))]
     for system, row in report["systems"].items():
-        if "minus_teacher" in row:
-            figures = row["minus_teacher"]
+        if other in row["minus"]:
+            figures = row["minus"][other]
             rows.append(_line([system, *(interval_text(figures.get(name, {}), sign=True) for name in names)]))
     return rows
 

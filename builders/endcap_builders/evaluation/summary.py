@@ -36,22 +36,38 @@ def difference(values: np.ndarray, other: np.ndarray, seed: int = 0) -> dict[str
     return estimate(values - other, seed)
 
 
-def summarise(systems: Mapping[str, Runs], against: str) -> dict[str, Any]:
-    """Estimates of every system, and its difference to the one named `against`, over the seeds that both have."""
-    base, summary = systems[against], dict[str, Any]()
+def summarise(systems: Mapping[str, Runs], against: Sequence[str]) -> dict[str, Any]:
+    """Estimates of every system, and its differences to some of them over the seeds that both have.
+
+    Args:
+        systems: by name.
+        against: names of those that the others are compared with.
+
+    Returns:
+        By name: seeds; figures; by_seed (means); minus (by name of the other, by figure).
+    """
+    summary = dict[str, Any]()
     for name, runs in systems.items():
         seeds = list(runs)
-        shared = list(base) if None in runs else [seed for seed in seeds if seed in base]
         row: dict[str, Any] = {"seeds": [seed for seed in seeds if seed is not None], "figures": {}, "by_seed": {}}
         for figure, values in mean_of(runs, seeds).items():
             row["figures"][figure] = estimate(values)
             row["by_seed"][figure] = [
                 round(float(np.nanmean(runs[seed][figure])), 4) for seed in seeds if figure in runs[seed]
             ]
-        if name != against and shared:
-            mine, theirs = mean_of(runs, seeds if None in runs else shared), mean_of(base, shared)
-            row[f"minus_{against}"] = {
-                figure: difference(mine[figure], theirs[figure]) for figure in mine if figure in theirs
-            }
+        others = {other: _minus(runs, systems[other]) for other in against if other != name}
+        row["minus"] = {other: found for other, found in others.items() if found}
         summary[name] = row
     return summary
+
+
+def _minus(runs: Runs, others: Runs) -> dict[str, Any]:
+    """Differences by figure; none where no seed is in both."""
+    shared = [seed for seed in runs if seed in others]
+    if None in runs or None in others:
+        mine, theirs = mean_of(runs, list(runs)), mean_of(others, list(others))
+    elif shared:
+        mine, theirs = mean_of(runs, shared), mean_of(others, shared)
+    else:
+        return {}
+    return {figure: difference(mine[figure], theirs[figure]) for figure in mine if figure in theirs}
