@@ -14,6 +14,8 @@ from endcap_client import Client, Options
 from endcap_client.errors import EndcapError
 from endcap_server.store import ItemStore
 
+TIMEOUT_S = 60.0
+"""A request that takes longer hangs, on however busy a machine."""
 _PAUSE_S = 0.02
 
 
@@ -89,7 +91,7 @@ class ApplyTraffic:
         return [f"generation {key[0]}, {key[1]}: {sorted(found)}" for key, found in kinds.items() if len(found) > 1]
 
     def _run(self, number: int) -> None:
-        with Client(self.address, options=Options(timeout_s=10, retry=None)) as client:
+        with Client(self.address, options=Options(timeout_s=TIMEOUT_S, retry=None)) as client:
             while not self._stopped.is_set():
                 self._may_ask.wait()
                 number += self.clients

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.server
 FULL = os.environ.get("ENDCAP_APPLY_EVIDENCE") == "full"
 NAMES = ("misspelt tensor", "absurd weight", "ranker that is no model", "code that fails on every request")
 SOME_FAULTY = FAULTY if FULL else [edit for edit in FAULTY if edit.name in NAMES]
-SOME_GOOD = GOOD if FULL else (GOOD[3], GOOD[7])
-SOME_KILLS = KILLED_AT if FULL else [("compare", "before"), ("switch", "after"), ("watch", "before")]
+SOME_GOOD = GOOD if FULL else (GOOD[7],)
+SOME_KILLS = KILLED_AT if FULL else [("switch", "after"), ("watch", "before")]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_faulty_edits_are_stopped(running: Bench) -> None:
 def test_good_edits_go_live(running: Bench) -> None:
     before = running.standing.live
     found = good(running, SOME_GOOD)
-    assert found["edits"] == len(SOME_GOOD)
+    assert found.get("edits") == len(SOME_GOOD), found
     assert running.standing.live > before
     live = running.state.read(running.standing.live)
     assert "retrieval" not in live.models.values()
@@ -75,9 +75,11 @@ def test_rollback_brings_the_pages_back(running: Bench) -> None:
     edited = copy_build(running.source, running.folder / "popular")
     parameter("fusion", "popularity", "5")(edited)
     parameter("fusion", "search_popularity", "5")(edited)
-    assert running.apply(edited, *FAST, "--set", "min_overlap=0", "--set", "max_drift=1").code == 0
+    outcome = running.apply(edited, *FAST, "--set", "min_overlap=0", "--set", "max_drift=1")
+    assert outcome.code == 0, outcome.output
     assert running.answers() != before
-    assert running.run("rollback", *FAST).code == 0
+    outcome = running.run("rollback", *FAST)
+    assert outcome.code == 0, outcome.output
     assert running.answers() == before
     assert "rollback to" in running.run("history").output
 
@@ -99,7 +101,7 @@ class TritonPythonModel(TritonPythonModel):
         super().execute(requests)
 """
     code("rerank", mistake)(edited)
-    limits = ("--set", "watch_s=40", "--set", "sample=8", "--set", "watch_latency_ratio=1.5")
+    limits = (*FAST, "--set", "watch_s=40", "--set", "watch_latency_ratio=1.5", "--set", "latency_slack_ms=20")
     outcome = running.apply(edited, *limits)
     assert outcome.code == 1
     assert "switched back" in outcome.output
@@ -114,7 +116,7 @@ def test_whole_builds(running: Bench) -> None:
         (other_build(running.source, running.folder / "b", "b~"), "b~"),
         (copy_build(running.source, running.folder / "a"), ""),
     ]
-    found = builds(running, 5 if FULL else 2, others)
+    found = builds(running, 5 if FULL else 1, others)
     assert found.get("builds"), found
     assert found["mixed"] == []
     assert abs(found["memory_growth"]) < 0.05 or not FULL
@@ -140,7 +142,8 @@ def test_killed(running: Bench, at: tuple[str, str]) -> None:
 def test_the_server_comes_back_with_what_was_applied(running: Bench) -> None:
     edited = copy_build(running.source, running.folder / "kept")
     parameter("fusion", "ranker", "0.41")(edited)
-    assert running.apply(edited, *FAST).code == 0
+    outcome = running.apply(edited, *FAST)
+    assert outcome.code == 0, outcome.output
     live, before = running.standing.live, running.answers()
     with running.traffic.paused():
         running.server.stop()

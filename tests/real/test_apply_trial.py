@@ -69,7 +69,7 @@ def test_one_trial_at_a_time(running: Bench, edited: Path) -> None:
 
 def test_promote(running: Bench) -> None:
     staged = running.standing.staged
-    outcome = running.run("apply", "--promote")
+    outcome = running.run("apply", "--promote", *FAST)
     assert outcome.code == 0, outcome.output
     assert (running.standing.live, running.standing.staged) == (staged, 0)
     live = running.state.read(staged)
@@ -82,7 +82,8 @@ def test_promote(running: Bench) -> None:
 def test_a_shadow_and_its_end(running: Bench, edited: Path) -> None:
     parameter("fusion", "margin", "0.32")(edited)
     live = running.standing.live
-    assert running.apply(edited, *FAST, "--shadow", "100%").code == 0
+    outcome = running.apply(edited, *FAST, "--shadow", "100%")
+    assert outcome.code == 0, outcome.output
     ensemble = f"search__g{running.standing.staged}"
     control = running.server_description.control
     with Client(running.server.grpc_address, timeout_s=10) as client:
