@@ -1,6 +1,7 @@
 """Load on the server: phases of requests, closed loop or open loop, and what came of them."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,6 +53,8 @@ class Sample:
     end_s: float
     error: str = ""
     """Name of the client's exception: "Overloaded" is a rejection."""
+    message: str = ""
+    """What the exception said."""
     degraded: Sequence[str] = ()
     """Stages that fell back, if only in part (a theme of five replaced)."""
     fallback: Sequence[str] = ()
@@ -82,8 +85,15 @@ class LoadGenerator:
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
+        # gevent's patches are for users that block in sockets; ours wait for a thread that has to stay as it is.
+        environment = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "1"}
         self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env=environment,
         )
         try:
             self._read()
@@ -151,9 +161,11 @@ def _figures(samples: Sequence[Sample], phase: Phase) -> dict[str, Any]:
     latencies = [sample.latency_ms for sample in answered]
     good = [latency for latency in latencies if latency <= phase.budget_ms]
     errors: dict[str, int] = {}
+    messages: dict[str, str] = {}
     for sample in samples:
         if sample.error:
             errors[sample.error] = errors.get(sample.error, 0) + 1
+            messages.setdefault(sample.error, sample.message)
     if phase.clients:
         # Little's law: without it a request that the end of a short window cuts would count as nothing.
         busy_s = sum(sample.end_s - sample.start_s for sample in samples) / phase.clients
@@ -170,6 +182,7 @@ def _figures(samples: Sequence[Sample], phase: Phase) -> dict[str, Any]:
         "fallback_share": _share(answered, [sample for sample in answered if sample.fallback]),
         "cached_share": _share(answered, [sample for sample in answered if sample.cached]),
         "errors": errors,
+        "first_messages": messages,
         "stage_ms": stage_means(answered),
         "beyond_stages_ms": _median([s.round_trip_ms - sum(s.stage_ms.values()) for s in answered]),
     }

@@ -1,4 +1,4 @@
-"""The load generator: locust as a library, in a process of its own (locust patches everything it meets for gevent).
+"""The load generator: locust as a library, in a process of its own.
 
 Each line of standard input is a :class:`benchmarks.load.Phase` as JSON; each line of standard output holds the samples
 of one. Closed loop: a user asks again as soon as it has its answer. Open loop: arrivals come at times drawn beforehand,
@@ -20,6 +20,7 @@ from locust import User, constant, task
 from locust.env import Environment
 from locust.exception import StopUser
 
+from benchmarks.client_thread import ClientThread, Outcome
 from benchmarks.load import arrival_times
 
 _MARGIN_S = 2.0
@@ -88,57 +89,52 @@ class Shopper(User):
     @task
     def ask(self) -> None:
         """Make one request."""
-        from endcap_client import EndcapError  # here: what it imports has to find locust's patches in place
-
         driver: Driver = self.environment.driver
         arrival = driver.arrivals.next()
-        start, error, status = time.monotonic(), None, None
-        try:
-            status = driver.ask(arrival.request)
-        except EndcapError as raised:
-            error = raised
-        end = time.monotonic()
+        outcome = driver.ask(arrival.request)
         self.environment.events.request.fire(
             request_type="grpc",
             name=arrival.request["kind"],
-            response_time=1e3 * (end - arrival.intended),
+            response_time=1e3 * (outcome.end_s - arrival.intended),
             response_length=0,
-            exception=error,
-            context={"arrival": arrival, "start": start, "end": end, "status": status},
+            exception=outcome.error,
+            context={"arrival": arrival, "outcome": outcome},
         )
 
 
 class Driver:
     """One phase: its arrivals, its requests, its samples."""
 
-    def __init__(self, client: Any, phase: dict[str, Any]):
+    def __init__(self, client: ClientThread, phase: dict[str, Any]):
         self._client, self._phase = client, phase
         budget_ms = max(1, phase["budget_ms"] - _WAY_MS)
         self._options = {"timeout_s": phase["timeout_s"], "budget_ms": budget_ms, "products": phase["products"]}
         self.arrivals = Arrivals(phase)
         self.samples: list[dict[str, Any]] = []
 
-    def ask(self, request: dict[str, Any]) -> Any:
-        """Make a request; the STATUS of its answer. Raises EndcapError."""
-        history = request["history"]
+    def ask(self, request: dict[str, Any]) -> Outcome:
+        """Make a request."""
+        history, options = request["history"], self._options
         if request["kind"] == "search":
-            return self._client.search(request["query"], history=history, **self._options).status
-        placements = self._phase["placements"]
-        return self._client.storefront(history, request["session"], placements=placements, **self._options).status
+            return self._client.call(lambda client: client.search(request["query"], history=history, **options))
+        session, placements = request["session"], self._phase["placements"]
+        return self._client.call(lambda client: client.storefront(history, session, placements=placements, **options))
 
     def record(self, exception: Exception | None, context: dict[str, Any], **_: Any) -> None:
         """Listen to locust's requests."""
-        self.arrivals.open.discard(context["arrival"])
+        arrival, outcome = context["arrival"], context["outcome"]
+        self.arrivals.open.discard(arrival)
         error = type(exception).__name__ if exception else ""
-        status = context["status"]
+        status = None if outcome.answer is None else outcome.answer.status
         stages = {} if status is None else status.stages
         said = {
+            "message": str(exception or ""),
             "degraded": [] if status is None else list(status.degraded),
             "fallback": [stage for stage, part in stages.items() if part.source == "fallback"],
             "cached": [stage for stage, part in stages.items() if part.source == "cached"],
             "stage_ms": {stage: part.ms for stage, part in stages.items()},
         }
-        self._add(context["arrival"], context["start"], context["end"], error, said)
+        self._add(arrival, outcome.start_s, outcome.end_s, error, said)
 
     def close(self) -> None:
         """Count what never got an answer, not even an error: leaving it out would flatter the server."""
@@ -152,7 +148,7 @@ class Driver:
         self.samples.append({"kind": arrival.request["kind"], "step": arrival.step, **moments, "error": error, **said})
 
 
-def run_phase(client: Any, phase: dict[str, Any]) -> list[dict[str, Any]]:
+def run_phase(client: ClientThread, phase: dict[str, Any]) -> list[dict[str, Any]]:
     """Run one phase to the end of its last request; its samples."""
     environment = Environment(user_classes=[Shopper], catch_exceptions=False)
     runner = environment.create_local_runner()
@@ -174,12 +170,7 @@ def run_phase(client: Any, phase: dict[str, Any]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Serve phases until standard input ends."""
-    import grpc.experimental.gevent
-
-    grpc.experimental.gevent.init_gevent()
-    from endcap_client import Client
-
-    with Client(sys.argv[1], timeout_s=60) as client:
+    with ClientThread(sys.argv[1]) as client:
         if not client.ready(10):
             sys.exit(f"no server with both ensembles at {sys.argv[1]}")
         print("[]", flush=True)

@@ -1,25 +1,10 @@
 """The arithmetic of the benchmark: percentiles, bootstrap intervals, and the knee of a latency curve."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-
-CONFIDENCE = 0.95
-RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its bootstrap interval (95 %)."""
-
-    value: float
-    low: float
-    high: float
-
-    def document(self) -> dict[str, float]:
-        """The interval as JSON."""
-        return {name: round(value, 4) for name, value in asdict(self).items()}
+from endcap_builders.intervals import RESAMPLES, Interval, bootstrap, interval_of
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -68,35 +53,13 @@ def rounds_ratio(new: Sequence[Sequence[float]], base: Sequence[Sequence[float]]
         raise ValueError("rounds: expected values in both runs, got none in one of them")
     drawn = np.array([[_median_of_rounds(rounds, generator) for rounds in sides] for _ in range(RESAMPLES)])
     value = float(np.median(np.concatenate(sides[0])) / np.median(np.concatenate(sides[1])))
-    return _interval(value, drawn[:, 0] / drawn[:, 1])
+    return interval_of(value, drawn[:, 0] / drawn[:, 1])
 
 
 def _median_of_rounds(rounds: Sequence[np.ndarray], generator: np.random.Generator) -> float:
     picked = generator.integers(0, len(rounds), len(rounds))
     values = [rounds[index][generator.integers(0, len(rounds[index]), len(rounds[index]))] for index in picked]
     return float(np.median(np.concatenate(values)))
-
-
-def bootstrap(statistic: Callable[[np.ndarray], np.ndarray], count: int, seed: int) -> Interval:
-    """Bootstrap a statistic of `count` values.
-
-    Args:
-        statistic: maps rows int [resamples, count] to values [resamples].
-        count: how many rows there are to draw from.
-        seed: of the draws.
-
-    Raises:
-        ValueError: There are no values.
-    """
-    if not count:
-        raise ValueError("bootstrap: expected values, got none")
-    rows = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
-    return _interval(float(statistic(np.arange(count)[None])[0]), statistic(rows))
-
-
-def _interval(value: float, drawn: np.ndarray) -> Interval:
-    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(value, float(low), float(high))
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-Part = Literal["baseline", "load", "engines", "profile"]
-PARTS: tuple[Part, ...] = ("baseline", "load", "engines", "profile")
+Part = Literal["baseline", "load", "engines", "relevance", "profile"]
+PARTS: tuple[Part, ...] = ("baseline", "load", "engines", "relevance", "profile")
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Plan:
     address: str = ""
     key_file: Path | None = None
     seed: int = 7
-    parts: tuple[Part, ...] = ("baseline", "load", "engines")
+    parts: tuple[Part, ...] = ("baseline", "load", "engines", "relevance")
     placements: int = 4
     products: int = 12
     budget_ms: int = 2000
@@ -47,6 +47,10 @@ class Plan:
     engine_rounds: int = 5
     """Rounds of the engines' own measurements."""
     llm_requests: int = 16
+    relevance_queries: int = 200
+    """Held-out queries on which the order of judged products is measured."""
+    relevance_corpus: int = 30
+    """Those of them for which the whole corpus is ranked."""
 
     def quick(self) -> "Plan":
         """The same with less of everything: figures to look at, not to quote."""
@@ -64,6 +68,8 @@ class Plan:
             engine_requests=2,
             engine_rounds=2,
             llm_requests=8,
+            relevance_queries=60,
+            relevance_corpus=10,
         )
 
     def with_requests(self, count: int) -> "Plan":
@@ -86,6 +92,7 @@ class Plan:
             "baseline": 15 + 3 * self.pages + self.searches,
             "load": 10 + self.rounds * (levels + rates) + self.overload_s + self.recovery_s,
             "engines": 20 + 6 * self.engine_rounds + 4 * self.llm_requests,
+            "relevance": 15 + 0.6 * self.relevance_corpus,
             "profile": 5,
         }
         return 15 + sum(spent[part] for part in self.parts)

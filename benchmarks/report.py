@@ -33,7 +33,10 @@ def render(report: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "percent": percent}
-    sections = {name: report.get(name) for name in ("baseline", "load", "engines", "profile", "memory", "comparison")}
+    sections = {
+        name: report.get(name)
+        for name in ("baseline", "load", "engines", "relevance", "profile", "memory", "comparison")
+    }
     return environment.get_template(_TEMPLATE).render(**{**report, **sections}, plots=plots(report))
 
 

@@ -63,11 +63,14 @@ def run(plan: Plan, command: str, base: Mapping[str, Any] | None = None, quick: 
         "yardstick_ms": [],
     }
     elsewhere = Elsewhere()
-    if set(plan.parts) - {"engines"}:
+    if set(plan.parts) - {"engines", "relevance"}:
         _server_parts(plan, report, say)
     if "engines" in plan.parts:
         # Without the server, whose processes would share the cores.
         report["engines"] = _engines_part(plan, say)
+    if "relevance" in plan.parts:
+        say("order of search results on held-out queries")
+        report["relevance"] = _measurement("bench_relevance", relevance_options(plan))
     report.setdefault("versions", machine.versions())
     report.setdefault("busy_elsewhere_cores", elsewhere.cores())
     report["targets"] = [row.document() for row in targets(report)]
@@ -183,6 +186,12 @@ def _engines_part(plan: Plan, say: Callable[[str], None]) -> list[dict[str, Any]
         }
         for each in students["results"]
     ]
+
+
+def relevance_options(plan: Plan) -> list[str]:
+    """Of `bench_relevance`."""
+    counts = ["--max-queries", str(plan.relevance_queries), "--corpus-queries", str(plan.relevance_corpus)]
+    return ["--build", str(plan.build), "--catalogue", str(plan.catalogue), *counts]
 
 
 def _measurement(name: str, options: list[str]) -> dict[str, Any]:

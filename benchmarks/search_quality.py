@@ -23,12 +23,11 @@ from pathlib import Path
 import bm25s
 import numpy as np
 import polars as pl
+from endcap_builders.intervals import bootstrap
 from endcap_client import Client
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-
-from benchmarks.measures import bootstrap
 
 DEPTH = 10
 RETURNED = 100

@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes is the machine's affair.
+settings.register_profile("endcap", deadline=None)
+settings.load_profile("endcap")
 
 ROOT = Path(__file__).resolve().parents[1]
 

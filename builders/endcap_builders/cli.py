@@ -15,7 +15,11 @@ def add_build_command(subparsers: Any) -> None:
         description="Build every model from a catalogue into a Triton model repository. What is up to date is not "
         "built again; an interrupted build goes on where it stopped. --list shows the steps and their settings.",
     )
-    parser.add_argument("step", nargs="?", help="one step alone (default: every step)")
+    parser.add_argument(
+        "step",
+        nargs="?",
+        help="one step alone (default: every step); evaluate: measure search relevance on queries nobody has seen",
+    )
     parser.add_argument(
         "--catalogue", type=Path, metavar="DIR", help="folder with products.parquet (default: as before)"
     )
@@ -32,6 +36,12 @@ def add_build_command(subparsers: Any) -> None:
     )
     parser.add_argument("--checkpoint", metavar="DIR", help="with a step: the local checkpoint it starts from")
     parser.add_argument("--seed", type=int, default=7, help="of everything random (default: %(default)s)")
+    evaluate = parser.add_argument_group("evaluate", "what `endcap build evaluate` measures on")
+    evaluate.add_argument("--queries", type=Path, metavar="PATH", help="queries.parquet, or its folder")
+    evaluate.add_argument("--labels", type=Path, metavar="PATH", help="labels.parquet, or its folder")
+    evaluate.add_argument("--split", default="dev", help="of the queries, if they have splits (default: %(default)s)")
+    evaluate.add_argument("--built", action="store_true", help="measure the build's own models; train nothing")
+    evaluate.add_argument("--name", default="", help="of the report (default: the folder of the queries)")
     parser.add_argument("--force", action="store_true", help="build even what is up to date")
     parser.add_argument("--list", action="store_true", help="show the steps and their settings, and stop")
     parser.set_defaults(run=_reporting(_build))
@@ -99,6 +109,8 @@ def _build(arguments: argparse.Namespace) -> int:
     if catalogue is None:
         raise BuildError("--catalogue is missing: name the folder with products.parquet")
     overrides = _overrides(arguments.set)
+    if arguments.step == "evaluate":
+        return _evaluate(arguments, catalogue, overrides)
     if arguments.checkpoint is not None:
         if arguments.step is None:
             raise BuildError("--checkpoint goes with a step; for a whole build say --set STEP.checkpoint=DIR")
@@ -113,6 +125,23 @@ def _build(arguments: argparse.Namespace) -> int:
     )
     pipeline.run(arguments.step, force=arguments.force)
     print(f"{arguments.out} is built; serve it with `endcap serve --build {arguments.out}`")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace, catalogue: Path, overrides: dict[str, dict[str, Any]]) -> int:
+    from endcap_builders.evaluation.command import run_built, run_evaluation
+    from endcap_builders.evaluation.request import Request
+
+    asked = Request(
+        arguments.out,
+        catalogue,
+        arguments.queries,
+        arguments.labels,
+        arguments.split,
+        arguments.name,
+        overrides,
+    )
+    (run_built if arguments.built else run_evaluation)(asked)
     return 0
 
 

@@ -89,6 +89,20 @@ class Step:
     """Of what a step reads besides other steps' folders, given its settings: a change runs the step again."""
 
 
+def build_context(build: Path, catalogue: Path, work: Path, console: Console, *, seed: int = 7) -> BuildContext:
+    """A context outside the pipeline, for what only reads a build: everything it writes goes into `work`."""
+    return BuildContext(
+        build=build,
+        catalogue_folder=catalogue,
+        output=work,
+        work=work,
+        seed=seed,
+        profile="cpu",
+        console=console,
+        _shared={},
+    )
+
+
 def progress_bar(console: Console) -> Progress:
     """The progress bar that every long step shows."""
     return Progress(
@@ -208,7 +222,7 @@ class Pipeline:
         entry = steps.get(step.name, {})
         if entry.get("fingerprint") != fingerprint or not (self.build / step.name).is_dir():
             return False
-        now = _read(step, steps)
+        now = digests_read(step, steps)
         return bool(entry.get("read", now) == now)
 
     def _check_needs(self, step: Step, fingerprints: dict[str, str]) -> None:
@@ -230,8 +244,8 @@ class Pipeline:
             "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "settings": self.settings[step.name].model_dump(mode="json"),
             "figures": figures,
-            "read": _read(step, manifest["steps"]),
-            "files": _file_hashes(self.build / step.name),
+            "read": digests_read(step, manifest["steps"]),
+            "files": file_hashes(self.build / step.name),
         }
         temporary = self.build / f".{MANIFEST}.new"
         temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -268,13 +282,14 @@ def _swap(new: Path, place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _read(step: Step, entries: dict[str, Any]) -> dict[str, str]:
+def digests_read(step: Step, entries: dict[str, Any]) -> dict[str, str]:
     """Digests of the files of the steps that a step needs, as the manifest has them."""
     files = {name: json.dumps(entries.get(name, {}).get("files", {}), sort_keys=True) for name in step.needs}
     return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in files.items()}
 
 
-def _file_hashes(folder: Path) -> dict[str, str]:
+def file_hashes(folder: Path) -> dict[str, str]:
+    """File -> the first 16 hexadecimal digits of its SHA-256, as the manifest has them."""
     hashes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():

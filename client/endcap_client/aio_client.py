@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar, Unpack
 import grpc
 from grpc import aio
 
-from endcap_client.calls import METHODS, Calls, Outcome, Pause, Receive, Send, Steps
+from endcap_client.calls import METHODS, MOST_SHADOWS, Calls, Outcome, Pause, Receive, Send, Shadow, Steps
 from endcap_client.client import DEFAULT_ADDRESS
 from endcap_client.errors import FALL_BACK, EndcapError
 from endcap_client.options import Metadata, Options, checked_addresses, checked_concurrency, checked_options
@@ -54,6 +54,7 @@ class AsyncClient:
         self._channels: list[aio.Channel] = []
         self._methods: list[dict[str, Any]] = []
         self._closed = False
+        self._shadows: set[Any] = set()
 
     async def __aenter__(self) -> Self:
         return self
@@ -85,10 +86,11 @@ class AsyncClient:
         budget_ms: int | None = None,
         explain: bool = False,
         metadata: Metadata = NO_METADATA,
+        shopper: str = "",
     ) -> Page:
         """Return a shopper's themed page; arguments and errors as in `Client.storefront`."""
         request = StorefrontRequest(
-            history, session, rules, placements, products, timeout_s, budget_ms, explain, metadata
+            history, session, rules, placements, products, timeout_s, budget_ms, explain, metadata, shopper
         )
         return await self._run(self._calls.storefront(request))
 
@@ -102,9 +104,10 @@ class AsyncClient:
         budget_ms: int | None = None,
         explain: bool = False,
         metadata: Metadata = NO_METADATA,
+        shopper: str = "",
     ) -> SearchResult:
         """Return the products that answer a query; arguments and errors as in `Client.search`."""
-        request = SearchRequest(query, history, rules, products, timeout_s, budget_ms, explain, metadata)
+        request = SearchRequest(query, history, rules, products, timeout_s, budget_ms, explain, metadata, shopper)
         return await self._run(self._calls.search(request))
 
     async def storefront_or(
@@ -179,6 +182,8 @@ class AsyncClient:
                     outcome, reply = None, outcome
                 elif isinstance(step, Pause):
                     await asyncio.sleep(step.seconds)
+                elif isinstance(step, Shadow):
+                    self._cast(step)
                 elif step.alone and not under_way:
                     outcome = await self._ask(step)
                 else:
@@ -209,7 +214,14 @@ class AsyncClient:
             raise
         return Outcome(step.number, step.server, response)
 
-    def _method(self, step: Send) -> Any:
+    def _cast(self, step: Shadow) -> None:
+        """Send what nobody waits for; not if many such requests are under way already."""
+        if len(self._shadows) < MOST_SHADOWS:
+            call = self._method(step)(step.body, timeout=step.timeout_s, metadata=step.headers or None)
+            self._shadows.add(call)
+            call.add_done_callback(self._shadows.discard)
+
+    def _method(self, step: Send | Shadow) -> Any:
         if self._closed:
             raise EndcapError(f"this client of {', '.join(self.addresses)} is closed; make another")
         if not self._channels:

@@ -56,6 +56,17 @@ class Send:
 
 
 @dataclass(slots=True)
+class Shadow:
+    """Send a request as well whose answer nobody waits for; the step's answer is None."""
+
+    server: int
+    method: str
+    body: bytes
+    timeout_s: float
+    headers: Headers
+
+
+@dataclass(slots=True)
 class Receive:
     """Wait until a try ends; the step's answer is its `Outcome`, or None if none ended within `timeout_s`."""
 
@@ -84,7 +95,13 @@ class Outcome:
     connected: bool = True
 
 
-Steps = Generator[Send | Receive | Pause, Outcome | None, T]
+MOST_SHADOWS = 32
+"""Requests of a client under way at once whose answers nobody waits for."""
+
+_NOT_THE_MODELS_FAULT = ("OK", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED")
+"""Codes of a request to a generation on trial that asking the live one would not change, or not in time."""
+
+Steps = Generator[Send | Shadow | Receive | Pause, Outcome | None, T]
 
 
 class Calls:
@@ -135,6 +152,10 @@ class Calls:
         try:
             response = yield from attempts.run()
             answer = read(response, self.clock() - attempts.began)
+            self.policy.staging.learn(attempts.answered_by, answer.status.document)
+            if shadow := attempts.shadow():
+                counters.add("shadows")
+                yield shadow
             if attempts.span is not None:
                 attempts.span.answered(attempts.sent, answer.status.degraded)
             return answer
@@ -187,6 +208,8 @@ class _Attempts:
         self.sent = 0
         self.span: Any = None
         self.first = b""
+        self.answered_by = 0
+        """Number of the server that answered."""
         self._clock = calls.clock
         self._options = calls.options
         self._policy = calls.policy
@@ -197,12 +220,15 @@ class _Attempts:
         """Tries under way: number -> server."""
         self._tried: list[int] = []
         self._hedges: set[int] = set()
+        self._staged: set[int] = set()
+        """Tries that went to a generation on trial."""
+        self._live_only = False
 
-    def prepare(self, now: float) -> bytes:
+    def prepare(self, now: float, model: str = "") -> bytes:
         """Return the request with the budget of this moment; InvalidArgument for what cannot be sent."""
         elapsed_s = now - self.began
         budget = budget_ms(self._asked_ms, elapsed_s, self._timeout_s - elapsed_s, self._options.margin_ms)
-        body = self.message.to_bytes(budget)
+        body = self.message.to_bytes(budget, model)
         if len(body) > self._options.max_send_bytes:
             expected = f"at most {self._options.max_send_bytes} bytes (max_send_bytes)"
             raise InvalidArgument.of("request", expected, f"{len(body)} bytes")
@@ -219,8 +245,17 @@ class _Attempts:
                 if self._clock() - self.began < self._timeout_s and self._policy.budget.spend():
                     yield self._send(self._clock(), hedge=True)
                 continue
+            server = self._servers[outcome.number]
+            if outcome.number in self._staged and outcome.code not in _NOT_THE_MODELS_FAULT:
+                # Nobody pays for a trial: the live generation is asked instead, at once.
+                self._servers.pop(outcome.number)
+                self._policy.staging.forget(server)
+                self._live_only = True
+                yield self._send(self._clock(), alone=not self._servers)
+                continue
             error = self._judge(outcome)
             if error is None:
+                self.answered_by = server
                 return outcome.response
             failures.append(error)
             # Another server would find the same fault in the request; for everything else a hedge may still do better.
@@ -237,9 +272,13 @@ class _Attempts:
             yield self._send(self._clock(), alone=True)
 
     def _send(self, now: float, alone: bool = False, hedge: bool = False) -> Send:
-        body = self.prepare(now) if self.sent else self.first
-        self.sent += 1
         server = self._policy.servers.pick(now, self._tried)
+        staged = "" if self._live_only else self._target(server, "split")
+        body = self.prepare(now, staged) if self.sent or staged else self.first
+        self.sent += 1
+        if staged:
+            self._staged.add(self.sent)
+            self._policy.counters.add("staged")
         self._tried.append(server)
         self._servers[self.sent] = server
         if hedge:
@@ -250,6 +289,18 @@ class _Attempts:
             headers += tuple(self.span.send(self.sent, self._policy.servers.addresses[server], hedge))
         left_s = max(0.001, self._timeout_s - (now - self.began))
         return Send(self.sent, server, f"{_PREFIX}ModelInfer", body, left_s, headers, alone)
+
+    def shadow(self) -> Shadow | None:
+        """The request that the generation on trial of the server that answered is asked as well, if it is."""
+        model = self._target(self.answered_by, "shadow")
+        if not model:
+            return None
+        budget = budget_ms(self._asked_ms, 0.0, self._timeout_s, self._options.margin_ms)
+        body = self.message.to_bytes(budget, model)
+        return Shadow(self.answered_by, f"{_PREFIX}ModelInfer", body, self._timeout_s, self._headers)
+
+    def _target(self, server: int, mode: str) -> str:
+        return self._policy.staging.target(server, mode, self.message.model, self.message.shopper)
 
     def _judge(self, outcome: Outcome) -> EndcapError | None:
         server = self._servers.pop(outcome.number)

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
-from endcap_client.calls import METHODS, Calls, Outcome, Pause, Receive, Send, Steps
+from endcap_client.calls import METHODS, MOST_SHADOWS, Calls, Outcome, Pause, Receive, Send, Shadow, Steps
 from endcap_client.errors import FALL_BACK, EndcapError
 from endcap_client.options import Metadata, Options, checked_addresses, checked_concurrency, checked_options
 from endcap_client.policy import Counts
@@ -54,6 +54,7 @@ class Client:
         self._calls = Calls(self.addresses, self.options)
         self._closed = False
         self._answered: set[int] = set()
+        self._shadows: set[Any] = set()
         credentials = self.options.tls.credentials() if self.options.tls is not None else None
         arguments = self.options.channel_arguments()
         self._channels = [
@@ -100,6 +101,7 @@ class Client:
         budget_ms: int | None = None,
         explain: bool = False,
         metadata: Metadata = NO_METADATA,
+        shopper: str = "",
     ) -> Page:
         """Return a shopper's themed page.
 
@@ -113,12 +115,14 @@ class Client:
             budget_ms: time the server may spend, milliseconds; None is the timeout less a small margin.
             explain: whether to ask what each score is made of (`ScoredProduct.signals`).
             metadata: headers of this call, after those of the options.
+            shopper: who asks, for the server's splits of the traffic: always the same for a shopper. It is hashed here
+                and never sent. Without it the oldest products of the history stand for the shopper.
 
         Raises:
             EndcapError: one of its kinds, see `endcap_client.errors`.
         """
         request = StorefrontRequest(
-            history, session, rules, placements, products, timeout_s, budget_ms, explain, metadata
+            history, session, rules, placements, products, timeout_s, budget_ms, explain, metadata, shopper
         )
         return self._run(self._calls.storefront(request))
 
@@ -132,9 +136,10 @@ class Client:
         budget_ms: int | None = None,
         explain: bool = False,
         metadata: Metadata = NO_METADATA,
+        shopper: str = "",
     ) -> SearchResult:
         """Return the products that answer a query, for this shopper; arguments and errors as in `storefront`."""
-        request = SearchRequest(query, history, rules, products, timeout_s, budget_ms, explain, metadata)
+        request = SearchRequest(query, history, rules, products, timeout_s, budget_ms, explain, metadata, shopper)
         return self._run(self._calls.search(request))
 
     def storefront_or(
@@ -214,6 +219,8 @@ class Client:
                     self._note_connection(reply)
                 elif isinstance(step, Pause):
                     time.sleep(step.seconds)
+                elif isinstance(step, Shadow):
+                    self._cast(step)
                 elif step.alone and not under_way:
                     ended.put(self._ask(step))
                 else:
@@ -249,7 +256,14 @@ class Client:
         call.add_done_callback(end)
         return call
 
-    def _method(self, step: Send) -> Any:
+    def _cast(self, step: Shadow) -> None:
+        """Send what nobody waits for; not if many such requests are under way already."""
+        if len(self._shadows) < MOST_SHADOWS:
+            call = self._method(step).future(step.body, timeout=step.timeout_s, metadata=step.headers or None)
+            self._shadows.add(call)  # a call that nobody holds is cancelled
+            call.add_done_callback(self._shadows.discard)
+
+    def _method(self, step: Send | Shadow) -> Any:
         if self._closed:
             raise EndcapError(f"this client of {', '.join(self.addresses)} is closed; make another")
         return self._methods[step.server][step.method]

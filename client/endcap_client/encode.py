@@ -10,6 +10,7 @@ from tritonclient.grpc import service_pb2
 
 from endcap_client.errors import InvalidArgument
 from endcap_client.requests import SearchRequest, StorefrontRequest
+from endcap_client.staging import shopper_key
 from endcap_client.types import Rules
 
 STOREFRONT_OUTPUTS = ("THEME", "KEYWORDS", "PRODUCT_ID", "SCORE", "STATUS")
@@ -20,10 +21,12 @@ _INT32_MAX = 2**31 - 1
 class Message:
     """One request, ready but for the time that is left."""
 
-    def __init__(self, model: str, outputs: Iterable[str], explain: bool):
+    def __init__(self, model: str, outputs: Iterable[str], explain: bool, shopper: bytes = b""):
         # Steps whose outputs nobody asks for are not run, so SIGNALS travel only on demand.
         asked = [*outputs, *(("SIGNALS",) if explain else ())]
         self.model = model
+        self.shopper = shopper
+        """Stands for the shopper; never sent."""
         self._message = service_pb2.ModelInferRequest(
             model_name=model,
             outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in asked],
@@ -62,8 +65,9 @@ class Message:
         if text != "{}":
             self.add_texts("RULES", [text])
 
-    def to_bytes(self, budget_ms: int) -> bytes:
-        """Return the message with this budget; call it again for another."""
+    def to_bytes(self, budget_ms: int, model: str = "") -> bytes:
+        """Return the message with this budget, to `model` if not to its own; call it again for another."""
+        self._message.model_name = model or self.model
         raw = struct.pack("<i", budget_ms)
         if self._message.inputs and self._message.inputs[-1].name == "BUDGET_MS":
             self._message.raw_input_contents[-1] = raw
@@ -82,7 +86,8 @@ def storefront_message(model: str, request: StorefrontRequest) -> Message:
     Raises:
         InvalidArgument: a value cannot be sent.
     """
-    message = Message(model, STOREFRONT_OUTPUTS, request.explain)
+    shopper = shopper_key(request.shopper, request.history, request.session)
+    message = Message(model, STOREFRONT_OUTPUTS, request.explain, shopper)
     message.add_texts("HISTORY", request.history)
     message.add_texts("SESSION", request.session)
     message.add_rules(request.rules)
@@ -93,7 +98,8 @@ def storefront_message(model: str, request: StorefrontRequest) -> Message:
 
 def search_message(model: str, request: SearchRequest) -> Message:
     """Pack a search request; raises as `storefront_message` does."""
-    message = Message(model, SEARCH_OUTPUTS, request.explain)
+    shopper = shopper_key(request.shopper, request.history, (request.query,))
+    message = Message(model, SEARCH_OUTPUTS, request.explain, shopper)
     message.add_texts("QUERY", [request.query])
     message.add_texts("HISTORY", request.history)
     message.add_rules(request.rules)

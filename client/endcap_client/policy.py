@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from endcap_client.options import Hedge, Retry
+from endcap_client.staging import StagingTable
 
 _AVOID_S = 1.0
 """How long an address that refused is passed over while another is there; also gRPC's wait between connects."""
@@ -145,6 +146,8 @@ class Counts:
         retries: further tries after a failure.
         hedges: second requests because the first was slow.
         hedges_won: those of them that answered first.
+        staged: tries that went to a generation on trial (a split of the traffic).
+        shadows: requests that such a generation was asked besides.
         errors: failed calls, by `EndcapError.reason`.
         fallbacks: defaults that `storefront_or` and `search_or` gave, by the reason of the failure.
     """
@@ -153,6 +156,8 @@ class Counts:
     retries: int = 0
     hedges: int = 0
     hedges_won: int = 0
+    staged: int = 0
+    shadows: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
     fallbacks: Mapping[str, int] = field(default_factory=dict)
 
@@ -182,6 +187,8 @@ class Counters:
             retries=counts["retries", ""],
             hedges=counts["hedges", ""],
             hedges_won=counts["hedges_won", ""],
+            staged=counts["staged", ""],
+            shadows=counts["shadows", ""],
             errors=by_reason("errors"),
             fallbacks=by_reason("fallbacks"),
         )
@@ -193,6 +200,7 @@ class Policy:
     def __init__(self, addresses: Sequence[str], retry: Retry | None, hedge: Hedge | None):
         budget = retry or Retry()
         self.servers = Servers(addresses)
+        self.staging = StagingTable(len(addresses))
         self.budget = TokenBucket(budget.budget_share, budget.budget_burst)
         self.backoff = Backoff(retry, self.budget)
         self.counters = Counters()

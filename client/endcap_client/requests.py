@@ -23,6 +23,7 @@ class SearchArguments(TypedDict, total=False):
     budget_ms: int | None
     explain: bool
     metadata: Metadata
+    shopper: str
 
 
 class StorefrontArguments(TypedDict, total=False):
@@ -36,6 +37,7 @@ class StorefrontArguments(TypedDict, total=False):
     budget_ms: int | None
     explain: bool
     metadata: Metadata
+    shopper: str
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class StorefrontRequest(_Request):
     budget_ms: int | None = None
     explain: bool = False
     metadata: Metadata = field(default_factory=lambda: NO_METADATA)
+    shopper: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,3 +87,4 @@ class SearchRequest(_Request):
     budget_ms: int | None = None
     explain: bool = False
     metadata: Metadata = field(default_factory=lambda: NO_METADATA)
+    shopper: str = ""

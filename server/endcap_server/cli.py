@@ -34,6 +34,9 @@ def add_serve_command(subparsers: Any) -> None:
     parser.add_argument(
         "--no-restart", action="store_true", help="start neither the server nor a model again that ends by itself"
     )
+    parser.add_argument(
+        "--as-built", action="store_true", help="serve the build as it is, whatever `endcap apply` has made live before"
+    )
     parser.add_argument("--verbose", action="store_true", help="verbose server log")
     parser.set_defaults(run=_serve)
 
@@ -75,19 +78,25 @@ def _serve(arguments: argparse.Namespace) -> int:
         tls=Tls(arguments.tls[0], arguments.tls[1], arguments.client_ca) if arguments.tls else None,
         plaintext=arguments.plaintext,
         metrics_address=arguments.metrics_address,
+        as_built=arguments.as_built,
     )
     try:
         with _stop_on_signals(), Server(options, _report) as server:
             print(
                 f"endcap serves {options.build}: grpc {server.grpc_address}, "
                 f"http {server.http_address}, metrics {server.metrics_address} "
-                f"(log: {server.log}; Ctrl-C stops)",
+                f"(log: {server.log.path}; Ctrl-C stops)",
                 flush=True,
             )
+            if server.generation is not None and server.generation.is_applied:
+                _report(
+                    f"generation {server.generation.number}, applied from {server.generation.source}, is live; "
+                    "--as-built serves the build as it is"
+                )
             if not arguments.no_restart:
                 Supervisor(server, _report).run()
             status = server.wait()
-            print(f"endcap: the server stopped by itself with status {status}; see {server.log}", file=sys.stderr)
+            print(f"endcap: the server stopped by itself with status {status}; see {server.log.path}", file=sys.stderr)
             return 1
     except LaunchError as error:
         print(f"endcap serve: {error}", file=sys.stderr)

@@ -17,7 +17,11 @@ from endcap_server.generations import run_folder
 SLOTS = 4096
 """Most requests in flight that the table holds."""
 
-FILE_NAME = "in_flight.i64"
+NAME_PATTERN = "^[a-z0-9_]+$"
+"""Of a table's name, which is a file's."""
+
+TABLE = "in_flight"
+"""Name of the table of a server that serves one generation."""
 _KEY, _EXPIRES, _DONE = range(3)
 
 
@@ -29,11 +33,13 @@ class InFlight:
 
     Args:
         folder: Where the table is kept; :func:`endcap_server.generations.run_folder` by default.
+        name: Which table: each process of ``retrieval`` that admits by itself needs its own.
     """
 
-    def __init__(self, folder: Path | None = None):
+    def __init__(self, folder: Path | None = None, name: str = TABLE):
         size = SLOTS * 3 * 8
-        descriptor = os.open((folder or run_folder()) / FILE_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+        path = (folder or run_folder()) / f"{name}.i64"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             os.ftruncate(descriptor, size)
             self._map = mmap.mmap(descriptor, size)
@@ -65,6 +71,12 @@ class InFlight:
     def abandon(self, deadline_ns: int) -> None:
         """Let a request end now without being done; nothing happens to one that is not in the table."""
         self._expires[self._keys == deadline_ns] = time.monotonic_ns()
+
+    def waiting(self, now_ns: int | None = None) -> set[int]:
+        """Keys of the requests that are under way: neither done nor expired."""
+        now_ns = time.monotonic_ns() if now_ns is None else now_ns
+        under_way = (self._keys != 0) & (self._done == 0) & (self._expires > now_ns)
+        return set(self._keys[under_way].tolist())
 
     def remove(self, key: int) -> None:
         """Take a request out as if it had never come."""

@@ -27,7 +27,7 @@ def parsed(*words: str) -> argparse.Namespace:
 def test_defaults(build: Path) -> None:
     plan = plan_of(parsed("--build", str(build)))
     assert plan == Plan(build, Path("build/catalogues/shop"), Path("benchmarks/out"))
-    assert plan.parts == ("baseline", "load", "engines")
+    assert plan.parts == ("baseline", "load", "engines", "relevance")
     assert 6 * 60 < plan.seconds() < 12 * 60
 
 

@@ -129,6 +129,15 @@ def report() -> dict[str, Any]:
                 "answers": "Spearman 0.9999",
             }
         ],
+        "relevance": {
+            "names": {"ndcg": "nDCG@10", "corpus_recall": "recall@100"},
+            "queries": {"source": "held-out", "queries": 40, "pairs": 300, "whole_corpus_queries": 0},
+            "systems": {
+                "student": {
+                    "figures": {"ndcg": {"value": 0.91234, "low": 0.9, "high": 0.92}, "corpus_recall": {"queries": 0}}
+                }
+            },
+        },
         "memory": {
             "processes": {"rerank": {"pss_mb": 30.0, "cores": 0.5}},
             "total": {"pss_mb": 30.0, "cores": 0.5},
@@ -242,14 +251,26 @@ def test_page_is_whole_and_alone(report: dict[str, Any]) -> None:
 
 
 def test_parts_that_were_not_run_are_left_out(report: dict[str, Any]) -> None:
-    for name in ("load", "engines", "memory", "profile", "comparison"):
+    for name in ("load", "engines", "relevance", "memory", "profile", "comparison"):
         del report[name]
     page = Page(render(report))
     assert page.tags.count("svg") == 2
-    for text in ("Open loop", "Engines alone", "proportional set size", "Against the earlier report"):
+    for text in (
+        "Open loop",
+        "Engines alone",
+        "Order of search results",
+        "proportional set size",
+        "Against the earlier report",
+    ):
         assert text not in page.text
     only_engines = {name: value for name, value in report.items() if name != "baseline"}
     assert Page(render(only_engines)).tags.count("svg") == 0
+
+
+def test_order_of_search_results_is_shown_with_intervals(report: dict[str, Any]) -> None:
+    text = Page(render(report)).text
+    assert "Order of search results" in text
+    assert "0.912 [0.900, 0.920]" in text
 
 
 def test_no_knee_and_no_answers(report: dict[str, Any]) -> None:

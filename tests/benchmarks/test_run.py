@@ -27,6 +27,8 @@ def report(build: Path, server: Server, out: Path) -> dict[str, Any]:
         "baseline",
         "--only",
         "load",
+        "--only",
+        "relevance",
         "--requests",
         "2",
         "--rates",
@@ -78,6 +80,14 @@ def test_breakdown_names_the_engines(report: dict[str, Any]) -> None:
     assert stages["theme"]["calls"]["theme_llm"] == 1.0
     assert stages["rerank"]["calls"]["cross_encoder"] == 1.0
     assert 0 < stages["rerank"]["engine_ms"] <= stages["rerank"]["ms"]
+
+
+def test_order_of_search_results_is_measured(report: dict[str, Any]) -> None:
+    relevance = report["relevance"]
+    assert relevance["queries"]["queries"] > 10
+    assert list(relevance["systems"]) == ["random", "BM25", "bi-encoder", "teacher", "student"]
+    accuracy = {name: row["figures"]["accuracy"]["value"] for name, row in relevance["systems"].items()}
+    assert accuracy["student"] > accuracy["random"]
 
 
 def test_processes_are_told_apart(report: dict[str, Any]) -> None:

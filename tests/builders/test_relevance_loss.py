@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from endcap_builders.relevance.labels import soft_targets
 from endcap_builders.relevance.margin_mse import margin_mse
 from endcap_builders.relevance.pairs import RelevanceError
-from endcap_builders.relevance.teacher import soft_targets
+from endcap_builders.relevance.student import student_targets
+from endcap_kernels.dispatch import recorded_launches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,6 +46,32 @@ def test_closed_form_equals_double_loop(sizes, seed, anchor, weighted):
         weights=torch.tensor(weights) if weighted else None,
     )
     assert float(loss) == pytest.approx(naive(scores, targets, groups, anchor, weights), rel=1e-4, abs=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    seed=st.integers(0, 2**32 - 1),
+    anchor=st.sampled_from([0.0, 0.3]),
+    weighted=st.booleans(),
+)
+def test_fused_kernel_and_plain_torch_agree(sizes, seed, anchor, weighted):
+    rng = np.random.default_rng(seed)
+    groups = torch.tensor(rng.permutation(np.repeat(np.arange(len(sizes)), sizes)))
+    targets = torch.tensor(rng.random(len(groups)), dtype=torch.float32)
+    weights = torch.tensor(rng.uniform(0.1, 2, len(groups)), dtype=torch.float32) if weighted else None
+    start = torch.tensor(rng.normal(3, 1, len(groups)), dtype=torch.float32)
+    losses, gradients = [], []
+    for fused in (False, True):
+        scores = start.clone().requires_grad_()
+        with recorded_launches() as launched:
+            loss = margin_mse(scores, targets, groups, anchor=anchor, weights=weights, fused=fused)
+            loss.backward()
+        assert bool(launched) == fused
+        losses.append(loss.detach())
+        gradients.append(scores.grad)
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-5)
 
 
 def test_gradient_equals_that_of_double_loop():
@@ -99,3 +127,24 @@ def test_soft_targets_refuse_unscaled_labels():
     for label in (2.0, -0.5, float("nan")):
         with pytest.raises(RelevanceError, match=r"relevance in 0\.\.1"):
             soft_targets(np.array([0.5, label]), np.linspace(0, 1, 4))
+
+
+def test_spread_labels_are_distributions_around_the_label():
+    levels = np.linspace(0, 1, 5)
+    targets = soft_targets(np.array([0.5, 1.0, 0.0]), levels, spread=0.7)
+    np.testing.assert_allclose(targets.sum(axis=1), 1, atol=1e-6)
+    assert targets.argmax(axis=1).tolist() == [2, 4, 0]
+    np.testing.assert_allclose(targets[0], targets[0][::-1], atol=1e-6)
+    assert (targets[1] > 1e-5).sum() > 2
+    wide = soft_targets(np.array([0.5]), levels, spread=2.0)[0]
+    assert wide.max() < targets[0].max()
+
+
+def test_student_targets_keep_order_and_range():
+    relevance = np.linspace(0, 1, 11)
+    assert student_targets(relevance, "grade").tolist() == relevance.astype(np.float32).tolist()
+    logits = student_targets(relevance, "logit")
+    assert np.isfinite(logits).all()
+    np.testing.assert_allclose([logits[0], logits[5], logits[-1]], [0, 0.5, 1], atol=1e-6)
+    assert (np.diff(logits) > 0).all()
+    assert logits[-1] - logits[-2] > 2 * (logits[6] - logits[5])

@@ -5,15 +5,18 @@ import polars as pl
 import pytest
 from endcap_builders.relevance.calibration import Calibration, calibrate
 from endcap_builders.relevance.labelling import label_pairs
+from endcap_builders.relevance.labels import UNIT, LabelScale
 from endcap_builders.relevance.measure import group_figures
-from endcap_builders.relevance.mining import Lexical, Shares, add_passed_over, dense_top, mine
+from endcap_builders.relevance.mining import Lexical, Shares, add_passed_over, dense_top, mine, neighbours_top
 from endcap_builders.relevance.pairs import (
     RelevanceError,
     add_random_negatives,
     held_out,
     make_pairs,
     merge_pairs,
+    no_pairs,
     pairs_from_frame,
+    without,
 )
 from endcap_builders.relevance.weak import weak_pairs
 from hypothesis import given, settings
@@ -30,6 +33,17 @@ def frame(rows):
     return pl.DataFrame(rows, schema=["query", "product_id", "relevance"], orient="row")
 
 
+class Scores:
+    """A teacher that scores by a function of (queries, products)."""
+
+    def __init__(self, function):
+        self.scores = function
+
+
+def by_row(queries, products):
+    return products / 100 + 0.5
+
+
 def unlabelled(queries=6, each=5):
     rows = np.arange(queries * each, dtype=np.int32)
     return make_pairs([f"query {row // each}" for row in rows], rows, np.full(len(rows), np.nan))
@@ -41,7 +55,7 @@ def test_pairs_are_grouped_scaled_and_averaged():
         frame([*twice, ("mug", "a", 4), ("tea", "gone", 4), (" ", "a", 1), ("mug", "c", 2.5)]),
         IDS,
         source="judgements.parquet",
-        scale=True,
+        to_relevance=LabelScale().apply,
     )
     assert pairs.queries == ["mug", "tea"]
     assert pairs.product.tolist() == [0, 2, 1]
@@ -52,14 +66,24 @@ def test_pairs_are_grouped_scaled_and_averaged():
 @pytest.mark.parametrize(
     ("rows", "scale", "message"),
     [
-        ([("tea", "a", 2), ("tea", "b", 2)], True, "at least two different grades, got only 2"),
-        ([("tea", "a", None), ("tea", "b", 2.0)], True, "row 0: expected a number"),
-        ([("tea", "a", 0.5), ("tea", "b", 7.0)], False, r"relevance in 0\.\.1, got 0.5..7"),
+        ([("tea", "a", 2), ("tea", "b", 2)], LabelScale(), "at least two different grades, got only 2"),
+        ([("tea", "a", None), ("tea", "b", 2.0)], LabelScale(), "row 0: expected a number"),
+        ([("tea", "a", 0.5), ("tea", "b", 7.0)], UNIT, r"row 1: expected a label in 0\.\.1.*got 7"),
+        ([("tea", "a", 5.0), ("tea", "b", 2.0)], LabelScale.parse("1:0 4:1"), r"a label in 1\.\.4, .* got 5"),
     ],
 )
 def test_unusable_judgements_are_named(rows, scale, message):
     with pytest.raises(RelevanceError, match=message):
-        pairs_from_frame(frame(rows), IDS, source="judgements.parquet", scale=scale)
+        pairs_from_frame(frame(rows), IDS, source="judgements.parquet", to_relevance=scale.apply)
+
+
+def test_label_values_say_what_a_label_is_worth():
+    scale = LabelScale.parse("3:0.9 1:0 2:0.2")
+    np.testing.assert_allclose(scale.apply(np.array([1, 2, 2.5, 3.0]), "labels"), [0, 0.2, 0.55, 0.9])
+    assert LabelScale.parse("") == LabelScale()
+    for wrong in ("1:0", "1 2", "1:0 2:1.5", "a:0 b:1", "1:0 1:1"):
+        with pytest.raises(RelevanceError, match="two or more different LABEL:RELEVANCE"):
+            LabelScale.parse(wrong)
 
 
 def test_merging_keeps_every_pair_once_and_known_targets():
@@ -108,7 +132,11 @@ def test_mined_groups_are_distinct_and_full(products, group, dense, seed):
     rng = np.random.default_rng(seed)
     near = [rng.permutation(products)[:30] for _ in range(3)]
     lexical = [rng.permutation(products)[:size] for size in (0, 1, 25)]
-    pairs = mine(["a", "b", "c"], near, lexical, products, Shares(dense, (1 - dense) / 2), group, rng)
+    dense_count, lexical_count, neighbour_count = Shares(dense, (1 - dense) / 2, (1 - dense) / 4).counts(group)
+    assert min(dense_count, lexical_count, neighbour_count) >= 0
+    assert dense_count + lexical_count + neighbour_count <= group
+    sources = [(near, dense_count), (lexical, lexical_count), (near[::-1], neighbour_count)]
+    pairs = mine(["a", "b", "c"], sources, products, group, rng)
     assert np.isnan(pairs.target).all()
     for start, end in zip(pairs.offsets[:-1], pairs.offsets[1:], strict=True):
         rows = pairs.product[start:end]
@@ -124,6 +152,26 @@ def test_retrievers_find_what_is_there():
     assert len(top[1]) == 0
     vectors = np.eye(4, dtype=np.float16)
     assert [rows[0] for rows in dense_top(vectors[[2, 0]], vectors, 3)] == [2, 0]
+
+
+def test_neighbours_give_what_similar_queries_find():
+    vectors = np.array([[1, 0], [0.9, np.sqrt(0.19)], [0, 1]], dtype=np.float32)
+    found = [np.array([0, 1]), np.array([1, 2]), np.array([3, 4])]
+    near = neighbours_top(vectors, found, neighbours=1)
+    assert [rows.tolist() for rows in near] == [[2], [0], [1, 2]]
+
+
+def test_shares_above_one_are_refused():
+    with pytest.raises(RelevanceError, match=r"at most 1 together, got 0\.6, 0\.3, 0\.2"):
+        Shares(0.6, 0.3, 0.2).counts(10)
+
+
+def test_what_people_labelled_is_not_mined_again():
+    known = make_pairs(["x", "y"], np.array([1, 2]), np.array([1.0, 0.0]))
+    mined = make_pairs(["x", "x", "z"], np.array([1, 3, 2]), np.full(3, np.nan))
+    left = without(mined, known)
+    assert (left.queries, left.product.tolist()) == (["x", "z"], [3, 2])
+    assert len(without(mined, no_pairs())) == 3
 
 
 def test_weak_labels_follow_category_and_words():
@@ -155,46 +203,54 @@ def test_weak_labels_without_categories_count_words():
 def test_interrupted_labelling_resumes_without_loss_or_doubling(tmp_path):
     pairs, calls = unlabelled(), []
 
-    def score(indices, stop_after=10**9):
+    def score(queries, products, stop_after=10**9):
         if len(calls) >= stop_after:
             raise KeyboardInterrupt
-        calls.append(indices.tolist())
-        return pairs.product[indices] / 100 + 0.5
+        assert queries == [f"query {row // 5}" for row in products]
+        calls.append(products.tolist())
+        return by_row(queries, products)
 
     with pytest.raises(KeyboardInterrupt):
-        label_pairs(pairs, lambda indices: score(indices, 2), tmp_path, track, shard_pairs=7)
+        label_pairs(pairs, Scores(lambda *pair: score(*pair, stop_after=2)), tmp_path, track, shard_pairs=7)
     assert len(calls) == 2
-    # The second shard was cut off while it was being written to a disk that lost it.
-    damaged = sorted(tmp_path.glob("00001-*.parquet"))[0]
+    # The second file was cut off while it was being written to a disk that lost it.
+    damaged = sorted((tmp_path / "labels").glob("00001-*.parquet"))[0]
     damaged.write_bytes(damaged.read_bytes()[:50])
-    labelled = label_pairs(pairs, score, tmp_path, track, shard_pairs=7)
+    labelled = label_pairs(pairs, Scores(score), tmp_path, track, shard_pairs=7)
     np.testing.assert_allclose(labelled.target, pairs.product / 100 + 0.5, rtol=1e-6)
-    again = sorted(index for call in calls[2:] for index in call)
+    again = sorted(row for call in calls[2:] for row in call)
     assert again == list(range(7, 30))
-    assert label_pairs(pairs, lambda _: pytest.fail("labelled twice"), tmp_path, track, shard_pairs=7).target.all()
+    nobody = Scores(lambda queries, products: pytest.fail("labelled twice"))
+    assert label_pairs(pairs, nobody, tmp_path, track, shard_pairs=7).target.all()
 
 
-def test_shards_of_other_pairs_are_not_used(tmp_path):
-    label_pairs(unlabelled(), lambda indices: np.zeros(len(indices)), tmp_path, track)
+def test_labels_of_other_pairs_are_not_used(tmp_path):
+    label_pairs(unlabelled(), Scores(lambda queries, products: np.zeros(len(products))), tmp_path, track)
     other = make_pairs([f"other {row // 5}" for row in range(30)], np.arange(30), np.full(30, np.nan))
-    assert label_pairs(other, lambda indices: np.ones(len(indices)), tmp_path, track).target.tolist() == [1] * 30
+    ones = Scores(lambda queries, products: np.ones(len(products)))
+    assert label_pairs(other, ones, tmp_path, track).target.tolist() == [1] * 30
 
 
 def test_known_targets_are_kept(tmp_path):
     pairs = make_pairs(["q"] * 3, np.arange(3), np.array([0.25, np.nan, 0.75]))
-    labelled = label_pairs(pairs, lambda indices: np.full(len(indices), 0.5), tmp_path, track)
+    labelled = label_pairs(pairs, Scores(lambda queries, products: np.full(len(products), 0.5)), tmp_path, track)
     assert labelled.target.tolist() == [0.25, 0.5, 0.75]
 
 
 def test_teacher_that_returns_nan_is_refused_and_not_saved(tmp_path):
-    def score(indices):
-        return np.where(indices == 3, np.nan, 0.5)
-
+    nan = Scores(lambda queries, products: np.where(products == 3, np.nan, 0.5))
     with pytest.raises(RelevanceError, match="finite score, got NaN or infinity for query 'query 0', product row 3"):
-        label_pairs(unlabelled(), score, tmp_path, track)
-    assert list(tmp_path.iterdir()) == []
+        label_pairs(unlabelled(), nan, tmp_path, track)
+    assert list(tmp_path.glob("labels/*")) == []
     with pytest.raises(RelevanceError, match="expected 30 scores"):
-        label_pairs(unlabelled(), lambda indices: np.zeros(3), tmp_path, track)
+        label_pairs(unlabelled(), Scores(lambda queries, products: np.zeros(3)), tmp_path, track)
+
+
+def test_throughput_is_told(tmp_path):
+    said = []
+    label_pairs(unlabelled(), Scores(by_row), tmp_path, track, say=said.append)
+    assert said[-1].startswith("30 pairs labelled in ")
+    assert said[-1].endswith("pairs/s")
 
 
 def test_calibration_recovers_the_curves_that_made_the_data(tmp_path):

@@ -19,6 +19,7 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
     Attributes:
         outputs_of: outputs of a model that has others than `outputs`.
         failure: status with which every request fails.
+        missing: models that it does not have.
         failures: statuses of the next requests, used up one by one before `failure`.
         delay_s: how long an answer takes.
         cancelled: set once a call ended on the other side before it was answered.
@@ -35,6 +36,7 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.delay_s = 0.0
         self.cancelled = threading.Event()
         self.most_at_once = 0
+        self.missing: set[str] = set()
         self.loaded = {"storefront", "search"}
         self._under_way = 0
         self._lock = threading.Lock()
@@ -60,6 +62,8 @@ class Service(service_pb2_grpc.GRPCInferenceServiceServicer):
         failure = self.failures.pop(0) if self.failures else self.failure
         if failure is not None:
             context.abort(*failure)
+        if request.model_name in self.missing:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.model_name}' is not found")
         response = service_pb2.ModelInferResponse(model_name=request.model_name)
         outputs = self.outputs_of.get(request.model_name, self.outputs)
         for asked in request.outputs:

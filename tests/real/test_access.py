@@ -134,7 +134,7 @@ def test_the_key_is_nowhere_to_be_read(server: Server, build: Path) -> None:
     assert server.process is not None
     key = server.control_key.encode()
     assert (build / "control.key").stat().st_mode & 0o777 == 0o600
-    assert key not in server.log.read_bytes()
+    assert key not in server.log.path.read_bytes()
     everything = subprocess.run(["ps", "axeww", "-o", "args="], capture_output=True, check=True).stdout
     assert key not in everything, "on no command line and in no environment"
     assert b"--grpc-restricted-protocol=" in everything

@@ -125,7 +125,7 @@ def test_cancelling_reaches_the_server(own_server: Server) -> None:
 
     asyncio.run(ask())
     until = time.monotonic() + 10
-    while "Issuing cancellation" not in (log := own_server.log.read_text(encoding="utf-8", errors="replace")):
+    while "Issuing cancellation" not in (log := own_server.log.path.read_text(encoding="utf-8", errors="replace")):
         assert time.monotonic() < until, "the server's log has no cancellation"
         time.sleep(0.1)
     assert "Cancellation notification received for ModelInferHandler" in log

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from endcap_server.launch import LaunchError, Server, Supervisor, supervisor
+from endcap_server.launch.server_log import ServerLog
 from endcap_server.launch.watchdog import model_processes
 
 
@@ -18,7 +19,7 @@ class ShellServer(Server):
     """Starts a shell script where tritonserver would be."""
 
     def __init__(self, log: Path, script: str) -> None:
-        self.script, self.log, self._log_start = script, log, 0
+        self.script, self.log = script, ServerLog(log)
         self.process = None
         self.http_port, self.control_key = 1, ""
         self.starts = 0
@@ -29,8 +30,7 @@ class ShellServer(Server):
 
     def start(self) -> None:
         self.starts += 1
-        self.log.write_text("", encoding="utf-8")
-        with self.log.open("ab") as log:
+        with self.log.open() as log:
             self.process = subprocess.Popen(["sh", "-c", self.script], stdout=log, start_new_session=True)
 
     def stop(self, grace_s: float = 20.0) -> None:

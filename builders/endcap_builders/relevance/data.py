@@ -1,5 +1,6 @@
 """What a build knows about relevance: human judgements, or weak ones, and the merchandising step's theme products."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +11,18 @@ from endcap_server.engines.cross_encoder import MAX_TEXT_TOKENS
 from endcap_server.store import ItemStore, tokenizer_digest
 from pydantic import Field
 
+from endcap_builders.catalogue import Catalogue
 from endcap_builders.pipeline import BuildContext, Settings
 from endcap_builders.relevance.encode import PairEncoder
+from endcap_builders.relevance.labels import UNIT, LabelScale
 from endcap_builders.relevance.mining import add_passed_over, dense_top
 from endcap_builders.relevance.pairs import (
     Pairs,
     RelevanceError,
     add_random_negatives,
     held_out,
-    make_pairs,
     merge_pairs,
+    no_pairs,
     pairs_from_frame,
 )
 from endcap_builders.relevance.weak import weak_pairs
@@ -80,30 +83,33 @@ class Labelled:
         return judged, themes
 
 
-def read_labelled(ctx: BuildContext, store: ItemStore, weak_queries: int, held_out_share: float) -> Labelled:
+def read_labelled(
+    ctx: BuildContext, store: ItemStore, weak_queries: int, held_out_share: float, scale: LabelScale
+) -> Labelled:
     """Everything labelled that the build has.
 
     Raises:
-        RelevanceError: judgements all of the same grade, or none that name a product of the catalogue.
+        RelevanceError: judgements all of the same grade or outside the scale, or none that name a product of the
+            catalogue.
     """
     ids = pl.Series("product_id", list(store.product_ids), dtype=pl.String)
     judgements = ctx.catalogue.judgements
     human = False
     if judgements is not None and judgements.height:
         human = True
-        judged = pairs_from_frame(judgements, ids, source="judgements.parquet", scale=True)
+        judged = pairs_from_frame(judgements, ids, source="judgements.parquet", to_relevance=scale.apply)
         if not len(judged):
             raise RelevanceError(
                 "judgements.parquet: expected products of the catalogue, got none; check its column product_id"
             )
     else:
         rng = np.random.default_rng(ctx.seed)
-        judged = weak_pairs(_catalogue_rows(ctx, store), weak_queries, _WEAK_GROUP, rng)
+        judged = weak_pairs(_catalogue_rows(ctx.catalogue, store), weak_queries, _WEAK_GROUP, rng)
     path = ctx.input("merchandising") / THEME_PRODUCTS
     themes = (
-        pairs_from_frame(pl.read_parquet(path), ids, source=str(path), scale=False)
+        pairs_from_frame(pl.read_parquet(path), ids, source=str(path), to_relevance=UNIT.apply)
         if path.exists()
-        else make_pairs([], np.empty(0, np.int32), np.empty(0, np.float32))
+        else no_pairs()
     )
     return Labelled(judged, themes, human, held_out_share)
 
@@ -142,19 +148,26 @@ def sample_queries(pairs: Pairs, max_pairs: int, rng: np.random.Generator) -> Pa
 
 def pair_encoder(ctx: BuildContext, store: ItemStore, tokenizer: Any) -> PairEncoder:
     """The item store's product tokens as input for a model of this tokenizer; made anew for another vocabulary."""
+    return pair_encoder_of(store, tokenizer, lambda: product_texts(ctx, store))
+
+
+def pair_encoder_of(store: ItemStore, tokenizer: Any, texts: Callable[[], list[str]]) -> PairEncoder:
+    """The same, given the texts of the products for another vocabulary."""
     if same_vocabulary(store, tokenizer):
         return PairEncoder(tokenizer, store.tokens.values, store.tokens.offsets, MAX_TEXT_TOKENS)
     return PairEncoder.from_texts(
-        tokenizer,
-        product_texts(ctx, store),
-        max_query_tokens=MAX_TEXT_TOKENS,
-        max_product_tokens=store.max_product_tokens,
+        tokenizer, texts(), max_query_tokens=MAX_TEXT_TOKENS, max_product_tokens=store.max_product_tokens
     )
 
 
 def product_texts(ctx: BuildContext, store: ItemStore) -> list[str]:
     """What the store step tokenised of each product, in the store's order."""
-    columns = _catalogue_rows(ctx, store).select("title", "brand", "category", "description")
+    return store_texts(ctx.catalogue, store)
+
+
+def store_texts(catalogue: Catalogue, store: ItemStore) -> list[str]:
+    """The same, given the catalogue."""
+    columns = _catalogue_rows(catalogue, store).select("title", "brand", "category", "description")
     return [product_text(*row, description_words=store.max_product_tokens) for row in columns.iter_rows()]
 
 
@@ -163,7 +176,7 @@ def same_vocabulary(store: ItemStore, tokenizer: Any) -> bool:
     return tokenizer_digest(tokenizer.backend_tokenizer) == store.tokenizer
 
 
-def _catalogue_rows(ctx: BuildContext, store: ItemStore) -> pl.DataFrame:
+def _catalogue_rows(catalogue: Catalogue, store: ItemStore) -> pl.DataFrame:
     """The catalogue's products in the order of the store's rows."""
     ids = pl.Series("product_id", list(store.product_ids), dtype=pl.String)
-    return ids.to_frame().join(ctx.catalogue.products, on="product_id", how="left", maintain_order="left")
+    return ids.to_frame().join(catalogue.products, on="product_id", how="left", maintain_order="left")

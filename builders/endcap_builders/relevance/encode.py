@@ -1,12 +1,61 @@
-"""Pairs as model input: `[CLS] query [SEP] product [SEP]`, token types 0 and 1, as the serving engine builds them."""
+"""Pairs as model input.
+
+Encoders read `[CLS] query [SEP] product [SEP]` with token types 0 and 1, as the serving engine builds it; language
+models read `<s> query (line break) product </s>` and judge from the last token.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from endcap_builders.relevance.pairs import Pairs, RelevanceError
+
+
+@dataclass(frozen=True)
+class PairFormat:
+    """Token ids around the two texts of a pair."""
+
+    begin: tuple[int, ...]
+    middle: tuple[int, ...]
+    end: tuple[int, ...]
+    types: bool
+    padding: int
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "PairFormat":
+        """What a Hugging Face tokenizer's checkpoint was trained to read.
+
+        Raises:
+            RelevanceError: it has neither a class and a separator token nor an end token.
+        """
+        padding, name = tokenizer.pad_token_id, tokenizer.name_or_path
+        if tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None:
+            between = (tokenizer.sep_token_id,)
+            return cls(
+                (tokenizer.cls_token_id,),
+                between,
+                between,
+                "token_type_ids" in tokenizer.model_input_names,
+                padding or 0,
+            )
+        if tokenizer.eos_token_id is None:
+            raise RelevanceError(
+                f"tokenizer {name}: expected a class and a separator token, or an end token, got "
+                f"{tokenizer.cls_token!r}, {tokenizer.sep_token!r} and {tokenizer.eos_token!r}; use an encoder "
+                "(BERT-like) or a language model checkpoint"
+            )
+        end = (tokenizer.eos_token_id,)
+        begin = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
+        middle = tuple(tokenizer("\n", add_special_tokens=False)["input_ids"]) or end
+        return cls(begin, middle, end, False, tokenizer.eos_token_id if padding is None else padding)
+
+    @property
+    def extra(self) -> int:
+        """Tokens of a pair beside its texts."""
+        return len(self.begin) + len(self.middle) + len(self.end)
 
 
 class PairEncoder:
@@ -16,16 +65,12 @@ class PairEncoder:
         """Take products that are tokenised already (the item store's), without special tokens.
 
         Args:
-            tokenizer: a Hugging Face tokenizer with a class and a separator token.
+            tokenizer: of the checkpoint that reads the pairs.
             values: token ids of all products, int32 [total].
             offsets: where each product starts, and the end: int64 [products + 1].
             max_query_tokens: queries are cut here.
         """
-        if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-            raise RelevanceError(
-                f"tokenizer {tokenizer.name_or_path}: expected a class and a separator token, got "
-                f"{tokenizer.cls_token!r} and {tokenizer.sep_token!r}; use an encoder (BERT-like) checkpoint"
-            )
+        self.format = PairFormat.of(tokenizer)
         self.tokenizer, self.max_query_tokens = tokenizer, max_query_tokens
         self.values, self.offsets = values, offsets
 
@@ -39,8 +84,15 @@ class PairEncoder:
         values = np.concatenate([np.empty(0, np.int32), *ids]).astype(np.int32)
         return cls(tokenizer, values, offsets, max_query_tokens)
 
+    def cut(self, max_product_tokens: int) -> "PairEncoder":
+        """The same with products of at most so many tokens: shorter sequences train and predict faster."""
+        lengths = np.minimum(np.diff(self.offsets), max_product_tokens)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        kept = np.repeat(self.offsets[:-1] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return PairEncoder(self.tokenizer, self.values[kept], offsets, self.max_query_tokens)
+
     def encode(self, pairs: Pairs) -> "EncodedPairs":
-        """Tokenise the queries of these pairs."""
+        """Tokenise the queries of these pairs; empty texts are empty."""
         return EncodedPairs(self, pairs, _tokenise(self.tokenizer, pairs.queries, self.max_query_tokens))
 
 
@@ -51,28 +103,25 @@ class EncodedPairs:
         self.encoder, self.pairs, self.query_tokens = encoder, pairs, query_tokens
         query_lengths = np.array([len(tokens) for tokens in query_tokens], dtype=np.int64)
         product_lengths = np.diff(encoder.offsets)
-        self.lengths = query_lengths[pairs.query] + product_lengths[pairs.product] + 3 if len(pairs) else query_lengths
+        texts = query_lengths[pairs.query] + product_lengths[pairs.product] if len(pairs) else query_lengths
+        self.lengths = texts + encoder.format.extra
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """Model input of the pairs at `indices` (int [b]): three int64 [b, longest]."""
-        encoder, width = self.encoder, int(self.lengths[indices].max())
-        ids = np.full((len(indices), width), encoder.tokenizer.pad_token_id or 0, dtype=np.int64)
+        """Model input of the pairs at `indices` (int [b]): int64 [b, longest] each, token types only where read."""
+        encoder, form, width = self.encoder, self.encoder.format, int(self.lengths[indices].max())
+        ids = np.full((len(indices), width), form.padding, dtype=np.int64)
         mask, types = np.zeros_like(ids), np.zeros_like(ids)
         for line, index in enumerate(indices):
-            query = self.query_tokens[self.pairs.query[index]]
             row = self.pairs.product[index]
             product = encoder.values[encoder.offsets[row] : encoder.offsets[row + 1]]
-            middle, end = len(query) + 2, len(query) + len(product) + 3
-            ids[line, 0], ids[line, middle - 1] = encoder.tokenizer.cls_token_id, encoder.tokenizer.sep_token_id
-            ids[line, 1 : middle - 1], ids[line, middle : end - 1] = query, product
-            ids[line, end - 1] = encoder.tokenizer.sep_token_id
+            head = np.concatenate([form.begin, self.query_tokens[self.pairs.query[index]], form.middle])
+            end = int(self.lengths[index])
+            ids[line, : len(head)], ids[line, len(head) : len(head) + len(product)] = head, product
+            ids[line, end - len(form.end) : end] = form.end
             mask[line, :end] = 1
-            types[line, middle:end] = 1
-        return {
-            "input_ids": torch.from_numpy(ids),
-            "attention_mask": torch.from_numpy(mask),
-            "token_type_ids": torch.from_numpy(types),
-        }
+            types[line, len(head) : end] = 1
+        tensors = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        return {**tensors, "token_type_ids": torch.from_numpy(types)} if form.types else tensors
 
     def sorted_batches(self, indices: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
         """The indices in order of length, cut into batches: padding costs nothing this way."""

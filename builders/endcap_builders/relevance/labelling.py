@@ -1,9 +1,19 @@
-"""The teacher labels mined pairs, shard by shard: an interrupted job goes on with the first shard that is missing."""
+"""The teacher labels pairs as a batch job: files of pairs in, files of scores out, here or on a Ray cluster.
+
+A job is a folder of Parquet files of pairs (`query`, `product`: a row of the item store). Each becomes a file of the
+same name with a column `score`, which appears whole or not at all: a job that was interrupted goes on with the files
+that are missing, and no pair is lost or doubled. Where the files are read and the teacher runs, in this process or in
+the actors of a Ray cluster with the same file system, makes no difference to either.
+"""
 
 import hashlib
+import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -11,48 +21,203 @@ import polars as pl
 from endcap_builders.relevance.pairs import Pairs, RelevanceError
 from endcap_builders.relevance.training import Track
 
-Score = Callable[[np.ndarray], np.ndarray]
-_COLUMNS = ("query", "product", "score")
+_SAY_SECONDS = 15.0
 
 
-def label_pairs(pairs: Pairs, score: Score, folder: Path, track: Track, *, shard_pairs: int = 1024) -> Pairs:
+class Labeller(Protocol):
+    """Scores pairs; travels to other processes by pickle, so it should load its model only when it is first asked."""
+
+    def scores(self, queries: list[str], products: np.ndarray) -> np.ndarray:
+        """Scores float [n] of pairs: query text and product row int32 [n] of each."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a job came to."""
+
+    pairs: int
+    seconds: float
+
+    @property
+    def pairs_per_second(self) -> float:
+        """Throughput; of what was labelled now, not of what was there."""
+        return self.pairs / self.seconds if self.seconds > 0 else 0.0
+
+
+def label_pairs(
+    pairs: Pairs,
+    labeller: Labeller,
+    folder: Path,
+    track: Track,
+    *,
+    shard_pairs: int = 1024,
+    ray_address: str = "",
+    say: Callable[[str], None] = lambda text: None,
+) -> Pairs:
     """Give every pair without a target the teacher's score.
 
     Args:
         pairs: pairs; those with a target keep it.
-        score: indices int [k] into `pairs` -> teacher scores float [k].
-        folder: where the shards go. A shard names the pairs it holds by a digest: shards of other pairs, and
-            shards that cannot be read, are labelled anew.
+        labeller: the teacher.
+        folder: of the job. A file's name has a digest of its pairs: files of other pairs are left alone.
         track: progress bar.
-        shard_pairs: pairs per shard, which is what an interruption can lose.
+        shard_pairs: pairs per file, which is what an interruption can lose.
+        ray_address: see `label_folder`.
+        say: told the throughput.
 
     Raises:
         RelevanceError: the teacher returns a score that is not finite, or the wrong number of scores.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     todo = np.flatnonzero(np.isnan(pairs.target))
-    # Neighbours in a shard belong to few queries and similar lengths; the order is that of the pairs, so it is stable.
     shards = [todo[start : start + shard_pairs] for start in range(0, len(todo), shard_pairs)]
+    names = [f"{number:05d}-{_digest(pairs, indices)}.parquet" for number, indices in enumerate(shards)]
+    for name, indices in zip(names, shards, strict=True):
+        frame = pl.DataFrame(
+            {"query": [pairs.queries[index] for index in pairs.query[indices]], "product": pairs.product[indices]}
+        )
+        write_whole(frame, folder / "pairs" / name)
+    done = label_folder(folder, labeller, track, names=names, ray_address=ray_address, say=say)
     target = pairs.target.copy()
-    for number, indices in enumerate(track(shards, "teacher labels mined pairs", len(shards))):
-        path = folder / f"{number:05d}-{_digest(pairs, indices)}.parquet"
-        scores = _read_shard(path, pairs, indices)
-        if scores is None:
-            scores = np.asarray(score(indices), dtype=np.float32)
-            _check(scores, pairs, indices)
-            _write_shard(path, pairs, indices, scores)
-        target[indices] = scores
+    for name, indices in zip(names, shards, strict=True):
+        target[indices] = pl.read_parquet(folder / "labels" / name)["score"].to_numpy()
+    if done.pairs:
+        say(f"{done.pairs:,} pairs labelled in {done.seconds:.0f} s, {done.pairs_per_second:,.0f} pairs/s")
     return pairs.with_target(target)
 
 
-def _check(scores: np.ndarray, pairs: Pairs, indices: np.ndarray) -> None:
-    if scores.shape != indices.shape:
-        raise RelevanceError(f"teacher: expected {len(indices)} scores, got an array of shape {scores.shape}")
-    if not np.isfinite(scores).all():
-        place = indices[int(np.flatnonzero(~np.isfinite(scores))[0])]
+def label_folder(
+    folder: Path,
+    labeller: Labeller,
+    track: Track,
+    *,
+    names: Iterable[str] | None = None,
+    ray_address: str = "",
+    say: Callable[[str], None] = lambda text: None,
+) -> Done:
+    """Label the files of `folder`/pairs that `folder`/labels lacks.
+
+    Args:
+        folder: of the job.
+        labeller: the teacher.
+        track: progress bar over the files.
+        names: files to label; all if not given.
+        ray_address: address of a Ray cluster whose nodes see `folder`; "local" starts one on this machine; "" labels in
+            this process.
+        say: told the throughput now and then.
+    """
+    names = sorted(path.name for path in (folder / "pairs").glob("*.parquet")) if names is None else list(names)
+    todo = [name for name in names if not _labelled(folder, name)]
+    start, pairs, said = time.monotonic(), 0, time.monotonic()
+    results = _on_ray(folder, todo, labeller, ray_address) if ray_address and todo else _here(folder, todo, labeller)
+    for count in track(results, "teacher labels pairs", len(todo)):
+        pairs += count
+        if time.monotonic() - said > _SAY_SECONDS:
+            said = time.monotonic()
+            say(f"{pairs:,} pairs labelled, {pairs / (said - start):,.0f} pairs/s")
+    return Done(pairs, time.monotonic() - start)
+
+
+def label_file(folder: Path, name: str, labeller: Labeller) -> int:
+    """Label one file of pairs; how many it has."""
+    frame = pl.read_parquet(folder / "pairs" / name)
+    scores = np.asarray(labeller.scores(frame["query"].to_list(), frame["product"].to_numpy()), dtype=np.float32)
+    _check(scores, frame)
+    write_whole(frame.with_columns(pl.Series("score", scores)), folder / "labels" / name)
+    return frame.height
+
+
+def write_whole(frame: pl.DataFrame, path: Path) -> None:
+    """Write a Parquet file that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.new")
+    frame.write_parquet(temporary)
+    os.replace(temporary, path)
+
+
+class FileLabeller:
+    """What an actor of the cluster runs: the batch of a data set whose rows are names of files."""
+
+    def __init__(self, folder: str, labeller: Labeller) -> None:
+        self._folder, self._labeller = Path(folder), labeller
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Label the files of `name`; `pairs` says how many each has, `problem` why one could not be labelled."""
+        counts, problems = [], []
+        for name in batch["name"]:
+            try:
+                counts.append(label_file(self._folder, str(name), self._labeller))
+                problems.append("")
+            except RelevanceError as error:
+                # As data, because the cluster would wrap an exception in its own, and try again.
+                counts.append(0)
+                problems.append(str(error))
+        return {"pairs": np.array(counts, dtype=np.int64), "problem": np.array(problems, dtype=object)}
+
+
+def _here(folder: Path, names: list[str], labeller: Labeller) -> Iterator[int]:
+    for name in names:
+        yield label_file(folder, name, labeller)
+
+
+def _on_ray(folder: Path, names: list[str], labeller: Labeller, address: str) -> Iterator[int]:
+    # Before the import: Ray reads these when it is loaded. It reports to nobody.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    try:
+        import ray
+    except ImportError:
         raise RelevanceError(
-            f"teacher: expected a finite score, got NaN or infinity for query {pairs.queries[pairs.query[place]]!r}, "
-            f"product row {pairs.product[place]}; build the teacher again with a lower learning_rate"
+            "cross_encoder.ray: expected the package ray, got none; pip install 'ray[data]', or label without it"
+        ) from None
+
+    started = not ray.is_initialized()
+    if started:
+        ray.init(
+            address=address,
+            include_dashboard=False if address == "local" else None,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    try:
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        gpu = ray.cluster_resources().get("GPU", 0) > 0
+        actors = int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1))
+        # A CPU actor computes with all the cores that it asks for; one of several on a node would only share them.
+        actors = max(1, min(len(names), actors if gpu else len(ray.nodes())))
+        labelled = ray.data.from_items([{"name": name} for name in names]).map_batches(
+            FileLabeller,
+            fn_constructor_args=(str(folder.resolve()), labeller),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            num_gpus=1 if gpu else 0,
+        )
+        for row in labelled.iter_rows():
+            if row["problem"]:
+                raise RelevanceError(row["problem"])
+            yield int(row["pairs"])
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _labelled(folder: Path, name: str) -> bool:
+    """Whether the labels of a file are there, whole and of its pairs."""
+    try:
+        pairs = pl.read_parquet(folder / "pairs" / name, columns=["query", "product"])
+        labels = pl.read_parquet(folder / "labels" / name, columns=["query", "product", "score"])
+    except (pl.exceptions.PolarsError, OSError):
+        return False
+    return labels.drop("score").equals(pairs)
+
+
+def _check(scores: np.ndarray, frame: pl.DataFrame) -> None:
+    if scores.shape != (frame.height,):
+        raise RelevanceError(f"teacher: expected {frame.height} scores, got an array of shape {scores.shape}")
+    if not np.isfinite(scores).all():
+        place = int(np.flatnonzero(~np.isfinite(scores))[0])
+        raise RelevanceError(
+            f"teacher: expected a finite score, got NaN or infinity for query {frame['query'][place]!r}, "
+            f"product row {frame['product'][place]}; build the teacher again with a lower learning_rate"
         )
 
 
@@ -62,28 +227,3 @@ def _digest(pairs: Pairs, indices: np.ndarray) -> str:
         digest.update(pairs.queries[index].encode())
         digest.update(b"\0")
     return digest.hexdigest()
-
-
-def _read_shard(path: Path, pairs: Pairs, indices: np.ndarray) -> np.ndarray | None:
-    if not path.exists():
-        return None
-    try:
-        shard = pl.read_parquet(path, columns=list(_COLUMNS))
-    except (pl.exceptions.PolarsError, OSError):
-        return None
-    if shard.height != len(indices) or not np.array_equal(shard["product"].to_numpy(), pairs.product[indices]):
-        return None
-    return shard["score"].to_numpy()
-
-
-def _write_shard(path: Path, pairs: Pairs, indices: np.ndarray, scores: np.ndarray) -> None:
-    shard = pl.DataFrame(
-        {
-            "query": [pairs.queries[index] for index in pairs.query[indices]],
-            "product": pairs.product[indices],
-            "score": scores,
-        }
-    )
-    temporary = path.with_suffix(".new")
-    shard.write_parquet(temporary)
-    os.replace(temporary, path)

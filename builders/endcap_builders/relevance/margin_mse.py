@@ -1,11 +1,23 @@
-"""The student's loss: margins between the products of one query, plus a small anchor on their absolute level."""
+"""The student's loss: margins between the products of one query, plus a small anchor on their absolute level.
+
+On a GPU the margins are a fused kernel of `endcap_kernels` (one pass over the scores instead of some fifteen small
+operations), elsewhere plain PyTorch. Tests hold the two together.
+"""
+
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 
 def margin_mse(
-    scores: Tensor, targets: Tensor, groups: Tensor, *, anchor: float = 0.0, weights: Tensor | None = None
+    scores: Tensor,
+    targets: Tensor,
+    groups: Tensor,
+    *,
+    anchor: float = 0.0,
+    weights: Tensor | None = None,
+    fused: bool | None = None,
 ) -> Tensor:
     """Mean squared error of margins over all pairs (i, j), i < j, of products of the same query (arXiv 2505.07105).
 
@@ -19,6 +31,8 @@ def margin_mse(
         groups: query of each score, int64 [n], any numbering 0..g-1; need not be sorted.
         anchor: weight of the pointwise term.
         weights: weight of each product, float [n], at least 0; 1 if not given.
+        fused: compute the margins with the kernel of `endcap_kernels`; by default where the scores are on a GPU and the
+            package is installed.
 
     Returns:
         Scalar: weighted mean over the pairs of all groups (0 if every group has one product) + anchor * weighted mean
@@ -37,6 +51,24 @@ def margin_mse(
         raise ValueError(f"expected finite targets, got {float(targets[place])} at {place}; label or drop these pairs")
     scores, targets = scores.float(), targets.float()
     weights = torch.ones_like(scores) if weights is None else weights.float()
+    if fused is None:
+        fused = scores.is_cuda and find_spec("endcap_kernels") is not None
+    loss = (_margins_fused if fused else _margins_plain)(scores, targets, groups, weights)
+    if anchor:
+        loss = loss + anchor * (weights * (scores - targets) ** 2).sum() / weights.sum().clamp_min(1e-12)
+    return loss
+
+
+def _margins_fused(scores: Tensor, targets: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
+    from endcap_kernels import margin_mse_loss
+
+    # The kernel reads groups as contiguous rows.
+    order = torch.argsort(groups, stable=True)
+    offsets = torch.nn.functional.pad(torch.bincount(groups).cumsum(0), (1, 0))
+    return margin_mse_loss(scores[order], targets[order], offsets, weights[order].detach())
+
+
+def _margins_plain(scores: Tensor, targets: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
     count = int(groups.max()) + 1
     # Centring d first keeps the closed form from cancelling when all scores of a group share a large offset.
     difference = scores - targets
@@ -46,10 +78,7 @@ def margin_mse(
     squares = weight * _sum(weights * centred**2, groups, count) - _sum(weights * centred, groups, count) ** 2
     pairs = (weight**2 - _sum(weights**2, groups, count)) / 2
     # Groups of one have no pairs; what rounding leaves of theirs must not be divided by next to nothing.
-    loss = squares[pairs > 0].sum() / pairs.sum().clamp_min(1e-12)
-    if anchor:
-        loss = loss + anchor * (weights * difference**2).sum() / weights.sum().clamp_min(1e-12)
-    return loss
+    return squares[pairs > 0].sum() / pairs.sum().clamp_min(1e-12)
 
 
 def _sum(values: Tensor, groups: Tensor, count: int) -> Tensor:

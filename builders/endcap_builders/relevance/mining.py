@@ -11,19 +11,33 @@ from endcap_builders.relevance.pairs import Pairs, RelevanceError, make_pairs
 
 @dataclass(frozen=True)
 class Shares:
-    """Where a query's candidates come from; the rest of 1 is random products."""
+    """Where a query's candidates come from; the rest of 1 is random products.
+
+    Attributes:
+        dense: found by the bi-encoder.
+        lexical: found by BM25.
+        neighbours: found by the bi-encoder for similar queries.
+    """
 
     dense: float
     lexical: float
+    neighbours: float = 0.0
 
     def counts(self, group_size: int) -> tuple[int, int, int]:
-        """How many of a group of `group_size` come from the bi-encoder, from BM25, and at random."""
-        if self.dense < 0 or self.lexical < 0 or self.dense + self.lexical > 1 + 1e-9:
+        """How many of a group of `group_size` come from the bi-encoder, from BM25, and from neighbours.
+
+        Raises:
+            RelevanceError: a share below 0, or more than 1 together.
+        """
+        parts = (self.dense, self.lexical, self.neighbours)
+        if min(parts) < 0 or sum(parts) > 1 + 1e-9:
             raise RelevanceError(
-                f"mining: expected dense and lexical shares of at most 1 together, got {self.dense} and {self.lexical}"
+                "mining: expected dense, lexical and neighbour shares of at least 0 and at most 1 together, got "
+                + ", ".join(f"{part:g}" for part in parts)
             )
-        dense, lexical = round(group_size * self.dense), round(group_size * self.lexical)
-        return dense, min(lexical, group_size - dense), max(0, group_size - dense - lexical)
+        dense = round(group_size * self.dense)
+        lexical = min(round(group_size * self.lexical), group_size - dense)
+        return dense, lexical, min(round(group_size * self.neighbours), group_size - dense - lexical)
 
 
 class Lexical:
@@ -41,6 +55,15 @@ class Lexical:
         rows, scores = self._index.retrieve(tokens, k=depth, show_progress=False)
         return [row[score > 0].astype(np.int64) for row, score in zip(rows, scores, strict=True)]
 
+    def scores(self, pairs: Pairs) -> np.ndarray:
+        """BM25 score of each pair, float32 [n]."""
+        found = np.zeros(len(pairs), dtype=np.float32)
+        for start, end, text in zip(pairs.offsets[:-1], pairs.offsets[1:], pairs.queries, strict=True):
+            words = list(bm25s.tokenize([text], show_progress=False).vocab)
+            if words:
+                found[start:end] = self._index.get_scores(words)[pairs.product[start:end]]
+        return found
+
 
 def dense_top(query_vectors: np.ndarray, product_vectors: np.ndarray, depth: int) -> list[np.ndarray]:
     """Products nearest to each query: unit vectors float [q, D] and [n, D] -> int64 [depth] each, nearest first."""
@@ -55,40 +78,58 @@ def dense_top(query_vectors: np.ndarray, product_vectors: np.ndarray, depth: int
     return rows
 
 
+def neighbours_top(query_vectors: np.ndarray, dense: Sequence[np.ndarray], neighbours: int = 5) -> list[np.ndarray]:
+    """What the bi-encoder finds for similar queries but not for the query itself: products a shopper might go on to.
+
+    Args:
+        query_vectors: unit vectors, float [q, D].
+        dense: products found for each query, best first.
+        neighbours: how many of the most similar other queries to ask.
+
+    Returns:
+        Products of each query, int64, those of the nearest query first, at most as many as `dense` has.
+    """
+    near = dense_top(query_vectors, query_vectors, neighbours + 1)
+    rows: list[np.ndarray] = []
+    for index, queries in enumerate(near):
+        own, found = set(dense[index].tolist()), dict[int, None]()
+        for other in queries.tolist():
+            if other != index:
+                found.update(dict.fromkeys(row for row in dense[other].tolist() if row not in own))
+        rows.append(np.fromiter(found, dtype=np.int64)[: len(dense[index])])
+    return rows
+
+
 def mine(
     queries: Sequence[str],
-    dense: Sequence[np.ndarray],
-    lexical: Sequence[np.ndarray],
+    sources: Sequence[tuple[Sequence[np.ndarray], int]],
     products: int,
-    shares: Shares,
     group_size: int,
     rng: np.random.Generator,
 ) -> Pairs:
     """Draw `group_size` distinct candidates for each query, unlabelled.
 
-    Half of what a retriever contributes is its very top, the rest is drawn from all it found: the top is what serving
+    Half of what a source contributes is its very top, the rest is drawn from all it found: the top is what serving
     reranks, the depth below shows where relevance ends.
 
     Args:
         queries: query texts, [q].
-        dense: products the bi-encoder finds for each query, best first; rows below 0 are padding.
-        lexical: products BM25 finds for each query, best first.
-        products: rows of the item store, from which random ones are drawn.
-        shares: how a group is made up.
+        sources: (products found for each query, best first, rows below 0 being padding; how many of them to take).
+        products: rows of the item store, from which random ones fill the group.
         group_size: candidates per query; fewer if the catalogue has fewer.
         rng: draws.
     """
-    wanted_dense, wanted_lexical, wanted_random = shares.counts(group_size)
     texts: list[str] = []
     rows: list[int] = []
-    for text, near, lexical_rows in zip(queries, dense, lexical, strict=True):
+    for index, text in enumerate(queries):
         chosen: dict[int, None] = {}
-        for found, wanted in ((near[near >= 0], wanted_dense), (lexical_rows, wanted_lexical)):
+        for found_of, wanted in sources:
+            found = found_of[index][found_of[index] >= 0]
             top = -(-wanted // 2)
             rest = found[top:]
             drawn = rng.choice(rest, min(wanted - top, len(rest)), replace=False) if wanted > top else rest[:0]
             chosen.update(dict.fromkeys(np.concatenate([found[:top], drawn]).tolist()))
-        missing = min(products, max(group_size, wanted_random)) - len(chosen)
+        missing = min(products, group_size) - len(chosen)
         for row in rng.integers(0, products, 4 * max(missing, 0)).tolist():
             if len(chosen) >= group_size:
                 break

@@ -1,7 +1,7 @@
 """(query, product) pairs in groups: the one form in which training, labelling and calibration see their data."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,35 +80,22 @@ def make_pairs(query: Sequence[str], product: np.ndarray, target: np.ndarray) ->
     return Pairs(texts, index, frame["product"].to_numpy(), values)
 
 
-def pairs_from_frame(frame: pl.DataFrame, product_ids: pl.Series, *, source: str, scale: bool) -> Pairs:
+def pairs_from_frame(
+    frame: pl.DataFrame, product_ids: pl.Series, *, source: str, to_relevance: Callable[[np.ndarray, str], np.ndarray]
+) -> Pairs:
     """Pairs of a table (`query` or `text`, `product_id`, `relevance`).
 
     Args:
         frame: the table; rows with an empty query or a product that is not in the catalogue are left out.
         product_ids: the product id of each row of the item store, [products].
         source: what the table is, for error messages.
-        scale: map the table's smallest and largest grade to 0 and 1; otherwise relevance must already be in 0..1.
+        to_relevance: (labels float64 [n], source) -> relevance in 0..1, as `LabelScale.apply`.
 
     Raises:
-        RelevanceError: relevance that is missing, not finite, outside 0..1, or the same everywhere.
+        RelevanceError: labels that `to_relevance` refuses.
     """
     frame = frame.rename({"text": "query"}) if "text" in frame.columns else frame
-    relevance = frame["relevance"].cast(pl.Float64).to_numpy().astype(np.float64)
-    if not np.isfinite(relevance).all():
-        row = int(np.flatnonzero(~np.isfinite(relevance))[0])
-        raise RelevanceError(f"{source}, row {row}: expected a number as relevance, got {relevance[row]}")
-    if scale:
-        low, high = (float(relevance.min()), float(relevance.max())) if len(relevance) else (0.0, 0.0)
-        if low == high:
-            raise RelevanceError(
-                f"{source}: expected at least two different grades, got only {low:g}; "
-                "add pairs of another grade, or remove the file to train on weak labels"
-            )
-        relevance = (relevance - low) / (high - low)
-    elif len(relevance) and (relevance.min() < 0 or relevance.max() > 1):
-        raise RelevanceError(
-            f"{source}: expected relevance in 0..1, got {relevance.min():g}..{relevance.max():g}; scale it to 0..1"
-        )
+    relevance = to_relevance(frame["relevance"].cast(pl.Float64).to_numpy().astype(np.float64), source)
     rows = pl.DataFrame({"product_id": product_ids.cast(pl.String), "product": np.arange(len(product_ids))})
     known = (
         frame.select(pl.col("query").cast(pl.String), pl.col("product_id").cast(pl.String))
@@ -117,6 +104,23 @@ def pairs_from_frame(frame: pl.DataFrame, product_ids: pl.Series, *, source: str
         .filter(pl.col("query").str.strip_chars() != "")
     )
     return make_pairs(known["query"].to_list(), known["product"].to_numpy(), known["target"].to_numpy())
+
+
+def no_pairs() -> Pairs:
+    """Nothing."""
+    return make_pairs([], np.empty(0, np.int32), np.empty(0, np.float32))
+
+
+def among(pairs: Pairs, known: Pairs) -> np.ndarray:
+    """Which pairs are among the `known` ones: bool [n]."""
+    keys = {(known.queries[query], row) for query, row in zip(known.query, known.product.tolist(), strict=True)}
+    texts = (pairs.queries[query] for query in pairs.query)
+    return np.array([key in keys for key in zip(texts, pairs.product.tolist(), strict=True)], dtype=bool)
+
+
+def without(pairs: Pairs, known: Pairs) -> Pairs:
+    """The pairs that are not among the `known` ones: what people labelled needs no teacher."""
+    return pairs.select(~among(pairs, known))
 
 
 def merge_pairs(parts: Sequence[Pairs]) -> Pairs:
@@ -156,19 +160,3 @@ def add_random_negatives(pairs: Pairs, products: int, share: float, rng: np.rand
         np.concatenate([pairs.product, product]),
         np.concatenate([pairs.target, np.zeros(len(query), np.float32)]),
     )
-
-
-def sample_groups(pairs: Pairs, max_pairs: int, group_size: int, rng: np.random.Generator) -> Pairs:
-    """At most `group_size` random products per query, and random queries until `max_pairs` pairs are reached."""
-    order = rng.permutation(len(pairs))
-    order = order[np.argsort(pairs.query[order], kind="stable")]
-    place = np.arange(len(pairs)) - pairs.offsets[pairs.query[order]]
-    keep = np.zeros(len(pairs), dtype=bool)
-    keep[order[place < group_size]] = True
-    if keep.sum() > max_pairs:
-        sizes = np.bincount(pairs.query[keep], minlength=len(pairs.queries))
-        shuffled = rng.permutation(len(pairs.queries))
-        chosen = np.zeros(len(pairs.queries), dtype=bool)
-        chosen[shuffled[np.cumsum(sizes[shuffled]) <= max_pairs]] = True
-        keep &= chosen[pairs.query]
-    return pairs.select(keep)

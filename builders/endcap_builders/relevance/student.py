@@ -1,8 +1,9 @@
 """The student: a small cross-encoder with one output that learns the margins between products of the same query."""
 
 import itertools
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,11 +31,36 @@ class ElementwiseHead(torch.nn.Module):
         return (hidden * self.weight[0]).sum(-1, keepdim=True) + self.bias
 
 
+TARGET_MARGIN = 0.02
+"""Where logits are learned, relevance is pressed into this far from 0 and 1, whose logits are infinite."""
+
+
+def student_targets(relevance: np.ndarray, kind: Literal["grade", "logit"]) -> np.ndarray:
+    """What the student's score should be, float32 [n] in 0..1, for relevance (labels, or the teacher's expected grade).
+
+    `grade` is relevance itself. `logit` is log(r / (1 - r)), scaled to 0..1: it keeps apart what the teacher is sure
+    of.
+    """
+    if kind == "grade":
+        return np.asarray(relevance, dtype=np.float32)
+    clipped = np.clip(np.asarray(relevance, dtype=np.float64), 0, 1) * (1 - 2 * TARGET_MARGIN) + TARGET_MARGIN
+    logit = np.log(clipped / (1 - clipped))
+    return (0.5 + 0.5 * logit / np.log((1 - TARGET_MARGIN) / TARGET_MARGIN)).astype(np.float32)
+
+
 def head_from_teacher(student: Any, teacher: Teacher) -> None:
     """Start the student's one output as the teacher's expected grade, to first order.
 
     The gradient of the expected grade under uniform grade probabilities is sum_k (grade_k - mean) / g * logit_k.
+
+    Raises:
+        RelevanceError: the teacher's head is no single linear layer.
     """
+    if not isinstance(getattr(teacher.model, "classifier", None), torch.nn.Linear):
+        raise RelevanceError(
+            "cross_encoder.checkpoint is empty, which starts the student from the teacher: expected a BERT teacher, "
+            f"got {type(teacher.model).__name__}; name the student's checkpoint, or say minilm"
+        )
     direction = torch.from_numpy((teacher.grades - teacher.grades.mean()) / len(teacher.grades)).float()
     with torch.no_grad():
         student.classifier.weight.copy_(direction[None] @ teacher.model.classifier.weight.cpu())
@@ -49,9 +75,11 @@ def train_student(
     group_size: int,
     schedule: Schedule,
     batch_size: int,
-    rng: np.random.Generator,
     track: Track,
-) -> dict[str, float]:
+    passes: np.ndarray | None = None,
+    folder: Path | None = None,
+    validate: Callable[[Any], float] | None = None,
+) -> dict[str, Any]:
     """Train on margins within groups.
 
     Args:
@@ -59,10 +87,12 @@ def train_student(
         model: a sequence classifier with one output; trained in place.
         anchor: weight of the pointwise term (see `margin_mse`).
         group_size: products of a query compared in one step; larger groups are cut anew each epoch.
-        schedule: steps, seconds, learning rate.
+        schedule: steps, seconds, learning rate, evaluations, and the seed that draws groups and batches.
         batch_size: pairs per step.
-        rng: draws groups and batches.
         track: progress bar.
+        passes: how often an epoch has each pair, int [n], 1 or more; once if not given.
+        folder: checkpoints of an interrupted training.
+        validate: student -> figure on held-out queries, higher is better.
 
     Raises:
         RelevanceError: targets that are not finite, or no query with two products.
@@ -83,15 +113,31 @@ def train_student(
     targets, queries = torch.from_numpy(pairs.target), torch.from_numpy(pairs.query.astype(np.int64))
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
+    repeats = np.ones(len(pairs), dtype=np.int64) if passes is None else passes
+
     def batches(epoch: int) -> Iterable[np.ndarray]:
-        return length_grouped(encoded, _cut_groups(offsets, group_size, rng), batch_size, rng)
+        rng = np.random.default_rng((schedule.seed, epoch))
+        units = _cut_groups(offsets, group_size, rng)
+        for again in range(1, int(repeats.max())):
+            units += [unit[repeats[unit] > again] for unit in _cut_groups(offsets, group_size, rng)]
+        return length_grouped(encoded, [unit for unit in units if len(unit)], batch_size, rng)
 
     def loss(logits: torch.Tensor, indices: np.ndarray) -> torch.Tensor:
         chosen = torch.from_numpy(indices)
         groups = torch.unique(queries[chosen], return_inverse=True)[1]
         return margin_mse(logits[:, 0], targets[chosen].to(device), groups.to(device), anchor=anchor)
 
-    return fit(model, encoded, batches, loss, schedule, track, "training the student")
+    return fit(
+        model,
+        encoded,
+        batches,
+        loss,
+        schedule,
+        track,
+        "training the student",
+        folder=folder,
+        validate=validate,
+    )
 
 
 def _cut_groups(offsets: np.ndarray, group_size: int, rng: np.random.Generator) -> list[np.ndarray]:

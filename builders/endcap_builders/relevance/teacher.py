@@ -1,51 +1,21 @@
 """The teacher: a classifier with soft targets over relevance grades; its score is the expected grade."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from endcap_builders.relevance.checkpoints import load_model, save_model, without_lora
 from endcap_builders.relevance.encode import EncodedPairs
+from endcap_builders.relevance.inference import predict
+from endcap_builders.relevance.labels import soft_targets
 from endcap_builders.relevance.pairs import RelevanceError
-from endcap_builders.relevance.training import (
-    Schedule,
-    Track,
-    fit,
-    length_grouped,
-    load_model,
-    predict,
-    save_model,
-)
+from endcap_builders.relevance.training import Schedule, Track, fit, length_grouped
 
 GRADES_FILE = "grades.json"
-
-
-def soft_targets(relevance: np.ndarray, grades: np.ndarray) -> np.ndarray:
-    """Turn graded labels into distributions over grades, by linear interpolation between the two neighbouring grades.
-
-    A label of 0.4 between the grades 1/3 and 2/3 becomes 0.8 and 0.2: the expected grade of the distribution is the
-    label. The paper (arXiv 2505.07105) uses soft targets without disclosing its mapping; this one is ours.
-
-    Args:
-        relevance: float [n] in 0..1.
-        grades: ascending, float [g], from 0 to 1, g >= 2.
-
-    Returns:
-        float32 [n, g], rows sum to 1.
-    """
-    relevance = np.asarray(relevance, dtype=np.float64)
-    if not np.isfinite(relevance).all() or (len(relevance) and (relevance.min() < 0 or relevance.max() > 1)):
-        raise RelevanceError("soft targets: expected relevance in 0..1, got values outside or NaN; scale the labels")
-    upper = np.clip(np.searchsorted(grades, relevance, side="right"), 1, len(grades) - 1)
-    share = (relevance - grades[upper - 1]) / (grades[upper] - grades[upper - 1])
-    targets = np.zeros((len(relevance), len(grades)), dtype=np.float32)
-    rows = np.arange(len(relevance))
-    targets[rows, upper - 1] = 1 - share
-    targets[rows, upper] += share
-    return targets
 
 
 class Teacher:
@@ -69,7 +39,8 @@ class Teacher:
         return cls(model.eval(), tokenizer, grades)
 
     def save(self, folder: Path) -> None:
-        """Write checkpoint, tokenizer and grades."""
+        """Write checkpoint (adapters merged into its weights), tokenizer and grades."""
+        self.model = without_lora(self.model)
         save_model(self.model, self.tokenizer, folder)
         (folder / GRADES_FILE).write_text(json.dumps({"grades": self.grades.tolist()}) + "\n", encoding="utf-8")
 
@@ -88,22 +59,50 @@ def train_teacher(
     tokenizer: Any,
     *,
     grades: int,
+    spread: float,
     schedule: Schedule,
     batch_size: int,
-    rng: np.random.Generator,
     track: Track,
-) -> tuple[Teacher, dict[str, float]]:
-    """Train a classifier on labelled pairs (targets in 0..1) by cross-entropy against soft targets."""
+    folder: Path | None = None,
+    validate: Callable[[Teacher], float] | None = None,
+) -> tuple[Teacher, dict[str, Any]]:
+    """Train a classifier on labelled pairs (targets in 0..1) by cross-entropy against soft targets.
+
+    Args:
+        encoded: the pairs.
+        model: a sequence classifier with `grades` outputs, perhaps with LoRA; trained in place.
+        tokenizer: its tokenizer.
+        grades: classes, equally spaced from 0 to 1.
+        spread: of a label over grades, see `soft_targets`.
+        schedule: steps, seconds, learning rate, evaluations.
+        batch_size: pairs per step.
+        track: progress bar.
+        folder: checkpoints of an interrupted training.
+        validate: teacher -> figure on held-out queries, higher is better.
+
+    Returns:
+        The teacher and the figures of `fit`.
+    """
     levels = np.linspace(0, 1, grades)
-    targets = torch.from_numpy(soft_targets(encoded.pairs.target, levels))
+    targets = torch.from_numpy(soft_targets(encoded.pairs.target, levels, spread))
     units = [np.array([index]) for index in range(len(encoded.pairs))]
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def batches(epoch: int) -> Iterable[np.ndarray]:
-        return length_grouped(encoded, units, batch_size, rng)
+        return length_grouped(encoded, units, batch_size, np.random.default_rng((schedule.seed, epoch)))
 
     def loss(logits: torch.Tensor, indices: np.ndarray) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(logits, targets[torch.from_numpy(indices)].to(device))
 
-    figures = fit(model, encoded, batches, loss, schedule, track, "training the teacher")
+    figures = fit(
+        model,
+        encoded,
+        batches,
+        loss,
+        schedule,
+        track,
+        "training the teacher",
+        folder=folder,
+        validate=None if validate is None else lambda trained: validate(Teacher(trained, tokenizer, levels)),
+    )
     return Teacher(model, tokenizer, levels), figures

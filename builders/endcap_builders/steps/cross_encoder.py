@@ -1,8 +1,7 @@
 """Step `cross_encoder`: the student that serving runs, trained on the teacher's margins, calibrated and exported."""
 
-import json
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,37 +13,30 @@ from endcap_builders.export.encoder import export_cross_encoder
 from endcap_builders.export.onnx import export_cross_encoder_onnx
 from endcap_builders.export.tensorrt import compile_engine, require_tensorrt
 from endcap_builders.pipeline import BuildContext, Step
+from endcap_builders.relevance.augmentation import AugmentationSettings, draw_searches, mine_searches
 from endcap_builders.relevance.calibration import calibrate
+from endcap_builders.relevance.checkpoints import freeze_embeddings, load_model, save_model
 from endcap_builders.relevance.data import (
-    DEPTH,
     Labelled,
     SampleSettings,
     draw_labelled,
-    nearest,
     pair_encoder,
-    product_texts,
     read_labelled,
     same_vocabulary,
 )
 from endcap_builders.relevance.encode import PairEncoder
+from endcap_builders.relevance.inference import predict
+from endcap_builders.relevance.judge import Judge
 from endcap_builders.relevance.labelling import label_pairs
+from endcap_builders.relevance.labels import LabelScale
 from endcap_builders.relevance.measure import group_figures
-from endcap_builders.relevance.mining import Lexical, Shares, mine
-from endcap_builders.relevance.pairs import (
-    Pairs,
-    RelevanceError,
-    add_random_negatives,
-    held_out,
-    make_pairs,
-    merge_pairs,
-)
-from endcap_builders.relevance.student import ElementwiseHead, head_from_teacher, train_student
-from endcap_builders.relevance.teacher import Teacher
-from endcap_builders.relevance.training import Schedule, load_model, predict, save_model, tell_if_cut
-from endcap_builders.steps.teacher import LABELS_FILE
+from endcap_builders.relevance.pairs import Pairs, RelevanceError, add_random_negatives, among, merge_pairs, without
+from endcap_builders.relevance.student import ElementwiseHead, head_from_teacher, student_targets, train_student
+from endcap_builders.relevance.training import Schedule, steps_of, tell_if_cut
+from endcap_builders.steps.teacher import labels_of
 
 
-class CrossEncoderSettings(SampleSettings):
+class CrossEncoderSettings(AugmentationSettings, SampleSettings):
     """Options of the cross-encoder student."""
 
     checkpoint: str = Field(
@@ -58,15 +50,22 @@ class CrossEncoderSettings(SampleSettings):
         le=1,
         description="weight of a label against the teacher's score; below 1 the teacher reads labelled pairs too",
     )
-    mined_queries: int = Field(150, ge=0, description="searched texts whose candidates the teacher labels")
-    mined_group: int = Field(16, ge=2, le=200, description="candidates of each of these")
-    dense_share: float = Field(0.5, ge=0, le=1, description="share of the candidates that the bi-encoder finds")
-    lexical_share: float = Field(0.25, ge=0, le=1, description="share that BM25 finds; the rest is random")
-    shard_pairs: int = Field(1024, ge=1, description="pairs the teacher labels between two savings")
+    target: Literal["grade", "logit"] = Field(
+        "grade", description="what the student's margins are of: the expected grade, or its logit"
+    )
+    train_embeddings: bool = Field(True, description="train the token embeddings too: half of a small encoder")
     anchor: float = Field(0.3, ge=0, description="weight of the pointwise loss beside the margins")
     group_size: int = Field(16, ge=2, le=200, description="products of a query compared in one step")
     epochs: float = Field(1.0, gt=0, description="passes over the pairs")
+    labelled_passes: int = Field(
+        1, ge=1, le=20, description="passes over labelled pairs in one over all: mined ones are many more"
+    )
+    least_steps: int = Field(1, ge=1, description="steps even where few pairs would make fewer")
     train_seconds: float = Field(300.0, gt=0, description="training ends after this time even within a pass")
+    evaluations: int = Field(
+        0, ge=0, le=1000, description="looks at held-out queries while training, of which the best stays; 0: the last"
+    )
+    patience: int = Field(3, ge=1, description="looks without a better figure after which training ends")
     batch_size: int = Field(32, ge=2, description="pairs per step")
     learning_rate: float = Field(1e-4, gt=0, le=1e-2, description="peak learning rate")
 
@@ -75,74 +74,95 @@ def run(ctx: BuildContext, settings: CrossEncoderSettings) -> dict[str, Any]:
     """Write the checkpoint, model.xml, tokenizer.json, calibration.json; for a GPU also model.onnx and model.plan."""
     if ctx.profile == "gpu":
         require_tensorrt()
-    torch.manual_seed(ctx.seed)
-    shared = json.loads((ctx.input("teacher") / LABELS_FILE).read_text(encoding="utf-8"))
+    shared = labels_of(ctx.input("teacher"))
     store = ItemStore.open(ctx.build, linked=False)
-    teacher = Teacher.open(ctx.input("teacher"))
-    judge = Judge(teacher, pair_encoder(ctx, store, teacher.tokenizer))
-    labelled = read_labelled(ctx, store, shared["weak_queries"], shared["held_out_share"])
-    model, tokenizer = _start(ctx, settings, teacher)
+    judge = Judge(ctx.input("teacher"), ctx.build, ctx.catalogue_folder)
+    scale = LabelScale.parse(shared["label_values"])
+    labelled = read_labelled(ctx, store, shared["weak_queries"], shared["held_out_share"], scale)
+    model, tokenizer = start(ctx, settings, judge)
     if not same_vocabulary(store, tokenizer):
         raise RelevanceError(
             f"cross_encoder.checkpoint {settings.checkpoint!r}: expected the vocabulary of the item store's product "
             "tokens, got another; set store.tokenizer to this checkpoint's tokenizer.json and build again"
         )
     encoder = pair_encoder(ctx, store, tokenizer)
-
     human, mined = _training_pairs(ctx, settings, store, labelled, judge)
-    pairs = merge_pairs([human, mined])
+    ctx.log(f"{len(human) + len(mined):,} pairs, {len(mined):,} of them mined")
+    unseen = merge_pairs(list(labelled.part(training=False)))
+    figures = distil(ctx, settings, model, encoder, human, mined, unseen, ctx.work / "checkpoints")
+    quality = _calibrate(ctx, settings, unseen, len(store), judge, model, encoder)
+    write_student(ctx.output, model, tokenizer)
+    if ctx.profile == "gpu":
+        _compile(ctx, MAX_TEXT_TOKENS + store.max_product_tokens + 3)
+    return {**figures, "labelled_pairs": len(human), "mined_pairs": len(mined), "held_out": quality}
+
+
+def start(ctx: BuildContext, settings: CrossEncoderSettings, judge: Judge) -> tuple[Any, Any]:
+    """The student before training, and its tokenizer; one that starts from the teacher also starts with its head."""
+    torch.manual_seed(ctx.seed)
+    if settings.checkpoint:
+        name = "" if settings.checkpoint == "minilm" else settings.checkpoint
+        model, tokenizer = load_model(name, labels=1, layers=settings.layers)
+    else:
+        model, tokenizer = load_model(str(judge.teacher), labels=1, layers=settings.layers)
+        head_from_teacher(model, judge.open()[0])
+    if not settings.train_embeddings:
+        freeze_embeddings(model)
+    return model, tokenizer
+
+
+def distil(
+    ctx: BuildContext,
+    settings: CrossEncoderSettings,
+    model: Any,
+    encoder: PairEncoder,
+    labelled: Pairs,
+    mined: Pairs,
+    unseen: Pairs,
+    folder: Path,
+) -> dict[str, Any]:
+    """Train a student in place.
+
+    Args:
+        ctx: of the build; its seed is the training's.
+        settings: of the student.
+        model: as `start` made it.
+        encoder: the products as it reads them.
+        labelled: pairs labelled by people.
+        mined: others, labelled by the teacher.
+        unseen: held-out pairs, for `settings.evaluations`.
+        folder: checkpoints of an interrupted training.
+
+    Returns:
+        The figures of the training.
+    """
+    pairs = merge_pairs([labelled, mined])
+    passes = np.where(among(pairs, labelled), settings.labelled_passes, 1)
+    held_out = encoder.encode(unseen)
     schedule = Schedule(
-        max_steps=max(1, round(settings.epochs * len(pairs) / settings.batch_size)),
+        max_steps=steps_of(int(passes.sum()), settings.epochs, settings.batch_size, settings.least_steps),
         max_seconds=settings.train_seconds,
         learning_rate=settings.learning_rate,
+        seed=ctx.seed,
+        evaluations=settings.evaluations,
+        patience=settings.patience,
     )
-    ctx.log(f"{len(pairs):,} pairs of {len(pairs.queries):,} queries, {len(mined):,} of them mined")
     figures = train_student(
-        encoder.encode(pairs),
+        encoder.encode(pairs.with_target(student_targets(pairs.target, settings.target))),
         model,
         anchor=settings.anchor,
         group_size=settings.group_size,
         schedule=schedule,
         batch_size=settings.batch_size,
-        rng=np.random.default_rng(ctx.seed),
         track=ctx.track,
+        passes=passes,
+        folder=folder,
+        validate=(lambda student: group_figures(predict(student, held_out)[:, 0], unseen)["pair_accuracy"])
+        if len(unseen)
+        else None,
     )
     tell_if_cut(ctx, figures, schedule)
-    quality = _calibrate(ctx, settings, labelled, len(store), judge, model, encoder)
-    _write(ctx, model, tokenizer, MAX_TEXT_TOKENS + store.max_product_tokens + 3)
-    return {**figures, "labelled_pairs": len(human), "mined_pairs": len(mined), "held_out": quality}
-
-
-@dataclass(frozen=True)
-class Judge:
-    """The teacher with its own view of the products."""
-
-    teacher: Teacher
-    encoder: PairEncoder
-
-    def scores(self, pairs: Pairs) -> np.ndarray:
-        """Teacher scores of all pairs, float32 [n]."""
-        return self.teacher.scores(self.encoder.encode(pairs))
-
-    def label(self, ctx: BuildContext, pairs: Pairs, name: str, shard_pairs: int) -> Pairs:
-        """The pairs with the teacher's scores as targets; resumes what an interrupted build has labelled."""
-        encoded = self.encoder.encode(pairs)
-        unlabelled = pairs.with_target(np.full(len(pairs), np.nan))
-
-        def score(indices: np.ndarray) -> np.ndarray:
-            return self.teacher.scores(encoded, indices)
-
-        return label_pairs(unlabelled, score, ctx.work / name, ctx.track, shard_pairs=shard_pairs)
-
-
-def _start(ctx: BuildContext, settings: CrossEncoderSettings, teacher: Teacher) -> tuple[Any, Any]:
-    """The student before training; one that starts from the teacher also starts with its head."""
-    if settings.checkpoint:
-        name = "" if settings.checkpoint == "minilm" else settings.checkpoint
-        return load_model(name, labels=1, layers=settings.layers)
-    model, tokenizer = load_model(str(ctx.input("teacher")), labels=1, layers=settings.layers)
-    head_from_teacher(model, teacher)
-    return model, tokenizer
+    return figures
 
 
 def _training_pairs(
@@ -151,55 +171,41 @@ def _training_pairs(
     """Labelled pairs, their targets drawn towards the teacher's scores, and mined pairs with the teacher's alone."""
     # Generators of their own: what is drawn is the same after an interruption, so that labelled shards fit.
     human = draw_labelled(ctx, store, labelled, settings, np.random.default_rng((ctx.seed, 1)))
+    rng = np.random.default_rng((ctx.seed, 2))
+    searches = draw_searches(store, labelled, settings.queries_for(len(human)), rng)
+    mined = without(mine_searches(ctx, store, searches, settings, rng), human)
     if settings.human_weight < 1:
-        scores = judge.label(ctx, human, "labelled", settings.shard_pairs).target
-        human = human.with_target(settings.human_weight * human.target + (1 - settings.human_weight) * scores)
-    mined = _mine(ctx, settings, store, labelled, np.random.default_rng((ctx.seed, 2)))
-    known = make_pairs([], np.empty(0, np.int32), np.empty(0, np.float32))
-    return human, judge.label(ctx, mined, "mined", settings.shard_pairs) if len(mined) else known
-
-
-def _mine(
-    ctx: BuildContext, settings: CrossEncoderSettings, store: ItemStore, labelled: Labelled, rng: np.random.Generator
-) -> Pairs:
-    """Candidates of searched texts, drawn by how often they are searched, and of judged queries; none held out."""
-    judged = labelled.part(training=True)[0]
-    counts = np.asarray(store.keyword_counts, dtype=np.float64)
-    texts = [*store.keywords, *judged.queries]
-    usual = np.sqrt(counts.mean() + 1) if len(counts) else 1.0
-    weights = np.concatenate([np.sqrt(counts + 1), np.full(len(judged.queries), usual)])
-    weights[held_out(texts, labelled.held_out_share)] = 0
-    count = min(settings.mined_queries, int((weights > 0).sum()))
-    drawn: list[int] = rng.choice(len(texts), count, replace=False, p=weights / weights.sum()).tolist() if count else []
-    queries = sorted({texts[index] for index in drawn})
-    if not queries:
-        return make_pairs([], np.empty(0, np.int32), np.empty(0, np.float32))
-    return mine(
-        queries,
-        nearest(ctx, store, queries),
-        Lexical(product_texts(ctx, store)).top(queries, DEPTH),
-        len(store),
-        Shares(settings.dense_share, settings.lexical_share),
-        settings.mined_group,
-        rng,
+        human = towards_teacher(human, judge, settings.human_weight)
+    return human, label_pairs(
+        mined,
+        judge,
+        ctx.work / "labelling",
+        ctx.track,
+        shard_pairs=settings.shard_pairs,
+        ray_address=settings.ray,
+        say=ctx.log,
     )
+
+
+def towards_teacher(human: Pairs, judge: Judge, human_weight: float) -> Pairs:
+    """Labelled pairs whose targets are people's word by `human_weight` and the teacher's by the rest."""
+    return human.with_target(human_weight * human.target + (1 - human_weight) * judge.judge(human))
 
 
 def _calibrate(
     ctx: BuildContext,
     settings: CrossEncoderSettings,
-    labelled: Labelled,
+    unseen: Pairs,
     products: int,
     judge: Judge,
     model: Any,
     encoder: PairEncoder,
 ) -> dict[str, Any]:
     """Write calibration.json from queries that neither teacher nor student has seen."""
-    unseen = merge_pairs(list(labelled.part(training=False)))
     if len(unseen) < 2:
         raise RelevanceError(
-            f"cross_encoder: expected held-out queries to calibrate on, got {len(unseen)} pairs of "
-            f"{len(labelled.judged.queries)} judged queries; raise teacher.held_out_share, or judge more"
+            f"cross_encoder: expected held-out queries to calibrate on, got {len(unseen)} pairs; raise "
+            "teacher.held_out_share, or judge more"
         )
     rng = np.random.default_rng((ctx.seed, 3))
     with_random = add_random_negatives(unseen, products, settings.random_negatives, rng)
@@ -208,7 +214,7 @@ def _calibrate(
     calibration.save(ctx.output)
     quality: dict[str, Any] = {
         "student": group_figures(predict(model, encoder.encode(unseen))[:, 0], unseen),
-        "teacher": group_figures(judge.scores(unseen), unseen),
+        "teacher": group_figures(judge.judge(unseen), unseen),
         "calibrated_mean_error": round(float(np.abs(calibration.relevance(logits) - with_random.target).mean()), 4),
     }
     for name in ("student", "teacher"):
@@ -216,23 +222,31 @@ def _calibrate(
     return quality
 
 
-def _write(ctx: BuildContext, model: Any, tokenizer: Any, longest: int) -> None:
+def write_student(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Write what serving reads on a CPU: the checkpoint, model.xml, tokenizer.json."""
     model.config.num_labels = 1
-    save_model(model, tokenizer, ctx.output)
-    # Loaded again with fused attention, which the exporter turns into one operation; training uses the plain one.
-    exported, _ = load_model(str(ctx.output), labels=1, attention="sdpa")
-    if isinstance(exported.classifier, torch.nn.Linear):
-        exported.classifier = ElementwiseHead(exported.classifier)
-    export_cross_encoder(exported, ctx.output / "model.xml")
-    if ctx.profile == "gpu":
-        onnx = ctx.output / "model.onnx"
-        inputs = export_cross_encoder_onnx(exported, onnx)
-        ctx.log("compiling the TensorRT engine, which takes minutes")
-        compile_engine(onnx, ctx.output / "model.plan", inputs, longest)
+    save_model(model, tokenizer, folder)
+    export_cross_encoder(_for_export(folder), folder / "model.xml")
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
-    backend.save(str(ctx.output / "tokenizer.json"))
+    backend.save(str(folder / "tokenizer.json"))
+
+
+def _compile(ctx: BuildContext, longest: int) -> None:
+    """Write what serving reads on a GPU beside that: model.onnx, model.plan."""
+    onnx = ctx.output / "model.onnx"
+    inputs = export_cross_encoder_onnx(_for_export(ctx.output), onnx)
+    ctx.log("compiling the TensorRT engine, which takes minutes")
+    compile_engine(onnx, ctx.output / "model.plan", inputs, longest)
+
+
+def _for_export(folder: Path) -> Any:
+    """A checkpoint with fused attention, which exporters turn into one operation; training uses the plain one."""
+    model, _ = load_model(str(folder), labels=1, attention="sdpa")
+    if isinstance(model.classifier, torch.nn.Linear):
+        model.classifier = ElementwiseHead(model.classifier)
+    return model
 
 
 STEP = Step(

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from endcap_server.columns import Array
+from endcap_server.engines import openvino_cpu
 
 Fill = Callable[[Array, Array, Array], None]
 """Writes the token ids of rows int [b] into ids int64 [b, width], and where not 0 the types int64 [b, width]."""
@@ -119,8 +120,7 @@ class EncoderRuntime:
                 "INFERENCE_PRECISION_HINT": self.options.precision,
                 "INFERENCE_NUM_THREADS": self.options.threads,
                 "NUM_STREAMS": self.options.streams,
-                # The engines of a machine are several processes: pinned threads would pile up on the same cores.
-                "ENABLE_CPU_PINNING": False,
+                **openvino_cpu.PROPERTIES,
             },
         )
         self._names = [port.any_name for port in self._compiled.inputs]

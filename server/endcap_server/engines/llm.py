@@ -18,6 +18,7 @@ import openvino
 import openvino_genai
 from tokenizers import Tokenizer
 
+from endcap_server.engines import openvino_cpu
 from endcap_server.engines.llm_engine import (
     GONE,
     AbandonedError,
@@ -87,8 +88,7 @@ class Llm(LlmEngine):
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "LATENCY",
-            # The engines of a machine are several processes: pinned threads would pile up on the same cores.
-            "ENABLE_CPU_PINNING": False,
+            **openvino_cpu.PROPERTIES,
         }
 
         def make_pipeline() -> Any:

@@ -3,7 +3,8 @@
 from endcap_server.launch.access import connect, control_headers
 from endcap_server.launch.installation import Installation, LaunchError, find_installation
 from endcap_server.launch.listening import Tls
-from endcap_server.launch.server import Server, ServerOptions
+from endcap_server.launch.options import ServerOptions
+from endcap_server.launch.server import Server
 from endcap_server.launch.supervisor import Supervisor
 
 __all__ = [

@@ -1,8 +1,9 @@
-"""Which addresses a server may listen on, and TLS of its gRPC port.
+"""Which addresses and ports a server may listen on, and TLS of its gRPC port.
 
 Triton speaks TLS on its gRPC port only. HTTP and metrics therefore stay on loopback where gRPC speaks TLS.
 """
 
+import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,3 +108,21 @@ def _check_readable(option: str, path: Path) -> None:
 
 def _reason(error: Exception) -> str:
     return str(getattr(error, "reason", None) or error).replace("_", " ").lower()
+
+
+def joined(address: str, port: int) -> str:
+    """HOST:PORT, with brackets around IPv6."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def free_port(address: str, port: int, option: str) -> int:
+    """`port` if it is free (0: any free one). Checked by us because gRPC would share a taken port in silence."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise LaunchError(f"cannot listen on {address}:{port} ({why}); choose another {option}") from None
+        return int(probe.getsockname()[1])

@@ -1,24 +1,31 @@
-"""One tritonserver process on one build: start, wait until ready, stop without leaving anything behind."""
+"""One tritonserver process on one build: start, wait until ready, stop without leaving anything behind.
+
+It reads a model repository of its own (`apply.start`), which `endcap apply` changes while it runs.
+"""
 
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from endcap_server.apply.control import KEY_FILE
+from endcap_server.apply.generation import ApplyError, Generation
+from endcap_server.apply.running import PREFIX, RunningServer
+from endcap_server.apply.start import prepare, state_folder
 from endcap_server.launch.access import connect, ensure_key, headers, key_file_of, restriction_flags
 from endcap_server.launch.command_line import hide_argument
 from endcap_server.launch.installation import Installation, LaunchError, find_installation
-from endcap_server.launch.listening import Tls, check_address, loopback_beside
+from endcap_server.launch.listening import check_address, free_port, joined, loopback_beside
+from endcap_server.launch.options import ServerOptions
+from endcap_server.launch.server_log import ServerLog
 from endcap_server.launch.watchdog import ModelControl, Watchdog
 
 if TYPE_CHECKING:
@@ -29,38 +36,8 @@ ENGINES = ("nearest", "cross_encoder", "theme_llm", "keyword_llm")
 STAGE_THREADS = 128
 """Threads of the server for each stage's calls of engines; as many as the stage has itself (`triton/bls.py`)."""
 _SHM = Path("/dev/shm")
-_NOISE = ("CudaDriverHelper has not been", "unable to create stream")
-"""What Triton logs as errors at each start without a GPU."""
 _ARGUMENTS_READ = "loading: "
 """Logged once the server has its options, and before it has loaded anything."""
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """What `endcap serve` can be told. Ports of 0 are picked free."""
-
-    build: Path
-    address: str = "127.0.0.1"
-    grpc_port: int = 8001
-    http_port: int = 8000
-    metrics_port: int = 8002
-    profile: str = "cpu"
-    cache_mb: int = 64
-    """Size of Triton's response cache, MB (2**20 bytes)."""
-    python: Path | None = None
-    ready_timeout_s: float = 120.0
-    verbose: bool = False
-    revive: bool = True
-    """Load models again whose processes have died."""
-    restricted: bool = True
-    """Control calls need the key."""
-    key_file: Path | None = None
-    """Where the key is, or will be; None is `control.key` in the build."""
-    tls: Tls | None = None
-    plaintext: bool = False
-    """Listen without TLS where others can reach the server."""
-    metrics_address: str | None = None
-    """None is `address`, or loopback if there is TLS."""
 
 
 class Server:
@@ -92,31 +69,34 @@ class Server:
         self.installation: Installation = find_installation(options.python)
         self._http_host = loopback_beside(options.address, options.tls)
         self._metrics_host = options.metrics_address or self._http_host
-        self.grpc_port = _free_port(options.address, options.grpc_port, "--grpc-port")
-        self.http_port = _free_port(self._http_host, options.http_port, "--http-port")
-        self.metrics_port = _free_port(self._metrics_host, options.metrics_port, "--metrics-port")
-        self.log = options.build / "logs" / f"server-{self.grpc_port}.log"
+        self.grpc_port = free_port(options.address, options.grpc_port, "--grpc-port")
+        self.http_port = free_port(self._http_host, options.http_port, "--http-port")
+        self.metrics_port = free_port(self._metrics_host, options.metrics_port, "--metrics-port")
+        self.log = ServerLog(options.build / "logs" / f"server-{self.grpc_port}.log")
+        self.state = state_folder(options.build, self.grpc_port)
+        self.generation: Generation | None = None
+        """What it serves, as of its last start."""
         self._run_folder: Path | None = None
         self._shm_prefix = ""
         self.control_key = ensure_key(options.key_file or key_file_of(options.build)) if options.restricted else ""
         """What control calls have to bear; "" when they are open."""
         self.process: subprocess.Popen[bytes] | None = None
-        self._started_before, self._log_start = False, 0
+        self._started_before = False
 
     @property
     def grpc_address(self) -> str:
         """host:port of the gRPC service."""
-        return _joined(self.options.address, self.grpc_port)
+        return joined(self.options.address, self.grpc_port)
 
     @property
     def http_address(self) -> str:
         """host:port of the HTTP service."""
-        return _joined(self._http_host, self.http_port)
+        return joined(self._http_host, self.http_port)
 
     @property
     def metrics_address(self) -> str:
         """host:port of the metrics."""
-        return _joined(self._metrics_host, self.metrics_port)
+        return joined(self._metrics_host, self.metrics_port)
 
     @property
     def control_headers(self) -> dict[str, str]:
@@ -135,18 +115,18 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        if not self.options.grpc_port:  # nobody finds the state of a port that was picked free
+            shutil.rmtree(self.state.folder, ignore_errors=True)
 
     def start(self) -> None:
         """Start the process and wait until both ensembles and all engines answer as ready."""
-        self._run_folder = Path(tempfile.mkdtemp(prefix="endcap-"))
+        self.generation = self._prepare()
+        self._run_folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._shm_prefix = f"{self._run_folder.name}_"
         backends = self.installation.link_python_backend(self._run_folder / "backends")
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         environment = self.installation.environment() | {"ENDCAP_RUN_DIR": str(self._run_folder)}
-        # Starting again keeps what was logged before: it says why.
-        with self.log.open("ab" if self._started_before else "wb") as log:
+        with self.log.open() as log:
             self._started_before = True
-            self._log_start = log.seek(0, os.SEEK_END)
             # Its own session, so that Ctrl-C reaches only the launcher, which then stops the server in order.
             self.process = subprocess.Popen(
                 self._command(backends),
@@ -162,6 +142,7 @@ class Server:
         except BaseException:
             self.stop()
             raise
+        self._describe(self._run_folder)
         if self.options.revive:
             control = ModelControl(self.http_address, self.control_key)
             self._watchdog = Watchdog(self.process.pid, control, self._report)
@@ -194,11 +175,42 @@ class Server:
             raise LaunchError("the server is not running")
         return self.process.wait()
 
+    def _prepare(self) -> Generation:
+        """Write the model repository to serve: what is live stays so when the server starts again."""
+        options, again = self.options, self._started_before
+        if not again and not options.grpc_port:
+            shutil.rmtree(self.state.folder, ignore_errors=True)
+        try:
+            return prepare(self.state, options.build, options.profile, again=again, as_built=options.as_built)
+        except ApplyError as error:
+            raise LaunchError(f"{error}; `endcap serve --as-built` serves {options.build} as it is") from None
+
+    def _describe(self, run_folder: Path) -> None:
+        """Tell `endcap apply` and its like where the server is."""
+        if self.process is None:
+            return
+        if self.control_key:
+            with open(run_folder / KEY_FILE, "w", encoding="utf-8", opener=_private) as file:
+                file.write(self.control_key)
+        RunningServer(
+            process=self.process.pid,
+            grpc=self.grpc_address,
+            http=self.http_address,
+            build=str(self.options.build.resolve()),
+            state=str(self.state.folder),
+            run_folder=str(run_folder),
+        ).describe()
+
+    def _models(self) -> list[str]:
+        """Names of the models to load; the stages come with the ensembles."""
+        names = self.generation.models if self.generation is not None else {}
+        return [*(names.get(engine, engine) for engine in ENGINES), *ENSEMBLES]
+
     def _command(self, backends: Path) -> list[str]:
         options, installation = self.options, self.installation
         command = [
             str(installation.binary),
-            f"--model-repository={self.repository}",
+            f"--model-repository={self.state.models}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             # A stage's calls of engines each hold one of these threads, and so does the stage's answer for a moment.
@@ -206,7 +218,7 @@ class Server:
             f"--cache-directory={installation.caches}",
             f"--cache-config=local,size={options.cache_mb << 20}",
             "--model-control-mode=explicit",
-            *(f"--load-model={name}" for name in (*ENGINES, *ENSEMBLES)),
+            *(f"--load-model={name}" for name in self._models()),
             "--disable-auto-complete-config",
             "--exit-timeout-secs=10",
             f"--grpc-address={options.address}",
@@ -234,7 +246,7 @@ class Server:
         """Take the key out of the server's command line as soon as the server has read it."""
         until = time.monotonic() + patience_s
         while self.control_key and self.process is not None and self.process.poll() is None:
-            if _ARGUMENTS_READ in self._logged():
+            if _ARGUMENTS_READ in self.log.text():
                 if not hide_argument(self.process.pid, self.control_key):
                     self._report("the control key stays on the server's command line: the kernel lets nobody change it")
                 return
@@ -247,15 +259,15 @@ class Server:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.options.ready_timeout_s
-        waiting = ["", *ENGINES, *ENSEMBLES]
+        waiting = ["", *self._models()]
         while waiting:
             if self.process is None or self.process.poll() is not None:
-                raise LaunchError(f"the server stopped while loading: {self.reason()} (whole log: {self.log})")
+                raise LaunchError(f"the server stopped while loading: {self.log.reason()} (whole log: {self.log.path})")
             if time.monotonic() > deadline:
                 name = waiting[0] or "the server"
                 raise LaunchError(
-                    f"{name} was not ready within {self.options.ready_timeout_s:.0f} s: {self.reason()} "
-                    f"(whole log: {self.log})"
+                    f"{name} was not ready within {self.options.ready_timeout_s:.0f} s: {self.log.reason()} "
+                    f"(whole log: {self.log.path})"
                 )
             waiting = [name for name in waiting if not self._is_ready(name)]
             if waiting:
@@ -269,37 +281,9 @@ class Server:
         except (OSError, urllib.error.URLError):
             return False
 
-    def reason(self) -> str:
-        """The first error lines that this start logged: what Triton says before it gives up."""
-        lines = self._logged().splitlines()
-        errors = [line for line in lines if line.startswith("E") and "] " in line]
-        errors = [line.split("] ", 1)[1].strip('"') for line in errors]
-        errors = [line for line in errors if not line.startswith(_NOISE)]
-        known = [line for line in errors if "failed to load" in line or "Error" in line or "rror:" in line]
-        return " | ".join((known or errors or lines[-1:])[:2]) or "no log"
 
-    def _logged(self) -> str:
-        """What this start logged so far."""
-        with self.log.open("rb") as log:
-            log.seek(self._log_start)
-            return log.read().decode(errors="replace")
-
-
-def _joined(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def _free_port(address: str, port: int, option: str) -> int:
-    """`port` if it is free (0: any free one). Checked by us because gRPC would share a taken port in silence."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise LaunchError(f"cannot listen on {address}:{port} ({why}); choose another {option}") from None
-        return int(probe.getsockname()[1])
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _kill_session(leader: int) -> None:

@@ -40,7 +40,7 @@ class Supervisor:
             if status < 0:
                 self._again(f"the server was killed by signal {-status}")
             else:
-                self._again(f"the server ended with status {status}: {self._server.reason()}")
+                self._again(f"the server ended with status {status}: {self._server.log.reason()}")
 
     def _again(self, reason: str) -> None:
         """Start the server on its ports, however often that is allowed."""

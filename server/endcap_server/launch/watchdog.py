@@ -35,12 +35,10 @@ def model_processes(group: int) -> dict[int, str]:
             command = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:  # ended meanwhile
             continue
-        if len(command) < 2 or not command[0].endswith(_STUB.encode()):
-            continue
-        model_file = Path(os.fsdecode(command[1]))
-        # One that is just being started or ended may have no arguments to show.
-        if len(model_file.parents) > 1:
-            found[int(folder.name)] = model_file.parents[1].name
+        if len(command) > 1 and command[0].endswith(_STUB.encode()):
+            parents = Path(os.fsdecode(command[1])).parents
+            if len(parents) > 1:  # a process that is just ending may show anything
+                found[int(folder.name)] = parents[1].name
     return found
 
 

@@ -32,14 +32,14 @@ GONE = code("W605", "a file of the manifest is missing, which no model opens", "
 def artefacts(view: View) -> Iterator[Finding]:
     """Every file that a model opens on loading is there."""
     for build, configs in _builds(view).items():
-        manifest, problem = _manifest(build)
+        manifest, problem = read_build_manifest(build)
         if problem:
             advice = f"run `endcap build --out {build.name}` for every step, or take the build's own manifest"
             yield NO_MANIFEST.at(Where(build / MANIFEST), problem, advice)
         if _profile(build, manifest) != view.profile:
             continue
         for config in configs:
-            for name in _needs(config, manifest):
+            for name in needed_files(config, manifest):
                 if not (build / name).is_file():
                     step = name.partition("/")[0]
                     where = _manifest_place(build, step, name) or _reason(config)
@@ -51,10 +51,10 @@ def artefacts(view: View) -> Iterator[Finding]:
 def manifests(view: View) -> Iterator[Finding]:
     """The files of the steps that are served are those of the manifest, each built from the others."""
     for build, configs in _builds(view).items():
-        manifest, problem = _manifest(build)
+        manifest, problem = read_build_manifest(build)
         if problem or _profile(build, manifest) != view.profile:
             continue
-        opened = {name for config in configs for name in _needs(config, manifest)}
+        opened = {name for config in configs for name in needed_files(config, manifest)}
         served = {name.partition("/")[0] for name in opened}
         steps = manifest["steps"]
         for step in sorted(served & steps.keys()):
@@ -87,7 +87,7 @@ def _builds(view: View) -> dict[Path, list[Config]]:
     return found
 
 
-def _manifest(build: Path) -> tuple[dict[str, Any], str]:
+def read_build_manifest(build: Path) -> tuple[dict[str, Any], str]:
     """The manifest, or what is wrong with it."""
     try:
         manifest = json.loads((build / MANIFEST).read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ def _profile(build: Path, manifest: dict[str, Any]) -> str:
     return str(manifest.get("profile", compiled))
 
 
-def _needs(config: Config, manifest: dict[str, Any]) -> tuple[str, ...]:
+def needed_files(config: Config, manifest: dict[str, Any]) -> tuple[str, ...]:
     """Files that the model opens, with the parameters that it has and in the build that the manifest describes."""
     known, declared = known_model(config.model), PARAMETERS.get(base_name(config.model))
     if known is None or declared is None:

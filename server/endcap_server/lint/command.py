@@ -50,13 +50,14 @@ def _lint(arguments: argparse.Namespace) -> int:
         print(json.dumps(_document(findings), indent=1, ensure_ascii=False))
     else:
         for finding in findings:
-            print(_line(finding))
+            print(describe_finding(finding))
         print(_summary(findings))
     failing = findings if arguments.strict else [each for each in findings if each.severity == "error"]
     return 1 if failing else 0
 
 
-def _line(finding: Finding) -> str:
+def describe_finding(finding: Finding) -> str:
+    """One line: where, what, why, how to mend it, and the code."""
     code = finding.code
     return f"{_place(finding)}: {code.severity}: {finding.what} ({code.why}); {finding.mend} [{code.name}]"
 

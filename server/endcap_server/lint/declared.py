@@ -38,7 +38,11 @@ PARAMETERS: dict[str, type[StageParameters]] = {
 }
 """Of every stage and engine, by model name."""
 
-ADAPTER_PARAMETERS = {"build": "path of the build, relative to the model's folder (default ../..)"}
+ADAPTER_PARAMETERS = {
+    "build": "path of the build, relative to the model's folder (default ../..)",
+    "engines": "JSON object, engine -> model that a stage calls for it (default: the engine's own name); "
+    "`endcap apply` sets it",
+}
 """Parameters that every stage and engine has besides its own."""
 
 

@@ -9,6 +9,7 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -16,6 +17,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 Tensors = dict[str, np.ndarray]
+
+arrived_ns: ContextVar[int] = ContextVar("arrived_ns")
+"""When the request at work reached its stage's process, on ``time.monotonic_ns``'s clock; unset outside a server."""
 
 
 class Engines(Protocol):
@@ -151,11 +155,17 @@ class Stage(ABC):
     def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
         self.build = build
         self.engines = engines
+        self.model = self.name
+        """Name of the model that this stage runs as: its own, or that of a generation beside others."""
         self.settings: Any = (
             parameters
             if isinstance(parameters, StageParameters)
             else self.parameters.from_strings(self.name, parameters)
         )
+
+    def status(self, source: str = "computed") -> "StatusPart":
+        """A new part of STATUS for a request that begins; it says which model it comes from."""
+        return StatusPart(source, {"model": self.model})
 
     def check_asked(self, inputs: Tensors, outputs: Iterable[str]) -> None:
         """Refuse a request for outputs whose required input was not sent.
@@ -218,15 +228,16 @@ class StatusPart:
     """What one stage says about itself in STATUS.
 
     The figures are collected while the stage works: ``aiqa`` counts what was removed or repaired by reason,
-    ``fall_back`` records that (a part of) the answer is not what the stage normally gives, and why.
+    ``fall_back`` records that (a part of) the answer is not what the stage normally gives, and why. A stage's time
+    begins when the request reaches its process: reading tensors and waiting for the stage's loop are part of it.
     """
 
-    def __init__(self, source: str = "computed"):
-        self.started_ns = time.monotonic_ns()
+    def __init__(self, source: str = "computed", extra: Mapping[str, Any] | None = None):
+        self.started_ns = arrived_ns.get(0) or time.monotonic_ns()
         self.source = source
         self.reasons: list[str] = []
         self.aiqa: dict[str, int] = {}
-        self.extra: dict[str, Any] = {}
+        self.extra: dict[str, Any] = dict(extra or {})
 
     def count(self, reason: str, number: int = 1) -> None:
         """Count ``number`` findings of the quality checks."""

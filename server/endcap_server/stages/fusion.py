@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from endcap_server.in_flight import InFlight
+from endcap_server.generations import run_folder
+from endcap_server.in_flight import NAME_PATTERN, TABLE, InFlight
 from endcap_server.ranking import Ranker
 from endcap_server.rules import CompiledRules, RuleIndex, Rules
 from endcap_server.stages.base import (
@@ -24,6 +25,7 @@ from endcap_server.stages.base import (
 from endcap_server.stages.page import BLENDED, SIGNALS, Pool, Shelf, blend, choose_placements, fill
 from endcap_server.stages.report import EARLIER, read_versions, status_document
 from endcap_server.store import ItemStore
+from endcap_server.trial import Trial
 
 
 def _weight(default: float, what: str, where: str) -> Any:
@@ -76,6 +78,12 @@ class FusionParameters(StageParameters):
         le=1,
         description="mean score by which a placement must be better to pass one that LLM 1 put earlier",
     )
+    in_flight: str = Field(
+        TABLE, pattern=NAME_PATTERN, description="retrieval's table of the requests in flight; endcap apply sets it"
+    )
+    generation: int = Field(
+        1, ge=1, description="number of the set of models that a page comes from, for STATUS; endcap apply sets it"
+    )
 
     @model_validator(mode="after")
     def _something_counts(self) -> "FusionParameters":
@@ -102,8 +110,9 @@ class Fusion(Stage):
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
         self.ranker = Ranker.open(build) if (build / "ranker").exists() else None
-        self.versions = read_versions(build)
-        self.in_flight = InFlight()
+        self.versions = read_versions(build) | {"generation": str(self.settings.generation)}
+        self.in_flight = InFlight(name=self.settings.in_flight)
+        self.trial = Trial(run_folder())
 
     async def run(self, inputs: Tensors) -> Tensors:
         """Answer the page (THEME_OUT to STATUS) and, for a search, its first placement alone (FIRST_...)."""
@@ -117,7 +126,7 @@ class Fusion(Stage):
         self.in_flight.abandon(int(inputs["DEADLINE_NS"][0]))
 
     def _page(self, inputs: Tensors) -> Tensors:
-        status = StatusPart()
+        status = self.status()
         placements, products = (int(value) for value in inputs["PAGE_SHAPE"])
         is_search, placements = placements == 0, max(placements, 1)
         rules = Rules.model_validate_json(inputs["PAGE_RULES"][0])
@@ -280,6 +289,8 @@ class Fusion(Stage):
             name: json_of(tensor) for name in EARLIER if (tensor := inputs.get(f"{name.upper()}_STATUS")) is not None
         }
         document = status_document(parts, status, SIGNALS, self.versions)
+        if trial := self.trial.document():
+            document["staging"] = trial
         return {
             "THEME_OUT": bytes_tensor(titles),
             "KEYWORDS_OUT": keywords,

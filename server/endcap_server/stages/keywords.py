@@ -63,7 +63,7 @@ class Keywords(Stage):
 
     async def run(self, inputs: Tensors) -> Tensors:
         """Answer KEYWORD and KEYWORD_ROW [Q, K]."""
-        status = StatusPart("generated")
+        status = self.status("generated")
         deadline_ns = after_ms(int(inputs["KEYWORDS_BUDGET_MS"][0]))
         themes, concepts = texts_of(inputs["THEME"]), inputs["CONCEPT"]
         works = [

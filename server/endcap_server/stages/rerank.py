@@ -61,7 +61,7 @@ class Rerank(Stage):
 
     async def run(self, inputs: Tensors) -> Tensors:
         """Answer ROW, RELEVANCE, MARGIN, SIMILARITY [Q, M]: rows in retrieval's order, -1 and NaN padded."""
-        status = StatusPart()
+        status = self.status()
         is_search = int(inputs["PAGE_SHAPE"][0]) == 0
         rules = self.rule_index.compile(Rules.model_validate_json(inputs["PAGE_RULES"][0]))
         themes, keyword_rows = texts_of(inputs["THEME"]), inputs["KEYWORD_ROW"]

@@ -18,8 +18,9 @@ from pydantic import Field, model_validator
 from endcap_server import contract, prompts
 from endcap_server.admission import Admission
 from endcap_server.deadline import left_ms, tier_ms
-from endcap_server.generations import Generations
-from endcap_server.in_flight import InFlight
+from endcap_server.generations import Generations, run_folder
+from endcap_server.in_flight import NAME_PATTERN, TABLE, InFlight
+from endcap_server.recorder import Recorder
 from endcap_server.rules import CompiledRules, RuleIndex
 from endcap_server.stages.base import (
     EngineError,
@@ -72,6 +73,12 @@ class RetrievalParameters(StageParameters):
     cache_ttl_s: float = Field(
         3600.0, ge=0, le=10_000_000, description="seconds that a generated page is kept, 0: forever"
     )
+    in_flight: str = Field(
+        TABLE, pattern=NAME_PATTERN, description="table of the requests in flight; endcap apply sets it"
+    )
+    recorded_requests: int = Field(
+        64, ge=0, le=1000, description="latest requests kept for endcap apply to replay, at most 4 a second; 0: none"
+    )
 
     @model_validator(mode="after")
     def _shares_leave_something(self) -> "RetrievalParameters":
@@ -95,8 +102,12 @@ class Retrieval(Stage):
         self.rule_index = RuleIndex(self.store)
         self.generations = Generations(ttl_s=self.settings.cache_ttl_s)
         self.admission = Admission(
-            InFlight(), self.settings.max_in_flight, self.settings.min_in_flight, self.settings.admission_share
+            InFlight(name=self.settings.in_flight),
+            self.settings.max_in_flight,
+            self.settings.min_in_flight,
+            self.settings.admission_share,
         )
+        self.recorder = Recorder(run_folder(), self.settings.in_flight, self.settings.recorded_requests)
         self.popular = popular_rows(self.store, 4 * max(self.settings.candidates, self.settings.search_candidates))
 
     async def run(self, inputs: Tensors) -> Tensors:
@@ -106,8 +117,9 @@ class Retrieval(Stage):
             InvalidRequest: The request breaks the contract.
             Overloaded: It cannot be answered within its budget, because of what is in flight already.
         """
-        status = StatusPart()
+        status = self.status()
         request = contract.read_request(inputs, self.settings.default_budget_ms, self.settings.max_budget_ms)
+        self.recorder.note(inputs)
         deadline_ns = status.started_ns + request.budget_ms * 1_000_000
         if not self.settings.max_in_flight:
             return await self._retrieve(request, deadline_ns, status)

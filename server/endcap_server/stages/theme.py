@@ -77,7 +77,7 @@ class Theme(Stage):
 
     async def run(self, inputs: Tensors) -> Tensors:
         """Answer THEME [Q] and CONCEPT [Q, C] for Q = P + spare, required themes first, padded with empty texts."""
-        status = StatusPart("generated")
+        status = self.status("generated")
         deadline_ns = after_ms(int(inputs["THEME_BUDGET_MS"][0]))
         placements = int(inputs["PAGE_SHAPE"][0])
         wanted = placements + self.settings.spare

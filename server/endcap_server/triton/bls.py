@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,13 @@ class BlsEngines:
 
     An engine that does not answer in time is left alone: its answer is dropped when it comes, and the engine drops the
     request by itself because it knows the deadline. One that hangs gets no more requests until it has answered some.
+
+    Args:
+        names: Engine -> model to call for it, where a generation of models has its own; else the engine's name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Mapping[str, str] | None = None) -> None:
+        self._names = dict(names or {})
         self._unanswered: Counter[str] = Counter()
 
     async def call(self, engine: str, inputs: Tensors, deadline_ns: int, outputs: tuple[str, ...]) -> Tensors:
@@ -37,7 +42,7 @@ class BlsEngines:
         if self._unanswered[engine] >= _MOST_UNANSWERED:
             raise EngineTimeout(engine, f"it hangs: {self._unanswered[engine]} earlier requests are unanswered")
         request = pb_utils.InferenceRequest(
-            model_name=engine,
+            model_name=self._names.get(engine, engine),
             requested_output_names=list(outputs),
             inputs=[pb_utils.Tensor(name, np.ascontiguousarray(tensor)) for name, tensor in inputs.items()],
             parameters={"deadline_ns": deadline_ns},

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -9,11 +10,19 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from endcap_server.metrics import StageMetrics
-from endcap_server.stages.base import InvalidRequest, Overloaded, Stage, Tensors
+from endcap_server.stages.base import InvalidRequest, Overloaded, Stage, Tensors, arrived_ns
 from endcap_server.triton.bls import BLS_THREADS, BlsEngines
 from endcap_server.triton.metrics import MetricsReporter
 from endcap_server.triton.process import end_when_continued
-from endcap_server.triton.tensors import answer, build_folder, config_parameters, input_names, read_inputs, refuse
+from endcap_server.triton.tensors import (
+    answer,
+    build_folder,
+    config_parameters,
+    engine_names,
+    input_names,
+    read_inputs,
+    refuse,
+)
 
 
 def stage_model(stage_type: type[Stage]) -> type:
@@ -36,7 +45,9 @@ class StageModel:
         parameters = config_parameters(args["model_config"])
         build = build_folder(args, parameters)
         self._inputs = input_names(args["model_config"])
-        self._stage = self.stage_class(build, parameters, BlsEngines())
+        engines = BlsEngines(engine_names(parameters))
+        self._stage = self.stage_class(build, parameters, engines)
+        self._stage.model = args["model_name"]
         self._logger = pb_utils.Logger
         self._metrics = StageMetrics(self._stage.name)
         self._reporter = MetricsReporter(self._metrics, args["model_name"])
@@ -48,12 +59,14 @@ class StageModel:
     def execute(self, requests: list[Any]) -> None:
         """Take the tensors out of the stub's memory and hand each request to the loop; responses follow later."""
         for request in requests:
+            arrived = time.monotonic_ns()
             inputs = read_inputs(request, self._inputs)
-            work = self._serve(inputs, request.requested_output_names(), request.get_response_sender())
+            work = self._serve(arrived, inputs, request.requested_output_names(), request.get_response_sender())
             asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def _serve(self, inputs: Tensors, requested: list[str], sender: Any) -> None:
+    async def _serve(self, arrived: int, inputs: Tensors, requested: list[str], sender: Any) -> None:
         name = self._stage.name
+        arrived_ns.set(arrived)
         # Triton goes through all steps of an ensemble whose client has gone; it tells a step so when it begins, and one
         # that runs already not at all.
         if sender.is_cancelled():

@@ -29,6 +29,12 @@ def build_folder(args: Mapping[str, str], parameters: dict[str, str]) -> Path:
     return (Path(args["model_repository"]) / parameters.pop("build", "../..")).resolve()
 
 
+def engine_names(parameters: dict[str, str]) -> dict[str, str]:
+    """Engine -> model that a stage calls for it, where that has another name; takes `engines` out of `parameters`."""
+    names: dict[str, str] = json.loads(parameters.pop("engines", "{}"))
+    return names
+
+
 def read_inputs(request: Any, names: Iterable[str]) -> Tensors:
     """The tensors of a request that were sent, copied: the stub's memory is reused once `execute` has returned."""
     tensors = {}

@@ -1,0 +1,345 @@
+"""What `endcap apply` promises, tried on a real server under a constant stream of requests, and put into figures.
+
+    python -m benchmarks.apply_evidence --build build/test [--other build/demo] [--quick]
+
+Faulty edits are each stopped with nothing failed and answers unchanged; good edits and whole builds in a row fail no
+request, mix no page and leave the server's memory as it was; rollouts killed at each step leave the service alone and
+the next one finds its way. The last line of the output is one JSON document; exit status 1 if anything is not kept.
+"""
+
+import argparse
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from endcap_client import Client
+from endcap_server.apply.generation import StateFolder
+from endcap_server.apply.journal import Standing
+from endcap_server.apply.running import RunningServer, find_server
+from endcap_server.launch import Server, ServerOptions
+from endcap_server.launch.watchdog import model_processes
+from endcap_server.store import ItemStore
+
+from benchmarks.apply_sources import FAULTY, GOOD, Edit, copy_build, other_build, parameter
+from benchmarks.apply_traffic import ApplyTraffic, Seen, ask
+
+BASELINE_S = 15.0
+FAST = ("--set", "watch_s=1", "--set", "sample=16")
+"""Settings of rollouts that are only counted."""
+KILLED_AT = [(step, when) for step in ("load", "compare", "switch", "watch", "unload") for when in ("before", "after")]
+_KILLER = Path(__file__).with_name("apply_killer.py")
+
+
+@dataclass
+class Outcome:
+    """One command: its exit code, what it printed, when it ran (`time.monotonic`)."""
+
+    code: int
+    output: str
+    began: float
+    ended: float
+
+
+@dataclass
+class Bench:
+    """A server under traffic, and a build of its own to edit.
+
+    Attributes:
+        server: It.
+        source: A copy of the served build.
+        folder: For more builds.
+        traffic: The clients.
+        tags: Generation -> what product ids begin with.
+    """
+
+    server: Server
+    source: Path
+    folder: Path
+    traffic: ApplyTraffic
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def state(self) -> StateFolder:
+        return self.server.state
+
+    @property
+    def server_description(self) -> RunningServer:
+        return find_server(port=self.server.grpc_port)
+
+    @property
+    def standing(self) -> Standing:
+        return self.state.journal.standing()
+
+    def run(self, command: str, *arguments: str, kill: tuple[str, str] | None = None) -> Outcome:
+        """`endcap COMMAND` on this server; with `kill`, its process is killed before or after a step is taken."""
+        began = time.monotonic()
+        program = ["-P", "-m", "endcap_client.cli"] if kill is None else ["-P", str(_KILLER), *kill]
+        words = [sys.executable, *program, command, *arguments, "--grpc-port", str(self.server.grpc_port)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        return Outcome(done.returncode, done.stdout + done.stderr, began, time.monotonic())
+
+    def apply(self, source: Path, *arguments: str, kill: tuple[str, str] | None = None) -> Outcome:
+        """`endcap apply --from SOURCE`."""
+        return self.run("apply", "--from", str(source), *arguments, kill=kill)
+
+    def answers(self) -> list[tuple[str, ...]]:
+        """The products of some fixed requests."""
+        with Client(self.server.grpc_address, timeout_s=10) as client:
+            return [ask(client, self.traffic.store, number).products for number in range(12)]
+
+    def loaded(self) -> set[str]:
+        """Names of the models that have a process."""
+        process = self.server.process
+        return set(model_processes(process.pid).values()) if process is not None else set()
+
+    def memory_mb(self) -> int:
+        """MB of the server and its models, shared pages counted once."""
+        process = self.server.process
+        return memory_mb(process.pid) if process is not None else 0
+
+
+def memory_mb(server: int) -> int:
+    """MB (PSS) of a server and its models."""
+    total = 0
+    for process in (server, *model_processes(server)):
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total // 1024
+
+
+@contextmanager
+def bench(build: Path, clients: int = 3) -> Iterator[Bench]:
+    """A server on a build, asked all the time."""
+    folder = Path(tempfile.mkdtemp(prefix=".apply-", dir=build.parent))
+    try:
+        source = copy_build(build, folder / "source")
+        store = ItemStore.open(source)
+        options = ServerOptions(build=source, grpc_port=0, http_port=0, metrics_port=0)
+        with Server(options) as server, ApplyTraffic(server.grpc_address, store, clients) as traffic:
+            wait_until(lambda: len(traffic.seen) > 50 or traffic.failed)
+            yield Bench(server, source, folder, traffic)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until(condition: Any, timeout_s: float = 60.0) -> None:
+    """Wait for something that is to be."""
+    ends = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > ends:
+            raise TimeoutError(f"not within {timeout_s:g} s")
+        time.sleep(0.05)
+
+
+def faulty(bench: Bench, edits: Sequence[Edit]) -> dict[str, Any]:
+    """Each faulty edit is stopped, and shoppers notice nothing."""
+    before, live, found = bench.answers(), bench.standing.live, []
+    for edit in edits:
+        broken = copy_build(bench.source, bench.folder / "broken")
+        edit.act(broken)
+        outcome = bench.apply(broken, *FAST)
+        kept = bench.standing.live == live and not bench.standing.open
+        found.append(
+            {
+                "edit": edit.name,
+                "stopped": outcome.code == 1 and kept,
+                "by": stopped_by(outcome.output),
+                "expected": edit.stopped_by,
+                "said": outcome.output.strip().splitlines()[-1][:200] if outcome.output.strip() else "",
+            }
+        )
+        shutil.rmtree(broken)
+    return {"edits": found, "answers_unchanged": bench.answers() == before, **counts(bench)}
+
+
+def stopped_by(output: str) -> str:
+    """Which part of a rollout refused it."""
+    last = output.rpartition("endcap apply: ")[2]
+    for words, part in (("lint found", "lint"), ("does not load", "load"), ("(", "compare")):
+        if words in last:
+            return part
+    return "nothing"
+
+
+def good(bench: Bench, edits: Sequence[Edit]) -> dict[str, Any]:
+    """Good edits in a row, each on top of those before."""
+    memory, took, swaps = [], [], []
+    for edit in edits:
+        edit.act(bench.source)
+        outcome = bench.apply(bench.source, *FAST)
+        if outcome.code:
+            return {"failed_edit": edit.name, "said": outcome.output, **counts(bench)}
+        memory.append(bench.memory_mb())
+        took.append(outcome.ended - outcome.began)
+        swaps.append((outcome.began, outcome.ended))
+    return {
+        "edits": len(edits),
+        "median_s": round(float(np.median(took)), 1),
+        "memory_mb": memory,
+        "memory_growth": round(memory[-1] / memory[0] - 1, 4),
+        **counts(bench),
+    }
+
+
+def builds(bench: Bench, number: int, others: Sequence[tuple[Path, str]]) -> dict[str, Any]:
+    """Whole builds in a row: every model and artefact changes."""
+    memory, took = [], []
+    bench.tags |= {str(bench.standing.live): ""}
+    for each in range(number):
+        folder, tag = others[each % len(others)]
+        outcome = bench.apply(folder, *FAST, "--set", "min_overlap=0", "--set", "max_drift=1")
+        if outcome.code:
+            return {"failed_build": each, "said": outcome.output, **counts(bench)}
+        bench.tags[str(bench.standing.live)] = tag
+        memory.append(bench.memory_mb())
+        took.append(outcome.ended - outcome.began)
+    return {
+        "builds": number,
+        "median_s": round(float(np.median(took)), 1),
+        "memory_mb": memory,
+        "memory_growth": round(memory[-1] / memory[0] - 1, 4),
+        **counts(bench),
+    }
+
+
+def killed(bench: Bench, at: Sequence[tuple[str, str]], first: int = 0) -> dict[str, Any]:
+    """Rollouts whose process is killed; the next apply and rollback in turns put things right."""
+    found = []
+    for number, (step, when) in enumerate(at, first):
+        value = f"0.{30 + number}"
+        edited = copy_build(bench.source, bench.folder / "edited")
+        parameter("fusion", "ranker", value)(edited)
+        before = bench.standing.live
+        outcome = bench.apply(edited, *FAST, kill=(step, when))
+        there = bench.standing.open
+        served = bench.answers()
+        next_one = "rollback" if number % 2 else "apply"
+        second = bench.run("rollback", *FAST[:2]) if number % 2 else bench.apply(edited, *FAST)
+        standing = bench.standing
+        live = bench.state.read(standing.live)
+        expected = set(live.models.values()) - set(live.public)
+        found.append(
+            {
+                "step": step,
+                "when": when,
+                "was_killed": outcome.code == -signal.SIGKILL,
+                "found_open": there != 0,
+                "served": all(served),
+                "next": next_one,
+                "in_order": second.code == 0 and not standing.open and bench.loaded() == expected,
+                "live": standing.live if next_one == "apply" else standing.live == before,
+                "said": second.output.strip().splitlines()[:2],
+            }
+        )
+        shutil.rmtree(edited)
+    return {"kills": found, **counts(bench)}
+
+
+def latency(bench: Bench, edit: Edit) -> dict[str, Any]:
+    """p50 and p99 before and during a swap with its default settings."""
+    edit.act(bench.source)
+    began = time.monotonic()
+    time.sleep(BASELINE_S)
+    outcome = bench.apply(bench.source)
+    before = bench.traffic.latencies(began, outcome.began)
+    during = bench.traffic.latencies(outcome.began, outcome.ended)
+    figures = {
+        name: {f"p{q}_ms": round(1e3 * float(np.percentile(values, q)), 1) for q in (50, 99)} | {"answers": len(values)}
+        for name, values in (("before", before), ("during", during))
+    }
+    ratio = figures["during"]["p99_ms"] / figures["before"]["p99_ms"]
+    return {
+        "edit": edit.name,
+        "code": outcome.code,
+        "seconds": round(outcome.ended - outcome.began, 1),
+        **figures,
+        "p99_ratio": round(ratio, 2),
+    }
+
+
+def counts(bench: Bench) -> dict[str, Any]:
+    """What the clients have seen so far."""
+    traffic = bench.traffic
+    wrong = [each for each in list(traffic.seen) if each.generation in bench.tags and not tagged(bench, each)]
+    return {
+        "answers": len(traffic.seen),
+        "failed": len(traffic.failed),
+        "first_failure": traffic.failed[0][1] if traffic.failed else "",
+        "mixed": traffic.mixed() + [f"generation {each.generation}: {each.products[:2]}" for each in wrong[:3]],
+    }
+
+
+def tagged(bench: Bench, seen: Seen) -> bool:
+    """Whether all products of an answer are those of its generation's build."""
+    tag = bench.tags[seen.generation]
+    tags = [other for other in set(bench.tags.values()) if other]
+    return all(each.startswith(tag) if tag else not each.startswith(tuple(tags) or "\0") for each in seen.products)
+
+
+def evidence(build: Path, other: Path | None, quick: bool) -> dict[str, Any]:
+    """Everything, on one server after the other."""
+    document: dict[str, Any] = {}
+    with bench(build) as one:
+        _note(document, "faulty", faulty(one, FAULTY[::6] if quick else FAULTY))
+        _note(document, "good", good(one, GOOD[:3] if quick else GOOD))
+    with bench(build) as one:
+        others = [(other_build(one.source, one.folder / "b", "b~"), "b~")]
+        others.append((other, "") if other is not None else (other_build(one.source, one.folder / "c", "cc~"), "cc~"))
+        _note(document, "builds", builds(one, 2 if quick else 5, others))
+        _note(document, "killed", killed(one, KILLED_AT[::4] if quick else KILLED_AT))
+    with bench(build) as one:
+        edits = (GOOD[0],) if quick else (GOOD[0], GOOD[3], GOOD[7])
+        _note(document, "latency", {"swaps": [latency(one, edit) for edit in edits], **counts(one)})
+    return document
+
+
+def _note(document: dict[str, Any], part: str, figures: dict[str, Any]) -> None:
+    document[part] = figures
+    print(f"{part}: {json.dumps(figures, ensure_ascii=False)}", flush=True)
+
+
+def problems(document: dict[str, Any]) -> list[str]:
+    """What was promised and not kept."""
+    found = []
+    for part, figures in document.items():
+        found += [f"{part}: {figures['failed']} failed requests: {figures['first_failure']}"] * bool(figures["failed"])
+        found += [f"{part}: mixed pages: {each}" for each in figures["mixed"]]
+        if not 0.95 <= 1 + figures.get("memory_growth", 0.0) <= 1.05:
+            found.append(f"{part}: memory {figures['memory_mb']} MB")
+        found += [f"{part}: {figures[each]}" for each in ("failed_edit", "failed_build") if each in figures]
+    found += [f"not stopped: {each}" for each in document["faulty"]["edits"] if not each["stopped"]]
+    if not document["faulty"]["answers_unchanged"]:
+        found.append("faulty: answers changed")
+    kept = ("was_killed", "found_open", "served", "in_order")
+    found += [f"killed: {each}" for each in document["killed"]["kills"] if not all(each[name] for name in kept)]
+    found += [f"latency: {each}" for each in document["latency"]["swaps"] if each["code"] or each["p99_ratio"] > 2]
+    return found
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--build", type=Path, default=Path("build/test"), help="(default: %(default)s)")
+    parser.add_argument("--other", type=Path, help="a build of another shop to swap with (default: one that is made)")
+    parser.add_argument("--quick", action="store_true", help="a few of everything")
+    arguments = parser.parse_args()
+    document = evidence(arguments.build, arguments.other, arguments.quick)
+    document["problems"] = problems(document)
+    for each in document["problems"]:
+        print(f"not kept: {each}")
+    print(json.dumps(document, ensure_ascii=False))
+    return 1 if document["problems"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""`endcap COMMAND ...` whose own process is killed at a step of its rollout, as by a power cut.
+
+    python -P benchmarks/apply_killer.py STEP before|after apply ...
+
+"before": the step is written down and not taken; "after": it is taken, and the next one not written down.
+"""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from endcap_client.cli import main
+from endcap_server.apply.journal import Journal
+
+
+def kill_at(step: str, when: str) -> None:
+    """Let the journal end this process."""
+    write = Journal.write
+    came = False
+
+    def write_and_die(self: Journal, event: str, generation: int, **more: Any) -> None:
+        nonlocal came
+        if came and when == "after" and event != "compared":
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(self, event, generation, **more)
+        came = came or (event == "step" and more.get("step") == step)
+        if came and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Journal.write = write_and_die  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    kill_at(*sys.argv[1:3])
+    sys.exit(main(sys.argv[3:]))

@@ -1,0 +1,273 @@
+"""What is rolled out in the tests and the evidence of `endcap apply`: edited builds, good and faulty, and other builds.
+
+A copied build shares its artefacts with the original by links, so every change of a file puts a new one in its place.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from endcap_builders.pipeline import digests_read, file_hashes
+from endcap_builders.steps import all_steps
+from endcap_server.apply.snapshot import take_snapshot
+from endcap_server.columns import StringColumn
+
+CONFIG = "config.pbtxt"
+Act = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One thing done to a build.
+
+    Attributes:
+        name: what it is.
+        act: does it, given the build.
+        stopped_by: lint, loading or comparing: where a faulty edit is found.
+    """
+
+    name: str
+    act: Act
+    stopped_by: str = ""
+
+
+def copy_build(build: Path, folder: Path) -> Path:
+    """A build of its own that shares its artefacts' contents with another."""
+    take_snapshot(build / "repository", build, folder)
+    return folder
+
+
+def put(path: Path, text: str | bytes) -> None:
+    """Put a new file in the place of one that may be linked elsewhere."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+
+
+def config(model: str, *changes: tuple[str, str]) -> Act:
+    """Replace texts, each of which stands in the model's configuration."""
+
+    def act(build: Path) -> None:
+        path = build / "repository" / model / CONFIG
+        text = path.read_text(encoding="utf-8")
+        for old, new in changes:
+            if old not in text:
+                raise ValueError(f"{path}: expected {old!r} in it")
+            text = text.replace(old, new, 1)
+        put(path, text)
+
+    return act
+
+
+def parameter(model: str, name: str, value: str) -> Act:
+    """Set a parameter of a model, given or not."""
+
+    def act(build: Path) -> None:
+        path = build / "repository" / model / CONFIG
+        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        line = f'parameters {{ key: "{name}" value: {{ string_value: "{value}" }} }}'
+        put(path, "\n".join([*(each for each in lines if f'key: "{name}"' not in each), line]) + "\n")
+
+    return act
+
+
+def code(model: str, body: str) -> Act:
+    """Put code of one's own after a model's."""
+
+    def act(build: Path) -> None:
+        path = build / "repository" / model / "1" / "model.py"
+        put(path, path.read_text(encoding="utf-8") + body)
+
+    return act
+
+
+def rewrite(name: str, text: str | bytes, *, listed: bool) -> Act:
+    """Another content for a file of the build; if it is `listed`, the manifest says that it belongs so."""
+
+    def act(build: Path) -> None:
+        put(build / name, text)
+        if listed:
+            list_files(build)
+
+    return act
+
+
+def remove(name: str) -> Act:
+    """Delete a file of the build."""
+    return lambda build: (build / name).unlink()
+
+
+def list_files(build: Path) -> None:
+    """Let the manifest list the build's files as they are, as if its steps had made them."""
+    path = build / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    for step in all_steps():
+        entry = manifest["steps"].get(step.name)
+        if entry is not None and step.name != "repository":
+            entry["files"] = file_hashes(build / step.name)
+            entry["read"] = digests_read(step, manifest["steps"])
+    put(path, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+def other_build(build: Path, folder: Path, tag: str) -> Path:
+    """A build in which everything differs: product ids begin with `tag`, and no artefact's file is as before."""
+    copy_build(build, folder)
+    store = folder / "store"
+    ids = [tag + each for each in StringColumn.open(build / "store", "product_ids")]
+    for part in ("bytes", "offsets", "hashes", "order"):
+        (store / f"product_ids.{part}.npy").unlink()
+    StringColumn.write(store, "product_ids", ids)
+    popularity = np.load(store / "popularity.npy")
+    (store / "popularity.npy").unlink()
+    np.save(store / "popularity.npy", np.roll(popularity, len(tag)))
+    for name in ("bi_encoder/encoder.json", "cross_encoder/calibration.json", "ranker/ranker.json"):
+        text = (folder / name).read_text(encoding="utf-8")
+        put(folder / name, text.rstrip("\n") + "\n" * (1 + len(tag)))
+    for name in ("theme_llm", "keyword_llm"):
+        text = (folder / name / "config.json").read_text(encoding="utf-8")
+        put(folder / name / "config.json", text.rstrip("\n") + "\n" * (1 + len(tag)))
+    list_files(folder)
+    return folder
+
+
+_STEP_RERANK = 'model_name: "rerank"'
+_FAILING = """
+
+class TritonPythonModel(TritonPythonModel):
+    def execute(self, requests):
+        raise RuntimeError("a mistake in the code")
+"""
+_DYING = """
+
+class TritonPythonModel(TritonPythonModel):
+    def execute(self, requests):
+        import os
+        os._exit(3)
+"""
+_SLOW = """
+
+class TritonPythonModel(TritonPythonModel):
+    def execute(self, requests):
+        import time
+        time.sleep(0.3)
+        super().execute(requests)
+"""
+
+FAULTY = (
+    Edit("misspelt tensor", config("storefront", ('key: "KEYWORD_ROW" value', 'key: "KEYWORD_ROWS" value')), "lint"),
+    Edit(
+        "wrong type", config("rerank", ('"RELEVANCE" data_type: TYPE_FP32', '"RELEVANCE" data_type: TYPE_FP64')), "lint"
+    ),
+    Edit(
+        "wrong shape",
+        config(
+            "fusion",
+            ('"PAGE_SHAPE" data_type: TYPE_INT32 dims: [ 2 ]', '"PAGE_SHAPE" data_type: TYPE_INT32 dims: [ 3 ]'),
+        ),
+        "lint",
+    ),
+    Edit(
+        "cycle",
+        config(
+            "search",
+            (
+                'key: "CANDIDATE_ROW" value: "candidate_row" }\n      input_map',
+                'key: "CANDIDATE_ROW" value: "row" }\n      input_map',
+            ),
+        ),
+        "lint",
+    ),
+    Edit("missing model", config("search", (_STEP_RERANK, 'model_name: "rerang"')), "lint"),
+    Edit(
+        "truncated file",
+        lambda build: put(
+            build / "repository/storefront/config.pbtxt",
+            (build / "repository/storefront/config.pbtxt").read_bytes()[:2000],
+        ),
+        "lint",
+    ),
+    Edit("absurd weight", parameter("fusion", "search_retrieval", "100"), "compare"),
+    Edit("weight out of range", parameter("fusion", "margin", "1e6"), "lint"),
+    Edit("unknown parameter", parameter("retrieval", "candidats", "10"), "lint"),
+    Edit("number that is none", parameter("retrieval", "interests", "four"), "lint"),
+    Edit("deleted artefact", remove("cross_encoder/model.bin"), "lint"),
+    Edit("deleted index", remove("index/products.faiss"), "lint"),
+    Edit("damaged artefact", rewrite("ranker/model.txt", "tree\n", listed=False), "lint"),
+    Edit("damaged manifest", rewrite("manifest.json", "{", listed=False), "lint"),
+    Edit("deleted code", remove("repository/theme/1/model.py"), "lint"),
+    Edit("code with a syntax error", code("theme", "\ndef\n"), "lint"),
+    Edit(
+        "cache where it cannot work",
+        config("nearest", ('backend: "python"', 'backend: "python"\nresponse_cache { enable: true }')),
+        "lint",
+    ),
+    Edit("batching a stage", config("rerank", ("max_batch_size: 0", "max_batch_size: 8")), "lint"),
+    Edit(
+        "decoupled",
+        config("keywords", ('backend: "python"', 'backend: "python"\nmodel_transaction_policy { decoupled: true }')),
+        "lint",
+    ),
+    Edit("GPU without one", config("cross_encoder", ("KIND_CPU", "KIND_GPU")), "lint"),
+    Edit("unknown backend", config("theme_llm", ('backend: "python"', 'backend: "pyton"')), "lint"),
+    Edit("no such number of instances", config("fusion", ("count: 1", "count: 4000")), "lint"),
+    Edit("public tensor renamed", config("search", ('{ name: "SCORE"', '{ name: "SCORES"')), "lint"),
+    Edit(
+        "optional input required",
+        config(
+            "search",
+            (
+                '"HISTORY" data_type: TYPE_STRING dims: [ -1 ] optional: true',
+                '"HISTORY" data_type: TYPE_STRING dims: [ -1 ]',
+            ),
+        ),
+        "lint",
+    ),
+    Edit(
+        "not UTF-8",
+        lambda build: put(
+            build / "repository/fusion/config.pbtxt",
+            b"# \xff\n" + (build / "repository/fusion/config.pbtxt").read_bytes(),
+        ),
+        "lint",
+    ),
+    Edit("budget that leaves nothing", parameter("retrieval", "theme_share", "0.7"), "lint"),
+    Edit("import of what is not there", code("keywords", "\nimport endcap_nothing\n"), "load"),
+    Edit("store of another format", rewrite("store/store.json", '{"format": 99}', listed=True), "load"),
+    Edit("ranker that is no model", rewrite("ranker/model.txt", "tree\nnonsense\n", listed=True), "load"),
+    Edit("engine that is no model", rewrite("cross_encoder/model.xml", "<net/>", listed=True), "load"),
+    Edit("code that fails on every request", code("rerank", _FAILING), "compare"),
+    Edit("code that ends its process", code("rerank", _DYING), "compare"),
+    Edit("slow code", code("fusion", _SLOW), "compare"),
+    Edit("share too small for any theme", parameter("retrieval", "theme_share", "0.001"), "compare"),
+    Edit("floor that empties pages", parameter("fusion", "search_relevance_floor", "1.0"), "compare"),
+)
+"""Faulty edits of every kind, each stopped before it is live."""
+
+GOOD = (
+    Edit("fusion: margin", parameter("fusion", "margin", "0.27")),
+    Edit("fusion: ranker", parameter("fusion", "ranker", "0.33")),
+    Edit("rerank: fewer pairs", parameter("rerank", "pairs_per_placement", "36")),
+    Edit("retrieval: more candidates", parameter("retrieval", "candidates", "220")),
+    Edit("keywords: fit", parameter("keywords", "fit_floor", "0.24")),
+    Edit("theme: similarity", parameter("theme", "max_similarity", "0.93")),
+    Edit("nearest: cache", parameter("nearest", "cache_texts", "12000")),
+    Edit("cross_encoder: cache", parameter("cross_encoder", "cache_pairs", "210000")),
+    Edit("retrieval: longer default budget", parameter("retrieval", "default_budget_ms", "2100")),
+    Edit("fusion: two processes", config("fusion", ("count: 1", "count: 2"))),
+    Edit("fusion: one process", config("fusion", ("count: 2", "count: 1"))),
+    Edit("keywords: no response cache", config("keywords", ("response_cache { enable: true }", ""))),
+    Edit(
+        "keywords: response cache",
+        config("keywords", ('backend: "python"', 'backend: "python"\nresponse_cache { enable: true }')),
+    ),
+    Edit("rerank: personal share", parameter("rerank", "personal_share", "0.3")),
+    Edit("theme: tokens", parameter("theme", "tokens_per_theme", "60")),
+    Edit("keyword_llm: queue", parameter("keyword_llm", "max_waiting", "200")),
+    Edit("fusion: diversity", parameter("fusion", "diversity", "0.14")),
+    Edit("retrieval: half-life", parameter("retrieval", "half_life", "22.0")),
+    Edit("fusion: search weight", parameter("fusion", "search_similarity", "0.16")),
+    Edit("rerank: search pairs", parameter("rerank", "search_pairs", "96")),
+    Edit("retrieval: shares", parameter("retrieval", "keywords_share", "0.26")),
+)
+"""Edits to be made one on top of the other, of stages and engines alike."""

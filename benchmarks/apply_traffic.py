@@ -1,0 +1,124 @@
+"""A constant stream of requests while generations change: every answer is kept with what it says of its generation."""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from endcap_client import Client, Options
+from endcap_client.errors import EndcapError
+from endcap_server.store import ItemStore
+
+_PAUSE_S = 0.02
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One answer."""
+
+    ensemble: str
+    at: float
+    """`time.monotonic` when it came."""
+    seconds: float
+    generation: str
+    models: tuple[str, ...]
+    """Names of the models that its stages say they are."""
+    versions: tuple[tuple[str, str], ...]
+    products: tuple[str, ...]
+
+
+@dataclass
+class ApplyTraffic:
+    """Clients that ask one thing after the other, without retries; a context manager that starts and stops them.
+
+    Args:
+        address: HOST:PORT of the gRPC service.
+        store: Words and products to ask for.
+        clients: How many ask at once.
+    """
+
+    address: str
+    store: ItemStore
+    clients: int = 3
+    seen: list[Seen] = field(default_factory=list)
+    failed: list[tuple[float, str]] = field(default_factory=list)
+    """(`time.monotonic`, error)."""
+
+    def __enter__(self) -> "ApplyTraffic":
+        self._stopped, self._may_ask = threading.Event(), threading.Event()
+        self._may_ask.set()
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(self.clients)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Ask nothing for a while, once what is under way has been answered."""
+        self._may_ask.clear()
+        time.sleep(1.0)
+        try:
+            yield
+        finally:
+            self._may_ask.set()
+
+    def latencies(self, begin: float, end: float) -> np.ndarray:
+        """Seconds of the answers that came between two moments: float64 [n]."""
+        return np.array([each.seconds for each in list(self.seen) if begin <= each.at < end])
+
+    def mixed(self) -> list[str]:
+        """Pages that are not wholly of one generation, in words; empty if there is none.
+
+        All pages of a generation and ensemble come from the same models and say the same versions.
+        """
+        kinds: dict[tuple[str, str], set[Any]] = defaultdict(set)
+        for each in list(self.seen):
+            kinds[each.generation, each.ensemble].add((each.models, each.versions))
+        return [f"generation {key[0]}, {key[1]}: {sorted(found)}" for key, found in kinds.items() if len(found) > 1]
+
+    def _run(self, number: int) -> None:
+        with Client(self.address, options=Options(timeout_s=10, retry=None)) as client:
+            while not self._stopped.is_set():
+                self._may_ask.wait()
+                number += self.clients
+                try:
+                    self.seen.append(ask(client, self.store, number))
+                except EndcapError as error:
+                    self.failed.append((time.monotonic(), f"{type(error).__name__}: {error}"))
+                self._stopped.wait(_PAUSE_S)
+
+
+def ask(client: Client, store: ItemStore, number: int) -> Seen:
+    """Ask the request of a number: the same of 32 searches and storefronts for the same number."""
+    number %= 32
+    word = store.keywords[number % len(store.keywords)]
+    started = time.perf_counter()
+    if number % 2:
+        answer: Any = client.search(word, products=10)
+        products = [each.product_id for each in answer.products]
+    else:
+        history = [store.product_ids[(7 * number + each) % len(store.product_ids)] for each in range(3)]
+        answer = client.storefront(history=history, placements=2, products=6)
+        products = [each.product_id for placement in answer.placements for each in placement.products]
+    document = answer.status.document
+    return Seen(
+        ensemble="search" if number % 2 else "storefront",
+        at=time.monotonic(),
+        seconds=time.perf_counter() - started,
+        generation=document["versions"]["generation"],
+        models=tuple(part["model"] for part in document["stages"].values()),
+        versions=tuple(sorted(document["versions"].items())),
+        products=tuple(products),
+    )

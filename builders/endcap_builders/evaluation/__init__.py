@@ -1,0 +1,1 @@
+"""Evaluation of search relevance: baselines, teacher and students on queries that none of them has seen."""

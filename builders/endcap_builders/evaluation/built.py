@@ -1,0 +1,66 @@
+"""Quality of the models of one build, as they are: nothing is trained, the student is scored by the serving engine."""
+
+from typing import Any
+
+import numpy as np
+from endcap_server.engines.bi_encoder import BiEncoder
+from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
+from endcap_server.engines.encoder_runtime import RuntimeOptions
+from endcap_server.store import ItemStore
+
+from endcap_builders.evaluation.queries import EvaluationError, Judged
+from endcap_builders.evaluation.summary import Runs, summarise
+from endcap_builders.evaluation.systems import Protocol, baselines
+from endcap_builders.pipeline import BuildContext
+from endcap_builders.relevance.data import product_texts
+from endcap_builders.relevance.judge import Judge
+from endcap_builders.relevance.mining import Lexical
+from endcap_builders.relevance.pairs import Pairs
+
+
+def evaluate_built(
+    ctx: BuildContext, store: ItemStore, judged: Judged, corpus: Judged, depth: int, relevant: float
+) -> dict[str, Any]:
+    """Figures of the build's retrievers, teacher and student; see `summarise`.
+
+    Args:
+        ctx: of the build.
+        store: its products.
+        judged: queries that none of its models has seen.
+        corpus: those for which the whole corpus is ranked.
+        depth: candidates of each retriever that the rerankers order.
+        relevant: relevance from which a product counts for recall.
+
+    Raises:
+        EvaluationError: the build lacks its cross-encoder.
+    """
+    if not ctx.input("cross_encoder").is_dir():
+        raise EvaluationError(f"{ctx.build}: expected a build with the step cross_encoder, got none; run endcap build")
+    lexical, encoder = Lexical(product_texts(ctx, store)), BiEncoder(ctx.input("bi_encoder"))
+
+    def encode(texts: list[str]) -> np.ndarray:
+        return encoder.encode(texts, "query")
+
+    protocol = Protocol.of(judged, corpus, lexical, encode, store.vectors, depth, relevant)
+    systems: dict[str, Runs] = {
+        name: {None: figures} for name, figures in baselines(protocol, lexical, encode, store.vectors, seed=0).items()
+    }
+    judge = Judge(ctx.input("teacher"), ctx.build, ctx.catalogue_folder)
+    engine = CrossEncoder(ctx.input("cross_encoder"), store, RuntimeOptions())
+    scorers = {"teacher": judge.judge, "student": lambda pairs: served_scores(engine, pairs)}
+    for name, score in scorers.items():
+        systems[name] = {None: protocol.of_scores(score(judged.pairs), score(protocol.candidates))}
+    return summarise(systems, "teacher")
+
+
+def served_scores(engine: CrossEncoder, pairs: Pairs) -> np.ndarray:
+    """Logits of pairs by the serving engine, float32 [n]."""
+    scores = np.empty(len(pairs), dtype=np.float32)
+    offsets = pairs.offsets
+    for query, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):  # noqa: RUF007 - start and end
+        request = CrossEncoderRequest([pairs.queries[query]], pairs.product[None, start:end].astype(np.int32))
+        (answer,) = engine.run([request])
+        if isinstance(answer, Exception):
+            raise answer
+        scores[start:end] = answer.logits[0]
+    return scores

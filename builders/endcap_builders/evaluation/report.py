@@ -1,0 +1,103 @@
+"""The report of an evaluation: report.json, report.md, and two plots."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from endcap_builders.evaluation.metrics import NAMES
+from endcap_builders.evaluation.plots import plot_cost, plot_curve
+
+
+def write_report(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write the report; the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "report.json", folder / "report.md"]
+    paths[0].write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    paths[1].write_text(markdown(report), encoding="utf-8")
+    return [*paths, plot_curve(report, folder / "curve.png"), plot_cost(report, folder / "cost.png")]
+
+
+def write_built(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write the report on a build's own models; the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "built.json", folder / "built.md"]
+    paths[0].write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    paths[1].write_text("\n".join(_tables(report)) + "\n", encoding="utf-8")
+    return paths
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The tables, with what they are of."""
+    lines = [
+        *_tables(report),
+        "",
+        "Students by cost (seed {seed}, {pairs} pairs scored by the serving engine in turns):".format(
+            **report["layers"]
+        ),
+        "",
+        *_cost(report),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _tables(report: Mapping[str, Any]) -> list[str]:
+    asked = report["queries"]
+    return [
+        f"{asked['queries']:,} queries with {asked['pairs']:,} judged products ({asked['source']}); whole corpus: "
+        f"{asked['whole_corpus_queries']} queries. Mean and 95 % bootstrap interval over queries.",
+        "",
+        *_quality(report),
+        "",
+        "Difference to the teacher on the same queries and seeds, and its 95 % interval:",
+        "",
+        *_differences(report),
+    ]
+
+
+def interval_text(figure: Mapping[str, Any], sign: bool = False) -> str:
+    """A figure with its interval; a dash where there is none."""
+    if "value" not in figure:
+        return "–"
+    form = "+.4f" if sign else ".4f"
+    return f"{figure['value']:{form}} [{figure['low']:{form}}, {figure['high']:{form}}]"
+
+
+def _quality(report: Mapping[str, Any]) -> list[str]:
+    names = [name for name in NAMES if any(name in row["figures"] for row in report["systems"].values())]
+    rows = [_line(["system", "seeds", *(NAMES[name] for name in names)]), _line(["---"] * (2 + len(names)))]
+    for system, row in report["systems"].items():
+        figures = [interval_text(row["figures"].get(name, {})) for name in names]
+        rows.append(_line([system, str(len(row["seeds"]) or "–"), *figures]))
+    return rows
+
+
+def _differences(report: Mapping[str, Any]) -> list[str]:
+    names = [name for name in NAMES if name in report["systems"]["teacher"]["figures"]]
+    rows = [_line(["system", *(NAMES[name] for name in names)]), _line(["---"] * (1 + len(names)))]
+    for system, row in report["systems"].items():
+        if "minus_teacher" in row:
+            figures = row["minus_teacher"]
+            rows.append(_line([system, *(interval_text(figures.get(name, {}), sign=True) for name in names)]))
+    return rows
+
+
+def _cost(report: Mapping[str, Any]) -> list[str]:
+    rows = [
+        _line(["student", "pairs/s", "times the full one's", "nDCG@10", "share of the full one's"]),
+        _line(["---"] * 5),
+    ]
+    for name, row in report["layers"]["rows"].items():
+        share, ratio = row["ndcg_share"], row["ratio"]
+        rows.append(
+            _line([name, f"{row['pairs_per_s']:.0f}", _short(ratio, 2), f"{row['ndcg']:.4f}", _short(share, 3)])
+        )
+    return rows
+
+
+def _short(figure: Mapping[str, float], digits: int) -> str:
+    return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

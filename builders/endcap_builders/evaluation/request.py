@@ -1,0 +1,114 @@
+"""What `endcap build evaluate` is asked, read and checked: settings, build, queries."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from endcap_server.store import ItemStore
+from pydantic import ValidationError
+from rich.console import Console
+
+from endcap_builders.evaluation.queries import EvaluationError, Judged, read_judged
+from endcap_builders.evaluation.settings import STUDENT, TEACHER, EvaluationSettings
+from endcap_builders.pipeline import BuildContext, Settings, build_context, read_manifest
+from endcap_builders.relevance.data import Labelled
+from endcap_builders.relevance.labels import LabelScale
+from endcap_builders.steps.cross_encoder import CrossEncoderSettings
+from endcap_builders.steps.teacher import TeacherSettings
+
+FOLDER, WORK = "evaluation", ".evaluation"
+"""Within a build: the reports, and the models of the grid."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate on.
+
+    Attributes:
+        build: a build whose steps store and bi_encoder are there.
+        catalogue: its catalogue.
+        queries: file or folder of queries nobody has seen; None: the catalogue's held-out queries.
+        labels: file or folder of their labels.
+        split: value of the column split of `queries`.
+        name: of the report; "" for the queries' folder.
+        overrides: settings by section (evaluate, teacher, cross_encoder).
+    """
+
+    build: Path
+    catalogue: Path
+    queries: Path | None = None
+    labels: Path | None = None
+    split: str = "dev"
+    name: str = ""
+    overrides: dict[str, dict[str, Any]] | None = None
+
+
+def settings_of(request: Request) -> tuple[EvaluationSettings, TeacherSettings, CrossEncoderSettings]:
+    """The options of the evaluation, of its teachers, and of its students."""
+    overrides = request.overrides or {}
+    unknown = sorted(set(overrides) - {"evaluate", "teacher", "cross_encoder"})
+    if unknown:
+        raise EvaluationError(f"settings of {unknown[0]!r}: an evaluation has evaluate, teacher and cross_encoder")
+
+    def read(kind: type[Settings], name: str, defaults: dict[str, Any]) -> Any:
+        try:
+            return kind.model_validate({**defaults, **overrides.get(name, {})})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise EvaluationError(
+                f"setting {name}.{where}: {first['msg']}, got {first['input']!r}; the settings are "
+                + ", ".join(kind.model_fields)
+            ) from None
+
+    return (
+        read(EvaluationSettings, "evaluate", {}),
+        read(TeacherSettings, "teacher", TEACHER),
+        read(CrossEncoderSettings, "cross_encoder", STUDENT),
+    )
+
+
+def context_of(request: Request, console: Console) -> BuildContext:
+    """The build, with a place for the models of the grid."""
+    manifest = read_manifest(request.build)
+    for step in ("bi_encoder", "store"):
+        if step not in manifest["steps"] or not (request.build / step).is_dir():
+            raise EvaluationError(
+                f"{request.build}: expected a build with the steps bi_encoder and store, got none of {step}; run "
+                f"`endcap build {step} --catalogue {request.catalogue} --out {request.build}` first"
+            )
+    work = request.build / WORK
+    work.mkdir(parents=True, exist_ok=True)
+    return build_context(request.build, request.catalogue, work, console)
+
+
+def judged_of(request: Request, labelled: Labelled, store: ItemStore, scale: LabelScale) -> Judged:
+    """The queries to evaluate on: those of the files, or the catalogue's held-out ones."""
+    if (request.queries is None) != (request.labels is None):
+        raise EvaluationError("--queries and --labels go together: expected both or none")
+    if request.queries is None or request.labels is None:
+        held_out = labelled.part(training=False)[0]
+        source = f"held-out queries of the catalogue, {labelled.source}"
+        return Judged(held_out, held_out.target.astype(np.float64) + 1, source)
+    ids = pl.Series("product_id", list(store.product_ids), dtype=pl.String)
+    seen = labelled.judged.queries if labelled.human else []
+    return read_judged(request.queries, request.labels, request.split, ids, scale, seen)
+
+
+def corpus_of(judged: Judged, count: int) -> Judged:
+    """The queries for which the whole corpus is ranked; 0: none."""
+    if count:
+        return judged.sample(count, 1)
+    return Judged(judged.pairs.select(np.zeros(len(judged.pairs), dtype=bool)), judged.grades[:0], judged.source)
+
+
+def name_of(request: Request) -> str:
+    """What the report is called."""
+    if request.name:
+        return request.name
+    if request.queries is None:
+        return "held-out"
+    folder = request.queries if request.queries.is_dir() else request.queries.parent
+    return f"{folder.name}-{request.split}"

@@ -1,0 +1,88 @@
+"""Augmentation: pairs nobody has labelled, mined around the searches of the log; never of a held-out query."""
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from endcap_server.engines.bi_encoder import BiEncoder
+from endcap_server.store import ItemStore
+from pydantic import Field
+
+from endcap_builders.pipeline import BuildContext, Settings
+from endcap_builders.relevance.data import DEPTH, Labelled, product_texts
+from endcap_builders.relevance.mining import Lexical, Shares, dense_top, mine, neighbours_top
+from endcap_builders.relevance.pairs import Pairs, held_out, no_pairs
+
+
+class AugmentationSettings(Settings):
+    """Which pairs the teacher labels."""
+
+    mined_queries: int = Field(150, ge=0, description="searched texts whose candidates the teacher labels")
+    mined_multiple: float = Field(
+        0, ge=0, description="as many mined pairs for each labelled one; 0: as many texts as mined_queries says"
+    )
+    mined_group: int = Field(16, ge=2, le=200, description="candidates of each of these")
+    dense_share: float = Field(0.5, ge=0, le=1, description="share of the candidates that the bi-encoder finds")
+    lexical_share: float = Field(0.25, ge=0, le=1, description="share that BM25 finds")
+    neighbour_share: float = Field(
+        0.0, ge=0, le=1, description="share that the bi-encoder finds for similar searches; the rest is random"
+    )
+    shard_pairs: int = Field(1024, ge=1, description="pairs the teacher labels between two savings")
+    ray: str = Field(
+        "", description="label on this Ray cluster: its address, auto, or local for this machine; empty: without Ray"
+    )
+
+    def queries_for(self, labelled_pairs: int) -> int:
+        """How many searches to mine around."""
+        if self.mined_multiple:
+            return round(self.mined_multiple * labelled_pairs / self.mined_group)
+        return self.mined_queries
+
+
+def draw_searches(
+    store: ItemStore, labelled: Labelled, count: int, rng: np.random.Generator, unseen: Collection[str] = ()
+) -> list[str]:
+    """Searches of the log, drawn by how often they are searched, and judged queries; none that is held out.
+
+    Args:
+        store: known keywords with their counts.
+        labelled: judged queries.
+        count: how many to draw; fewer if there are fewer.
+        rng: draws; the first n of more are the n of a smaller count.
+        unseen: further queries that must not be drawn, in any spelling of case and white space.
+    """
+    judged = labelled.part(training=True)[0].queries
+    texts = [*store.keywords, *judged]
+    counts = np.asarray(store.keyword_counts, dtype=np.float64)
+    usual = np.sqrt(counts.mean() + 1) if len(counts) else 1.0
+    weights = np.concatenate([np.sqrt(counts + 1), np.full(len(judged), usual)])
+    weights[held_out(texts, labelled.held_out_share)] = 0
+    kept = {plain(text) for text in unseen}
+    weights[[plain(text) in kept for text in texts]] = 0
+    # The smallest of exponential times with these rates are a weighted draw without replacement, and one that nests.
+    times = rng.exponential(size=len(texts)) / np.maximum(weights, 1e-300)
+    order = [index for index in np.argsort(times, kind="stable").tolist() if weights[index] > 0]
+    return list(dict.fromkeys(texts[index] for index in order))[:count]
+
+
+def mine_searches(
+    ctx: BuildContext, store: ItemStore, queries: list[str], settings: AugmentationSettings, rng: np.random.Generator
+) -> Pairs:
+    """Unlabelled candidates of each query."""
+    if not queries:
+        return no_pairs()
+    shares = Shares(settings.dense_share, settings.lexical_share, settings.neighbour_share)
+    dense_count, lexical_count, neighbour_count = shares.counts(settings.mined_group)
+    vectors = BiEncoder(ctx.input("bi_encoder")).encode(queries, "query")
+    dense = dense_top(vectors, store.vectors, DEPTH)
+    sources: list[tuple[Any, int]] = [(dense, dense_count)]
+    if lexical_count:
+        sources.append((Lexical(product_texts(ctx, store)).top(queries, DEPTH), lexical_count))
+    if neighbour_count:
+        sources.append((neighbours_top(vectors, dense), neighbour_count))
+    return mine(queries, sources, len(store), settings.mined_group, rng)
+
+
+def plain(text: str) -> str:
+    """A query as it is compared: case and white space make no other query."""
+    return " ".join(text.casefold().split())

@@ -1,0 +1,62 @@
+"""The trained teacher with its own view of the products: what labels pairs, here or in another process."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from endcap_server.store import ItemStore
+
+from endcap_builders.catalogue import read_catalogue
+from endcap_builders.relevance.data import pair_encoder_of, store_texts
+from endcap_builders.relevance.encode import PairEncoder
+from endcap_builders.relevance.pairs import Pairs, make_pairs
+from endcap_builders.relevance.teacher import Teacher
+
+
+@dataclass
+class Judge:
+    """Scores pairs with a teacher; opened when it is first asked, and again in every process it travels to.
+
+    Attributes:
+        teacher: folder of the teacher.
+        build: whose item store the products are of.
+        catalogue: their texts, for a teacher of another vocabulary.
+        max_product_tokens: a product is cut here; 0: as the item store has it.
+    """
+
+    teacher: Path
+    build: Path
+    catalogue: Path
+    max_product_tokens: int = 0
+    _opened: tuple[Teacher, PairEncoder] | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def open(self) -> tuple[Teacher, PairEncoder]:
+        """The teacher, and the products as it reads them."""
+        if self._opened is None:
+            store = ItemStore.open(self.build, linked=False)
+            teacher = Teacher.open(self.teacher)
+            encoder = pair_encoder_of(
+                store, teacher.tokenizer, lambda: store_texts(read_catalogue(self.catalogue), store)
+            )
+            if self.max_product_tokens:
+                encoder = encoder.cut(self.max_product_tokens)
+            self._opened = teacher, encoder
+        return self._opened
+
+    def judge(self, pairs: Pairs) -> np.ndarray:
+        """Expected grade of pairs, float32 [n] in 0..1."""
+        teacher, encoder = self.open()
+        return teacher.scores(encoder.encode(pairs))
+
+    def scores(self, queries: list[str], products: np.ndarray) -> np.ndarray:
+        """Expected grade of each (query, product row), float32 [n] in 0..1."""
+        # As pairs they are in another order, and a pair that comes twice comes once.
+        pairs = make_pairs(queries, products, np.full(len(queries), np.nan))
+        place = {key: n for n, key in enumerate(zip(pairs.query.tolist(), pairs.product.tolist(), strict=True))}
+        number = {text: n for n, text in enumerate(pairs.queries)}
+        keys = zip((number[" ".join(text.split())] for text in queries), products.tolist(), strict=True)
+        return self.judge(pairs)[[place[key] for key in keys]]

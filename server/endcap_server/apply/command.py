@@ -1,0 +1,234 @@
+"""`endcap apply`, `endcap compare`, `endcap history` and `endcap rollback` on the command line."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from endcap_server.apply.control import ControlError
+from endcap_server.apply.generation import ApplyError
+from endcap_server.apply.journal import Run, Standing
+from endcap_server.apply.limits import Limits
+from endcap_server.apply.recovery import recover
+from endcap_server.apply.rollout import Refused, Rollout, Share, Wishes
+from endcap_server.apply.running import RunningServer, find_server
+from endcap_server.apply.side_by_side import side_by_side
+from endcap_server.lint import RepositoryError
+
+_EXIT_CODES = "exit codes: 0 done, or nothing to do; 1 refused or failed: what was live is live"
+
+_NICE = 10
+"""Shoppers' requests go before the work of a rollout, where both want the processors."""
+
+
+def add_apply_command(subparsers: Any) -> None:
+    """Add `endcap apply` to the command line."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "apply",
+        help="roll edited configurations or a new build into the running server",
+        description="Check edited configurations or a new build, load what changes beside what is live, compare pages, "
+        "switch, watch, and go back by itself when something is wrong; no request fails on the way "
+        "(docs/operations.md).",
+        epilog=f"limits: {', '.join(f'{name} {default}' for name, default, _ in Limits.table())}; {_EXIT_CODES}",
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="DIR",
+        help="a build, or a model repository to serve with the live artefacts (default: where the live one came from)",
+    )
+    trial = parser.add_mutually_exclusive_group()
+    trial.add_argument(
+        "--split", type=_share, metavar="SHARE", help="show it to a share of the shoppers (5%%) beside what is live"
+    )
+    trial.add_argument(
+        "--shadow",
+        type=_share,
+        metavar="SHARE",
+        help="ask it as well for a share of the shoppers, and drop its answers",
+    )
+    trial.add_argument("--promote", action="store_true", help="make live what runs beside it by --split or --shadow")
+    parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a limit, before that of apply.toml"
+    )
+    parser.add_argument("--force-memory", action="store_true", help="load it even if memory seems to be too short")
+    parser.add_argument("--skip-hashes", action="store_true", help="do not read the artefacts whole to check them")
+    _add_server_options(parser)
+    parser.set_defaults(run=_apply)
+
+
+def add_compare_command(subparsers: Any) -> None:
+    """Add `endcap compare` to the command line."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "compare",
+        help="the live generation and the one beside it, side by side",
+        description="Show what both generations have answered since the trial began, and ask both the same requests.",
+    )
+    parser.add_argument("--sample", type=int, default=32, metavar="N", help="requests to ask (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    _add_server_options(parser)
+    parser.set_defaults(run=_compare)
+
+
+def add_history_command(subparsers: Any) -> None:
+    """Add `endcap history` to the command line."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "history",
+        help="what was rolled out, and what became of it",
+        description="List the generations of a running server: when, from where, what changed, and how it ended.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    _add_server_options(parser)
+    parser.set_defaults(run=_history)
+
+
+def add_rollback_command(subparsers: Any) -> None:
+    """Add `endcap rollback` to the command line."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "rollback",
+        help="go back to an earlier generation",
+        description="Take back a rollout that was interrupted; else load the generation that was live before, or the "
+        "one of --to, beside what is live, and switch to it. No request fails on the way.",
+        epilog=_EXIT_CODES,
+    )
+    parser.add_argument("--to", type=int, default=0, metavar="N", help="generation (default: the one before)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a limit, before that of apply.toml"
+    )
+    parser.add_argument("--force-memory", action="store_true", help="load it even if memory seems to be too short")
+    _add_server_options(parser)
+    parser.set_defaults(run=_rollback)
+
+
+def _add_server_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--build", type=Path, metavar="DIR", help="the build of the server (default: the one that runs)"
+    )
+    parser.add_argument("--grpc-port", type=int, metavar="N", help="the server's gRPC port, if several run")
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    wishes = Wishes(
+        settings=tuple(arguments.set),
+        force_memory=arguments.force_memory,
+        skip_hashes=arguments.skip_hashes,
+        dry_run=arguments.dry_run,
+        trial=_trial(arguments),
+    )
+
+    def work(rollout: Rollout) -> None:
+        recover(rollout)
+        number = rollout.promote() if arguments.promote else rollout.apply(arguments.source)
+        if number is None:
+            return
+        if (trial := wishes.trial) is None or arguments.promote:
+            _say(f"generation {number} is live")
+        else:
+            _say(f"generation {number} runs beside the live one, {trial.mode} {trial.share:.1%}")
+            _say("look with `endcap compare`, then `endcap apply --promote` or `endcap rollback`")
+
+    return _run("apply", arguments, wishes, work)
+
+
+def _trial(arguments: argparse.Namespace) -> Share | None:
+    for mode in ("split", "shadow"):
+        if (share := getattr(arguments, mode)) is not None:
+            return Share(mode, share)
+    return None
+
+
+def _share(text: str) -> float:
+    """A share as people write it: 5%, or 0.05."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share above 0 and at most 100%, such as 5%, got {text!r}")
+    return value
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    try:
+        server = find_server(arguments.build, arguments.grpc_port)
+        found = side_by_side(server, arguments.sample)
+    except (ApplyError, ControlError) as error:
+        print(f"endcap compare: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(json.dumps(found.document(), indent=1, ensure_ascii=False))
+    else:
+        for line in found.lines():
+            print(line)
+    return 0
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    wishes = Wishes(settings=tuple(arguments.set), force_memory=arguments.force_memory, skip_hashes=True, lenient=True)
+
+    def work(rollout: Rollout) -> None:
+        if recover(rollout, undo=True) and not arguments.to:
+            _say(f"generation {rollout.journal.standing().live} is live")
+            return
+        standing = rollout.journal.standing()
+        if standing.staged and not arguments.to:
+            rollout.undo(standing.staged, rollout.live(), "dropped", "its trial was ended")
+            _say(f"the trial of generation {standing.staged} has ended; generation {standing.live} is live")
+            return
+        to = arguments.to or standing.previous
+        if not to or not rollout.state.has(to):
+            kept = ", ".join(map(str, rollout.state.kept()))
+            raise ApplyError(f"there is no generation {to or 'before the live one'} to go back to; kept are {kept}")
+        number = rollout.apply(rollout.state.snapshot(to), kind="rollback", to=to)
+        if number is not None:
+            _say(f"generation {number} is live: what generation {to} was")
+
+    return _run("rollback", arguments, wishes, work)
+
+
+def _history(arguments: argparse.Namespace) -> int:
+    try:
+        standing = find_server(arguments.build, arguments.grpc_port).state_folder.journal.standing()
+    except ApplyError as error:
+        print(f"endcap history: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        runs = [asdict(run) for run in standing.runs.values()]
+        document = {"live": standing.live, "staged": standing.staged, "open": standing.open, "generations": runs}
+        print(json.dumps(document, indent=1, ensure_ascii=False))
+    else:
+        for run in standing.runs.values():
+            print(_line(run, standing))
+    return 0
+
+
+def _line(run: Run, standing: Standing) -> str:
+    outcome = "live now" if run.generation == standing.live else run.outcome or "not ended"
+    if run.generation != standing.live and outcome == "live":
+        outcome = "was live"
+    what = f"rollback to {run.to}" if run.to else f"{run.kind} {run.source}"
+    changed = f"; loaded {', '.join(run.changed)}" if run.changed else ""
+    reason = f"; {run.reason}" if run.reason else ""
+    return f"{run.generation:>4}  {run.began}  {outcome:<12}  {what}{changed}{reason}"
+
+
+def _run(name: str, arguments: argparse.Namespace, wishes: Wishes, work: Callable[[Rollout], None]) -> int:
+    os.nice(_NICE)
+    try:
+        server: RunningServer = find_server(arguments.build, arguments.grpc_port)
+        with server.state_folder.locked():
+            work(Rollout(server, _say, wishes))
+    except (ApplyError, Refused, ControlError, RepositoryError) as error:
+        print(f"endcap {name}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,131 @@
+"""What a generation consists of: the models that its ensembles reach, what each is made of, and what is shared."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from endcap_server.apply.generation import ApplyError, Generation, staged_name
+from endcap_server.apply.snapshot import REPOSITORY
+from endcap_server.lint.checks_artefacts import needed_files, read_build_manifest
+from endcap_server.lint.declared import MODELS, base_name, known_model
+from endcap_server.lint.repository import CONFIG, Config, View, read_repository
+
+REPORTS_GENERATION = "fusion"
+"""The stage that writes STATUS and so has to know its generation: it is never shared."""
+
+
+def view_of(snapshot: Path, profile: str) -> View:
+    """The models of a snapshot as a server of a profile loads them."""
+    return View(read_repository(snapshot / REPOSITORY), profile)
+
+
+def public_ensembles(view: View) -> tuple[str, ...]:
+    """The ensembles that callers know."""
+    return tuple(name for name, known in MODELS.items() if known.public and name in view.configs)
+
+
+def called_engines(config: Config) -> dict[str, str]:
+    """Engine -> model that a stage calls for it, as its configuration says."""
+    known = known_model(config.model)
+    if known is None:
+        return {}
+    given = json.loads(config.texts().get("engines", "{}"))
+    return {engine: str(given.get(engine, engine)) for engine in known.calls}
+
+
+def reached(view: View) -> list[str]:
+    """Models that the public ensembles run or whose stages call, each after those that it needs."""
+    found: dict[str, None] = {}
+
+    def visit(name: str, below: tuple[str, ...]) -> None:
+        config = view.configs.get(name)
+        if config is None or name in found or name in below:
+            return
+        for other in (*called_engines(config).values(), *(step.model for step in config.steps)):
+            visit(other, (*below, name))
+        found[name] = None
+
+    for name in public_ensembles(view):
+        visit(name, ())
+    return list(found)
+
+
+def digests(view: View, snapshot: Path) -> dict[str, str]:
+    """Model -> digest of its configuration, its files and the artefacts that it opens."""
+    manifest, _ = read_build_manifest(snapshot)
+    return {name: _digest(view.configs[name], snapshot, manifest) for name in reached(view)}
+
+
+def _digest(config: Config, snapshot: Path, manifest: dict[str, Any]) -> str:
+    proto = type(config.proto)()
+    proto.CopyFrom(config.proto)
+    proto.ClearField("name")
+    parts = [_canonical(proto)]
+    for path in sorted(config.folder.rglob("*")):
+        relative = path.relative_to(config.folder)
+        if path.is_file() and relative.parts[0] not in (CONFIG, "configs"):
+            parts.append(f"{relative} {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    if not config.is_ensemble:
+        parts += _artefact_lines(config, snapshot, manifest)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _canonical(proto: Any) -> str:
+    """One text for equal messages: maps in the order of their keys."""
+    return proto.SerializeToString(deterministic=True).hex()
+
+
+def _artefact_lines(config: Config, snapshot: Path, manifest: dict[str, Any]) -> list[str]:
+    steps = manifest.get("steps", {})
+    if known_model(config.model) is None:  # its code may open anything
+        opened: Iterable[str] = steps
+    else:
+        opened = {name.partition("/")[0] for name in needed_files(config, manifest)}
+    lines = []
+    for step in sorted(opened):
+        if files := steps.get(step, {}).get("files"):
+            lines += [f"{step}/{name} {digest}" for name, digest in sorted(files.items())]
+        else:  # not of this build's making
+            found = sorted((snapshot / step).rglob("*"))
+            lines += [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in found if path.is_file()]
+    return lines
+
+
+def compose(number: int, source: str, view: View, snapshot: Path, live: Generation | None) -> Generation:
+    """Decide which models a generation shares with the live one, and what the others are called.
+
+    A model is shared if neither itself nor any that it runs or calls differs. The first generation of a server shares
+    nothing and keeps the plain names.
+
+    Raises:
+        ApplyError: an ensemble that callers know is missing.
+    """
+    made_of = digests(view, snapshot)
+    names: dict[str, str] = {}
+    owners: dict[str, int] = {}
+    public = public_ensembles(view)
+    if live is not None and (missing := set(live.public) - set(public)):
+        raise ApplyError(f"{source}: the ensemble {', '.join(sorted(missing))} is missing; callers would lose it")
+    for model in reached(view):
+        config = view.configs[model]
+        needs = {*called_engines(config).values(), *(step.model for step in config.steps)}
+        shared = (
+            live is not None
+            and live.digests.get(model) == made_of[model]
+            and model in live.models
+            and base_name(model) != REPORTS_GENERATION
+            and not any(owners.get(each) == number for each in needs)
+        )
+        if shared and live is not None:
+            names[model], owners[model] = live.models[model], live.owners[model]
+        else:
+            names[model] = model if live is None or model in public else staged_name(model, number)
+            owners[model] = number
+    return Generation(number, source, view.profile, names, owners, made_of, public)
+
+
+def same_content(generation: Generation, live: Generation) -> bool:
+    """Whether there is nothing to apply."""
+    return generation.digests == live.digests

@@ -1,0 +1,127 @@
+"""The server's control and statistics over HTTP: loading, unloading, what is ready, what was answered."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_TIMEOUT_S = 600.0
+_UNLOAD_TIMEOUT_S = 60.0
+KEY_FILE = "control-key"
+"""File of the run folder with the key that model control asks for, where it asks for one."""
+
+
+class ControlError(Exception):
+    """The server refused, or is not there; the message is its reason."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a model has answered since it was loaded."""
+
+    good: int = 0
+    bad: int = 0
+    good_ns: int = 0
+
+    def since(self, before: "Answered") -> "Answered":
+        """What came after `before`; everything, if the model was loaded anew since."""
+        if self.good < before.good or self.bad < before.bad:
+            return self
+        return Answered(self.good - before.good, self.bad - before.bad, self.good_ns - before.good_ns)
+
+    @property
+    def total(self) -> int:
+        """All requests."""
+        return self.good + self.bad
+
+    @property
+    def bad_share(self) -> float:
+        """Share of the requests that failed, whoever is to blame."""
+        return self.bad / self.total if self.total else 0.0
+
+    @property
+    def mean_ms(self) -> float:
+        """Mean time of a good answer."""
+        return self.good_ns / self.good / 1e6 if self.good else 0.0
+
+
+def control_headers(run_folder: Path) -> dict[str, str]:
+    """Headers that model control and statistics of a server ask for, from its private run folder."""
+    try:
+        return {"endcap-key": (run_folder / KEY_FILE).read_text(encoding="utf-8").strip()}
+    except FileNotFoundError:
+        return {}
+
+
+class Control:
+    """Model control of one server.
+
+    Args:
+        address: HOST:PORT of its HTTP service.
+        headers: Of every request.
+    """
+
+    def __init__(self, address: str, headers: dict[str, str] | None = None) -> None:
+        self._url = f"http://{address}/v2"
+        self._headers = {"Content-Type": "application/json", **(headers or {})}
+
+    def load(self, model: str) -> None:
+        """Load a model from the repository, in place of one of that name; raises ControlError with the reason."""
+        self._ask(f"repository/models/{model}/load", b"{}")
+
+    def unload(self, *models: str) -> None:
+        """Unload models and wait until their memory is free; those that are not loaded are passed over."""
+        loaded = set(self.states())
+        for model in models:
+            if model in loaded:
+                self._ask(f"repository/models/{model}/unload", b"{}")
+        deadline = time.monotonic() + _UNLOAD_TIMEOUT_S
+        while left := [model for model in models if self.states().get(model, "UNAVAILABLE") != "UNAVAILABLE"]:
+            if time.monotonic() > deadline:
+                raise ControlError(f"{', '.join(left)}: not unloaded within {_UNLOAD_TIMEOUT_S:.0f} s")
+            time.sleep(0.05)
+
+    def states(self) -> dict[str, str]:
+        """Model -> READY, LOADING, UNLOADING or UNAVAILABLE, of those that were ever loaded."""
+        index = json.loads(self._ask("repository/index", b"{}"))
+        return {each["name"]: each["state"] for each in index if each.get("state")}
+
+    def is_ready(self, model: str = "") -> bool:
+        """Whether a model, or the server, is ready."""
+        try:
+            self._ask(f"models/{model}/ready" if model else "health/ready", None, timeout_s=5.0)
+        except ControlError:
+            return False
+        return True
+
+    def answered(self, model: str) -> Answered:
+        """What a model has answered since it was loaded; nothing of one that is not loaded."""
+        try:
+            statistics = json.loads(self._ask(f"models/{model}/stats", None))
+        except ControlError:
+            return Answered()
+        totals = [0, 0, 0]
+        for version in statistics.get("model_stats", []):
+            inference: dict[str, Any] = version["inference_stats"]
+            good, bad = inference.get("success", {}), inference.get("fail", {})
+            for place, value in enumerate((good.get("count", 0), bad.get("count", 0), good.get("ns", 0))):
+                totals[place] += int(value)
+        return Answered(*totals)
+
+    def _ask(self, path: str, body: bytes | None, timeout_s: float = _TIMEOUT_S) -> bytes:
+        request = urllib.request.Request(f"{self._url}/{path}", body, self._headers)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+                return bytes(answer.read())
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")
+            try:
+                text = json.loads(text)["error"]
+            except (ValueError, KeyError, TypeError):
+                text = text or str(error)
+            raise ControlError(" ".join(text.split())) from None
+        except OSError as error:
+            raise ControlError(f"{path}: the server does not answer ({error})") from None

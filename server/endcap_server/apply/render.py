@@ -1,0 +1,85 @@
+"""Writing the model repository that Triton reads: each model of a generation under the name that it has there."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+
+from endcap_server.apply.composition import called_engines
+from endcap_server.apply.generation import Generation, StateFolder, staged_name, write_whole
+from endcap_server.apply.snapshot import REPOSITORY
+from endcap_server.in_flight import TABLE
+from endcap_server.lint.declared import base_name
+from endcap_server.lint.repository import CONFIG, Config, View
+
+_TABLE_USERS = ("retrieval", "fusion")
+
+
+def table_of(generation: Generation) -> str:
+    """Name of the table of requests in flight that a generation's retrieval and fusion share."""
+    for model, name in generation.models.items():
+        if base_name(model) == "retrieval" and name != model:
+            return staged_name(TABLE, generation.owners[model])
+    return TABLE
+
+
+def render_models(state: StateFolder, view: View, generation: Generation) -> None:
+    """Write the folders of the models that a generation does not share, and of its ensembles under staging names."""
+    for model, name in generation.models.items():
+        config = view.configs[model]
+        if generation.owners[model] == generation.number and model not in generation.public:
+            folder = state.models / name
+            _copy_model(config.folder, folder)
+            write_whole(folder / CONFIG, text_format.MessageToString(_config(config, generation, folder)))
+
+
+def render_ensemble(state: StateFolder, view: View, generation: Generation, ensemble: str, name: str) -> None:
+    """Write a public ensemble of a generation as the model `name`; an existing one is replaced in one go."""
+    config = view.configs[ensemble]
+    folder = state.models / name
+    if not folder.exists():
+        _copy_model(config.folder, folder)
+    write_whole(folder / CONFIG, text_format.MessageToString(_config(config, generation, folder)))
+
+
+def _copy_model(source: Path, folder: Path) -> None:
+    """Copy a model's files, its configurations aside: the one that counts is written here."""
+    shutil.rmtree(folder, ignore_errors=True)
+    ignored = shutil.ignore_patterns("__pycache__", ".*", CONFIG, "configs")
+    shutil.copytree(source, folder, ignore=ignored)
+    if not any(each.name.isdigit() for each in folder.iterdir()):
+        (folder / "1").mkdir()
+
+
+def _config(config: Config, generation: Generation, folder: Path) -> Any:
+    """The configuration of a model that runs under another name, reads another folder and calls other engines."""
+    proto = type(config.proto)()
+    proto.CopyFrom(config.proto)
+    proto.ClearField("name")
+    for step in proto.ensemble_scheduling.step:
+        step.model_name = generation.models.get(step.model_name, step.model_name)
+    if config.is_ensemble:
+        return proto
+    given = config.texts().get("build", "../..")
+    snapshot = config.folder.parent.parent
+    build = Path(os.path.normpath(config.folder / given))
+    if snapshot in (build, *build.parents):
+        given = os.path.relpath(build, folder)
+    proto.parameters["build"].string_value = given
+    names = {engine: generation.models.get(model, model) for engine, model in called_engines(config).items()}
+    if any(engine != name for engine, name in names.items()):
+        proto.parameters["engines"].string_value = json.dumps(names)
+    base = base_name(config.model)
+    if base in _TABLE_USERS:
+        proto.parameters["in_flight"].string_value = table_of(generation)
+    if base == "fusion":
+        proto.parameters["generation"].string_value = str(generation.number)
+    return proto
+
+
+def snapshot_repository(state: StateFolder, number: int) -> Path:
+    """The configurations of a generation, as they were written."""
+    return state.snapshot(number) / REPOSITORY

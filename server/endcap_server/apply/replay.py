@@ -1,0 +1,170 @@
+"""Requests to try a generation with: smoke requests made of the store, recorded ones, and how they are asked."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as triton
+
+from endcap_server.lint.declared import MODELS
+from endcap_server.recorder import read_recorded
+from endcap_server.store import ItemStore
+
+Inputs = dict[str, list[Any]]
+_TEXTS = ("HISTORY", "SESSION", "RULES", "QUERY")
+_TIMEOUT_S = 60.0
+_TRIES = 5
+_PAUSE_S = 0.3
+BEST = 10
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One request of an ensemble."""
+
+    ensemble: str
+    inputs: Inputs
+
+    def __str__(self) -> str:
+        return f"{self.ensemble} {json.dumps(self.inputs, ensure_ascii=False)[:200]}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one request."""
+
+    seconds: float
+    error: str = ""
+    overloaded: bool = False
+    best: frozenset[str] = frozenset()
+    """The first ten products of each placement, or of a search."""
+    scores: dict[str, float] = field(default_factory=dict)
+    status: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def degraded(self) -> bool:
+        """Whether a stage fell back."""
+        return bool(self.status.get("degraded"))
+
+    @property
+    def generation(self) -> str:
+        """The generation that it came from."""
+        return str(self.status.get("versions", {}).get("generation", ""))
+
+
+def smoke_samples(build: Path) -> list[Sample]:
+    """Requests of every kind, of products and keywords that the store has; the same for the same store."""
+    store = ItemStore.open(build)
+    ids = [store.product_ids[row] for row in np.argsort(-store.popularity, kind="stable")[:8].tolist()]
+    words = [store.keywords[row] for row in range(min(4, len(store.keywords)))] or ["gift"]
+    rules = json.dumps({"pin": ids[:1], "max_per_brand": 3})
+    return [
+        Sample("search", {"QUERY": words[:1], "PRODUCTS": [12]}),
+        Sample("storefront", {"PLACEMENTS": [2], "PRODUCTS": [6]}),
+        Sample("storefront", {"HISTORY": ids[:5], "PLACEMENTS": [2], "PRODUCTS": [6]}),
+        Sample("storefront", {"SESSION": words[:2], "RULES": [rules], "PLACEMENTS": [2], "PRODUCTS": [6]}),
+        Sample("search", {"QUERY": words[-1:], "HISTORY": ids[:3], "RULES": [rules], "PRODUCTS": [6]}),
+    ]
+
+
+def recorded_samples(run_folder: Path, table: str, count: int) -> list[Sample]:
+    """The latest valid requests that the live generation has been asked, newest first."""
+    recorded = reversed(read_recorded(run_folder, table))
+    return [Sample("search" if "QUERY" in inputs else "storefront", inputs) for inputs in islice(recorded, count)]
+
+
+def made_samples(build: Path) -> Iterator[Sample]:
+    """Requests without end, of known keywords and popular products: where too few were recorded."""
+    store = ItemStore.open(build)
+    words = max(len(store.keywords), 1)
+    rows = np.argsort(-store.popularity, kind="stable")[: 64 * 5].tolist()
+    ids = [store.product_ids[row] for row in rows]
+    number = 0
+    while True:
+        word = store.keywords[number % words] if len(store.keywords) else "gift"
+        if number % 2:
+            history = [ids[(number * 5 + each) % len(ids)] for each in range(3)]
+            yield Sample("storefront", {"HISTORY": history, "PLACEMENTS": [2], "PRODUCTS": [10]})
+        else:
+            yield Sample("search", {"QUERY": [word], "PRODUCTS": [10]})
+        number += 1
+
+
+def samples(build: Path, run_folder: Path, table: str, count: int) -> tuple[list[Sample], int]:
+    """`count` requests to compare pages with, and how many of them were recorded."""
+    recorded = recorded_samples(run_folder, table, count)
+    return [*recorded, *islice(made_samples(build), count - len(recorded))], len(recorded)
+
+
+class Asker:
+    """Asks an ensemble under whatever name; a context manager that closes its connection.
+
+    Args:
+        address: HOST:PORT of the gRPC service.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._client = triton.InferenceServerClient(address)
+
+    def __enter__(self) -> "Asker":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+
+    def ask(self, sample: Sample, model: str, tries: int = _TRIES) -> Answer:
+        """Ask once; again, after a pause, where the server refuses because it has much to do."""
+        answer = Answer(0.0)
+        for number in range(tries):
+            answer = self._once(sample, model)
+            if not answer.overloaded:
+                break
+            time.sleep(_PAUSE_S * (number + 1))
+        return answer
+
+    def _once(self, sample: Sample, model: str) -> Answer:
+        wanted = [triton.InferRequestedOutput(each.name) for each in MODELS[sample.ensemble].outputs]
+        started = time.perf_counter()
+        try:
+            result = self._client.infer(model, _tensors(sample.inputs), outputs=wanted, client_timeout=_TIMEOUT_S)
+            return _answer(result, time.perf_counter() - started)
+        except triton.InferenceServerException as error:
+            text = " ".join(str(error).split())
+            return Answer(time.perf_counter() - started, text, "overloaded:" in text)
+
+
+def _tensors(inputs: Inputs) -> list[Any]:
+    tensors = []
+    for name, values in inputs.items():
+        if name in _TEXTS:
+            array = np.array([str(value).encode() for value in values], np.object_)
+            tensor = triton.InferInput(name, [len(values)], "BYTES")
+        else:
+            array = np.array(values, np.int32)
+            tensor = triton.InferInput(name, [len(values)], "INT32")
+        tensors.append(tensor.set_data_from_numpy(array))
+    return tensors
+
+
+def _answer(result: Any, seconds: float) -> Answer:
+    ids, scores = result.as_numpy("PRODUCT_ID"), result.as_numpy("SCORE")
+    rows = ids.reshape(-1, ids.shape[-1]) if ids.size else ids.reshape(0, 1)
+    best = frozenset(each.decode() for row in rows for each in _first(row) if each)
+    by_id: dict[str, float] = {}
+    for product, score in zip(ids.reshape(-1).tolist(), scores.reshape(-1).tolist(), strict=True):
+        if product:
+            by_id[product.decode()] = max(score, by_id.get(product.decode(), -np.inf))
+    status = json.loads(result.as_numpy("STATUS").reshape(-1)[0])
+    return Answer(seconds, best=best, scores=by_id, status=status)
+
+
+def _first(row: np.ndarray) -> Iterable[bytes]:
+    return row[:BEST].tolist()

@@ -1,0 +1,310 @@
+"""One rollout: from a folder of configurations or a build to pages of a new generation, or back to where it was."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from endcap_server.apply.compare import compare
+from endcap_server.apply.composition import compose, same_content, view_of
+from endcap_server.apply.control import ControlError
+from endcap_server.apply.difference import difference
+from endcap_server.apply.generation import ApplyError, Generation, StateFolder, write_whole
+from endcap_server.apply.limits import Limits
+from endcap_server.apply.memory import memory_need
+from endcap_server.apply.notices import notices
+from endcap_server.apply.render import table_of
+from endcap_server.apply.replay import Asker, samples, smoke_samples
+from endcap_server.apply.running import RunningServer
+from endcap_server.apply.snapshot import REPOSITORY, source_folders, take_snapshot
+from endcap_server.apply.switch import Switch, Watch
+from endcap_server.lint import lint_repository
+from endcap_server.lint.command import describe_finding
+from endcap_server.lint.finding import Finding
+from endcap_server.trial import FILE as TRIAL_FILE
+
+Report = Callable[[str], None]
+
+
+class Refused(Exception):  # noqa: N818 - an outcome, not a fault
+    """The new generation was not let go live; the message says why. Live is as it was."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """The requests that a generation on trial gets.
+
+    Attributes:
+        mode: split: its answers are shown; shadow: it is asked as well, and its answers are dropped.
+        share: of the shoppers, above 0 and at most 1.
+    """
+
+    mode: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What one rollout was asked for.
+
+    Attributes:
+        settings: "NAME=VALUE" limits.
+        force_memory: load the new generation even if there seems to be too little memory.
+        skip_hashes: do not read artefacts whole to compare them with the manifest.
+        dry_run: say what would be done, and change nothing.
+        trial: leave the new generation beside the live one instead of switching to it, and give it requests.
+        lenient: pages that differ from live's are reported and do not stop it: that is what a rollback is for.
+    """
+
+    settings: tuple[str, ...] = ()
+    force_memory: bool = False
+    skip_hashes: bool = False
+    dry_run: bool = False
+    trial: Share | None = None
+    lenient: bool = False
+
+
+class Rollout:
+    """Rollouts of one running server, whose lock is held.
+
+    Args:
+        server: The server.
+        report: Told what happens, line by line.
+        wishes: What was asked for.
+    """
+
+    def __init__(self, server: RunningServer, report: Report, wishes: Wishes = Wishes()) -> None:
+        self.server, self.report, self.wishes = server, report, wishes
+        self.state: StateFolder = server.state_folder
+        self.journal = self.state.journal
+        self.control = server.control
+        self.switch = Switch(self.state, self.control, Path(server.run_folder))
+        self._run_folder = Path(server.run_folder)
+
+    def apply(self, source: Path | None, *, kind: str = "apply", to: int = 0) -> int | None:
+        """Roll out a folder; the number of the generation that is live or staged then, None if nothing was to do.
+
+        Raises:
+            Refused: lint, the comparison or the watch found something; live is as it was.
+            ApplyError: it could not be done; live is as it was.
+        """
+        live = self.live()
+        if staged := self.journal.standing().staged:
+            raise ApplyError(
+                f"generation {staged} runs beside the live one: make it live with `endcap apply --promote`, or end its "
+                "trial with `endcap rollback`"
+            )
+        source = source or self._default_source(live)
+        repository, artefacts = source_folders(source, self.state.snapshot(live.number))
+        limits = Limits.read((source, repository, artefacts), self.wishes.settings)
+        number = self.journal.standing().newest + 1
+        candidate = self.state.folder / "generations" / ".candidate"
+        began = {"kind": kind, "source": str(source.resolve()), "to": to}
+        try:
+            take_snapshot(repository, artefacts, candidate)
+            generation = self._plan(candidate, number, source, repository, live)
+            if generation is None or self.wishes.dry_run:
+                return None
+            self._check_memory(candidate, generation, live, limits)
+            self.journal.write("began", number, changed=generation.own, **began)
+            candidate.rename(self.state.snapshot(number))
+        except Refused as error:
+            if not self.wishes.dry_run:
+                self.journal.write("began", number, **began)
+                self.journal.write("ended", number, outcome="refused", reason=str(error))
+            raise
+        finally:
+            shutil.rmtree(candidate, ignore_errors=True)
+        with self._taken_back_on_failure(number, live):
+            self.state.write(generation)
+            self._go(generation, live, limits)
+        return number
+
+    @contextmanager
+    def _taken_back_on_failure(self, number: int, live: Generation) -> Iterator[None]:
+        """Whatever ends a rollout early, also an interrupt, leaves the server as it was."""
+        try:
+            yield
+        except BaseException as error:
+            try:
+                self._take_back(number, live, error)
+            except (ApplyError, ControlError) as second:
+                self.report(f"bringing generation {live.number} back was not finished: {second}; run `endcap rollback`")
+            raise
+
+    def _go(self, generation: Generation, live: Generation, limits: Limits) -> None:
+        number = generation.number
+        watch = Watch(self.control, live.public, limits)
+        self.journal.step(number, "load")
+        self.switch.load(generation, self.report)
+        with Asker(self.server.grpc) as asker:
+            self.journal.step(number, "compare")
+            self._compare(asker, generation, live, limits)
+            if self.wishes.trial is not None:
+                self.try_out(generation, self.wishes.trial)
+                self.journal.write("ended", number, outcome="staged")
+                return
+            self._promote(asker, generation, live, limits, watch)
+
+    def _promote(self, asker: Asker, generation: Generation, live: Generation, limits: Limits, watch: Watch) -> None:
+        """Switch to a generation that is loaded and was found good, watch, and let the former one go."""
+        number = generation.number
+        self.end_trial()
+        watch.switching()
+        self.journal.step(number, "switch")
+        self.switch.to(generation)
+        self.journal.step(number, "watch")
+        self.report(f"switched: generation {number} is live; watching for {limits.watch_s:g} s")
+        probes = smoke_samples(self.state.snapshot(number))
+        if wrong := watch.run(asker, probes, generation):
+            raise Refused(wrong)
+        self.finish(generation, live)
+
+    def finish(self, generation: Generation, former: Generation) -> None:
+        """Let the former generation go: the last step of a rollout that went well."""
+        self.journal.step(generation.number, "unload")
+        self.control.unload(*(generation.staging(each) for each in generation.public))
+        self.switch.let_go(former, generation, was_live=True)
+        self.journal.write("ended", generation.number, outcome="live")
+        self.state.prune(generation)
+
+    def try_out(self, generation: Generation, share: Share) -> None:
+        """Let clients send a share of the requests to a generation that is loaded beside the live one."""
+        models = {ensemble: generation.staging(ensemble) for ensemble in generation.public}
+        document = {"generation": str(generation.number), "mode": share.mode, "share": share.share, "models": models}
+        write_whole(self._run_folder / TRIAL_FILE, json.dumps(document))
+
+    def end_trial(self) -> None:
+        """Let clients send it nothing more; those that have heard of it notice with their next answer."""
+        (self._run_folder / TRIAL_FILE).unlink(missing_ok=True)
+
+    def promote(self) -> int:
+        """Make the generation that runs beside the live one the live one.
+
+        Raises:
+            Refused: it did not do well; live is as it was.
+            ApplyError: there is none.
+        """
+        live, staged = self.live(), self.journal.standing().staged
+        if not staged:
+            raise ApplyError("no generation runs beside the live one; `endcap apply --split 5%` loads one")
+        generation = self.state.read(staged)
+        limits = Limits.read((Path(generation.source),), self.wishes.settings)
+        with Asker(self.server.grpc) as asker, self._taken_back_on_failure(staged, live):
+            self.report(f"generation {staged} from {generation.source}:")
+            watch = Watch(self.control, live.public, limits)
+            self._smoke(asker, generation)
+            self._promote(asker, generation, live, limits, watch)
+        return staged
+
+    def live(self) -> Generation:
+        """The generation that is live.
+
+        Raises:
+            ApplyError: there is none yet, or its files are gone.
+        """
+        standing = self.journal.standing()
+        if not standing.live:
+            raise ApplyError(f"{self.state.folder}: no generation is live; is the server starting?")
+        return self.state.read(standing.live)
+
+    def _default_source(self, live: Generation) -> Path:
+        """Where the live configurations came from and are edited: of a former generation, what that was made from."""
+        source, runs = Path(live.source), self.journal.standing().runs
+        run = runs.get(live.number)
+        while run is not None and run.to:
+            run = runs.get(run.to)
+        return Path(run.source) if run is not None and run.source else source
+
+    def _plan(self, folder: Path, number: int, source: Path, repository: Path, live: Generation) -> Generation | None:
+        """Check a snapshot, compose its generation and say what changes; None if nothing does."""
+        self._lint(folder, repository, live.profile)
+        view = view_of(folder, live.profile)
+        generation = compose(number, str(source.resolve()), view, folder, live)
+        if same_content(generation, live):
+            self.report(f"{source}: nothing differs from generation {live.number}, which is live")
+            return None
+        live_view = view_of(self.state.snapshot(live.number), live.profile)
+        self.report(f"generation {number} from {source}:")
+        for line in difference(view, generation, live_view, live):
+            self.report(line)
+        for notice in notices(view, generation, live):
+            self.report(f"  note: {notice}")
+        return generation
+
+    def _lint(self, folder: Path, repository: Path, profile: str) -> None:
+        findings = lint_repository(folder, (profile,), hashes=not self.wishes.skip_hashes)
+        for finding in findings:
+            self.report(describe_finding(_at_source(finding, folder, repository)))
+        errors = sum(finding.severity == "error" for finding in findings)
+        if errors:
+            raise Refused(f"lint found {errors} error{'s' * (errors > 1)}; nothing was loaded")
+
+    def _check_memory(self, folder: Path, generation: Generation, live: Generation, limits: Limits) -> None:
+        need = memory_need(self.server.process, generation, live, folder, self.state.snapshot(live.number))
+        self.report(f"  memory: about {need.needed_mb} MB more while both are loaded, {need.available_mb} MB available")
+        if need.available_mb - need.needed_mb < limits.memory_reserve_mb and not self.wishes.force_memory:
+            raise Refused(
+                f"{need.available_mb} MB of memory are available; the new generation takes about {need.needed_mb} MB "
+                f"beside the live one, and {limits.memory_reserve_mb} MB stay free (memory_reserve_mb). Free memory, "
+                "load it regardless with --force-memory, or change over with a gap: stop `endcap serve`, and start it "
+                "on the new build"
+            )
+
+    def _smoke(self, asker: Asker, generation: Generation) -> None:
+        for sample in smoke_samples(self.state.snapshot(generation.number)):
+            answer = asker.ask(sample, generation.staging(sample.ensemble))
+            if not answer.error or answer.overloaded:
+                continue
+            if live := asker.ask(sample, sample.ensemble).error:
+                self.report(f"  note: live fails too: {live} ({sample})")
+            else:
+                raise Refused(f"a smoke request failed: {answer.error} ({sample})")
+
+    def _compare(self, asker: Asker, generation: Generation, live: Generation, limits: Limits) -> None:
+        self._smoke(asker, generation)
+        staged = {each: generation.staging(each) for each in generation.public}
+        asked, recorded = samples(self.state.snapshot(live.number), self._run_folder, table_of(live), limits.sample)
+        self.report(f"comparing {len(asked)} requests, {recorded} of them recorded")
+        found = compare(asker, asked, {each: each for each in live.public}, staged)
+        self.journal.write("compared", generation.number, **found.document())
+        for name, of_live, of_staged in found.lines():
+            self.report(f"  {name:<16} {of_live:>10} {of_staged:>10}")
+        broken = found.broken(limits)
+        if broken and not self.wishes.lenient:
+            raise Refused("; ".join(broken))
+        for each in broken:
+            self.report(f"  note: {each}")
+
+    def _take_back(self, number: int, live: Generation, error: BaseException) -> None:
+        """Bring the server back to the live generation, whatever of the new one has been done."""
+        switched = "switch" in self.journal.standing().runs[number].steps
+        outcome = "rolled back" if switched else "refused" if isinstance(error, Refused) else "failed"
+        self.undo(number, live, outcome, str(error) or type(error).__name__)
+
+    def undo(self, number: int, live: Generation, outcome: str, reason: str) -> None:
+        """Take back what has been done of a rollout; doing so twice does no harm."""
+        run = self.journal.standing().runs[number]
+        self.end_trial()
+        if "switch" in run.steps:
+            self.journal.step(number, "back")
+            self.switch.to(live)
+            self.report(f"switched back: generation {live.number} is live")
+        if self.state.has(number):
+            generation = self.state.read(number)
+            self.switch.let_go(generation, live, was_live="switch" in run.steps or run.outcome == "staged")
+        shutil.rmtree(self.state.snapshot(number), ignore_errors=True)
+        self.journal.write("ended", number, outcome=outcome, reason=reason)
+        self.state.prune(live)
+
+
+def _at_source(finding: Finding, folder: Path, repository: Path) -> Finding:
+    """A finding in a snapshot, where the file is that was copied."""
+    path = finding.where.path
+    for inner, outer in ((folder / REPOSITORY, repository), (folder, repository.parent)):
+        if inner in (path, *path.parents):
+            where = type(finding.where)(outer / path.relative_to(inner), finding.where.line)
+            return Finding(where, finding.code, finding.what, finding.mend)
+    return finding

@@ -1,0 +1,102 @@
+"""Finding the server that runs: each launcher describes its own in a file of its private run folder."""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from endcap_server.apply.control import Control, control_headers
+from endcap_server.apply.generation import ApplyError, StateFolder, write_whole
+
+PREFIX = "endcap-"
+_FILE = "server.json"
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that `endcap serve` started and looks after.
+
+    Attributes:
+        process: its process id, which is also its group's.
+        grpc: HOST:PORT of its gRPC service.
+        http: HOST:PORT of its HTTP service.
+        build: what it was told to serve.
+        state: what it serves, see `StateFolder`.
+        run_folder: its private folder.
+    """
+
+    process: int
+    grpc: str
+    http: str
+    build: str
+    state: str
+    run_folder: str
+
+    def describe(self) -> None:
+        """Write the file that :func:`find_server` reads."""
+        write_whole(Path(self.run_folder) / _FILE, json.dumps(asdict(self)) + "\n")
+
+    @property
+    def control(self) -> Control:
+        """Its model control."""
+        return Control(self.http, control_headers(Path(self.run_folder)))
+
+    @property
+    def state_folder(self) -> StateFolder:
+        """What it serves and has served."""
+        return StateFolder(Path(self.state))
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process still runs."""
+        try:
+            return Path(f"/proc/{self.process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
+
+
+def running_servers() -> list[RunningServer]:
+    """This user's servers, as their launchers describe them."""
+    found = []
+    for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{_FILE}")):
+        try:
+            # A folder of somebody else's in a shared place could name any server.
+            if path.stat().st_uid != os.getuid() or path.parent.stat().st_uid != os.getuid():
+                continue
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            server = RunningServer(**values)
+        except (OSError, ValueError, TypeError):
+            continue
+        if server.is_alive:
+            found.append(server)
+    return found
+
+
+def find_server(build: Path | None = None, port: int | None = None) -> RunningServer:
+    """The one server that is meant.
+
+    Args:
+        build: The build that it was started on; None: any.
+        port: Its gRPC port; None: any.
+
+    Raises:
+        ApplyError: there is none, or several.
+    """
+    servers = running_servers()
+    meant = [
+        each
+        for each in servers
+        if (build is None or Path(each.build) == build.resolve())
+        and (port is None or each.grpc.rpartition(":")[2] == str(port))
+    ]
+    if len(meant) == 1:
+        return meant[0]
+    there = "; ".join(f"{each.build} on {each.grpc}" for each in servers) or "none"
+    if not meant:
+        raise ApplyError(
+            f"no such server runs here; running: {there}. Start one with `endcap serve`, on this machine and as this "
+            "user"
+        )
+    raise ApplyError(f"several servers run: {there}; choose one with --build or --grpc-port")

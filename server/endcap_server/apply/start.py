@@ -1,0 +1,73 @@
+"""What a server starts with: the generation that was live when it stopped, or the build as it is."""
+
+import shutil
+from pathlib import Path
+
+from endcap_server.apply.composition import compose, view_of
+from endcap_server.apply.generation import Generation, StateFolder
+from endcap_server.apply.render import render_ensemble, render_models
+from endcap_server.apply.snapshot import REPOSITORY, take_snapshot
+from endcap_server.lint.repository import CONFIG, View
+
+
+def state_folder(build: Path, port: int) -> StateFolder:
+    """Where the server of a build on a gRPC port keeps what it serves and has served."""
+    return StateFolder(build.resolve() / "serving" / str(port))
+
+
+def prepare(
+    state: StateFolder, build: Path, profile: str, *, again: bool = False, as_built: bool = False
+) -> Generation:
+    """Write the model repository that a server starts on.
+
+    Args:
+        state: Of this server.
+        build: What it was told to serve.
+        profile: Which configurations count.
+        again: The same server starts again: whatever is live stays so.
+        as_built: Serve the build as it is, whatever has been applied.
+
+    Raises:
+        ApplyError: the files of the live generation are gone, or the build cannot be kept.
+    """
+    standing = state.journal.standing()
+    live = state.read(standing.live) if standing.live and not as_built and (again or state.has(standing.live)) else None
+    if live is not None and live.profile != profile:
+        live = None
+    if live is None or not (again or live.is_applied):
+        live = _as_built(state, build, profile, standing.newest + 1, live)
+    view = view_of(state.snapshot(live.number), profile)
+    for ensemble in live.public:
+        render_ensemble(state, view, live, ensemble, ensemble)
+    state.prune(live)
+    if not live.is_applied:
+        _add_the_rest(state, view, live)
+    state.journal.write("served", live.number, source=live.source)
+    return live
+
+
+def _as_built(state: StateFolder, build: Path, profile: str, number: int, before: Generation | None) -> Generation:
+    """The generation of a build as it is; the same as before if nothing in it has changed."""
+    folder = state.snapshot(number)
+    take_snapshot(build / REPOSITORY, build, folder)
+    view = view_of(folder, profile)
+    generation = compose(number, str(build.resolve()), view, folder, None)
+    if before is not None and before.digests == generation.digests:
+        shutil.rmtree(folder)
+        generation, view = before, view_of(state.snapshot(before.number), profile)
+    else:
+        state.write(generation)
+    render_models(state, view, generation)
+    return generation
+
+
+def _add_the_rest(state: StateFolder, view: View, generation: Generation) -> None:
+    """Write what the ensembles do not reach, for whoever loads it, and what cannot be read, so that Triton says so."""
+    for folder in sorted((state.snapshot(generation.number) / REPOSITORY).iterdir()):
+        name = folder.name
+        if name in generation.models:
+            continue
+        if name in view.configs:
+            render_ensemble(state, view, generation, name, name)
+        elif (folder / CONFIG).exists():
+            shutil.copytree(folder, state.models / name, dirs_exist_ok=True)

@@ -1,0 +1,174 @@
+"""Moving a running server from one generation to another: loading beside, switching, watching, letting go."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from endcap_server.apply.composition import view_of
+from endcap_server.apply.control import Answered, Control, ControlError
+from endcap_server.apply.generation import ApplyError, Generation, StateFolder
+from endcap_server.apply.limits import Limits
+from endcap_server.apply.render import render_ensemble, render_models, table_of
+from endcap_server.apply.replay import Answer, Asker, Sample
+from endcap_server.in_flight import InFlight
+from endcap_server.lint.declared import base_name
+from endcap_server.recorder import FOLDER as RECORDED
+from endcap_server.stages.retrieval import RetrievalParameters
+
+_PROBE_PAUSE_S = 0.5
+_SETTLE_S = 1.0
+"""A request that came before the switch has reached retrieval by then."""
+_LONGEST_DRAIN_S = 60.0
+_FEW_FAILURES = 5
+_ENOUGH_ANSWERS = 20
+
+
+class Switch:
+    """The switch of one server.
+
+    Args:
+        state: What it serves.
+        control: Its model control.
+        run_folder: Its private folder.
+    """
+
+    def __init__(self, state: StateFolder, control: Control, run_folder: Path) -> None:
+        self._state, self._control, self._run_folder = state, control, run_folder
+
+    def load(self, generation: Generation, report: Callable[[str], None]) -> None:
+        """Load a generation's own models, and its ensembles under their staging names.
+
+        Raises:
+            ApplyError: the server refuses one; the message is its reason.
+        """
+        view = view_of(self._state.snapshot(generation.number), generation.profile)
+        render_models(self._state, view, generation)
+        for name in generation.own:
+            started = time.monotonic()
+            self._load(name)
+            report(f"{name} loaded in {time.monotonic() - started:.1f} s")
+        for ensemble in generation.public:
+            render_ensemble(self._state, view, generation, ensemble, generation.staging(ensemble))
+            self._load(generation.staging(ensemble))
+
+    def to(self, generation: Generation) -> None:
+        """Let the public ensembles run a generation's models, which are loaded.
+
+        Raises:
+            ApplyError: the server refuses one.
+        """
+        view = view_of(self._state.snapshot(generation.number), generation.profile)
+        for ensemble in generation.public:
+            render_ensemble(self._state, view, generation, ensemble, ensemble)
+            self._load(ensemble)
+
+    def let_go(self, generation: Generation, kept: Generation, *, was_live: bool) -> None:
+        """Unload what a generation does not share with the one that is kept, once nothing of it is under way."""
+        if was_live:
+            self._drain(generation)
+        staging = [generation.staging(ensemble) for ensemble in generation.public]
+        keep = set(kept.models.values())
+        own = [name for model, name in generation.models.items() if model not in generation.public and name not in keep]
+        try:
+            # Callers first: ensembles, then what they run in the order of a request, engines last.
+            self._control.unload(*staging)
+            self._control.unload(*reversed(own))
+        except ControlError as error:
+            raise ApplyError(f"{error}; it stays loaded until the next apply or rollback") from None
+        if (table := table_of(generation)) != table_of(kept):
+            (self._run_folder / f"{table}.i64").unlink(missing_ok=True)
+            shutil.rmtree(self._run_folder / RECORDED / table, ignore_errors=True)
+
+    def _drain(self, generation: Generation) -> None:
+        """Wait until no request that a generation began is under way.
+
+        Raises nothing: a request that never ends expires in the table.
+        """
+        time.sleep(self._settle_s(generation))
+        table = InFlight(self._run_folder, table_of(generation))
+        waiting, deadline = table.waiting(), time.monotonic() + _LONGEST_DRAIN_S
+        while waiting and time.monotonic() < deadline:
+            time.sleep(0.05)
+            waiting &= table.waiting()
+
+    def _settle_s(self, generation: Generation) -> float:
+        """Seconds until every request that came before the switch is in the table, or is over if there is none."""
+        view = view_of(self._state.snapshot(generation.number), generation.profile)
+        for model in generation.models:
+            given = view.configs[model].texts()
+            if base_name(model) == "retrieval" and given.get("max_in_flight") == "0":
+                return _SETTLE_S + RetrievalParameters.from_strings(model, given).max_budget_ms / 1e3
+        return _SETTLE_S
+
+    def _load(self, name: str) -> None:
+        try:
+            self._control.load(name)
+        except ControlError as error:
+            raise ApplyError(f"{name} does not load: {error}") from None
+
+
+class Watch:
+    """Looks whether all goes well after a switch, by asking for pages and by what the server counts.
+
+    Args:
+        control: The server's model control.
+        ensembles: The public ones.
+        limits: What may get worse.
+    """
+
+    def __init__(self, control: Control, ensembles: Sequence[str], limits: Limits) -> None:
+        self._control, self._ensembles, self._limits = control, ensembles, limits
+        self._began = self._counts()
+        self._before: dict[str, Answered] = {}
+        self._at_switch: dict[str, Answered] = {}
+
+    def switching(self) -> None:
+        """Note what was counted since this watch began: how it was before the switch."""
+        self._at_switch = self._counts()
+        self._before = {name: counts.since(self._began[name]) for name, counts in self._at_switch.items()}
+
+    def run(self, asker: Asker, probes: Sequence[Sample], generation: Generation) -> str:
+        """Watch for `watch_s` seconds; what is wrong, or nothing."""
+        ends = time.monotonic() + self._limits.watch_s
+        number = 0
+        while time.monotonic() < ends:
+            sample = probes[number % len(probes)]
+            number += 1
+            if wrong := self._probe(asker.ask(sample, sample.ensemble), sample, generation) or self._look():
+                return wrong
+            time.sleep(min(_PROBE_PAUSE_S, max(0.0, ends - time.monotonic())))
+        return ""
+
+    def _probe(self, answer: Answer, sample: Sample, generation: Generation) -> str:
+        if answer.error and not answer.overloaded:
+            return f"a request failed: {answer.error} ({sample})"
+        if not answer.error and answer.generation != str(generation.number):
+            return f"a page came from generation {answer.generation} after the switch ({sample})"
+        return ""
+
+    def _look(self) -> str:
+        for name in ("", *self._ensembles):
+            if not self._control.is_ready(name):
+                return f"{name or 'the server'} is not ready"
+        for name, counts in self._counts().items():
+            now, before = counts.since(self._at_switch[name]), self._before[name]
+            if now.bad >= _FEW_FAILURES and now.bad_share > before.bad_share + self._limits.watch_error_rise:
+                return (
+                    f"{now.bad} of {now.total} requests of {name} failed, {before.bad_share:.1%} before the switch "
+                    f"(watch_error_rise {self._limits.watch_error_rise:g})"
+                )
+            slower_ms = now.mean_ms - before.mean_ms
+            if (
+                min(now.good, before.good) >= _ENOUGH_ANSWERS
+                and slower_ms > self._limits.latency_slack_ms
+                and now.mean_ms > self._limits.watch_latency_ratio * before.mean_ms
+            ):
+                return (
+                    f"{name} takes {now.mean_ms:.0f} ms, {before.mean_ms:.0f} ms before the switch "
+                    f"(watch_latency_ratio {self._limits.watch_latency_ratio:g})"
+                )
+        return ""
+
+    def _counts(self) -> dict[str, Answered]:
+        return {name: self._control.answered(name) for name in self._ensembles}

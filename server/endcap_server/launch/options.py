@@ -1,0 +1,36 @@
+"""What `endcap serve` can be told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from endcap_server.launch.listening import Tls
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What `endcap serve` can be told. Ports of 0 are picked free."""
+
+    build: Path
+    address: str = "127.0.0.1"
+    grpc_port: int = 8001
+    http_port: int = 8000
+    metrics_port: int = 8002
+    profile: str = "cpu"
+    cache_mb: int = 64
+    """Size of Triton's response cache, MB (2**20 bytes)."""
+    python: Path | None = None
+    ready_timeout_s: float = 120.0
+    verbose: bool = False
+    revive: bool = True
+    """Load models again whose processes have died."""
+    restricted: bool = True
+    """Control calls need the key."""
+    key_file: Path | None = None
+    """Where the key is, or will be; None is `control.key` in the build."""
+    tls: Tls | None = None
+    plaintext: bool = False
+    """Listen without TLS where others can reach the server."""
+    metrics_address: str | None = None
+    """None is `address`, or loopback if there is TLS."""
+    as_built: bool = False
+    """Serve the build as it is, whatever `endcap apply` has made live before."""

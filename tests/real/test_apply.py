@@ -1,0 +1,158 @@
+"""Rollouts on the real server under a constant stream of requests; `python -m benchmarks.apply_evidence` does them all.
+
+ENDCAP_APPLY_EVIDENCE=full runs every edit and every kill here too.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from endcap_client import Client
+
+from benchmarks.apply_evidence import FAST, KILLED_AT, Bench, bench, builds, faulty, good, killed
+from benchmarks.apply_sources import FAULTY, GOOD, code, copy_build, other_build, parameter
+
+pytestmark = pytest.mark.server
+
+FULL = os.environ.get("ENDCAP_APPLY_EVIDENCE") == "full"
+NAMES = ("misspelt tensor", "absurd weight", "ranker that is no model", "code that fails on every request")
+SOME_FAULTY = FAULTY if FULL else [edit for edit in FAULTY if edit.name in NAMES]
+SOME_GOOD = GOOD if FULL else (GOOD[3], GOOD[7])
+SOME_KILLS = KILLED_AT if FULL else [("compare", "before"), ("switch", "after"), ("watch", "before")]
+
+
+@pytest.fixture(scope="module")
+def running(build: Path) -> Iterator[Bench]:
+    with bench(build, clients=2) as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def nothing_failed(running: Bench) -> Iterator[None]:
+    yield
+    assert running.traffic.failed == []
+    assert running.traffic.mixed() == []
+
+
+def test_faulty_edits_are_stopped(running: Bench) -> None:
+    found = faulty(running, SOME_FAULTY)
+    assert [each for each in found["edits"] if not each["stopped"] or each["by"] != each["expected"]] == []
+    assert found["answers_unchanged"]
+    assert running.loaded() == set(running.state.read(1).models) - {"storefront", "search"}
+
+
+def test_good_edits_go_live(running: Bench) -> None:
+    before = running.standing.live
+    found = good(running, SOME_GOOD)
+    assert found["edits"] == len(SOME_GOOD)
+    assert running.standing.live > before
+    live = running.state.read(running.standing.live)
+    assert "retrieval" not in live.models.values()
+    assert running.loaded() == set(live.models.values()) - set(live.public)
+
+
+def test_nothing_to_do(running: Bench) -> None:
+    outcome = running.apply(running.source)
+    assert outcome.code == 0
+    assert "nothing differs" in outcome.output
+
+
+def test_a_dry_run_changes_nothing(running: Bench) -> None:
+    edited = copy_build(running.source, running.folder / "dry")
+    parameter("rerank", "pairs_per_placement", "30")(edited)
+    before, loaded = running.state.journal.path.read_bytes(), running.loaded()
+    outcome = running.apply(edited, "--dry-run")
+    assert outcome.code == 0
+    assert "rerank: loads as rerank__g" in outcome.output
+    assert (running.state.journal.path.read_bytes(), running.loaded()) == (before, loaded)
+
+
+def test_rollback_brings_the_pages_back(running: Bench) -> None:
+    before = running.answers()
+    edited = copy_build(running.source, running.folder / "popular")
+    parameter("fusion", "popularity", "5")(edited)
+    parameter("fusion", "search_popularity", "5")(edited)
+    assert running.apply(edited, *FAST, "--set", "min_overlap=0", "--set", "max_drift=1").code == 0
+    assert running.answers() != before
+    assert running.run("rollback", *FAST).code == 0
+    assert running.answers() == before
+    assert "rollback to" in running.run("history").output
+
+
+def test_what_goes_wrong_after_the_switch_is_taken_back(running: Bench) -> None:
+    before, live = running.answers(), running.standing.live
+    edited = copy_build(running.source, running.folder / "later")
+    # Good as long as it is compared, and failing as soon as it is asked as the live one for a while.
+    mistake = """
+
+import time
+
+class TritonPythonModel(TritonPythonModel):
+    began = time.monotonic()
+
+    def execute(self, requests):
+        if time.monotonic() > self.began + 9:
+            time.sleep(0.4)
+        super().execute(requests)
+"""
+    code("rerank", mistake)(edited)
+    limits = ("--set", "watch_s=40", "--set", "sample=8", "--set", "watch_latency_ratio=1.5")
+    outcome = running.apply(edited, *limits)
+    assert outcome.code == 1
+    assert "switched back" in outcome.output
+    assert "watch_latency_ratio" in outcome.output
+    standing = running.standing
+    assert (standing.live, standing.open, standing.runs[standing.newest].outcome) == (live, 0, "rolled back")
+    assert running.answers() == before
+
+
+def test_whole_builds(running: Bench) -> None:
+    others = [
+        (other_build(running.source, running.folder / "b", "b~"), "b~"),
+        (copy_build(running.source, running.folder / "a"), ""),
+    ]
+    found = builds(running, 5 if FULL else 2, others)
+    assert found.get("builds"), found
+    assert found["mixed"] == []
+    assert abs(found["memory_growth"]) < 0.05 or not FULL
+
+
+def test_too_little_memory_is_said_before(running: Bench) -> None:
+    edited = copy_build(running.source, running.folder / "large")
+    parameter("theme_llm", "max_waiting", "100")(edited)
+    outcome = running.apply(edited, "--set", "memory_reserve_mb=100000000")
+    assert outcome.code == 1
+    assert "--force-memory" in outcome.output
+    assert "MB of memory are available" in outcome.output
+
+
+@pytest.mark.parametrize("at", SOME_KILLS, ids=" ".join)
+def test_killed(running: Bench, at: tuple[str, str]) -> None:
+    number = SOME_KILLS.index(at)
+    [found] = killed(running, [at], first=number)["kills"]
+    kept = ("was_killed", "found_open", "served", "in_order", "live")
+    assert all(found[name] for name in kept), found
+
+
+def test_the_server_comes_back_with_what_was_applied(running: Bench) -> None:
+    edited = copy_build(running.source, running.folder / "kept")
+    parameter("fusion", "ranker", "0.41")(edited)
+    assert running.apply(edited, *FAST).code == 0
+    live, before = running.standing.live, running.answers()
+    with running.traffic.paused():
+        running.server.stop()
+        running.server.start()
+        assert running.standing.live == live
+        with Client(running.server.grpc_address, timeout_s=10) as client:
+            assert client.search("lamp").status.versions["generation"] == str(live)
+        assert running.answers() == before
+
+
+def test_no_server() -> None:
+    words = [sys.executable, "-P", "-m", "endcap_client.cli", "apply", "--grpc-port", "1"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "no such server runs here" in done.stderr
