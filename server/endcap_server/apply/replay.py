@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import tritonclient.grpc as triton
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
 
 from endcap_server.lint.declared import MODELS
 from endcap_server.recorder import read_recorded
@@ -105,12 +106,14 @@ def samples(build: Path, run_folder: Path, table: str, count: int) -> tuple[list
 class Asker:
     """Asks an ensemble under whatever name; a context manager that closes its connection.
 
+    Over HTTP, which stays open to the machine itself where gRPC asks for TLS or a client's certificate.
+
     Args:
-        address: HOST:PORT of the gRPC service.
+        address: HOST:PORT of the HTTP service.
     """
 
     def __init__(self, address: str) -> None:
-        self._client = triton.InferenceServerClient(address)
+        self._client = triton.InferenceServerClient(address, network_timeout=_TIMEOUT_S)
 
     def __enter__(self) -> "Asker":
         return self
@@ -134,9 +137,9 @@ class Asker:
         wanted = [triton.InferRequestedOutput(each.name) for each in MODELS[sample.ensemble].outputs]
         started = time.perf_counter()
         try:
-            result = self._client.infer(model, _tensors(sample.inputs), outputs=wanted, client_timeout=_TIMEOUT_S)
+            result = self._client.infer(model, _tensors(sample.inputs), outputs=wanted)
             return _answer(result, time.perf_counter() - started)
-        except triton.InferenceServerException as error:
+        except (InferenceServerException, OSError) as error:  # OSError: no connection, no answer in time
             text = " ".join(str(error).split())
             return Answer(time.perf_counter() - started, text, "overloaded:" in text)
 

@@ -139,7 +139,7 @@ class Rollout:
         watch = Watch(self.control, live.public, limits)
         self.journal.step(number, "load")
         self.switch.load(generation, self.report)
-        with Asker(self.server.grpc) as asker:
+        with Asker(self.server.http) as asker:
             self.journal.step(number, "compare")
             self._compare(asker, generation, live, limits)
             if self.wishes.trial is not None:
@@ -192,7 +192,7 @@ class Rollout:
             raise ApplyError("no generation runs beside the live one; `endcap apply --split 5%` loads one")
         generation = self.state.read(staged)
         limits = Limits.read((Path(generation.source),), self.wishes.settings)
-        with Asker(self.server.grpc) as asker, self._taken_back_on_failure(staged, live):
+        with Asker(self.server.http) as asker, self._taken_back_on_failure(staged, live):
             self.report(f"generation {staged} from {generation.source}:")
             watch = Watch(self.control, live.public, limits)
             self._smoke(asker, generation)

@@ -85,7 +85,7 @@ def side_by_side(server: RunningServer, count: int) -> SideBySide:
     control, folder = server.control, Path(server.run_folder)
     answered = {each: (control.answered(each), control.answered(staged.staging(each))) for each in live.public}
     asked, recorded = samples(state.snapshot(live.number), folder, table_of(live), count)
-    with Asker(server.grpc) as asker:
+    with Asker(server.http) as asker:
         names = {each: staged.staging(each) for each in staged.public}
         comparison = compare(asker, asked, {each: each for each in live.public}, names)
     try:
