@@ -137,7 +137,7 @@ def bench(build: Path, clients: int = 3) -> Iterator[Bench]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_until(condition: Any, timeout_s: float = 60.0) -> None:
+def wait_until(condition: Any, timeout_s: float = 300.0) -> None:
     """Wait for something that is to be."""
     ends = time.monotonic() + timeout_s
     while not condition():
