@@ -50,7 +50,7 @@ def test_good_edits_go_live(running: Bench) -> None:
     assert found.get("edits") == len(SOME_GOOD), found
     assert running.standing.live > before
     live = running.state.read(running.standing.live)
-    assert "retrieval" not in live.models.values()
+    assert "cross_encoder" not in live.models.values(), "loaded under another name"
     assert running.loaded() == set(live.models.values()) - set(live.public)
 
 

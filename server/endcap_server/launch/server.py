@@ -220,6 +220,8 @@ class Server:
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in self._models()),
             "--disable-auto-complete-config",
+            # A model on trial that fails to load must not make load balancers leave a server that answers.
+            "--strict-readiness=false",
             "--exit-timeout-secs=10",
             f"--grpc-address={options.address}",
             f"--http-address={self._http_host}",
