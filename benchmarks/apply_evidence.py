@@ -40,6 +40,8 @@ STRICT = ("--set", "watch_s=1", "--set", "sample=8")
 _LOOSE = ("max_latency_ratio", "latency_slack_ms", "watch_latency_ratio")
 FAST = (*STRICT, "--set", "max_fallback_rise=1", *(word for name in _LOOSE for word in ("--set", f"{name}=1000")))
 """The same, of rollouts that are good whatever else the machine has to do."""
+OTHER_PAGES = ("--set", "min_overlap=0", "--set", "max_drift=1")
+"""Settings of rollouts that are meant to change pages."""
 KILLED_AT = [(step, when) for step in ("load", "compare", "switch", "watch", "unload") for when in ("before", "after")]
 _KILLER = Path(__file__).with_name("apply_killer.py")
 
@@ -201,7 +203,7 @@ def builds(bench: Bench, number: int, others: Sequence[tuple[Path, str]]) -> dic
     bench.tags |= {str(bench.standing.live): ""}
     for each in range(number):
         folder, tag = others[each % len(others)]
-        outcome = bench.apply(folder, *FAST, "--set", "min_overlap=0", "--set", "max_drift=1")
+        outcome = bench.apply(folder, *FAST, *OTHER_PAGES)
         if outcome.code:
             return {"failed_build": each, "said": outcome.output, **counts(bench)}
         bench.tags[str(bench.standing.live)] = tag
@@ -223,11 +225,11 @@ def killed(bench: Bench, at: Sequence[tuple[str, str]], first: int = 0) -> dict[
         edited = copy_build(bench.source, bench.folder / "edited")
         parameter("fusion", "ranker", value)(edited)
         before = bench.standing.live
-        outcome = bench.apply(edited, *FAST, kill=(step, when))
+        outcome = bench.apply(edited, *FAST, *OTHER_PAGES, kill=(step, when))
         there = bench.standing.open
         served = bench.answers()
         next_one = "rollback" if number % 2 else "apply"
-        second = bench.run("rollback", *FAST) if number % 2 else bench.apply(edited, *FAST)
+        second = bench.run("rollback", *FAST) if number % 2 else bench.apply(edited, *FAST, *OTHER_PAGES)
         standing = bench.standing
         live = bench.state.read(standing.live)
         expected = set(live.models.values()) - set(live.public)

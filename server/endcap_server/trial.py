@@ -4,41 +4,31 @@
 """
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 FILE = "trial.json"
-_LOOK_EVERY_S = 0.5
 
 
 class Trial:
-    """The file, looked at twice a second at most.
+    """The file, looked at with every page (some microseconds): two generations must never say different things of it.
 
     Args:
         folder: The server's run folder.
-        clock: Seconds, of any beginning.
     """
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic):
-        self._path, self._clock = folder / FILE, clock
-        self._next_look, self._changed_ns = 0.0, 0
+    def __init__(self, folder: Path):
+        self._path, self._version = folder / FILE, (0, 0)
         self._document: dict[str, Any] | None = None
 
     def document(self) -> dict[str, Any] | None:
         """STATUS.staging: `generation`, `mode` (split, shadow), `share`, `models`; None without a trial."""
-        now = self._clock()
-        if now >= self._next_look:
-            self._next_look = now + _LOOK_EVERY_S
-            self._look()
-        return self._document
-
-    def _look(self) -> None:
         try:
-            changed_ns = self._path.stat().st_mtime_ns
-            if changed_ns != self._changed_ns:
+            found = self._path.stat()
+            version = (found.st_mtime_ns, found.st_ino)
+            if version != self._version:
                 self._document = json.loads(self._path.read_text(encoding="utf-8"))
-                self._changed_ns = changed_ns
+                self._version = version
         except (OSError, ValueError):
-            self._document, self._changed_ns = None, 0
+            self._document, self._version = None, (0, 0)
+        return self._document
