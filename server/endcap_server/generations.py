@@ -78,3 +78,7 @@ class Generations:
     def bump(self, hashed: int) -> None:
         """Let the next request with this key hash miss the cache."""
         self._counters[hashed % SLOTS] += 1
+
+    def bump_all(self) -> None:
+        """Let no answer be used that is cached by now."""
+        self._counters += 1

@@ -50,3 +50,13 @@ def test_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.chmod(0o777)
     with pytest.raises(PermissionError, match="expected a private folder of this user"):
         run_folder()
+
+
+def test_bumping_all_changes_every_generation(tmp_path: Path) -> None:
+    generations = Generations(tmp_path)
+    keys = [b"one", b"two", b"three"]
+    before = [generations.current(key) for key in keys]
+    Generations(tmp_path).bump_all()
+    after = [generations.current(key) for key in keys]
+    assert [hashed for hashed, _ in after] == [hashed for hashed, _ in before]
+    assert all(new != old for (_, new), (_, old) in zip(after, before, strict=True))

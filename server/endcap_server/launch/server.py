@@ -20,6 +20,7 @@ from endcap_server.apply.control import KEY_FILE
 from endcap_server.apply.generation import ApplyError, Generation
 from endcap_server.apply.running import PREFIX, RunningServer
 from endcap_server.apply.start import prepare, state_folder
+from endcap_server.generations import Generations
 from endcap_server.launch.access import connect, ensure_key, headers, key_file_of, restriction_flags
 from endcap_server.launch.command_line import hide_argument
 from endcap_server.launch.installation import Installation, LaunchError, find_installation
@@ -145,7 +146,9 @@ class Server:
         self._describe(self._run_folder)
         if self.options.revive:
             control = ModelControl(self.http_address, self.control_key)
-            self._watchdog = Watchdog(self.process.pid, control, self._report)
+            # Of a process that dies while it answers, Triton may cache an answer that lacks its tensors.
+            distrust = Generations(self._run_folder).bump_all
+            self._watchdog = Watchdog(self.process.pid, control, self._report, distrust)
             self._watchdog.start()
 
     def stop(self, grace_s: float = 20.0) -> None:

@@ -81,10 +81,17 @@ class Watchdog:
         group: The server's process id, which is also its group's.
         control: Its model-control API.
         report: Told, in one line, what happened.
+        revived: Called when a model has been loaded again.
     """
 
-    def __init__(self, group: int, control: ModelControl, report: Callable[[str], None]) -> None:
-        self._group, self._control, self._report = group, control, report
+    def __init__(
+        self,
+        group: int,
+        control: ModelControl,
+        report: Callable[[str], None],
+        revived: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._group, self._control, self._report, self._revived = group, control, report, revived
         self._known: dict[str, int] = {}
         self._pauses: dict[str, tuple[float, float]] = {}  # model -> (not before, next pause), seconds
         self._stopped = threading.Event()
@@ -122,6 +129,7 @@ class Watchdog:
         started = time.monotonic()
         try:
             self._control.restart(model)
+            self._revived()
             self._report(f"the process of {model} died; loaded it again in {time.monotonic() - started:.1f} s")
         except OSError as error:
             if not self._stopped.is_set():
