@@ -1,6 +1,6 @@
 """What `endcap apply` promises, tried on a real server under a constant stream of requests, and put into figures.
 
-    python -m benchmarks.apply_evidence --build build/test [--other build/demo] [--quick]
+    python -m benchmarks.apply_evidence --build build/test [--other build/demo] [--quick] [--part PART ...]
 
 Faulty edits are each stopped with nothing failed and answers unchanged; good edits and whole builds in a row fail no
 request, mix no page and leave the server's memory as it was; rollouts killed at each step leave the service alone and
@@ -43,6 +43,8 @@ FAST = (*STRICT, "--set", "max_fallback_rise=1", *(word for name in _LOOSE for w
 OTHER_PAGES = ("--set", "min_overlap=0", "--set", "max_drift=1")
 """Settings of rollouts that are meant to change pages."""
 KILLED_AT = [(step, when) for step in ("load", "compare", "switch", "watch", "unload") for when in ("before", "after")]
+PARTS = ("faulty", "good", "builds", "killed", "latency")
+_KEPT = ("was_killed", "found_open", "served", "in_order")
 _KILLER = Path(__file__).with_name("apply_killer.py")
 
 
@@ -190,7 +192,7 @@ def good(bench: Bench, edits: Sequence[Edit]) -> dict[str, Any]:
         took.append(outcome.ended - outcome.began)
         swaps.append((outcome.began, outcome.ended))
     return {
-        "edits": len(edits),
+        "rolled_out": len(edits),
         "median_s": round(float(np.median(took)), 1),
         **memory_figures(memory),
         **counts(bench),
@@ -307,21 +309,28 @@ def tagged(bench: Bench, seen: Seen) -> bool:
     return all(each.startswith(tag) if tag else not each.startswith(tuple(tags) or "\0") for each in seen.products)
 
 
-def evidence(build: Path, other: Path | None, quick: bool) -> dict[str, Any]:
-    """Everything, on one server after the other."""
+def evidence(build: Path, other: Path | None, quick: bool, parts: Sequence[str] = PARTS) -> dict[str, Any]:
+    """The asked parts, each on a server of its own."""
     document: dict[str, Any] = {}
-    with bench(build) as one:
-        _note(document, "faulty", faulty(one, FAULTY[::6] if quick else FAULTY))
-        _note(document, "good", good(one, GOOD[:3] if quick else GOOD))
-    with bench(build) as one:
+    for part in parts:
+        with bench(build) as one:
+            _note(document, part, _part(one, part, other, quick))
+    return document
+
+
+def _part(one: Bench, part: str, other: Path | None, quick: bool) -> dict[str, Any]:
+    if part == "faulty":
+        return faulty(one, FAULTY[::6] if quick else FAULTY)
+    if part == "good":
+        return good(one, GOOD[:3] if quick else GOOD)
+    if part == "builds":
         others = [(other_build(one.source, one.folder / "b", "b~"), "b~")]
         others.append((other, "") if other is not None else (other_build(one.source, one.folder / "c", "cc~"), "cc~"))
-        _note(document, "builds", builds(one, 2 if quick else 5, others))
-        _note(document, "killed", killed(one, KILLED_AT[::4] if quick else KILLED_AT))
-    with bench(build) as one:
-        edits = (GOOD[0],) if quick else (GOOD[0], GOOD[3], GOOD[7])
-        _note(document, "latency", {"swaps": [latency(one, edit) for edit in edits], **counts(one)})
-    return document
+        return builds(one, 2 if quick else 5, others)
+    if part == "killed":
+        return killed(one, KILLED_AT[::4] if quick else KILLED_AT)
+    edits = (GOOD[0],) if quick else (GOOD[0], GOOD[3], GOOD[7])
+    return {"swaps": [latency(one, edit) for edit in edits], **counts(one)}
 
 
 def _note(document: dict[str, Any], part: str, figures: dict[str, Any]) -> None:
@@ -338,12 +347,11 @@ def problems(document: dict[str, Any]) -> list[str]:
         if not 0.95 <= 1 + figures.get("memory_growth", 0.0) <= 1.05:
             found.append(f"{part}: memory {figures['memory_mb']} MB")
         found += [f"{part}: {figures[each]}" for each in ("failed_edit", "failed_build") if each in figures]
-    found += [f"not stopped: {each}" for each in document["faulty"]["edits"] if not each["stopped"]]
-    if not document["faulty"]["answers_unchanged"]:
-        found.append("faulty: answers changed")
-    kept = ("was_killed", "found_open", "served", "in_order")
-    found += [f"killed: {each}" for each in document["killed"]["kills"] if not all(each[name] for name in kept)]
-    found += [f"latency: {each}" for each in document["latency"]["swaps"] if each["code"] or each["p99_ratio"] > 2]
+        found += [f"not stopped: {each}" for each in figures.get("edits", ()) if not each.get("stopped", True)]
+        if not figures.get("answers_unchanged", True):
+            found.append(f"{part}: answers changed")
+        found += [f"killed: {each}" for each in figures.get("kills", ()) if not all(each[name] for name in _KEPT)]
+        found += [f"latency: {each}" for each in figures.get("swaps", ()) if each["code"] or each["p99_ratio"] > 2]
     return found
 
 
@@ -353,8 +361,9 @@ def main() -> int:
     parser.add_argument("--build", type=Path, default=Path("build/test"), help="(default: %(default)s)")
     parser.add_argument("--other", type=Path, help="a build of another shop to swap with (default: one that is made)")
     parser.add_argument("--quick", action="store_true", help="a few of everything")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this part; may be repeated")
     arguments = parser.parse_args()
-    document = evidence(arguments.build, arguments.other, arguments.quick)
+    document = evidence(arguments.build, arguments.other, arguments.quick, arguments.part or PARTS)
     document["problems"] = problems(document)
     for each in document["problems"]:
         print(f"not kept: {each}")

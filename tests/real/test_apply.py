@@ -47,7 +47,7 @@ def test_faulty_edits_are_stopped(running: Bench) -> None:
 def test_good_edits_go_live(running: Bench) -> None:
     before = running.standing.live
     found = good(running, SOME_GOOD)
-    assert found.get("edits") == len(SOME_GOOD), found
+    assert found.get("rolled_out") == len(SOME_GOOD), found
     assert running.standing.live > before
     live = running.state.read(running.standing.live)
     assert "cross_encoder" not in live.models.values(), "loaded under another name"
