@@ -21,11 +21,6 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def is_stop_word(word: str) -> bool:
-    """Tell whether a word says nothing about a product."""
-    return word in _STOP
-
-
 def stem(word: str) -> str:
     """Take off an English plural, so that ``lamps`` finds ``lamp``; deliberately nothing more."""
     if len(word) > 3 and word.endswith("ies"):

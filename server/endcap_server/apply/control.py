@@ -5,13 +5,11 @@ import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 _TIMEOUT_S = 600.0
 _UNLOAD_TIMEOUT_S = 60.0
-KEY_FILE = "control-key"
-"""File of the run folder with the key that model control asks for, where it asks for one."""
+_READY_TIMEOUT_S = 5.0
 
 
 class ControlError(Exception):
@@ -48,24 +46,17 @@ class Answered:
         return self.good_ns / self.good / 1e6 if self.good else 0.0
 
 
-def control_headers(run_folder: Path) -> dict[str, str]:
-    """Headers that model control and statistics of a server ask for, from its private run folder."""
-    try:
-        return {"endcap-key": (run_folder / KEY_FILE).read_text(encoding="utf-8").strip()}
-    except FileNotFoundError:
-        return {}
-
-
 class Control:
     """Model control of one server.
 
     Args:
         address: HOST:PORT of its HTTP service.
         headers: Of every request.
+        timeout_s: After which a request has failed; loading a model is one.
     """
 
-    def __init__(self, address: str, headers: dict[str, str] | None = None) -> None:
-        self._url = f"http://{address}/v2"
+    def __init__(self, address: str, headers: dict[str, str] | None = None, timeout_s: float = _TIMEOUT_S) -> None:
+        self._url, self._timeout_s = f"http://{address}/v2", timeout_s
         self._headers = {"Content-Type": "application/json", **(headers or {})}
 
     def load(self, model: str) -> None:
@@ -84,6 +75,11 @@ class Control:
                 raise ControlError(f"{', '.join(left)}: not unloaded within {_UNLOAD_TIMEOUT_S:.0f} s")
             time.sleep(0.05)
 
+    def restart(self, model: str) -> None:
+        """Unload and load a model whose process has died; raises ControlError with the reason."""
+        self._ask(f"repository/models/{model}/unload", b"{}")
+        self.load(model)
+
     def states(self) -> dict[str, str]:
         """Model -> READY, LOADING, UNLOADING or UNAVAILABLE, of those that were ever loaded."""
         index = json.loads(self._ask("repository/index", b"{}"))
@@ -92,7 +88,7 @@ class Control:
     def is_ready(self, model: str = "") -> bool:
         """Whether a model, or the server, is ready."""
         try:
-            self._ask(f"models/{model}/ready" if model else "health/ready", None, timeout_s=5.0)
+            self._ask(f"models/{model}/ready" if model else "health/ready", None, _READY_TIMEOUT_S)
         except ControlError:
             return False
         return True
@@ -111,10 +107,10 @@ class Control:
                 totals[place] += int(value)
         return Answered(*totals)
 
-    def _ask(self, path: str, body: bytes | None, timeout_s: float = _TIMEOUT_S) -> bytes:
+    def _ask(self, path: str, body: bytes | None, timeout_s: float | None = None) -> bytes:
         request = urllib.request.Request(f"{self._url}/{path}", body, self._headers)
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+            with urllib.request.urlopen(request, timeout=timeout_s or self._timeout_s) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")

@@ -10,7 +10,6 @@ from google.protobuf import text_format
 
 from endcap_server.apply.composition import called_engines
 from endcap_server.apply.generation import Generation, StateFolder, staged_name, write_whole
-from endcap_server.apply.snapshot import REPOSITORY
 from endcap_server.in_flight import TABLE
 from endcap_server.lint.declared import base_name
 from endcap_server.lint.repository import CONFIG, Config, View
@@ -78,8 +77,3 @@ def _config(config: Config, generation: Generation, folder: Path) -> Any:
     if base == "fusion":
         proto.parameters["generation"].string_value = str(generation.number)
     return proto
-
-
-def snapshot_repository(state: StateFolder, number: int) -> Path:
-    """The configurations of a generation, as they were written."""
-    return state.snapshot(number) / REPOSITORY

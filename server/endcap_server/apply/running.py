@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from endcap_server.apply.control import Control, control_headers
+from endcap_server.apply.control import Control
 from endcap_server.apply.generation import ApplyError, StateFolder, write_whole
 
 PREFIX = "endcap-"
@@ -25,6 +25,7 @@ class RunningServer:
         build: what it was told to serve.
         state: what it serves, see `StateFolder`.
         run_folder: its private folder.
+        key_file: file of its control key; "" if control needs none.
     """
 
     process: int
@@ -33,6 +34,7 @@ class RunningServer:
     build: str
     state: str
     run_folder: str
+    key_file: str
 
     def describe(self) -> None:
         """Write the file that :func:`find_server` reads."""
@@ -40,8 +42,14 @@ class RunningServer:
 
     @property
     def control(self) -> Control:
-        """Its model control."""
-        return Control(self.http, control_headers(Path(self.run_folder)))
+        """Its model control; raises ApplyError if the key cannot be read."""
+        from endcap_server.launch.access import headers, read_key  # the launcher, which imports this module, made it
+        from endcap_server.launch.installation import LaunchError
+
+        try:
+            return Control(self.http, headers(read_key(Path(self.key_file))) if self.key_file else {})
+        except LaunchError as error:
+            raise ApplyError(str(error)) from None
 
     @property
     def state_folder(self) -> StateFolder:

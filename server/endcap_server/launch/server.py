@@ -9,14 +9,12 @@ import signal
 import subprocess
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from endcap_server.apply.control import KEY_FILE
+from endcap_server.apply.control import Control
 from endcap_server.apply.generation import ApplyError, Generation
 from endcap_server.apply.running import PREFIX, RunningServer
 from endcap_server.apply.start import prepare, state_folder
@@ -27,12 +25,12 @@ from endcap_server.launch.installation import Installation, LaunchError, find_in
 from endcap_server.launch.listening import check_address, free_port, joined, loopback_beside
 from endcap_server.launch.options import ServerOptions
 from endcap_server.launch.server_log import ServerLog
-from endcap_server.launch.watchdog import ModelControl, Watchdog
+from endcap_server.launch.watchdog import CONTROL_TIMEOUT_S, Watchdog
+from endcap_server.lint.declared import ENSEMBLES
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
 
-ENSEMBLES = ("storefront", "search")
 ENGINES = ("nearest", "cross_encoder", "theme_llm", "keyword_llm")
 STAGE_THREADS = 128
 """Threads of the server for each stage's calls of engines; as many as the stage has itself (`triton/bls.py`)."""
@@ -79,7 +77,8 @@ class Server:
         """What it serves, as of its last start."""
         self._run_folder: Path | None = None
         self._shm_prefix = ""
-        self.control_key = ensure_key(options.key_file or key_file_of(options.build)) if options.restricted else ""
+        self._key_file = options.key_file or key_file_of(options.build)
+        self.control_key = ensure_key(self._key_file) if options.restricted else ""
         """What control calls have to bear; "" when they are open."""
         self.process: subprocess.Popen[bytes] | None = None
         self._started_before = False
@@ -145,7 +144,7 @@ class Server:
             raise
         self._describe(self._run_folder)
         if self.options.revive:
-            control = ModelControl(self.http_address, self.control_key)
+            control = Control(self.http_address, self.control_headers, CONTROL_TIMEOUT_S)
             # Of a process that dies while it answers, Triton may cache an answer that lacks its tensors.
             distrust = Generations(self._run_folder).bump_all
             self._watchdog = Watchdog(self.process.pid, control, self._report, distrust)
@@ -192,9 +191,6 @@ class Server:
         """Tell `endcap apply` and its like where the server is."""
         if self.process is None:
             return
-        if self.control_key:
-            with open(run_folder / KEY_FILE, "w", encoding="utf-8", opener=_private) as file:
-                file.write(self.control_key)
         RunningServer(
             process=self.process.pid,
             grpc=self.grpc_address,
@@ -202,6 +198,7 @@ class Server:
             build=str(self.options.build.resolve()),
             state=str(self.state.folder),
             run_folder=str(run_folder),
+            key_file=str(self._key_file.resolve()) if self.control_key else "",
         ).describe()
 
     def _models(self) -> list[str]:
@@ -264,7 +261,7 @@ class Server:
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + self.options.ready_timeout_s
-        waiting = ["", *self._models()]
+        waiting, control = ["", *self._models()], Control(self.http_address)
         while waiting:
             if self.process is None or self.process.poll() is not None:
                 raise LaunchError(f"the server stopped while loading: {self.log.reason()} (whole log: {self.log.path})")
@@ -274,21 +271,9 @@ class Server:
                     f"{name} was not ready within {self.options.ready_timeout_s:.0f} s: {self.log.reason()} "
                     f"(whole log: {self.log.path})"
                 )
-            waiting = [name for name in waiting if not self._is_ready(name)]
+            waiting = [name for name in waiting if not control.is_ready(name)]
             if waiting:
                 time.sleep(0.1)
-
-    def _is_ready(self, model: str) -> bool:
-        path = f"v2/models/{model}/ready" if model else "v2/health/ready"
-        try:
-            with urllib.request.urlopen(f"http://{self.http_address}/{path}", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (OSError, urllib.error.URLError):
-            return False
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _kill_session(leader: int) -> None:

@@ -5,22 +5,19 @@ while the server still calls its model ready has died; loading such a model once
 unloaded first. (Often the whole server ends with a model's process: that is `supervisor`'s to mend.)
 """
 
-import json
 import os
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from endcap_server.launch.access import headers
+from endcap_server.apply.control import Control, ControlError
 
 _STUB = "triton_python_backend_stub"
 POLL_S = 0.5
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
-_CONTROL_TIMEOUT_S = 120.0
+CONTROL_TIMEOUT_S = 120.0
 
 
 def model_processes(group: int) -> dict[int, str]:
@@ -44,36 +41,6 @@ def model_processes(group: int) -> dict[int, str]:
     return found
 
 
-class ModelControl:
-    """The server's model-control API over HTTP.
-
-    Args:
-        address: HOST:PORT of the HTTP service.
-        key: The control key, "" where the API is open.
-    """
-
-    def __init__(self, address: str, key: str = "") -> None:
-        self._url = f"http://{address}/v2/repository"
-        self._headers = {"Content-Type": "application/json"} | headers(key)
-
-    def ready(self) -> set[str]:
-        """Names of the models that the server calls ready."""
-        return {each["name"] for each in json.loads(self._post("index")) if each.get("state") == "READY"}
-
-    def restart(self, model: str) -> None:
-        """Unload and load a model; raises OSError with the server's reason when it does not load."""
-        self._post(f"models/{model}/unload")
-        self._post(f"models/{model}/load")
-
-    def _post(self, path: str) -> bytes:
-        request = urllib.request.Request(f"{self._url}/{path}", b"{}", self._headers)
-        try:
-            with urllib.request.urlopen(request, timeout=_CONTROL_TIMEOUT_S) as answer:
-                return bytes(answer.read())
-        except urllib.error.HTTPError as error:
-            raise OSError(f"{path}: {error.read().decode(errors='replace')[:300]}") from None
-
-
 class Watchdog:
     """A thread that restarts the models of one server process whose own processes have died.
 
@@ -87,7 +54,7 @@ class Watchdog:
     def __init__(
         self,
         group: int,
-        control: ModelControl,
+        control: Control,
         report: Callable[[str], None],
         revived: Callable[[], None] = lambda: None,
     ) -> None:
@@ -117,13 +84,13 @@ class Watchdog:
 
     def _revive(self, model: str) -> None:
         try:
-            if model not in self._control.ready():
+            if self._control.states().get(model) != "READY":
                 if model not in self._pauses:
                     self._known.pop(model)  # unloaded by an operator, who may load it again
                     return
             elif model in model_processes(self._group).values():
                 return
-        except (OSError, ValueError):
+        except (ControlError, ValueError):
             return  # the server itself is going down
         pause = max(FIRST_PAUSE_S, self._pauses.get(model, (0.0, FIRST_PAUSE_S))[1])
         started = time.monotonic()
@@ -131,7 +98,7 @@ class Watchdog:
             self._control.restart(model)
             self._revived()
             self._report(f"the process of {model} died; loaded it again in {time.monotonic() - started:.1f} s")
-        except OSError as error:
+        except ControlError as error:
             if not self._stopped.is_set():
                 self._report(f"the process of {model} died, and it does not load ({error}); next try in {pause:.0f} s")
         self._pauses[model] = (time.monotonic() + pause, min(2 * pause, LONGEST_PAUSE_S))

@@ -231,6 +231,9 @@ MODELS: dict[str, KnownModel] = {
 }
 """The models that endcap brings, by name."""
 
+ENSEMBLES = tuple(name for name, model in MODELS.items() if model.public)
+"""What callers ask."""
+
 CLOCK_TENSORS = ("DEADLINE_NS",)
 """Tensors that hold a moment of this request: no two requests have the same."""
 
