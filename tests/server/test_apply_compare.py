@@ -6,7 +6,7 @@ import pytest
 from endcap_server.apply.compare import Comparison, compare
 from endcap_server.apply.generation import ApplyError
 from endcap_server.apply.limits import Limits
-from endcap_server.apply.replay import Answer, Sample
+from endcap_server.apply.replay import Answer, Sample, choose
 
 NAMES = {"search": "search"}
 STAGED = {"search": "search__g2"}
@@ -28,7 +28,7 @@ class Canned:
     def ask(self, sample: Sample, model: str, tries: int = 1) -> Answer:
         self.asked.append(model)
         number = int(sample.inputs["QUERY"][0][1:])
-        return self.live if model == "search" else self.staged[number % len(self.staged)]
+        return self.live if "__" not in model else self.staged[number % len(self.staged)]
 
 
 def compared(live: Answer, *staged: Answer) -> Comparison:
@@ -50,6 +50,15 @@ def test_other_products() -> None:
         "overlap@10",
         "score",
     ]
+
+
+def test_one_ensemble_turned_upside_down_does_not_hide_behind_the_other() -> None:
+    # The second canned answer is what odd queries get: the storefronts here, and none of the searches.
+    samples = [*SAMPLES[::4], *(Sample("storefront", {"QUERY": [f"q{number}"]}) for number in (1, 3, 5))]
+    names, staged = ({name: name + end for name in ("search", "storefront")} for end in ("", "__g2"))
+    canned = Canned(answer("abcd"), [answer("wxyd", shift=0.4), answer("abcd")])
+    found = compare(canned, samples, names, staged)  # type: ignore[arg-type]
+    assert (found.compared, found.overlap, found.drift) == (5, 0.25, pytest.approx(0.4))
 
 
 def test_failures() -> None:
@@ -84,6 +93,16 @@ def test_the_other_generation_is_warmed_up_first() -> None:
     canned = Canned(answer("a"), [answer("a")])
     compare(canned, SAMPLES[:2], NAMES, STAGED)  # type: ignore[arg-type]
     assert canned.asked == ["search__g2", "search__g2", "search__g2", "search", "search", "search__g2"]
+
+
+def test_the_ensemble_that_callers_do_not_ask_is_tried_too() -> None:
+    def of(ensemble: str, count: int) -> list[Sample]:
+        return [Sample(ensemble, {"PRODUCTS": [number]}) for number in range(1, count + 1)]
+
+    made = [each for pair in zip(of("search", 40), of("storefront", 40), strict=True) for each in pair]
+    assert choose(of("search", 8), made, 8, 6) == (of("search", 6) + of("storefront", 2), 6)
+    assert choose(of("search", 2), made, 8, 6) == (of("search", 2) + made[:6], 2)
+    assert choose([], made, 8, 6) == (made[:8], 0)
 
 
 def test_limits_from_a_file_and_settings(tmp_path: Path) -> None:

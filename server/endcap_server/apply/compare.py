@@ -1,6 +1,7 @@
 """Pages of two generations side by side: how much they share, how far scores move, how long they take."""
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -19,8 +20,8 @@ class Comparison:
     Attributes:
         requests: how many were asked.
         compared: pairs of pages that both are whole: neither failed nor degraded.
-        overlap: mean share of live's best ten products that the other shows as well.
-        drift: mean absolute difference of the scores of products that both show.
+        overlap: mean share of live's best ten products that the other shows as well; of the ensemble where it is least.
+        drift: mean absolute difference of the scores of products that both show; of the ensemble where it is most.
         live_ms: median latency of live.
         staged_ms: the same of the other.
         errors: requests that failed although live answered them.
@@ -111,15 +112,19 @@ def _figures(pairs: Sequence[tuple[Sample, Answer, Answer]]) -> Comparison:
     asked = [(sample, live, staged) for sample, live, staged in pairs if not live.error and not staged.overloaded]
     failed = [(sample, staged) for sample, _, staged in asked if staged.error]
     good = [(live, staged) for _, live, staged in asked if not staged.error]
-    whole = [(live, staged) for live, staged in good if not live.degraded and not staged.degraded]
-    overlaps = [_overlap(live, staged) for live, staged in whole]
-    drifts = [drift for live, staged in whole if (drift := _drift(live, staged)) is not None]
+    whole = [each for each in asked if not each[2].error and not each[1].degraded and not each[2].degraded]
+    # By ensemble: a search turned upside down must not hide behind as many storefronts that are as they were.
+    overlaps, drifts = defaultdict(list), defaultdict(list)
+    for sample, live, staged in whole:
+        overlaps[sample.ensemble].append(_overlap(live, staged))
+        if (drift := _drift(live, staged)) is not None:
+            drifts[sample.ensemble].append(drift)
     first = f"{failed[0][1].error} ({failed[0][0]})" if failed else ""
     return Comparison(
         requests=len(asked),
         compared=len(whole),
-        overlap=fmean(overlaps) if overlaps else 0.0,
-        drift=fmean(drifts) if drifts else 0.0,
+        overlap=min(map(fmean, overlaps.values()), default=0.0),
+        drift=max(map(fmean, drifts.values()), default=0.0),
         live_ms=1e3 * median([live.seconds for live, _ in good]) if good else 0.0,
         staged_ms=1e3 * median([staged.seconds for _, staged in good]) if good else 0.0,
         errors=len(failed),

@@ -20,10 +20,16 @@ class Limits(BaseModel):
 
     sample: int = Field(32, ge=4, le=1000, description="requests that are replayed: recorded ones, then made ones")
     min_overlap: float = Field(
-        0.7, ge=0, le=1, description="least mean share of live's best ten products that the new pages show as well"
+        0.7,
+        ge=0,
+        le=1,
+        description="least mean share of live's ten best that the new pages show too, in each ensemble",
     )
     max_drift: float = Field(
-        0.15, ge=0, le=100, description="most mean difference of the scores of products that both show"
+        0.15,
+        ge=0,
+        le=100,
+        description="most mean difference of scores of products that both show, in each ensemble",
     )
     max_latency_ratio: float = Field(2.0, gt=0, le=1000, description="most median latency, as a multiple of live's")
     latency_slack_ms: float = Field(20.0, ge=0, le=60_000, description="milliseconds more than live that never matter")

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from endcap_server.lint.declared import MODELS
+from endcap_server.lint.declared import ENSEMBLES, MODELS
 from endcap_server.recorder import read_recorded
 from endcap_server.store import ItemStore
 
@@ -99,8 +100,18 @@ def made_samples(build: Path) -> Iterator[Sample]:
 
 def samples(build: Path, run_folder: Path, table: str, count: int) -> tuple[list[Sample], int]:
     """`count` requests to compare pages with, and how many of them were recorded."""
-    recorded = recorded_samples(run_folder, table, count)
-    return [*recorded, *islice(made_samples(build), count - len(recorded))], len(recorded)
+    most = count - count // 4
+    return choose(recorded_samples(run_folder, table, count), made_samples(build), count, most)
+
+
+def choose(recorded: Sequence[Sample], made: Iterable[Sample], count: int, most: int) -> tuple[list[Sample], int]:
+    """Recorded requests, but at most `most` of an ensemble, and made ones up to `count`; and how many were recorded.
+
+    Where callers ask hardly anything but one ensemble, the other is made up for: both are going live.
+    """
+    kept = [each for name in ENSEMBLES for each in islice((one for one in recorded if one.ensemble == name), most)]
+    ample = {name for name, number in Counter(each.ensemble for each in kept).items() if number >= most}
+    return [*kept, *islice((each for each in made if each.ensemble not in ample), count - len(kept))], len(kept)
 
 
 class Asker:
