@@ -157,14 +157,11 @@ class TritonPythonModel(TritonPythonModel):
 FAULTY = (
     Edit("misspelt tensor", config("storefront", ('key: "KEYWORD_ROW" value', 'key: "KEYWORD_ROWS" value')), "lint"),
     Edit(
-        "wrong type", config("rerank", ('"RELEVANCE" data_type: TYPE_FP32', '"RELEVANCE" data_type: TYPE_FP64')), "lint"
+        "wrong type", config("rerank", ('"MEASURED" data_type: TYPE_FP32', '"MEASURED" data_type: TYPE_FP64')), "lint"
     ),
     Edit(
         "wrong shape",
-        config(
-            "fusion",
-            ('"PAGE_SHAPE" data_type: TYPE_INT32 dims: [ 2 ]', '"PAGE_SHAPE" data_type: TYPE_INT32 dims: [ 3 ]'),
-        ),
+        config("fusion", ("TYPE_FP32 dims: [ -1, -1, 3 ]", "TYPE_FP32 dims: [ -1, -1, 4 ]")),
         "lint",
     ),
     Edit(

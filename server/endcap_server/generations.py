@@ -66,7 +66,7 @@ class Generations:
         self._counters = np.frombuffer(self._map, dtype=np.int64)
 
     def current(self, key: bytes) -> tuple[int, int]:
-        """(hash of ``key``, its generation now): the INT64 [2] tensor GENERATION."""
+        """(hash of ``key``, its generation now)."""
         hashed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
         generation = int(self._counters[hashed % SLOTS]) & ((1 << _BUCKET_SHIFT) - 1)
         if self.ttl_s > 0:

@@ -7,12 +7,13 @@ their sums to the server. Every label has a fixed set of values: what comes as t
 import re
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from endcap_server.deadline import left_ms
-from endcap_server.stages.base import Tensors, json_of
+from endcap_server.stages.base import Tensors
+from endcap_server.stages.handed_on import KeywordsRequest, PageRequest, ThemeRequest
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _IN_FLIGHT = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -265,19 +266,17 @@ class StageMetrics:
         self.ended("overloaded")
         self.counts.add(OVERLOAD, (overload_reason(message),))
 
-    def answered(self, inputs: Tensors, outputs: Tensors) -> None:
-        """A request was answered."""
+    def answered(self, inputs: Tensors, status: Mapping[str, Any]) -> None:
+        """A request was answered, with this STATUS or part of it."""
         self.counts.add(STAGE_REQUESTS, (self.stage, "answered"))
+        part = status
         if self.stage == "fusion":
-            status = json_of(outputs["STATUS"])
-            self._page("search" if int(inputs["PAGE_SHAPE"][0]) == 0 else "storefront", status)
+            self._page("search" if PageRequest.read(inputs["PAGE"]).is_search else "storefront", status)
             part = status["stages"]["fusion"]
-        else:
-            part = json_of(outputs[f"{self.stage.upper()}_STATUS"])
         self._part(part)
         self.counts.observe(STAGE_BUDGET, (self.stage,), self._budget_ms(inputs, part) / 1e3)
 
-    def _part(self, part: dict[str, Any]) -> None:
+    def _part(self, part: Mapping[str, Any]) -> None:
         stage, counts = self.stage, self.counts
         counts.observe(STAGE_SECONDS, (stage,), part["ms"] / 1e3)
         for reason, number in part["aiqa"].items():
@@ -292,19 +291,21 @@ class StageMetrics:
         elif stage == "rerank":
             counts.observe(CANDIDATES, (stage,), part["pairs"])
 
-    def _page(self, ensemble: str, status: dict[str, Any]) -> None:
+    def _page(self, ensemble: str, status: Mapping[str, Any]) -> None:
         self.counts.add(PAGES, (ensemble, "yes" if status["degraded"] else "no"))
         self.counts.observe(PAGE_SECONDS, (ensemble,), status["ms"] / 1e3)
         for stage, part in status["stages"].items():
             source = part["source"] if part["source"] in SOURCES[stage] else OTHER
             self.counts.add(PAGE_SOURCE, (ensemble, stage, source))
 
-    def _budget_ms(self, inputs: Tensors, part: dict[str, Any]) -> float:
+    def _budget_ms(self, inputs: Tensors, part: Mapping[str, Any]) -> float:
         if self.stage == "retrieval":
             return float(part["budget_ms"])
-        if self.stage in ("theme", "keywords"):
-            return float(inputs[f"{self.stage.upper()}_BUDGET_MS"][0])
-        return max(0.0, left_ms(int(inputs["DEADLINE_NS"][0])) + float(part["ms"]))
+        if self.stage == "theme":
+            return float(ThemeRequest.read(inputs["THEME_REQUEST"]).budget_ms)
+        if self.stage == "keywords":
+            return float(KeywordsRequest.read(inputs["KEYWORDS_REQUEST"]).budget_ms)
+        return max(0.0, left_ms(PageRequest.read(inputs["PAGE"]).deadline_ns) + float(part["ms"]))
 
 
 def _aiqa_reason(stage: str, reason: str) -> str:

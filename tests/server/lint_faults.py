@@ -68,18 +68,15 @@ def _truncate(name: str, lines: int) -> Callable[[Path], object]:
 
 
 _CACHE = 'backend: "python"\nresponse_cache { enable: true }'
-_CYCLE_STEP = 'input_map { key: "CANDIDATE_ROW" value: "candidate_row" }\n      input_map { key: "CANDIDATE_SIMILARITY"'
-_SHAPE_OF_RERANK = """key: "PAGE_SHAPE" value: "page_shape" }
-      input_map { key: "PAGE_RULES" value: "page_rules" }
-      input_map { key: "DEADLINE_NS" value: "deadline_ns" }
-      output_map"""
+_CYCLE_STEP = 'input_map { key: "CANDIDATE_ROW" value: "candidate_row" }\n      input_map { key: "PAGE"'
+_PAGE_OF_RERANK = 'input_map { key: "PAGE" value: "page" }\n      output_map'
 _TOY = 'backend: "python"\nmax_batch_size: 0\ninput [ { name: "A" data_type: TYPE_FP32 dims: [ 1 ] } ]\n'
 _TOY_END = 'output [ { name: "B" data_type: TYPE_FP32 dims: [ 1 ] } ]\n'
 
 FILES = (
     fault("truncated file", ("E101", STOREFRONT, 60), act=_truncate(STOREFRONT, 60)),
     fault("misspelt field", (FUSION, "max_batch_size", "max_batchsize"), ("E101", FUSION, "max_batchsize")),
-    fault("misspelt type", (RERANK, "TYPE_INT64", "TYPE_INT46"), ("E101", RERANK, "TYPE_INT46")),
+    fault("misspelt type", (RERANK, "TYPE_INT32", "TYPE_INT23"), ("E101", RERANK, "TYPE_INT23")),
     fault("missing quote", (THEME, 'string_value: "1" }', 'string_value: "1 }'), ("E101", THEME, 'string_value: "1 }')),
     fault("missing comma", (SEARCH, "optional: true },", "optional: true }"), ("E101", SEARCH, 6)),
     fault("number for a text", (FUSION, '"0.25"', "0.25"), ("E101", FUSION, "string_value: 0.25")),
@@ -126,13 +123,13 @@ SETTINGS = (
         ("E202", RERANK, "preferred_batch_size"),
         ("W203", RERANK, "dynamic_batching"),
     ),
-    fault("dimension 0", (RERANK, "dims: [ 2 ]", "dims: [ 0 ]"), ("E205", RERANK, "PAGE_SHAPE")),
-    fault("no dims", (RERANK, "TYPE_INT32 dims: [ 2 ]", "TYPE_INT32"), ("E205", RERANK, "PAGE_SHAPE")),
-    fault("no type", (RERANK, "data_type: TYPE_INT32 dims: [ 2 ]", "dims: [ 2 ]"), ("E205", RERANK, "PAGE_SHAPE")),
+    fault("dimension 0", (RERANK, "[ -1, -1, 3 ]", "[ -1, -1, 0 ]"), ("E205", RERANK, "MEASURED")),
+    fault("no dims", (RERANK, "TYPE_FP32 dims: [ -1, -1, 3 ]", "TYPE_FP32"), ("E205", RERANK, "MEASURED")),
+    fault("no type", (RERANK, "data_type: TYPE_FP32 dims: [ -1, -1", "dims: [ -1, -1"), ("E205", RERANK, "MEASURED")),
     fault(
         "tensor twice",
-        (THEME, "dims: [ 2 ] }\n]", 'dims: [ 2 ] },\n  { name: "SHOPPER" data_type: TYPE_STRING dims: [ 1 ] }\n]'),
-        ("E205", THEME, 12),
+        (THEME, "[ 1 ] }\n]", '[ 1 ] },\n  { name: "THEME_REQUEST" data_type: TYPE_STRING dims: [ 1 ] }\n]'),
+        ("E205", THEME, 7),
     ),
     fault(
         "misspelt input of a stage and its map",
@@ -153,12 +150,12 @@ SETTINGS = (
     ),
     fault(
         "wrong type at both ends",
-        (RERANK, '"MARGIN" data_type: TYPE_FP32', '"MARGIN" data_type: TYPE_FP64'),
-        (FUSION, '"MARGIN" data_type: TYPE_FP32', '"MARGIN" data_type: TYPE_FP64'),
-        ("E208", RERANK, '"MARGIN" data_type'),
-        ("E208", FUSION, '"MARGIN" data_type'),
+        (RERANK, '"MEASURED" data_type: TYPE_FP32', '"MEASURED" data_type: TYPE_FP64'),
+        (FUSION, '"MEASURED" data_type: TYPE_FP32', '"MEASURED" data_type: TYPE_FP64'),
+        ("E208", RERANK, '"MEASURED" data_type'),
+        ("E208", FUSION, '"MEASURED" data_type'),
     ),
-    fault("wrong type of a stage", (FUSION, "TYPE_INT64", "TYPE_INT32"), ("E208", FUSION, "DEADLINE_NS")),
+    fault("wrong type of a stage", (FUSION, "TYPE_INT32", "TYPE_INT64"), ("E208", FUSION, "KEYWORD_ROW")),
     fault(
         "wrong shape of a stage",
         (
@@ -214,7 +211,7 @@ SETTINGS = (
 )
 
 WIRING = (
-    fault("step without maps", (SEARCH, '      model_name: "rerank"\n', ""), ("E301", SEARCH, 37)),
+    fault("step without maps", (SEARCH, '      model_name: "rerank"\n', ""), ("E301", SEARCH, 34)),
     fault(
         "missing model",
         (STOREFRONT, '"keywords"\n', '"keyword"\n'),
@@ -232,38 +229,40 @@ WIRING = (
     ),
     fault(
         "required input not mapped",
-        (SEARCH, '      input_map { key: "MARGIN" value: "margin" }\n', ""),
-        (SEARCH, '      output_map { key: "MARGIN" value: "margin" }\n', ""),
+        (SEARCH, '      input_map { key: "MEASURED" value: "measured" }\n', ""),
+        (SEARCH, '      output_map { key: "MEASURED" value: "measured" }\n', ""),
         ("E305", SEARCH, '"fusion"'),
     ),
     fault(
         "key mapped twice",
         (
             SEARCH,
-            'input_map { key: "MARGIN" value: "margin" }',
-            'input_map { key: "MARGIN" value: "relevance" }\n      input_map { key: "MARGIN" value: "margin" }',
+            'input_map { key: "RERANK_STATUS" value: "rerank_status" }',
+            'input_map { key: "RERANK_STATUS" value: "retrieval_status" }\n'
+            '      input_map { key: "RERANK_STATUS" value: "rerank_status" }',
         ),
-        ("E306", SEARCH, 'input_map { key: "MARGIN" value: "margin" }'),
+        ("E306", SEARCH, 'input_map { key: "RERANK_STATUS" value: "rerank_status" }'),
     ),
     fault(
         "misspelt tensor read",
         (
             SEARCH,
-            'key: "HISTORY_ROW" value: "history_row" }\n      input_map',
-            'key: "HISTORY_ROW" value: "histroy_row" }\n      input_map',
+            'input_map { key: "RERANK_STATUS" value: "rerank_status" }',
+            'input_map { key: "RERANK_STATUS" value: "rerank_stauts" }',
         ),
-        ("E307", SEARCH, "histroy_row"),
-        ("E309", SEARCH, 'output_map { key: "HISTORY_ROW"'),
+        ("E307", SEARCH, "rerank_stauts"),
+        ("E309", SEARCH, 'output_map { key: "RERANK_STATUS"'),
     ),
     fault(
         "tensor produced twice",
         (
             STOREFRONT,
-            'output_map { key: "RELEVANCE" value: "relevance" }',
-            'output_map { key: "RELEVANCE" value: "margin" }',
+            'output_map { key: "ROW" value: "row" }',
+            'output_map { key: "ROW" value: "measured" }',
         ),
-        ("E308", STOREFRONT, 'output_map { key: "MARGIN" value: "margin" }'),
-        ("E307", STOREFRONT, 'input_map { key: "RELEVANCE"'),
+        ("E308", STOREFRONT, 'output_map { key: "MEASURED" value: "measured" }'),
+        ("E313", STOREFRONT, 'input_map { key: "MEASURED"'),
+        ("E307", STOREFRONT, 'input_map { key: "ROW"'),
     ),
     fault(
         "tensor over an input",
@@ -276,17 +275,17 @@ WIRING = (
         (SEARCH, 'input_map { key: "THEME" value: "query_theme" }', 'input_map { key: "THEME" value: "QUERY" }'),
         ("E308", SEARCH, 'output_map { key: "QUERY_THEME" value: "QUERY" }'),
         ("E312", SEARCH, 'input_map { key: "QUERY" value: "QUERY" }'),
-        ("E317", SEARCH, 40),
-        ("E317", SEARCH, 56),
+        ("E317", SEARCH, 37),
+        ("E317", SEARCH, 49),
     ),
     fault(
         "unused tensor",
         (
             SEARCH,
             '      output_map { key: "QUERY_THEME"',
-            '      output_map { key: "SHOPPER" value: "shopper" }\n      output_map { key: "QUERY_THEME"',
+            '      output_map { key: "THEME_REQUEST" value: "theme_request" }\n      output_map { key: "QUERY_THEME"',
         ),
-        ("E309", SEARCH, '"shopper"'),
+        ("E309", SEARCH, '"theme_request"'),
     ),
     fault(
         "input not used",
@@ -313,61 +312,61 @@ WIRING = (
         "cycle of three steps",
         (
             STOREFRONT,
-            'input_map { key: "SHOPPER" value: "shopper"',
-            'input_map { key: "SHOPPER" value: "rerank_status"',
+            'input_map { key: "THEME_REQUEST" value: "theme_request"',
+            'input_map { key: "THEME_REQUEST" value: "rerank_status"',
         ),
-        ("E312", STOREFRONT, 'input_map { key: "SHOPPER"'),
-        ("E309", STOREFRONT, 'output_map { key: "SHOPPER"'),
+        ("E312", STOREFRONT, 'input_map { key: "THEME_REQUEST"'),
+        ("E309", STOREFRONT, 'output_map { key: "THEME_REQUEST"'),
     ),
     fault(
         "types of an edge",
         (
             SEARCH,
-            'key: "RELEVANCE" value: "relevance" }\n      input_map',
-            'key: "RELEVANCE" value: "row" }\n      input_map',
+            'key: "ROW" value: "row" }\n      input_map',
+            'key: "ROW" value: "measured" }\n      input_map',
         ),
-        ("E313", SEARCH, 'key: "RELEVANCE" value: "row"'),
-        ("E309", SEARCH, 'output_map { key: "RELEVANCE"'),
+        ("E313", SEARCH, 'key: "ROW" value: "measured"'),
+        ("E309", SEARCH, 'output_map { key: "ROW"'),
     ),
     fault(
         "shapes of an edge",
         (
             SEARCH,
-            'key: "HISTORY_ROW" value: "history_row" }\n      input_map',
-            'key: "HISTORY_ROW" value: "query_keyword_row" }\n      input_map',
+            'input_map { key: "CANDIDATE_ROW" value: "candidate_row" }',
+            'input_map { key: "CANDIDATE_ROW" value: "query_keyword_row" }',
         ),
-        ("E314", SEARCH, 'input_map { key: "HISTORY_ROW"'),
-        ("E309", SEARCH, 'output_map { key: "HISTORY_ROW"'),
+        ("E314", SEARCH, 'input_map { key: "CANDIDATE_ROW"'),
+        ("E309", SEARCH, 'output_map { key: "CANDIDATE_ROW"'),
     ),
     fault(
         "any size into a fixed one",
         (
-            SEARCH,
-            _SHAPE_OF_RERANK,
-            _SHAPE_OF_RERANK.replace("page_shape", "history_row"),
+            STOREFRONT,
+            _PAGE_OF_RERANK,
+            _PAGE_OF_RERANK.replace('"page"', '"theme"'),
         ),
-        ("W315", SEARCH, 'key: "PAGE_SHAPE" value: "history_row"'),
+        ("W315", STOREFRONT, 'key: "PAGE" value: "theme"'),
     ),
     fault(
         "required by a step",
         (
             STOREFRONT,
-            'key: "SHOPPER" value: "shopper" }\n      input_map',
-            'key: "SHOPPER" value: "RULES" }\n      input_map',
+            'input_map { key: "THEME_REQUEST" value: "theme_request"',
+            'input_map { key: "THEME_REQUEST" value: "RULES"',
         ),
-        ("E317", STOREFRONT, 'key: "SHOPPER" value: "RULES"'),
-        ("E309", STOREFRONT, 'output_map { key: "SHOPPER"'),
+        ("E317", STOREFRONT, 'key: "THEME_REQUEST" value: "RULES"'),
+        ("E309", STOREFRONT, 'output_map { key: "THEME_REQUEST"'),
     ),
     fault("absent version", (SEARCH, "model_version: -1", "model_version: 7"), ("E318", SEARCH, "model_version: 7")),
     fault(
         "ensemble that contains itself",
         (SEARCH, 'model_name: "fusion"', 'model_name: "search"'),
         ("E319", SEARCH, 'model_name: "search"'),
-        *(("E303", SEARCH, row) for row in (56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66)),
-        *(("E304", SEARCH, row) for row in (67, 68, 69)),
+        *(("E303", SEARCH, row) for row in (49, 50, 51, 52, 53, 54)),
+        *(("E304", SEARCH, row) for row in (55, 56, 57)),
     ),
     fault("missing ensemble", ("E320", "", 0), act=_remove("search")),
-    fault("no step's model", (SEARCH, '"rerank"', '""'), ("E301", SEARCH, 37)),
+    fault("no step's model", (SEARCH, '"rerank"', '""'), ("E301", SEARCH, 34)),
     fault("missing engine", ("E321", RERANK, "backend"), act=_remove("cross_encoder")),
     fault(
         "unreachable model",
@@ -403,19 +402,17 @@ CACHES = (
 input [
   { name: "THEME" data_type: TYPE_STRING dims: [ -1 ] },
   { name: "CONCEPT" data_type: TYPE_STRING dims: [ -1, -1 ] },
-  { name: "KEYWORDS_BUDGET_MS" data_type: TYPE_INT32 dims: [ 1 ] },
-  { name: "GENERATION" data_type: TYPE_INT64 dims: [ 2 ] }
+  { name: "KEYWORDS_REQUEST" data_type: TYPE_STRING dims: [ 1 ] }
 ]
-output [ { name: "KEYWORD" data_type: TYPE_STRING dims: [ -1, -1 ] } ]
+output [ { name: "KEYWORD_ROW" data_type: TYPE_INT32 dims: [ -1, -1 ] } ]
 ensemble_scheduling {
   step {
     model_name: "keywords"
     model_version: -1
     input_map { key: "THEME" value: "THEME" }
     input_map { key: "CONCEPT" value: "CONCEPT" }
-    input_map { key: "KEYWORDS_BUDGET_MS" value: "KEYWORDS_BUDGET_MS" }
-    input_map { key: "GENERATION" value: "GENERATION" }
-    output_map { key: "KEYWORD" value: "KEYWORD" }
+    input_map { key: "KEYWORDS_REQUEST" value: "KEYWORDS_REQUEST" }
+    output_map { key: "KEYWORD_ROW" value: "KEYWORD_ROW" }
   }
 }
 """,

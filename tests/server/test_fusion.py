@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from endcap_server.deadline import after_ms
 from endcap_server.ranking import RankerError
+from endcap_server.rules import Rules
 from endcap_server.stages.base import ParameterError, Tensors, bytes_tensor, json_of, json_tensor, texts_of
 from endcap_server.stages.fusion import Fusion
+from endcap_server.stages.handed_on import PageRequest
 from endcap_server.stages.keywords import Keywords
 from endcap_server.stages.page import SIGNALS
 from endcap_server.stages.report import read_versions
@@ -275,16 +277,17 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
     def values() -> np.ndarray:
         return np.where(rows < 0, np.nan, np.nan if dead else rng.random(size)).astype(np.float32)
 
+    similarity = np.where(rows < 0, np.nan, rng.uniform(-1, 1, size)).astype(np.float32)
     return {
         "THEME": bytes_tensor([f"Theme {index}" for index in range(size[0])]),
         "ROW": rows,
-        "RELEVANCE": values(),
-        "MARGIN": values(),
-        "SIMILARITY": np.where(rows < 0, np.nan, rng.uniform(-1, 1, size)).astype(np.float32),
-        "HISTORY_ROW": np.empty(0, np.int32),
-        "PAGE_SHAPE": np.array([placements, draw(st.integers(1, 12))], np.int32),
-        "PAGE_RULES": json_tensor(document),
-        "DEADLINE_NS": np.array([after_ms(1000)], np.int64),
+        "MEASURED": np.stack([values(), values(), similarity], axis=-1),
+        "PAGE": PageRequest(
+            placements=placements,
+            products=draw(st.integers(1, 12)),
+            deadline_ns=after_ms(1000),
+            rules=Rules.model_validate_json(json.dumps(document)),
+        ).tensor(),
         "RETRIEVAL_STATUS": json_tensor({"source": "computed", "ms": 1, "started_ns": 1, "finished_ns": 2}),
         "RERANK_STATUS": json_tensor({"source": "computed", "ms": 1, "started_ns": 1, "finished_ns": 2}),
         "document": document,
@@ -297,7 +300,8 @@ def test_every_page_keeps_the_rules(fusion: Fusion, request: dict[str, Any]) -> 
     document = request.pop("document")
     out = asyncio.run(fusion.run(request))
     check_page(out)
-    store, (placements, products) = fusion.store, request["PAGE_SHAPE"].tolist()
+    store, page = fusion.store, PageRequest.read(request["PAGE"])
+    placements, products = page.placements, page.products
     assert out["PRODUCT_ID"].shape == (placements, products)
     assert out["THEME_OUT"].shape == (placements,)
 

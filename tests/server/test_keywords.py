@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from endcap_server.generations import Generations
 from endcap_server.stages.base import Tensors, bytes_tensor, json_of, texts_of
+from endcap_server.stages.handed_on import KeywordsRequest
 from endcap_server.stages.keywords import Keywords
 from tiny_shop import THEMES, TinyEngines, build_shop
 
@@ -29,17 +30,22 @@ def answer(
     engines = TinyEngines(shop, broken)
     themes = [theme.title for theme in THEMES[:count]] + [""]
     concepts = [[*theme.concepts, "", ""] for theme in THEMES[:count]] + [[""] * 4]
+    request = KeywordsRequest(budget_ms=budget_ms, generation=Generations().current(b"key"))
     out = asyncio.run(
         Keywords(shop, parameters or {"candidates": "12"}, engines).run(
             {
                 "THEME": bytes_tensor(themes),
                 "CONCEPT": bytes_tensor([text for row in concepts for text in row], (len(themes), 4)),
-                "KEYWORDS_BUDGET_MS": np.array([budget_ms], np.int32),
-                "GENERATION": np.array(Generations().current(b"key"), np.int64),
+                "KEYWORDS_REQUEST": request.tensor(),
             }
         )
     )
     return out, json_of(out["KEYWORDS_STATUS"]), engines
+
+
+def texts(engines: TinyEngines, rows: np.ndarray) -> list[str]:
+    """The keywords of a theme, "" where there is none."""
+    return [engines.store.keywords[row] if row >= 0 else "" for row in rows.tolist()]
 
 
 def test_keywords_of_the_llm(shop: Path) -> None:
@@ -47,14 +53,13 @@ def test_keywords_of_the_llm(shop: Path) -> None:
     out, status, engines = answer(shop)
     rows = out["KEYWORD_ROW"]
     assert rows.shape == (4, 5)
-    assert texts_of(out["KEYWORD"][0])[:2] == ["desk lamp", "floor lamp"]
-    assert texts_of(out["KEYWORD"][2])[:2] == ["garden spade", "tomato seeds"]
+    assert texts(engines, out["KEYWORD_ROW"][0])[:2] == ["desk lamp", "floor lamp"]
+    assert texts(engines, out["KEYWORD_ROW"][2])[:2] == ["garden spade", "tomato seeds"]
     for row in range(3):
         chosen = rows[row][rows[row] >= 0].tolist()
         assert len(set(chosen)) == len(chosen) >= 2
-        assert engines.store.keywords.take(chosen) == [text for text in texts_of(out["KEYWORD"][row]) if text]
     assert (rows[3] == -1).all()
-    assert texts_of(out["KEYWORD"][3]) == [""] * 5
+    assert texts(engines, out["KEYWORD_ROW"][3]) == [""] * 5
     assert status["source"] == "generated"
     assert "reason" not in status
     assert Generations().current(b"key") == before
@@ -80,17 +85,17 @@ def test_candidates_take_turns_over_the_concepts(shop: Path) -> None:
 )
 def test_without_the_llm_the_nearest_keywords(shop: Path, broken: dict[str, str], reason: str) -> None:
     before = Generations().current(b"key")
-    out, status, _ = answer(shop, broken, budget_ms=40)
-    assert texts_of(out["KEYWORD"][0])[:2] == ["desk lamp", "floor lamp"]
+    out, status, engines = answer(shop, broken, budget_ms=40)
+    assert texts(engines, out["KEYWORD_ROW"][0])[:2] == ["desk lamp", "floor lamp"]
     assert status["source"] == "fallback"
     assert reason in status["reason"]
     assert Generations().current(b"key") != before
 
 
 def test_what_is_no_candidate_is_dropped(shop: Path) -> None:
-    out, status, _ = answer(shop, {"keyword_llm": " 99 1 1"}, count=1)
-    assert texts_of(out["KEYWORD"][0])[0] == "desk lamp"
-    assert len(list(filter(None, texts_of(out["KEYWORD"][0])))) == 2
+    out, status, engines = answer(shop, {"keyword_llm": " 99 1 1"}, count=1)
+    assert texts(engines, out["KEYWORD_ROW"][0])[0] == "desk lamp"
+    assert len(list(filter(None, texts(engines, out["KEYWORD_ROW"][0])))) == 2
     assert status["source"] == "generated"
     assert status["aiqa"] == {"not_a_candidate": 1, "keyword_added": 1}
 
@@ -107,19 +112,19 @@ def test_keywords_must_fit_their_theme(shop: Path) -> None:
     listed = texts_of(engines.calls[1][1]["PROMPT"])[0].splitlines()[1].split("|")
     stray = next(text.rpartition(" ")[2] for text in listed if text.startswith("oat drink"))
     out, status, _ = answer(shop, {"keyword_llm": f" 1 {stray}"}, count=1, parameters={"candidates": "32"})
-    assert "oat drink" not in texts_of(out["KEYWORD"][0])
+    assert "oat drink" not in texts(engines, out["KEYWORD_ROW"][0])
     assert status["aiqa"]["keyword_fit"] == 1
 
 
 def test_without_any_engine_concepts_that_are_keywords(shop: Path) -> None:
-    out, status, _ = answer(shop, {"nearest": "dead", "keyword_llm": "dead"})
-    assert texts_of(out["KEYWORD"][0]) == ["desk lamp", "floor lamp", "", "", ""]
+    out, status, engines = answer(shop, {"nearest": "dead", "keyword_llm": "dead"})
+    assert texts(engines, out["KEYWORD_ROW"][0]) == ["desk lamp", "floor lamp", "", "", ""]
     assert status["source"] == "fallback"
     assert status["reason"] == "nearest: is not ready"
 
 
 def test_no_budget_asks_no_llm(shop: Path) -> None:
     out, status, engines = answer(shop, budget_ms=0)
-    assert texts_of(out["KEYWORD"][0])[0] == "desk lamp"
+    assert texts(engines, out["KEYWORD_ROW"][0])[0] == "desk lamp"
     assert "keyword_llm: the budget leaves it no time" in status["reason"]
     assert [name for name, _ in engines.calls] == ["nearest"]

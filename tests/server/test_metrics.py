@@ -9,7 +9,8 @@ import pytest
 from endcap_server import metrics
 from endcap_server.deadline import after_ms
 from endcap_server.metrics import Counts, EngineMetrics, StageMetrics, causes, increments, nothing, overload_reason
-from endcap_server.stages.base import EngineError, EngineTimeout, StatusPart, Tensors, json_tensor
+from endcap_server.stages.base import EngineError, EngineTimeout, StatusPart, Tensors
+from endcap_server.stages.handed_on import PageRequest, ThemeRequest
 
 STAGES = Path(endcap_server.__file__).parent / "stages"
 
@@ -109,10 +110,14 @@ def test_overload_reasons() -> None:
     assert overload_reason("something new") == "other"
 
 
+def page(left_ms: float, placements: int = 4) -> Tensors:
+    return {"PAGE": PageRequest(placements=placements, products=12, deadline_ns=after_ms(left_ms)).tensor()}
+
+
 def test_retrieval() -> None:
     stage = StageMetrics("retrieval")
     document = part(budget_ms=800, candidates=120, in_flight=3, ms=30.0)
-    stage.answered({}, {"RETRIEVAL_STATUS": json_tensor(document)})
+    stage.answered({}, document)
     stage.overloaded("overloaded: an answer is expected to take 9 ms")
     stage.ended("invalid")
     found = taken(stage)
@@ -134,7 +139,8 @@ def test_theme() -> None:
     status.count("policy_mine", 2)
     status.count("of_tomorrow")
     status.fall_back(str(LATE))
-    stage.answered({"THEME_BUDGET_MS": np.array([250])}, {"THEME_STATUS": json_tensor(status.document())})
+    request = ThemeRequest(shopper="", placements=4, budget_ms=250, generation=(1, 0))
+    stage.answered({"THEME_REQUEST": request.tensor()}, status.document())
     found = taken(stage)
     assert found["endcap_aiqa_total", "theme", "title_word"] == [3]
     assert found["endcap_aiqa_total", "theme", "policy_other"] == [2]
@@ -145,10 +151,8 @@ def test_theme() -> None:
 
 def test_rerank_and_its_budget() -> None:
     stage = StageMetrics("rerank")
-    inputs: Tensors = {"DEADLINE_NS": np.array([after_ms(400)])}
-    stage.answered(inputs, {"RERANK_STATUS": json_tensor(part(pairs=160, ms=100.0))})
-    late: Tensors = {"DEADLINE_NS": np.array([after_ms(-900)])}
-    stage.answered(late, {"RERANK_STATUS": json_tensor(part(pairs=0, ms=100.0))})
+    stage.answered(page(400), part(pairs=160, ms=100.0))
+    stage.answered(page(-900), part(pairs=0, ms=100.0))
     found = taken(stage)
     buckets = dict(
         zip((*metrics.STAGE_BUDGET.buckets, np.inf), found["endcap_stage_budget_seconds", "rerank"], strict=False)
@@ -171,14 +175,13 @@ def test_pages() -> None:
         "degraded": ["keywords"],
         "ms": 45.0,
     }
-    inputs = {"PAGE_SHAPE": np.array([4, 12]), "DEADLINE_NS": np.array([after_ms(100)])}
-    stage.answered(inputs, {"STATUS": json_tensor(status)})
+    stage.answered(page(100), status)
     search = {
         **status,
         "stages": {name: status["stages"][name] for name in ("retrieval", "rerank", "fusion")},
         "degraded": [],
     }
-    stage.answered({**inputs, "PAGE_SHAPE": np.array([0, 12])}, {"STATUS": json_tensor(search)})
+    stage.answered(page(100, placements=0), search)
     found = taken(stage)
     assert found["endcap_pages_total", "storefront", "yes"] == [1]
     assert found["endcap_pages_total", "search", "no"] == [1]

@@ -1,10 +1,14 @@
 import asyncio
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from endcap_server.deadline import after_ms
-from endcap_server.stages.base import Tensors, bytes_tensor, json_of, json_tensor, texts_of
+from endcap_server.rules import Rules
+from endcap_server.stages.base import Tensors, bytes_tensor, json_of, texts_of
+from endcap_server.stages.handed_on import PageRequest
+from endcap_server.stages.page import MEASURED
 from endcap_server.stages.rerank import Rerank, mix
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,6 +37,12 @@ def answer(
     for row, (_, keywords) in enumerate(themes):
         keyword_rows[row, : len(keywords)] = engines.store.keywords.find(list(keywords))
     query = embed(themes[0][0]) if search else np.zeros(96, np.float32)
+    page = PageRequest(
+        placements=0 if search else len(themes),
+        products=12,
+        deadline_ns=after_ms(budget_ms),
+        rules=Rules.model_validate_json(json.dumps(rules)),
+    )
     out = asyncio.run(
         Rerank(shop, parameters or {"pairs_per_placement": "12", "search_pairs": "16"}, engines).run(
             {
@@ -40,13 +50,15 @@ def answer(
                 "KEYWORD_ROW": keyword_rows,
                 "CANDIDATE_ROW": np.array(candidates, np.int32),
                 "CANDIDATE_SIMILARITY": engines.store.vectors[list(candidates)].astype(np.float32) @ query,
-                "PAGE_SHAPE": np.array([0 if search else len(themes), 12], np.int32),
-                "PAGE_RULES": json_tensor(rules),
-                "DEADLINE_NS": np.array([after_ms(budget_ms)], np.int64),
+                "PAGE": page.tensor(),
             }
         )
     )
     return out, json_of(out["RERANK_STATUS"]), engines
+
+
+def measured(out: Tensors, name: str) -> np.ndarray:
+    return out["MEASURED"][..., MEASURED.index(name)]
 
 
 def test_products_of_the_keywords_and_of_the_shopper(shop: Path) -> None:
@@ -60,10 +72,10 @@ def test_products_of_the_keywords_and_of_the_shopper(shop: Path) -> None:
     for row in rows:
         given = row[row >= 0].tolist()
         assert len(set(given)) == len(given)
-    for name in ("RELEVANCE", "MARGIN", "SIMILARITY"):
-        assert out[name].dtype == np.float32
-        assert np.isnan(out[name][rows < 0]).all()
-        assert not np.isnan(out[name][rows >= 0]).any()
+    assert out["MEASURED"].dtype == np.float32
+    assert out["MEASURED"].shape == (*rows.shape, 3)
+    assert np.isnan(out["MEASURED"][rows < 0]).all()
+    assert not np.isnan(out["MEASURED"][rows >= 0]).any()
     assert status["source"] == "computed"
     assert status["pairs"] == int((rows >= 0).sum())
     text = next(inputs["TEXT"] for name, inputs in engines.calls if name == "cross_encoder")
@@ -83,16 +95,16 @@ def test_without_the_cross_encoder_retrievals_order(shop: Path, failure: str) ->
     healthy = answer(shop)[0]
     out, status, _ = answer(shop, broken={"cross_encoder": failure}, budget_ms=80)
     assert out["ROW"].tolist() == healthy["ROW"].tolist()
-    assert np.isnan(out["RELEVANCE"]).all()
-    assert np.isnan(out["MARGIN"]).all()
-    assert not np.isnan(out["SIMILARITY"][out["ROW"] >= 0]).any()
+    assert np.isnan(measured(out, "relevance")).all()
+    assert np.isnan(measured(out, "margin")).all()
+    assert not np.isnan(measured(out, "similarity")[out["ROW"] >= 0]).any()
     assert status["source"] == "fallback"
     assert "retrieval's order" in status["reason"]
 
 
 def test_without_any_engine(shop: Path) -> None:
     out, status, _ = answer(shop, broken={"cross_encoder": "dead", "nearest": "dead"})
-    assert np.isnan(out["SIMILARITY"]).all()
+    assert np.isnan(measured(out, "similarity")).all()
     assert (out["ROW"] >= 0).any()
     assert "no similarity" in status["reason"]
 
@@ -130,7 +142,7 @@ def test_a_search(shop: Path) -> None:
     assert [name for name, _ in engines.calls] == ["cross_encoder"]
     given = out["ROW"][0] >= 0
     expected = engines.store.vectors[out["ROW"][0][given]].astype(np.float32) @ embed("green tea")
-    np.testing.assert_allclose(out["SIMILARITY"][0][given], expected, atol=2e-3)
+    np.testing.assert_allclose(measured(out, "similarity")[0][given], expected, atol=2e-3)
     assert status["source"] == "computed"
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from endcap_server.deadline import tier_ms
 from endcap_server.in_flight import InFlight
+from endcap_server.rules import Exclude
 from endcap_server.stages.base import (
     InvalidRequest,
     Overloaded,
@@ -17,6 +18,7 @@ from endcap_server.stages.base import (
     texts_of,
 )
 from endcap_server.stages.candidates import popular_rows
+from endcap_server.stages.handed_on import KeywordsRequest, PageRequest, ThemeRequest
 from endcap_server.stages.retrieval import Retrieval
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +44,14 @@ def ids(*rows: int) -> np.ndarray:
     return bytes_tensor([f"p{row}" for row in rows])
 
 
+def page(out: Tensors) -> PageRequest:
+    return PageRequest.read(out["PAGE"])
+
+
+def themes(out: Tensors) -> ThemeRequest:
+    return ThemeRequest.read(out["THEME_REQUEST"])
+
+
 def categories_of(shop: Path, rows: np.ndarray) -> list[str]:
     return [list(CATEGORIES)[row // 8] for row in rows.tolist()]
 
@@ -52,9 +62,9 @@ def test_a_shopper_gets_candidates_of_each_interest(shop: Path) -> None:
     assert {"home > lamps", "grocery > drinks"} <= set(found[:6])
     assert len(set(out["CANDIDATE_ROW"].tolist())) == len(found) == 20
     assert not {1, 9} & set(out["CANDIDATE_ROW"].tolist())
-    assert out["HISTORY_ROW"].tolist() == [0, 2, 40, 41]
-    assert out["SHOPPER_CATEGORY"].tolist() == [5, 0]
-    shopper = texts_of(out["SHOPPER"])[0]
+    assert list(page(out).history) == [0, 2, 40, 41]
+    assert list(themes(out).categories) == [5, 0]
+    shopper = themes(out).shopper
     assert "drinks" in shopper
     assert "lamps" in shopper
     status = json_of(out["RETRIEVAL_STATUS"])
@@ -65,16 +75,16 @@ def test_a_shopper_gets_candidates_of_each_interest(shop: Path) -> None:
 def test_unknown_ids_are_skipped_and_counted(shop: Path) -> None:
     rules = bytes_tensor(['{"pin": ["ghost", "p3"], "exclude": {"products": ["ghost"]}}'])
     out = answer(shop, HISTORY=bytes_tensor(["p0", "gone", "p2", "gone"]), RULES=rules)
-    assert out["HISTORY_ROW"].tolist() == [0, 2]
+    assert list(page(out).history) == [0, 2]
     assert json_of(out["RETRIEVAL_STATUS"])["unknown_ids"] == 3
 
 
 def test_the_last_known_products_of_a_long_history_count(shop: Path) -> None:
     history = bytes_tensor(["gone"] * 2000 + ["p5"] + [f"p{row % 8}" for row in range(2999)])
     out = answer(shop, HISTORY=history, parameters={"history_used": "200"})
-    assert out["HISTORY_ROW"].tolist() == [row % 8 for row in range(2799, 2999)]
+    assert list(page(out).history) == [row % 8 for row in range(2799, 2999)]
     short = answer(shop, HISTORY=bytes_tensor(["gone"] * 2000 + ["p5"]))
-    assert short["HISTORY_ROW"].tolist() == [5]
+    assert list(page(short).history) == [5]
     assert json_of(short["RETRIEVAL_STATUS"])["unknown_ids"] == 2000
 
 
@@ -83,21 +93,21 @@ def test_a_session_leads(shop: Path) -> None:
     found = categories_of(shop, out["CANDIDATE_ROW"])
     assert found[0] == "toys > puzzles"
     assert "grocery > drinks" in found[:6]
-    assert "searched:jigsaw puzzle" in texts_of(out["SHOPPER"])[0]
+    assert "searched:jigsaw puzzle" in themes(out).shopper
 
 
 def test_a_new_shopper_gets_popular_products_of_many_categories(shop: Path) -> None:
     out = answer(shop)
     assert len(set(categories_of(shop, out["CANDIDATE_ROW"][:8]))) == 8
     assert out["CANDIDATE_ROW"][0] == 0
-    assert "new shopper" in texts_of(out["SHOPPER"])[0]
-    assert out["SHOPPER_CATEGORY"].tolist() == []
+    assert "new shopper" in themes(out).shopper
+    assert list(themes(out).categories) == []
     assert json_of(out["RETRIEVAL_STATUS"])["source"] == "computed"
 
 
 def test_a_session_without_history_says_its_categories(shop: Path) -> None:
     out = answer(shop, SESSION=bytes_tensor(["tomato seeds"]))
-    assert out["SHOPPER_CATEGORY"][0] == 3
+    assert themes(out).categories[0] == 3
 
 
 @pytest.mark.parametrize("failure", ["dead", "late"])
@@ -113,9 +123,9 @@ def test_rules_hold_for_candidates(shop: Path) -> None:
     rules = bytes_tensor(['{"exclude": {"categories": ["home"], "brands": ["Ostara"]}, "campaign": "Tea week"}'])
     out = answer(shop, HISTORY=ids(0, 2, 40), RULES=rules)
     assert not [name for name in categories_of(shop, out["CANDIDATE_ROW"]) if name.startswith("home")]
-    assert "campaign:Tea week" in texts_of(out["SHOPPER"])[0]
-    assert json_of(out["THEME_RULES"]) == {"campaign": "Tea week"}
-    assert json_of(out["PAGE_RULES"])["exclude"] == {"brands": ["Ostara"], "categories": ["home"]}
+    assert "campaign:Tea week" in themes(out).shopper
+    assert themes(out).rules == {"campaign": "Tea week"}
+    assert page(out).rules.exclude == Exclude(brands=("Ostara",), categories=("home",))
 
 
 def test_a_search(shop: Path) -> None:
@@ -125,11 +135,11 @@ def test_a_search(shop: Path) -> None:
     assert out["CANDIDATE_ROW"].tolist() == same["CANDIDATE_ROW"].tolist()
     assert set(categories_of(shop, out["CANDIDATE_ROW"][:2])) == {"grocery > drinks"}
     assert (np.diff(out["CANDIDATE_SIMILARITY"]) <= 0).all()
-    assert out["PAGE_SHAPE"].tolist() == [0, 12]
+    assert (page(out).is_search, page(out).products) == (True, 12)
     assert texts_of(out["QUERY_THEME"]) == ["Green tea"]
     keyword = list(CATEGORIES.values())[5].index("green tea") + 5 * 4
     assert out["QUERY_KEYWORD_ROW"][0, 0] == keyword
-    assert out["HISTORY_ROW"].tolist() == [0]
+    assert list(page(out).history) == [0]
 
 
 def test_a_search_without_the_engine_finds_a_known_keyword(shop: Path) -> None:
@@ -141,33 +151,33 @@ def test_a_search_without_the_engine_finds_a_known_keyword(shop: Path) -> None:
 def test_a_catalogue_without_categories(tmp_path: Path) -> None:
     shop = build_shop(tmp_path / "shop", categories=False)
     out = answer(shop, HISTORY=ids(41, 45, 0))
-    shopper = texts_of(out["SHOPPER"])[0]
+    shopper = themes(out).shopper
     assert "green tea" in shopper
     assert "desk lamp" in shopper
-    assert out["SHOPPER_CATEGORY"].tolist() == []
-    assert "likes" not in texts_of(answer(shop, {"nearest": "dead"}, HISTORY=ids(0))["SHOPPER"])[0]
+    assert list(themes(out).categories) == []
+    assert "likes" not in themes(answer(shop, {"nearest": "dead"}, HISTORY=ids(0))).shopper
 
 
 def test_budget_and_deadline(shop: Path) -> None:
     before = time.monotonic_ns()
     out = answer(shop, BUDGET_MS=np.array([1000], np.int32), HISTORY=ids(0))
-    deadline = int(out["DEADLINE_NS"][0])
+    deadline = page(out).deadline_ns
     assert before + 1_000_000_000 <= deadline <= time.monotonic_ns() + 1_000_000_000
-    assert out["THEME_BUDGET_MS"][0] == tier_ms(350)
-    assert out["KEYWORDS_BUDGET_MS"][0] == tier_ms(250)
+    assert themes(out).budget_ms == tier_ms(350)
+    assert KeywordsRequest.read(out["KEYWORDS_REQUEST"]).budget_ms == tier_ms(250)
     tiny = answer(shop, BUDGET_MS=np.array([1], np.int32), HISTORY=ids(0))
-    assert tiny["THEME_BUDGET_MS"][0] == 0
+    assert themes(tiny).budget_ms == 0
 
 
 def test_generation_is_the_same_for_equal_requests(shop: Path) -> None:
     stage = Retrieval(shop, {}, TinyEngines(shop))
-    first = asyncio.run(stage.run({"HISTORY": ids(0, 2)}))["GENERATION"]
-    again = asyncio.run(stage.run({"HISTORY": ids(0, 2)}))["GENERATION"]
-    other = asyncio.run(stage.run({"HISTORY": ids(40)}))["GENERATION"]
-    assert first.tolist() == again.tolist()
+    first = themes(asyncio.run(stage.run({"HISTORY": ids(0, 2)}))).generation
+    again = themes(asyncio.run(stage.run({"HISTORY": ids(0, 2)}))).generation
+    other = themes(asyncio.run(stage.run({"HISTORY": ids(40)}))).generation
+    assert first == again
     assert first[0] != other[0]
-    stage.generations.bump(int(first[0]))
-    assert asyncio.run(stage.run({"HISTORY": ids(0, 2)}))["GENERATION"].tolist() != first.tolist()
+    stage.generations.bump(first[0])
+    assert themes(asyncio.run(stage.run({"HISTORY": ids(0, 2)}))).generation != first
 
 
 def test_wrong_requests_and_parameters(shop: Path) -> None:
@@ -212,10 +222,10 @@ def test_more_than_it_can_answer_is_refused_and_what_fails_does_not_count(shop: 
             asyncio.run(stage.run({"PLACEMENTS": np.array([0], np.int32)}))
     answers = [asyncio.run(stage.run({"QUERY": bytes_tensor(["lamp"])})) for _ in range(3)]
     assert [json_of(answer["RETRIEVAL_STATUS"])["in_flight"] for answer in answers] == [1, 2, 3]
-    assert len({int(answer["DEADLINE_NS"][0]) for answer in answers}) == 3
+    assert len({page(answer).deadline_ns for answer in answers}) == 3
     with pytest.raises(Overloaded, match=r"overloaded: 3 requests in flight, the most that max_in_flight allows; try"):
         asyncio.run(stage.run({"QUERY": bytes_tensor(["lamp"])}))
-    InFlight().leave(int(answers[0]["DEADLINE_NS"][0]))
+    InFlight().leave(page(answers[0]).deadline_ns)
     asyncio.run(stage.run({}))
 
 

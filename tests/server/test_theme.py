@@ -2,11 +2,11 @@ import asyncio
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from endcap_server.generations import Generations
 from endcap_server.prompts import ThemeDraft, theme_completion
-from endcap_server.stages.base import Tensors, bytes_tensor, json_of, json_tensor, texts_of
+from endcap_server.stages.base import Tensors, json_of, texts_of
+from endcap_server.stages.handed_on import ThemeRequest
 from endcap_server.stages.theme import Theme
 from tiny_shop import CATEGORIES, TinyEngines, build_shop
 
@@ -31,18 +31,15 @@ def answer(
     categories: tuple[int, ...] = (5, 0),
     **rules: object,
 ) -> tuple[list[str], Tensors, dict]:
-    out = asyncio.run(
-        Theme(shop, parameters or {}, TinyEngines(shop, broken)).run(
-            {
-                "SHOPPER": bytes_tensor([shopper]),
-                "PAGE_SHAPE": np.array([placements, 12], np.int32),
-                "THEME_RULES": json_tensor(rules),
-                "SHOPPER_CATEGORY": np.array(categories, np.int32),
-                "THEME_BUDGET_MS": np.array([budget_ms], np.int32),
-                "GENERATION": np.array(Generations().current(b"key"), np.int64),
-            }
-        )
+    request = ThemeRequest(
+        shopper=shopper,
+        placements=placements,
+        budget_ms=budget_ms,
+        generation=Generations().current(b"key"),
+        rules=rules,
+        categories=categories,
     )
+    out = asyncio.run(Theme(shop, parameters or {}, TinyEngines(shop, broken)).run({"THEME_REQUEST": request.tensor()}))
     return texts_of(out["THEME"]), out, json_of(out["THEME_STATUS"])
 
 

@@ -142,8 +142,7 @@ def _store_files(parameters: Mapping[str, str]) -> tuple[str, ...]:
 
 
 _REQUEST = "HISTORY? STRING [-1]; RULES? STRING [1]; PRODUCTS? INT32 [1]; BUDGET_MS? INT32 [1]"
-_PAGE = "PAGE_SHAPE INT32 [2]; PAGE_RULES STRING [1]; DEADLINE_NS INT64 [1]"
-_SCORED = "ROW INT32 [-1, -1]; RELEVANCE FP32 [-1, -1]; MARGIN FP32 [-1, -1]; SIMILARITY FP32 [-1, -1]"
+_SCORED = "ROW INT32 [-1, -1]; MEASURED FP32 [-1, -1, 3]"
 _RANKED = "PRODUCT_ID STRING [-1, -1]; SCORE FP32 [-1, -1]; SIGNALS FP32 [-1, -1, -1]; STATUS STRING [1]"
 _WRITTEN = "prompts that a deadline cut short come back empty, and the deadline is no part of the cache key"
 _ASKED = "its callers ask for different outputs of equal inputs, and the cache keeps those of whoever came first"
@@ -162,34 +161,30 @@ MODELS: dict[str, KnownModel] = {
     "retrieval": KnownModel(
         _tensors(f"{_REQUEST}; SESSION? STRING [-1]; PLACEMENTS? INT32 [1]; QUERY? STRING [1]"),
         _tensors(
-            "SHOPPER STRING [1]; HISTORY_ROW INT32 [-1]; CANDIDATE_ROW INT32 [-1]; CANDIDATE_SIMILARITY FP32 [-1]; "
-            f"{_PAGE}; THEME_RULES STRING [1]; SHOPPER_CATEGORY INT32 [-1]; THEME_BUDGET_MS INT32 [1]; "
-            "KEYWORDS_BUDGET_MS INT32 [1]; GENERATION INT64 [2]; QUERY_THEME STRING [1]; "
-            "QUERY_KEYWORD_ROW INT32 [-1, -1]; RETRIEVAL_STATUS STRING [1]"
+            "CANDIDATE_ROW INT32 [-1]; CANDIDATE_SIMILARITY FP32 [-1]; PAGE STRING [1]; THEME_REQUEST STRING [1]; "
+            "KEYWORDS_REQUEST STRING [1]; QUERY_THEME STRING [1]; QUERY_KEYWORD_ROW INT32 [-1, -1]; "
+            "RETRIEVAL_STATUS STRING [1]"
         ),
         calls=("nearest",),
         needs=_store_files,
     ),
     "theme": KnownModel(
-        _tensors(
-            "SHOPPER STRING [1]; PAGE_SHAPE INT32 [2]; THEME_RULES STRING [1]; SHOPPER_CATEGORY INT32 [-1]; "
-            "THEME_BUDGET_MS INT32 [1]; GENERATION INT64 [2]"
-        ),
+        _tensors("THEME_REQUEST STRING [1]"),
         _tensors("THEME STRING [-1]; CONCEPT STRING [-1, -1]; THEME_STATUS STRING [1]"),
         calls=("theme_llm", "nearest"),
         needs=_store_files,
         uses=("theme_llm/title_words.txt",),
     ),
     "keywords": KnownModel(
-        _tensors("THEME STRING [-1]; CONCEPT STRING [-1, -1]; KEYWORDS_BUDGET_MS INT32 [1]; GENERATION INT64 [2]"),
-        _tensors("KEYWORD STRING [-1, -1]; KEYWORD_ROW INT32 [-1, -1]; KEYWORDS_STATUS STRING [1]"),
+        _tensors("THEME STRING [-1]; CONCEPT STRING [-1, -1]; KEYWORDS_REQUEST STRING [1]"),
+        _tensors("KEYWORD_ROW INT32 [-1, -1]; KEYWORDS_STATUS STRING [1]"),
         calls=("nearest", "keyword_llm"),
         needs=_store_files,
     ),
     "rerank": KnownModel(
         _tensors(
-            f"THEME STRING [-1]; KEYWORD_ROW INT32 [-1, -1]; CANDIDATE_ROW INT32 [-1]; CANDIDATE_SIMILARITY FP32 [-1]; "
-            f"{_PAGE}"
+            "THEME STRING [-1]; KEYWORD_ROW INT32 [-1, -1]; CANDIDATE_ROW INT32 [-1]; CANDIDATE_SIMILARITY? FP32 [-1]; "
+            "PAGE STRING [1]"
         ),
         _tensors(f"{_SCORED}; RERANK_STATUS STRING [1]"),
         calls=("nearest", "cross_encoder"),
@@ -197,7 +192,7 @@ MODELS: dict[str, KnownModel] = {
     ),
     "fusion": KnownModel(
         _tensors(
-            f"THEME STRING [-1]; KEYWORD? STRING [-1, -1]; {_SCORED}; HISTORY_ROW INT32 [-1]; {_PAGE}; "
+            f"THEME STRING [-1]; KEYWORD_ROW? INT32 [-1, -1]; {_SCORED}; PAGE STRING [1]; "
             "RETRIEVAL_STATUS STRING [1]; THEME_STATUS? STRING [1]; KEYWORDS_STATUS? STRING [1]; "
             "RERANK_STATUS STRING [1]"
         ),
@@ -234,7 +229,7 @@ MODELS: dict[str, KnownModel] = {
 ENSEMBLES = tuple(name for name, model in MODELS.items() if model.public)
 """What callers ask."""
 
-CLOCK_TENSORS = ("DEADLINE_NS",)
+CLOCK_TENSORS = ("PAGE",)
 """Tensors that hold a moment of this request: no two requests have the same."""
 
 GPU_SETTINGS = {"implementation": ("tensorrt", "tensorrt_llm"), "faiss_device": ("gpu",)}

@@ -8,8 +8,9 @@ hand it the engine objects themselves.
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
@@ -138,6 +139,19 @@ def describe_validation(error: Any) -> str:
     return message
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a stage answers.
+
+    Attributes:
+        tensors: Its outputs but the status.
+        status: Writes what the stage says about itself. It is asked for last, so that the stage's time has all in it.
+    """
+
+    tensors: Tensors
+    status: Callable[[], dict[str, Any]]
+
+
 class Stage(ABC):
     """One light step of an ensemble.
 
@@ -151,6 +165,8 @@ class Stage(ABC):
     parameters: ClassVar[type[StageParameters]]
     requires: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """Output -> (input, what is expected of it): who asks for the output has to send the input."""
+    status_tensor: ClassVar[str]
+    """Name of the output with its status."""
 
     def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
         self.build = build
@@ -182,7 +198,7 @@ class Stage(ABC):
         """Take note that this request will not be answered, because its client has gone."""
 
     @abstractmethod
-    async def run(self, inputs: Tensors) -> Tensors:
+    async def answer(self, inputs: Tensors) -> Answer:
         """Answer one request.
 
         Args:
@@ -191,6 +207,11 @@ class Stage(ABC):
         Raises:
             InvalidRequest: The request breaks the contract.
         """
+
+    async def run(self, inputs: Tensors) -> Tensors:
+        """Answer one request with all outputs; see :meth:`answer`."""
+        found = await self.answer(inputs)
+        return found.tensors | {self.status_tensor: status_tensor(found.status())}
 
 
 def bytes_tensor(texts: Iterable[str] | np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -212,6 +233,11 @@ def texts_of(tensor: np.ndarray) -> list[str]:
 def json_tensor(value: Any) -> np.ndarray:
     """One JSON document as BYTES [1], compact and with sorted keys, so that equal values give equal bytes."""
     return bytes_tensor([json_text(value)])
+
+
+def status_tensor(document: Mapping[str, Any]) -> np.ndarray:
+    """A status as BYTES [1], in its own order."""
+    return bytes_tensor([json.dumps(document, ensure_ascii=False, separators=(",", ":"))])
 
 
 def json_of(tensor: np.ndarray) -> Any:

@@ -1,6 +1,6 @@
 """Themes without an LLM: the catalogue's categories, and popular keywords where it has none."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -29,8 +29,8 @@ class CategoryThemes:
                 listed.append(row)
         self._searched = by_count[:_POPULAR_KEYWORDS].tolist()
 
-    def themes(self, categories: np.ndarray) -> Iterator[ThemeDraft]:
-        """Themes of ``categories`` (int [F], the shopper's, best first), then of popular ones, each title once."""
+    def themes(self, categories: Iterable[int]) -> Iterator[ThemeDraft]:
+        """Themes of ``categories`` (positions; the shopper's, best first), then of popular ones, each title once."""
         titles: set[str] = set()
         own = [int(i) for i in categories if 0 <= i < len(self.store.categories)]
         for position in [*own, *self._popular]:

@@ -1,6 +1,5 @@
 """Fusion: blends ranker, relevance and rules into scores, and makes the page (P2: fusion and page-level AIQA)."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ from pydantic import Field, model_validator
 from endcap_server.generations import run_folder
 from endcap_server.in_flight import NAME_PATTERN, TABLE, InFlight
 from endcap_server.ranking import Ranker
-from endcap_server.rules import CompiledRules, RuleIndex, Rules
+from endcap_server.rules import CompiledRules, RuleIndex
 from endcap_server.stages.base import (
+    Answer,
     Engines,
     Stage,
     StageParameters,
@@ -22,7 +22,8 @@ from endcap_server.stages.base import (
     json_of,
     texts_of,
 )
-from endcap_server.stages.page import BLENDED, SIGNALS, Pool, Shelf, blend, choose_placements, fill
+from endcap_server.stages.handed_on import PageRequest
+from endcap_server.stages.page import BLENDED, MEASURED, SIGNALS, Pool, Shelf, blend, choose_placements, fill
 from endcap_server.stages.report import EARLIER, read_versions, status_document
 from endcap_server.store import ItemStore
 from endcap_server.trial import Trial
@@ -102,6 +103,7 @@ class Fusion(Stage):
     """The last stage of both ensembles."""
 
     name = "fusion"
+    status_tensor = "STATUS"
     parameters = FusionParameters
     settings: FusionParameters
 
@@ -114,28 +116,27 @@ class Fusion(Stage):
         self.in_flight = InFlight(name=self.settings.in_flight)
         self.trial = Trial(run_folder())
 
-    async def run(self, inputs: Tensors) -> Tensors:
+    async def answer(self, inputs: Tensors) -> Answer:
         """Answer the page (THEME_OUT to STATUS) and, for a search, its first placement alone (FIRST_...)."""
+        status = self.status()
+        page = PageRequest.read(inputs["PAGE"])
         try:
-            return self._page(inputs)
+            return self._page(page, inputs, status)
         finally:
-            self.in_flight.leave(int(inputs["DEADLINE_NS"][0]))
+            self.in_flight.leave(page.deadline_ns)
 
     def abandon(self, inputs: Tensors) -> None:
         """The request is no longer in flight."""
-        self.in_flight.abandon(int(inputs["DEADLINE_NS"][0]))
+        self.in_flight.abandon(PageRequest.read(inputs["PAGE"]).deadline_ns)
 
-    def _page(self, inputs: Tensors) -> Tensors:
-        status = self.status()
-        placements, products = (int(value) for value in inputs["PAGE_SHAPE"])
-        is_search, placements = placements == 0, max(placements, 1)
-        rules = Rules.model_validate_json(inputs["PAGE_RULES"][0])
-        compiled = self.rule_index.compile(rules)
+    def _page(self, page: PageRequest, inputs: Tensors, status: StatusPart) -> Answer:
+        is_search, placements, products = page.is_search, max(page.placements, 1), page.products
+        compiled = self.rule_index.compile(page.rules)
         themes = texts_of(inputs["THEME"])
-        pools, pins = self._pools(inputs, compiled, is_search, status)
+        pools, pins = self._pools(page, inputs, compiled, status)
         choice = choose_placements(
             pools,
-            len(pools) if is_search else min(len(rules.required_themes), len(pools)),
+            len(pools) if is_search else min(len(page.rules.required_themes), len(pools)),
             placements,
             products,
             least_products=self.settings.least_products,
@@ -156,7 +157,7 @@ class Fusion(Stage):
         return self._tensors(inputs, themes, shown, shelves, placements, products, status)
 
     def _pools(
-        self, inputs: Tensors, rules: CompiledRules, is_search: bool, status: StatusPart
+        self, page: PageRequest, inputs: Tensors, rules: CompiledRules, status: StatusPart
     ) -> tuple[list[Pool], Pool]:
         """The products that may be shown, by placement, and the pinned ones in their order."""
         rows = inputs["ROW"]
@@ -167,13 +168,13 @@ class Fusion(Stage):
         given = rows >= 0
         # Every product's own signals once, however many placements it is a candidate of.
         unique, member = np.unique(np.concatenate([rows[given], stocked]), return_inverse=True)
-        ranker = self._ranker_scores(inputs["HISTORY_ROW"], unique, status)
+        ranker = self._ranker_scores(np.array(page.history, np.int32), unique, status)
         popularity = self.store.popularity[unique].astype(np.float32)
         factors = rules.factors(unique)
         shown = self.store.in_stock[unique] & rules.allowed(unique) & ~np.isin(unique, stocked)
         vectors = self.store.vectors[unique].astype(np.float32)
         brand = self.store.brand[unique]
-        weights = self.settings.weights(is_search)
+        weights = self.settings.weights(page.is_search)
 
         def pool(members: np.ndarray, measured: Mapping[str, np.ndarray], pinned: float) -> Pool:
             columns = {
@@ -193,7 +194,7 @@ class Fusion(Stage):
                 signals[:, column] = columns[name]
             signals[:, :BLENDED] = np.clip(signals[:, :BLENDED], 0.0, 1.0)
             score = blend(signals, weights) * factors[members]
-            fit = self._fits(signals, measured.get("similarity"), is_search)
+            fit = self._fits(signals, measured.get("similarity"), page.is_search)
             return Pool(unique[members].astype(np.int32), signals, score, fit, vectors[members], brand[members])
 
         pools, start = [], 0
@@ -203,7 +204,7 @@ class Fusion(Stage):
             start += len(places)
             keep = shown[members]
             places, members = places[keep], members[keep]
-            measured = {name: inputs[name.upper()][index][places] for name in ("margin", "relevance", "similarity")}
+            measured = _columns(inputs["MEASURED"][index][places])
             measured["retrieval"] = 1 - np.arange(len(places)) / max(1, len(places))
             each = pool(members, measured, 0.0)
             status.count("product_unfit", int((~each.fit).sum()))
@@ -269,7 +270,7 @@ class Fusion(Stage):
         placements: int,
         products: int,
         status: StatusPart,
-    ) -> Tensors:
+    ) -> Answer:
         rows = np.full((placements, products), -1, np.int32)
         score = np.full((placements, products), np.nan, np.float32)
         signals = np.full((placements, products, len(SIGNALS)), np.nan, np.float32)
@@ -279,39 +280,45 @@ class Fusion(Stage):
             signals[place, : len(shelf.rows)] = shelf.signals
         ids = [self.store.product_ids[row] if row >= 0 else "" for row in rows.reshape(-1).tolist()]
         product_id = bytes_tensor(ids, rows.shape)
-        keyword = inputs.get("KEYWORD")
-        width = keyword.shape[1] if keyword is not None else 1
-        keywords = np.full((placements, width), b"", np.object_)
-        if keyword is not None and shown:
-            keywords[: len(shown)] = keyword[shown]
+        # A search has the keywords of its query, and shows none.
+        known = inputs.get("KEYWORD_ROW", np.full((len(themes), 1), -1, np.int32))
+        chosen = np.full((placements, known.shape[1]), -1, np.int32)
+        chosen[: len(shown)] = known[shown]
+        keywords = [self.store.keywords[row] if row >= 0 else "" for row in chosen.reshape(-1).tolist()]
         titles = [themes[index] for index in shown] + [""] * (placements - len(shown))
-        parts = {
-            name: json_of(tensor) for name in EARLIER if (tensor := inputs.get(f"{name.upper()}_STATUS")) is not None
-        }
-        document = status_document(parts, status, SIGNALS, self.versions)
-        if trial := self.trial.document():
-            document["staging"] = trial
-        return {
+        tensors = {
             "THEME_OUT": bytes_tensor(titles),
-            "KEYWORDS_OUT": keywords,
+            "KEYWORDS_OUT": bytes_tensor(keywords, chosen.shape),
             "PRODUCT_ID": product_id,
             "SCORE": score,
             "SIGNALS": signals,
-            "STATUS": bytes_tensor([json.dumps(document, ensure_ascii=False, separators=(",", ":"))]),
             "FIRST_PRODUCT_ID": product_id[0],
             "FIRST_SCORE": score[0],
             "FIRST_SIGNALS": signals[0],
         }
+        parts = {
+            name: json_of(tensor) for name in EARLIER if (tensor := inputs.get(f"{name.upper()}_STATUS")) is not None
+        }
+        trial = self.trial.document()
+
+        def document() -> dict[str, Any]:
+            whole = status_document(parts, status, SIGNALS, self.versions)
+            return whole | {"staging": trial} if trial else whole
+
+        return Answer(tensors, document)
+
+
+def _columns(measured: np.ndarray) -> dict[str, np.ndarray]:
+    """Rerank's figures by name: float32 [m] each, of float32 [m, 3]."""
+    return {name: measured[:, column] for column, name in enumerate(MEASURED)}
 
 
 def _measured(inputs: Tensors, pins: np.ndarray) -> dict[str, np.ndarray]:
-    """Margin, relevance and similarity of pinned products that rerank happened to score, NaN of the others."""
+    """Rerank's figures of pinned products that it happened to score, NaN of the others."""
     rows = inputs["ROW"].reshape(-1)
     matches = rows[None, :] == pins[:, None]
     scored = matches.any(axis=1)
-    measured = {}
-    for name in ("margin", "relevance", "similarity"):
-        measured[name] = np.full(len(pins), np.nan, np.float32)
-        if scored.any():
-            measured[name][scored] = inputs[name.upper()].reshape(-1)[matches[scored].argmax(axis=1)]
-    return measured
+    measured = np.full((len(pins), len(MEASURED)), np.nan, np.float32)
+    if scored.any():
+        measured[scored] = inputs["MEASURED"].reshape(-1, len(MEASURED))[matches[scored].argmax(axis=1)]
+    return _columns(measured)

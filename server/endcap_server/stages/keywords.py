@@ -13,6 +13,7 @@ from endcap_server.deadline import after_ms, left_ms
 from endcap_server.engines.grammar import keyword_grammar
 from endcap_server.generations import Generations
 from endcap_server.stages.base import (
+    Answer,
     EngineError,
     Engines,
     Stage,
@@ -20,9 +21,9 @@ from endcap_server.stages.base import (
     StatusPart,
     Tensors,
     bytes_tensor,
-    json_tensor,
     texts_of,
 )
+from endcap_server.stages.handed_on import KeywordsRequest
 from endcap_server.store import ItemStore
 
 
@@ -53,6 +54,7 @@ class Keywords(Stage):
     """The third stage of the storefront; its answers are cached by its inputs."""
 
     name = "keywords"
+    status_tensor = "KEYWORDS_STATUS"
     parameters = KeywordsParameters
     settings: KeywordsParameters
 
@@ -61,10 +63,11 @@ class Keywords(Stage):
         self.store = ItemStore.open(build)
         self.generations = Generations()
 
-    async def run(self, inputs: Tensors) -> Tensors:
-        """Answer KEYWORD and KEYWORD_ROW [Q, K]."""
+    async def answer(self, inputs: Tensors) -> Answer:
+        """Answer KEYWORD_ROW [Q, K]: rows of the known keywords, -1 padded."""
         status = self.status("generated")
-        deadline_ns = after_ms(int(inputs["KEYWORDS_BUDGET_MS"][0]))
+        request = KeywordsRequest.read(inputs["KEYWORDS_REQUEST"])
+        deadline_ns = after_ms(request.budget_ms)
         themes, concepts = texts_of(inputs["THEME"]), inputs["CONCEPT"]
         works = [
             _Work(theme, list(dict.fromkeys(filter(None, texts_of(concepts[row])))) or [theme])
@@ -80,17 +83,12 @@ class Keywords(Stage):
                 found = self.store.keywords.find([" ".join(text.casefold().split()) for text in work.concepts])
                 work.chosen = list(dict.fromkeys(row for row in found.tolist() if row >= 0))[: self.settings.keywords]
         if status.source == "fallback" or not complete:
-            self.generations.bump(int(inputs["GENERATION"][0]))
+            self.generations.bump(request.generation[0])
         width = self.settings.keywords
         rows = np.full((len(works), width), -1, np.int32)
         for row, work in enumerate(works):
             rows[row, : len(work.chosen)] = work.chosen
-        texts = [self.store.keywords[row] if row >= 0 else "" for row in rows.reshape(-1).tolist()]
-        return {
-            "KEYWORD": bytes_tensor(texts, rows.shape),
-            "KEYWORD_ROW": rows,
-            "KEYWORDS_STATUS": json_tensor(status.document()),
-        }
+        return Answer({"KEYWORD_ROW": rows}, status.document)
 
     async def _find_candidates(self, works: Sequence[_Work], deadline_ns: int, status: StatusPart) -> bool:
         """The known keywords nearest to each theme's concepts, interleaved over the concepts; False if that failed."""

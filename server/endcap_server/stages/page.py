@@ -16,6 +16,8 @@ what was taken off for resembling better products above, ``pinned`` 1 for produc
 """
 
 BLENDED = len(SIGNALS) - 3
+MEASURED = SIGNALS[:3]
+"""Those that rerank measures: the last axis of its output MEASURED."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from pydantic import Field
 from endcap_server import prompts
 from endcap_server.deadline import left_ms
 from endcap_server.in_flight import InFlight
-from endcap_server.rules import CompiledRules, RuleIndex, Rules
+from endcap_server.rules import CompiledRules, RuleIndex
 from endcap_server.stages.base import (
+    Answer,
     EngineError,
     Engines,
     Stage,
@@ -19,9 +20,9 @@ from endcap_server.stages.base import (
     StatusPart,
     Tensors,
     bytes_tensor,
-    json_tensor,
     texts_of,
 )
+from endcap_server.stages.handed_on import PageRequest
 from endcap_server.store import ItemStore
 
 
@@ -43,9 +44,10 @@ class RerankParameters(StageParameters):
 
 
 class Rerank(Stage):
-    """The fourth stage of a storefront, the second of a search (PAGE_SHAPE's P is 0 then)."""
+    """The fourth stage of a storefront, the second of a search."""
 
     name = "rerank"
+    status_tensor = "RERANK_STATUS"
     parameters = RerankParameters
     settings: RerankParameters
 
@@ -57,18 +59,18 @@ class Rerank(Stage):
 
     def abandon(self, inputs: Tensors) -> None:
         """The request is no longer in flight: fusion will not see it."""
-        self.in_flight.abandon(int(inputs["DEADLINE_NS"][0]))
+        self.in_flight.abandon(PageRequest.read(inputs["PAGE"]).deadline_ns)
 
-    async def run(self, inputs: Tensors) -> Tensors:
-        """Answer ROW, RELEVANCE, MARGIN, SIMILARITY [Q, M]: rows in retrieval's order, -1 and NaN padded."""
+    async def answer(self, inputs: Tensors) -> Answer:
+        """Answer ROW [Q, M] in retrieval's order, -1 padded; MEASURED [Q, M, 3] (see `page.MEASURED`), NaN padded."""
         status = self.status()
-        is_search = int(inputs["PAGE_SHAPE"][0]) == 0
-        rules = self.rule_index.compile(Rules.model_validate_json(inputs["PAGE_RULES"][0]))
+        page = PageRequest.read(inputs["PAGE"])
+        rules = self.rule_index.compile(page.rules)
         themes, keyword_rows = texts_of(inputs["THEME"]), inputs["KEYWORD_ROW"]
         # A short budget leaves fusion a share rather than nothing to the cross-encoder.
-        left = left_ms(int(inputs["DEADLINE_NS"][0]))
-        deadline_ns = int(inputs["DEADLINE_NS"][0]) - int(min(self.settings.fusion_ms, max(left, 0) / 5) * 1e6)
-        if is_search:
+        left = left_ms(page.deadline_ns)
+        deadline_ns = page.deadline_ns - int(min(self.settings.fusion_ms, max(left, 0) / 5) * 1e6)
+        if page.is_search:
             lists = [self._search_rows(keyword_rows[0], inputs["CANDIDATE_ROW"], rules)]
             texts = themes
         else:
@@ -82,7 +84,7 @@ class Rerank(Stage):
         rows = np.full((len(lists), max((len(each) for each in lists), default=0)), -1, np.int32)
         for index, each in enumerate(lists):
             rows[index, : len(each)] = each
-        if is_search:
+        if page.is_search:
             relevance, margin = await self._score(texts, rows, deadline_ns, status)
             similarity = self._search_similarity(rows, keyword_rows[0], inputs)
         else:
@@ -90,13 +92,7 @@ class Rerank(Stage):
                 self._score(texts, rows, deadline_ns, status), self._similarity(texts, rows, deadline_ns, status)
             )
         status.extra["pairs"] = int((rows >= 0).sum())
-        return {
-            "ROW": rows,
-            "RELEVANCE": relevance,
-            "MARGIN": margin,
-            "SIMILARITY": similarity,
-            "RERANK_STATUS": json_tensor(status.document()),
-        }
+        return Answer({"ROW": rows, "MEASURED": np.stack([margin, relevance, similarity], axis=-1)}, status.document)
 
     def _search_rows(self, keyword_rows: np.ndarray, candidates: np.ndarray, rules: CompiledRules) -> list[int]:
         """Products of a search: retrieval's candidates, every few of them one of the known keywords' products."""

@@ -23,6 +23,7 @@ from endcap_server.in_flight import NAME_PATTERN, TABLE, InFlight
 from endcap_server.recorder import Recorder
 from endcap_server.rules import CompiledRules, RuleIndex
 from endcap_server.stages.base import (
+    Answer,
     EngineError,
     Engines,
     Stage,
@@ -30,10 +31,10 @@ from endcap_server.stages.base import (
     StatusPart,
     Tensors,
     bytes_tensor,
-    json_tensor,
     json_text,
 )
 from endcap_server.stages.candidates import Candidates, bend, interests, merge, popular_rows, recency
+from endcap_server.stages.handed_on import KeywordsRequest, PageRequest, ThemeRequest
 from endcap_server.store import ItemStore
 
 _IDS_AT_ONCE = 1024
@@ -91,6 +92,7 @@ class Retrieval(Stage):
     """The first stage of both ensembles."""
 
     name = "retrieval"
+    status_tensor = "RETRIEVAL_STATUS"
     parameters = RetrievalParameters
     # Triton answers a search without QUERY with a riddle about deadlocks, so the tensor is optional to it, not to us.
     requires: ClassVar = {"QUERY_THEME": ("QUERY", "exactly 1 text of 1 to 512 characters")}
@@ -110,7 +112,7 @@ class Retrieval(Stage):
         self.recorder = Recorder(run_folder(), self.settings.in_flight, self.settings.recorded_requests)
         self.popular = popular_rows(self.store, 4 * max(self.settings.candidates, self.settings.search_candidates))
 
-    async def run(self, inputs: Tensors) -> Tensors:
+    async def answer(self, inputs: Tensors) -> Answer:
         """Read a request of either ensemble and answer what the following stages need of it.
 
         Raises:
@@ -131,7 +133,7 @@ class Retrieval(Stage):
             self.admission.withdraw(deadline_ns)
             raise
 
-    async def _retrieve(self, request: contract.Request, deadline_ns: int, status: StatusPart) -> Tensors:
+    async def _retrieve(self, request: contract.Request, deadline_ns: int, status: StatusPart) -> Answer:
         history, unknown = self._known(request.history)
         rules = self.rule_index.compile(request.rules)
         own_deadline_ns = status.started_ns + int(request.budget_ms * self.settings.retrieval_share * 1e6)
@@ -159,23 +161,34 @@ class Retrieval(Stage):
             "known_history": len(history),
             "candidates": len(candidates.rows),
         }
-        return {
-            "SHOPPER": bytes_tensor([shopper]),
-            "HISTORY_ROW": history,
-            "CANDIDATE_ROW": candidates.rows,
-            "CANDIDATE_SIMILARITY": candidates.similarity,
-            "PAGE_SHAPE": np.array([placements, request.products], np.int32),
-            "PAGE_RULES": json_tensor(request.rules.canonical()),
-            "THEME_RULES": json_tensor(theme_rules),
-            "SHOPPER_CATEGORY": categories,
-            "DEADLINE_NS": np.array([deadline_ns], np.int64),
-            "THEME_BUDGET_MS": np.array([theme_ms], np.int32),
-            "KEYWORDS_BUDGET_MS": np.array([keywords_ms], np.int32),
-            "GENERATION": np.array(self.generations.current(key), np.int64),
-            "QUERY_THEME": bytes_tensor([request.query or ""]),
-            "QUERY_KEYWORD_ROW": keyword_rows.reshape(1, -1),
-            "RETRIEVAL_STATUS": json_tensor(status.document()),
-        }
+        generation = self.generations.current(key)
+        page = PageRequest(
+            placements=placements,
+            products=request.products,
+            deadline_ns=deadline_ns,
+            rules=request.rules,
+            history=tuple(history.tolist()),
+        )
+        themes = ThemeRequest(
+            shopper=shopper,
+            placements=placements,
+            budget_ms=theme_ms,
+            generation=generation,
+            rules=theme_rules,
+            categories=tuple(categories.tolist()),
+        )
+        return Answer(
+            {
+                "CANDIDATE_ROW": candidates.rows,
+                "CANDIDATE_SIMILARITY": candidates.similarity,
+                "PAGE": page.tensor(),
+                "THEME_REQUEST": themes.tensor(),
+                "KEYWORDS_REQUEST": KeywordsRequest(budget_ms=keywords_ms, generation=generation).tensor(),
+                "QUERY_THEME": bytes_tensor([request.query or ""]),
+                "QUERY_KEYWORD_ROW": keyword_rows.reshape(1, -1),
+            },
+            status.document,
+        )
 
     def _known(self, history: tuple[str, ...]) -> tuple[np.ndarray, int]:
         """Rows of the most recent known products, oldest first: int32 [H]; and how many of the ids read are unknown.

@@ -13,6 +13,7 @@ from endcap_server.engines.grammar import theme_grammar
 from endcap_server.generations import Generations
 from endcap_server.prompts import MalformedAnswer, ThemeDraft
 from endcap_server.stages.base import (
+    Answer,
     EngineError,
     Engines,
     Stage,
@@ -20,11 +21,10 @@ from endcap_server.stages.base import (
     StatusPart,
     Tensors,
     bytes_tensor,
-    json_of,
-    json_tensor,
     texts_of,
 )
 from endcap_server.stages.category_themes import CategoryThemes
+from endcap_server.stages.handed_on import ThemeRequest
 from endcap_server.store import ItemStore
 from endcap_server.text_policy import DEFAULT_WORDS, TextPolicy
 from endcap_server.title_checks import BrandCheck, ScriptCheck, WordCheck, title_overlap
@@ -60,6 +60,7 @@ class Theme(Stage):
     """The second stage of the storefront; its answers are cached by its inputs."""
 
     name = "theme"
+    status_tensor = "THEME_STATUS"
     parameters = ThemeParameters
     settings: ThemeParameters
 
@@ -75,14 +76,14 @@ class Theme(Stage):
         self.categories = CategoryThemes(store)
         self.generations = Generations()
 
-    async def run(self, inputs: Tensors) -> Tensors:
+    async def answer(self, inputs: Tensors) -> Answer:
         """Answer THEME [Q] and CONCEPT [Q, C] for Q = P + spare, required themes first, padded with empty texts."""
         status = self.status("generated")
-        deadline_ns = after_ms(int(inputs["THEME_BUDGET_MS"][0]))
-        placements = int(inputs["PAGE_SHAPE"][0])
+        request = ThemeRequest.read(inputs["THEME_REQUEST"])
+        deadline_ns = after_ms(request.budget_ms)
+        shopper, placements = request.shopper, request.placements
         wanted = placements + self.settings.spare
-        shopper = texts_of(inputs["SHOPPER"])[0]
-        required = list(json_of(inputs["THEME_RULES"]).get("required_themes", ()))
+        required = list(request.rules.get("required_themes", ()))
         if len(required) > placements:
             status.count("required_theme_without_place", len(required) - placements)
             required = required[:placements]
@@ -96,20 +97,22 @@ class Theme(Stage):
         generated = len(themes) if drafts else 0
         # LLM 1's spare theme may go to the checks; categories stand in for what the page itself would lack.
         least = placements if drafts else wanted
-        filling = self._fill(themes, least - len(themes), inputs["SHOPPER_CATEGORY"])
+        filling = self._fill(themes, least - len(themes), request.categories)
         themes += filling
         status.extra |= {"generated_themes": generated, "category_themes": len(filling)}
         if filling and drafts:
             status.fall_back(f"{len(filling)} of {len(themes)} themes are categories", whole=generated == 0)
         if status.source == "fallback" or not complete:
-            self.generations.bump(int(inputs["GENERATION"][0]))
+            self.generations.bump(request.generation[0])
         themes = themes[:wanted] + [ThemeDraft("", ())] * (wanted - len(themes))
         concepts = [[*theme.concepts, *[""] * MAX_CONCEPTS][:MAX_CONCEPTS] for theme in themes]
-        return {
-            "THEME": bytes_tensor([theme.title for theme in themes]),
-            "CONCEPT": bytes_tensor([text for row in concepts for text in row], (wanted, MAX_CONCEPTS)),
-            "THEME_STATUS": json_tensor(status.document()),
-        }
+        return Answer(
+            {
+                "THEME": bytes_tensor([theme.title for theme in themes]),
+                "CONCEPT": bytes_tensor([text for row in concepts for text in row], (wanted, MAX_CONCEPTS)),
+            },
+            status.document,
+        )
 
     async def _generate(
         self, shopper: str, wanted: int, required: Sequence[str], deadline_ns: int, status: StatusPart
@@ -224,7 +227,7 @@ class Theme(Stage):
             return True
         return vectors is not None and float(vectors[i] @ vectors[j]) >= self.settings.max_similarity
 
-    def _fill(self, themes: Sequence[ThemeDraft], missing: int, categories: np.ndarray) -> list[ThemeDraft]:
+    def _fill(self, themes: Sequence[ThemeDraft], missing: int, categories: Sequence[int]) -> list[ThemeDraft]:
         """Themes of the categories the shopper buys from, then of popular ones, that do not repeat ``themes``."""
         added: list[ThemeDraft] = []
         for theme in self.categories.themes(categories):

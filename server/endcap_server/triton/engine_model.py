@@ -26,6 +26,7 @@ from endcap_server.triton.tensors import (
     config_parameters,
     deadline_of,
     input_names,
+    output_tensors,
     read_inputs,
     refuse,
 )
@@ -62,7 +63,7 @@ class Job:
             refuse(self.sender, f"{type(result).__name__}: {result}", pb_utils.TritonError.INTERNAL)
             outcome = "failed"
         else:
-            answer(self.sender, result, self.requested)
+            answer(self.sender, output_tensors(result, self.requested))
             outcome = "answered"
         self.metrics.ended(outcome, (time.monotonic_ns() - self.arrived_ns) / 1e9)
 

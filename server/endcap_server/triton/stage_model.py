@@ -10,7 +10,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from endcap_server.metrics import StageMetrics
-from endcap_server.stages.base import InvalidRequest, Overloaded, Stage, Tensors, arrived_ns
+from endcap_server.stages.base import InvalidRequest, Overloaded, Stage, Tensors, arrived_ns, status_tensor
 from endcap_server.triton.bls import BLS_THREADS, BlsEngines
 from endcap_server.triton.metrics import MetricsReporter
 from endcap_server.triton.process import end_when_continued
@@ -20,6 +20,7 @@ from endcap_server.triton.tensors import (
     config_parameters,
     engine_names,
     input_names,
+    output_tensors,
     read_inputs,
     refuse,
 )
@@ -76,8 +77,11 @@ class StageModel:
             return
         try:
             self._stage.check_asked(inputs, requested)
-            outputs = await self._stage.run(inputs)
-            answer(sender, outputs, requested)
+            found = await self._stage.answer(inputs)
+            tensors = output_tensors(found.tensors, requested)
+            status = found.status()
+            tensors += output_tensors({self._stage.status_tensor: status_tensor(status)}, requested)
+            answer(sender, tensors)
         except InvalidRequest as error:
             refuse(sender, str(error), pb_utils.TritonError.INVALID_ARG)
             self._metrics.ended("invalid")
@@ -89,12 +93,12 @@ class StageModel:
             refuse(sender, f"{name} failed: {type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
             self._metrics.ended("failed")
         else:
-            self._count(inputs, outputs)
+            self._count(inputs, status)
 
-    def _count(self, inputs: Tensors, outputs: Tensors) -> None:
+    def _count(self, inputs: Tensors, status: Mapping[str, Any]) -> None:
         """Count an answer that is under way already: what goes wrong here concerns no request."""
         try:
-            self._metrics.answered(inputs, outputs)
+            self._metrics.answered(inputs, status)
         except Exception as error:
             self._logger.log_error(f"{self._stage.name}: metrics: {type(error).__name__}: {error}")
 

@@ -52,9 +52,13 @@ def deadline_of(request: Any) -> int | None:
     return int(value) if value is not None else None
 
 
-def answer(sender: Any, tensors: Tensors, requested: Iterable[str]) -> None:
-    """Send the requested outputs and complete the request."""
-    outputs = [pb_utils.Tensor(name, np.ascontiguousarray(tensors[name])) for name in requested if name in tensors]
+def output_tensors(tensors: Tensors, requested: Iterable[str]) -> list[Any]:
+    """The requested ones of these outputs, ready to be sent."""
+    return [pb_utils.Tensor(name, np.ascontiguousarray(tensors[name])) for name in requested if name in tensors]
+
+
+def answer(sender: Any, outputs: list[Any]) -> None:
+    """Send the outputs and complete the request."""
     sender.send(pb_utils.InferenceResponse(outputs), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
