@@ -44,6 +44,8 @@ OTHER_PAGES = ("--set", "min_overlap=0", "--set", "max_drift=1")
 """Settings of rollouts that are meant to change pages."""
 KILLED_AT = [(step, when) for step in ("load", "compare", "switch", "watch", "unload") for when in ("before", "after")]
 PARTS = ("faulty", "good", "builds", "killed", "latency")
+_NEW_EVERY = 32
+"""Some of a shop's requests are new: where caches answer all, a rollout is measured against hardly any work."""
 _KEPT = ("was_killed", "found_open", "served", "in_order")
 _KILLER = Path(__file__).with_name("apply_killer.py")
 
@@ -107,8 +109,12 @@ class Bench:
 
     def loaded(self) -> set[str]:
         """Names of the models that have a process."""
+        return set(self.processes())
+
+    def processes(self) -> dict[str, int]:
+        """Model -> id of its process, of those that have one alone."""
         process = self.server.process
-        return set(model_processes(process.pid).values()) if process is not None else set()
+        return {name: pid for pid, name in model_processes(process.pid).items()} if process is not None else {}
 
     def memory_mb(self) -> dict[str, int]:
         """MB of the server and its models, shared pages counted once."""
@@ -127,14 +133,14 @@ def memory_mb(server: int) -> dict[str, int]:
 
 
 @contextmanager
-def bench(build: Path, clients: int = 3) -> Iterator[Bench]:
-    """A server on a build, asked all the time."""
+def bench(build: Path, clients: int = 3, new_every: int = 0) -> Iterator[Bench]:
+    """A server on a build, asked all the time; see `ApplyTraffic`."""
     folder = Path(tempfile.mkdtemp(prefix=".apply-", dir=build.parent))
     try:
         source = copy_build(build, folder / "source")
         store = ItemStore.open(source)
         options = ServerOptions(build=source, grpc_port=0, http_port=0, metrics_port=0)
-        with Server(options) as server, ApplyTraffic(server.grpc_address, store, clients) as traffic:
+        with Server(options) as server, ApplyTraffic(server.grpc_address, store, clients, new_every) as traffic:
             wait_until(lambda: len(traffic.seen) > 50 or traffic.failed)
             yield Bench(server, source, folder, traffic)
     finally:
@@ -313,7 +319,7 @@ def evidence(build: Path, other: Path | None, quick: bool, parts: Sequence[str] 
     """The asked parts, each on a server of its own."""
     document: dict[str, Any] = {}
     for part in parts:
-        with bench(build) as one:
+        with bench(build, new_every=_NEW_EVERY if part == "latency" else 0) as one:
             _note(document, part, _part(one, part, other, quick))
     return document
 

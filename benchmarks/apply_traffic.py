@@ -42,11 +42,13 @@ class ApplyTraffic:
         address: HOST:PORT of the gRPC service.
         store: Words and products to ask for.
         clients: How many ask at once.
+        new_every: One request of so many is one that nobody has asked before, which no cache answers; 0: none.
     """
 
     address: str
     store: ItemStore
     clients: int = 3
+    new_every: int = 0
     seen: list[Seen] = field(default_factory=list)
     failed: list[tuple[float, str]] = field(default_factory=list)
     """(`time.monotonic`, error)."""
@@ -96,27 +98,33 @@ class ApplyTraffic:
                 self._may_ask.wait()
                 number += self.clients
                 try:
-                    self.seen.append(ask(client, self.store, number))
+                    new = self.new_every and number // self.clients % self.new_every == 0
+                    self.seen.append(ask(client, self.store, number, new=bool(new)))
                 except EndcapError as error:
                     self.failed.append((time.monotonic(), f"{type(error).__name__}: {error}"))
                 self._stopped.wait(_PAUSE_S)
 
 
-def ask(client: Client, store: ItemStore, number: int) -> Seen:
-    """Ask the request of a number: the same of 32 searches and storefronts for the same number."""
-    number %= 32
-    word = store.keywords[number % len(store.keywords)]
+def ask(client: Client, store: ItemStore, number: int, *, new: bool = False) -> Seen:
+    """Ask the request of a number: the same of 32 searches and storefronts for the same number, unless it is `new`."""
+    is_search = number % 2 == 1
+    kind = number if new else number % 32
+    word, first = store.keywords[kind % len(store.keywords)], 7 * kind
+    if new:
+        # Texts and histories that differ from all others: these numbers come once.
+        word = f"{word} {store.keywords[kind // 2 % len(store.keywords)]} {kind}"
+        first += kind // len(store.product_ids)
     started = time.perf_counter()
-    if number % 2:
+    if is_search:
         answer: Any = client.search(word, products=10)
         products = [each.product_id for each in answer.products]
     else:
-        history = [store.product_ids[(7 * number + each) % len(store.product_ids)] for each in range(3)]
+        history = [store.product_ids[(first + each * (1 + kind // 32)) % len(store.product_ids)] for each in range(3)]
         answer = client.storefront(history=history, placements=2, products=6)
         products = [each.product_id for placement in answer.placements for each in placement.products]
     document = answer.status.document
     return Seen(
-        ensemble="search" if number % 2 else "storefront",
+        ensemble="search" if is_search else "storefront",
         at=time.monotonic(),
         seconds=time.perf_counter() - started,
         generation=document["versions"]["generation"],

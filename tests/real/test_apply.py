@@ -45,13 +45,16 @@ def test_faulty_edits_are_stopped(running: Bench) -> None:
 
 
 def test_good_edits_go_live(running: Bench) -> None:
-    before = running.standing.live
+    before, processes = running.standing.live, running.processes()
     found = good(running, SOME_GOOD)
     assert found.get("rolled_out") == len(SOME_GOOD), found
     assert running.standing.live > before
     live = running.state.read(running.standing.live)
     assert "cross_encoder" not in live.models.values(), "loaded under another name"
     assert running.loaded() == set(live.models.values()) - set(live.public)
+    kept = {name: pid for name, pid in running.processes().items() if name in processes}
+    assert kept
+    assert kept == {name: processes[name] for name in kept}, "what did not change was not loaded again"
 
 
 def test_nothing_to_do(running: Bench) -> None:

@@ -1,7 +1,10 @@
 """What a generation is made of: snapshots, sharing, the repository that Triton reads, and the difference in words."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,6 +174,22 @@ def test_what_triton_reads(state: StateFolder, build: Path) -> None:
     assert place == state.snapshot(2).resolve()
     assert (state.models / "fusion__g2/1/model.py").exists()
     assert not (state.models / "theme").exists(), "shared models are left alone"
+
+
+def test_importing_a_model_does_not_change_its_folder(state: StateFolder, build: Path) -> None:
+    first, view = generation(state, build, 1, None)
+    render_models(state, view, first)
+    folder = state.models / "fusion" / "1"
+    before = folder.stat().st_mtime_ns
+    (folder / "model.py").unlink()  # a link to the repository's
+    (folder / "model.py").write_text("FOUND = 1\n", encoding="utf-8")
+    os.utime(folder, ns=(before, before))
+    code = "import model, sys; assert not sys.dont_write_bytecode; print(model.FOUND)"
+    environment = {"PYTHONPATH": str(folder), "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "1\n", done.stderr
+    assert folder.stat().st_mtime_ns == before
+    assert not (folder / "__pycache__").is_dir()
 
 
 def test_one_table_of_requests_in_flight_for_each_retrieval(state: StateFolder, build: Path) -> None:

@@ -49,7 +49,12 @@ def _copy_model(source: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", ".*", CONFIG, "configs")
     shutil.copytree(source, folder, ignore=ignored)
-    if not any(each.name.isdigit() for each in folder.iterdir()):
+    versions = [each for each in folder.iterdir() if each.name.isdigit()]
+    for version in versions:
+        # The backend's Python heeds no PYTHONDONTWRITEBYTECODE. Compiled code beside model.py would be a change of the
+        # model, for which Triton loads it again together with the next ensemble. Where a file is, no folder can be.
+        (version / "__pycache__").touch()
+    if not versions:
         (folder / "1").mkdir()
 
 

@@ -76,9 +76,9 @@ def smoke_samples(build: Path) -> list[Sample]:
 
 
 def recorded_samples(run_folder: Path, table: str, count: int) -> list[Sample]:
-    """The latest valid requests that the live generation has been asked, newest first."""
-    recorded = reversed(read_recorded(run_folder, table))
-    return [Sample("search" if "QUERY" in inputs else "storefront", inputs) for inputs in islice(recorded, count)]
+    """The latest valid requests that the live generation has been asked, newest first, each once."""
+    recorded = {json.dumps(inputs, sort_keys=True): inputs for inputs in reversed(read_recorded(run_folder, table))}
+    return [Sample("search" if "QUERY" in each else "storefront", each) for each in islice(recorded.values(), count)]
 
 
 def made_samples(build: Path) -> Iterator[Sample]:

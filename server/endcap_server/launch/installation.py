@@ -70,8 +70,6 @@ class Installation:
             **os.environ,
             "LD_LIBRARY_PATH": ":".join(libraries),
             "PATH": f"{self.python.parent}:{os.environ.get('PATH', '')}",
-            # Triton reloads a model when its folder changes, and a __pycache__ is a change.
-            "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
             # Without a locale Python would read text files as ASCII.
             "PYTHONUTF8": "1",
