@@ -46,6 +46,7 @@ KILLED_AT = [(step, when) for step in ("load", "compare", "switch", "watch", "un
 PARTS = ("faulty", "good", "builds", "killed", "latency")
 _NEW_EVERY = 32
 """Some of a shop's requests are new: where caches answer all, a rollout is measured against hardly any work."""
+_WARM, _FIRST_WARM = 300, 1_000_000
 _KEPT = ("was_killed", "found_open", "served", "in_order")
 _KILLER = Path(__file__).with_name("apply_killer.py")
 
@@ -156,6 +157,13 @@ def wait_until(condition: Any, timeout_s: float = 300.0) -> None:
         time.sleep(0.05)
 
 
+def warm_up(bench: Bench, first: int) -> None:
+    """Let the engines grow to the size that their work gives them, with requests from number `first` on."""
+    with Client(bench.server.grpc_address, timeout_s=TIMEOUT_S) as client:
+        for number in range(first, first + _WARM):
+            ask(client, bench.traffic.store, number, new=True)
+
+
 def faulty(bench: Bench, edits: Sequence[Edit]) -> dict[str, Any]:
     """Each faulty edit is stopped, and shoppers notice nothing."""
     before, live, found = bench.answers(), bench.standing.live, []
@@ -186,17 +194,22 @@ def stopped_by(output: str) -> str:
     return "nothing"
 
 
-def good(bench: Bench, edits: Sequence[Edit]) -> dict[str, Any]:
-    """Good edits in a row, each on top of those before."""
-    memory, took, swaps = [], [], []
-    for edit in edits:
+def good(bench: Bench, edits: Sequence[Edit], *, warm: bool = False) -> dict[str, Any]:
+    """Good edits in a row, each on top of those before.
+
+    With `warm`, engines work for a while before memory is taken after the first and the last: an edit of an engine puts
+    a small, new process in the place of one that has grown.
+    """
+    memory, took = [], []
+    for place, edit in enumerate(edits):
         edit.act(bench.source)
         outcome = bench.apply(bench.source, *FAST)
         if outcome.code:
             return {"failed_edit": edit.name, "said": outcome.output, **counts(bench)}
+        if warm and place in (0, len(edits) - 1):
+            warm_up(bench, _FIRST_WARM * (place + 1))
         memory.append(bench.memory_mb())
         took.append(outcome.ended - outcome.began)
-        swaps.append((outcome.began, outcome.ended))
     return {
         "rolled_out": len(edits),
         "median_s": round(float(np.median(took)), 1),
@@ -328,7 +341,7 @@ def _part(one: Bench, part: str, other: Path | None, quick: bool) -> dict[str, A
     if part == "faulty":
         return faulty(one, FAULTY[::6] if quick else FAULTY)
     if part == "good":
-        return good(one, GOOD[:3] if quick else GOOD)
+        return good(one, GOOD[:3] if quick else GOOD, warm=not quick)
     if part == "builds":
         others = [(other_build(one.source, one.folder / "b", "b~"), "b~")]
         others.append((other, "") if other is not None else (other_build(one.source, one.folder / "c", "cc~"), "cc~"))

@@ -236,8 +236,7 @@ FAULTY = (
     Edit("code that fails on every request", code("rerank", _FAILING), "compare"),
     Edit("code that ends its process", code("rerank", _DYING), "compare"),
     Edit("slow code", code("fusion", _SLOW), "compare"),
-    Edit("share too small for any theme", parameter("retrieval", "theme_share", "0.001"), "compare"),
-    Edit("floor that empties pages", parameter("fusion", "search_relevance_floor", "1.0"), "compare"),
+    Edit("share too small for any theme", parameter("retrieval", "theme_share", "0.001"), "lint"),
 )
 """Faulty edits of every kind, each stopped before it is live."""
 

@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# Tests start programs while gRPC's threads are at work, and its handling of a fork may end the new process at once.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+
 SMALL_BUILD: dict[str, dict[str, Any]] = {
     "merchandising": {"pages": 700, "keyword_choices": 500, "fit_themes": 150},
     "teacher": {"max_pairs": 900, "layers": 2, "train_seconds": 10},

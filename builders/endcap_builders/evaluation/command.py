@@ -126,9 +126,8 @@ def _points(grid: Grid, protocol: Protocol, systems: dict[str, Runs]) -> dict[st
 
     def add(name: str, point: Point) -> None:
         scores = grid.scores(point, protocol.judged.pairs)
-        # The whole corpus is ranked for one seed: its candidates are many, and what it shows is not the main claim.
-        first = point.seed == settings.seeds[0] and len(protocol.candidates) > 0
-        candidates = grid.scores(point, protocol.candidates) if first else None
+        ranked = point.seed in settings.seeds[: settings.corpus_seeds] and len(protocol.candidates) > 0
+        candidates = grid.scores(point, protocol.candidates) if ranked else None
         points.setdefault(name, {})[point.seed] = point
         runs = dict(systems.get(name, {}))
         runs[point.seed] = protocol.of_scores(scores, candidates)

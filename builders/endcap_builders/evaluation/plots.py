@@ -30,9 +30,10 @@ def plot_curve(report: Mapping[str, Any], path: Path) -> Path:
     """Quality by amount of augmented data, with the teacher's line."""
     systems, multiples = report["systems"], sorted(report["settings"]["evaluate"]["multiples"])
     labelled = report["settings"]["evaluate"]["labelled_pairs"]
+    names = [name for name in ("ndcg", "accuracy", "corpus_ndcg") if name in systems["teacher"]["figures"]]
     with pyplot.rc_context(_STYLE):
-        figure, panels = pyplot.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-        for axes, name in zip(panels, ("ndcg", "accuracy"), strict=True):
+        figure, panels = pyplot.subplots(1, len(names), figsize=(5 * len(names), 3.8), layout="constrained")
+        for axes, name in zip(panels, names, strict=True):
             rows = [systems[f"student x{multiple}"]["figures"][name] for multiple in multiples]
             places = range(len(multiples))
             values = [row["value"] for row in rows]
