@@ -15,7 +15,10 @@ from endcap_builders.catalogue.demo import generate_demo
 from endcap_builders.pipeline import BuildError, Pipeline
 from endcap_builders.steps import all_steps
 
-QUICK: dict[str, dict[str, Any]] = {"teacher": {"max_pairs": 4000, "epochs": 1.0}, "cross_encoder": {"max_pairs": 4000}}
+QUICK: dict[str, dict[str, Any]] = {
+    "teacher": {"max_pairs": 3000, "epochs": 1.0},
+    "cross_encoder": {"max_pairs": 3000, "mined_queries": 100},
+}
 """Settings that keep the demo within a few minutes on two cores; the demo shop's queries are easy to learn."""
 
 _RULES = '{"boost": {"brand:%s": 1.5}, "max_per_brand": 3, "campaign": "autumn comfort"}'
