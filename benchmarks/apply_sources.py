@@ -185,6 +185,7 @@ FAULTY = (
         "lint",
     ),
     Edit("absurd weight", parameter("fusion", "search_popularity", "100"), "compare"),
+    Edit("absurd weight of retrieval's order", parameter("fusion", "search_retrieval", "100"), "compare"),
     Edit("weight out of range", parameter("fusion", "margin", "1e6"), "lint"),
     Edit("unknown parameter", parameter("retrieval", "candidats", "10"), "lint"),
     Edit("number that is none", parameter("retrieval", "interests", "four"), "lint"),

@@ -271,7 +271,7 @@ class StageMetrics:
         self.counts.add(STAGE_REQUESTS, (self.stage, "answered"))
         part = status
         if self.stage == "fusion":
-            self._page("search" if PageRequest.read(inputs["PAGE"]).is_search else "storefront", status)
+            self._page("storefront" if "theme" in status["stages"] else "search", status)
             part = status["stages"]["fusion"]
         self._part(part)
         self.counts.observe(STAGE_BUDGET, (self.stage,), self._budget_ms(inputs, part) / 1e3)

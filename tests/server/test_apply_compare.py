@@ -100,9 +100,9 @@ def test_the_ensemble_that_callers_do_not_ask_is_tried_too() -> None:
         return [Sample(ensemble, {"PRODUCTS": [number]}) for number in range(1, count + 1)]
 
     made = [each for pair in zip(of("search", 40), of("storefront", 40), strict=True) for each in pair]
-    assert choose(of("search", 8), made, 8, 6) == (of("search", 6) + of("storefront", 2), 6)
-    assert choose(of("search", 2), made, 8, 6) == (of("search", 2) + made[:6], 2)
-    assert choose([], made, 8, 6) == (made[:8], 0)
+    assert choose(of("search", 8), made, 8) == (of("search", 6) + of("storefront", 2), 6)
+    assert choose(of("search", 2), made, 8) == (of("search", 2) + made[:6], 2)
+    assert choose([], made, 8) == (made[:8], 0)
 
 
 def test_limits_from_a_file_and_settings(tmp_path: Path) -> None:

@@ -100,15 +100,15 @@ def made_samples(build: Path) -> Iterator[Sample]:
 
 def samples(build: Path, run_folder: Path, table: str, count: int) -> tuple[list[Sample], int]:
     """`count` requests to compare pages with, and how many of them were recorded."""
-    most = count - count // 4
-    return choose(recorded_samples(run_folder, table, count), made_samples(build), count, most)
+    return choose(recorded_samples(run_folder, table, count), made_samples(build), count)
 
 
-def choose(recorded: Sequence[Sample], made: Iterable[Sample], count: int, most: int) -> tuple[list[Sample], int]:
-    """Recorded requests, but at most `most` of an ensemble, and made ones up to `count`; and how many were recorded.
+def choose(recorded: Sequence[Sample], made: Iterable[Sample], count: int) -> tuple[list[Sample], int]:
+    """`count` requests, recorded ones as far as there are, and how many these are.
 
-    Where callers ask hardly anything but one ensemble, the other is made up for: both are going live.
+    At most three quarters are recorded ones of one ensemble: both are going live, whichever callers ask.
     """
+    most = count - count // 4
     kept = [each for name in ENSEMBLES for each in islice((one for one in recorded if one.ensemble == name), most)]
     ample = {name for name, number in Counter(each.ensemble for each in kept).items() if number >= most}
     return [*kept, *islice((each for each in made if each.ensemble not in ample), count - len(kept))], len(kept)

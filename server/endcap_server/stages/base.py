@@ -211,7 +211,7 @@ class Stage(ABC):
     async def run(self, inputs: Tensors) -> Tensors:
         """Answer one request with all outputs; see :meth:`answer`."""
         found = await self.answer(inputs)
-        return found.tensors | {self.status_tensor: status_tensor(found.status())}
+        return found.tensors | {self.status_tensor: json_tensor(found.status())}
 
 
 def bytes_tensor(texts: Iterable[str] | np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
@@ -231,13 +231,8 @@ def texts_of(tensor: np.ndarray) -> list[str]:
 
 
 def json_tensor(value: Any) -> np.ndarray:
-    """One JSON document as BYTES [1], compact and with sorted keys, so that equal values give equal bytes."""
-    return bytes_tensor([json_text(value)])
-
-
-def status_tensor(document: Mapping[str, Any]) -> np.ndarray:
-    """A status as BYTES [1], in its own order."""
-    return bytes_tensor([json.dumps(document, ensure_ascii=False, separators=(",", ":"))])
+    """One JSON document as BYTES [1], compact, its keys in their order."""
+    return bytes_tensor([json.dumps(value, ensure_ascii=False, separators=(",", ":"))])
 
 
 def json_of(tensor: np.ndarray) -> Any:

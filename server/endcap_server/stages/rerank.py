@@ -23,6 +23,7 @@ from endcap_server.stages.base import (
     texts_of,
 )
 from endcap_server.stages.handed_on import PageRequest
+from endcap_server.stages.page import MEASURED
 from endcap_server.store import ItemStore
 
 
@@ -92,7 +93,9 @@ class Rerank(Stage):
                 self._score(texts, rows, deadline_ns, status), self._similarity(texts, rows, deadline_ns, status)
             )
         status.extra["pairs"] = int((rows >= 0).sum())
-        return Answer({"ROW": rows, "MEASURED": np.stack([margin, relevance, similarity], axis=-1)}, status.document)
+        figures = {"margin": margin, "relevance": relevance, "similarity": similarity}
+        measured = np.stack([figures[name] for name in MEASURED], axis=-1)
+        return Answer({"ROW": rows, "MEASURED": measured}, status.document)
 
     def _search_rows(self, keyword_rows: np.ndarray, candidates: np.ndarray, rules: CompiledRules) -> list[int]:
         """Products of a search: retrieval's candidates, every few of them one of the known keywords' products."""

@@ -10,7 +10,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from endcap_server.metrics import StageMetrics
-from endcap_server.stages.base import InvalidRequest, Overloaded, Stage, Tensors, arrived_ns, status_tensor
+from endcap_server.stages.base import InvalidRequest, Overloaded, Stage, Tensors, arrived_ns, json_tensor
 from endcap_server.triton.bls import BLS_THREADS, BlsEngines
 from endcap_server.triton.metrics import MetricsReporter
 from endcap_server.triton.process import end_when_continued
@@ -80,7 +80,7 @@ class StageModel:
             found = await self._stage.answer(inputs)
             tensors = output_tensors(found.tensors, requested)
             status = found.status()
-            tensors += output_tensors({self._stage.status_tensor: status_tensor(status)}, requested)
+            tensors += output_tensors({self._stage.status_tensor: json_tensor(status)}, requested)
             answer(sender, tensors)
         except InvalidRequest as error:
             refuse(sender, str(error), pb_utils.TritonError.INVALID_ARG)
