@@ -2,17 +2,17 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import openvino as ov
 import pytest
 import tiny_encoders
 import torch
 from endcap_builders.export.onnx import Precision, export_cross_encoder_onnx, export_sentence_encoder_onnx
+from endcap_server.engines import openvino_cpu
 from transformers import BertForSequenceClassification
 
 
 def run(path: Path, feed: dict[str, np.ndarray]) -> np.ndarray:
     """Compute an ONNX file on the CPU; OpenVINO reads it, since TensorRT needs a GPU."""
-    compiled = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = openvino_cpu.core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return np.array(compiled(feed)[0])
 
 

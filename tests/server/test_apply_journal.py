@@ -49,6 +49,20 @@ def test_interrupted_after_a_step(journal: Journal, steps: tuple[str, ...], live
     assert standing.runs[2].outcome == ""
 
 
+@pytest.mark.parametrize(
+    ("steps", "answering"),
+    [((), {1}), (ALL[:2], {1}), (ALL[:3], {1, 2}), (ALL[:4], {1, 2}), (ALL, {2}), ((*ALL[:4], "back"), {1})],
+)
+def test_whom_requests_reach(journal: Journal, steps: tuple[str, ...], answering: set[int]) -> None:
+    assert rollout(journal, 2, *steps).answering == answering
+
+
+def test_whom_requests_reach_on_trial(journal: Journal) -> None:
+    assert rollout(journal, 2, *ALL[:2], outcome="staged").answering == {1, 2}
+    journal.write("ended", 2, outcome="dropped")
+    assert journal.standing().answering == {1}
+
+
 def test_a_server_that_starts_again_ends_what_ran(journal: Journal) -> None:
     rollout(journal, 2, *ALL[:2])
     journal.write("served", 1)

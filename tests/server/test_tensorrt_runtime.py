@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 import pytest
 import tiny_encoders
 import torch
 from endcap_builders.export.onnx import export_cross_encoder_onnx
 from endcap_builders.export.tensorrt import shape_ranges
+from endcap_server.engines import openvino_cpu
 from endcap_server.engines.cross_encoder import CrossEncoder
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions, open_encoder
 from endcap_server.engines.tensorrt_runtime import TensorRtRuntime
@@ -28,7 +28,7 @@ class OnnxDevice:
     outputs = 1
 
     def __init__(self, path: Path, longest: int, token_budget: int = 1024) -> None:
-        self._compiled = ov.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        self._compiled = openvino_cpu.core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         self._ranges = shape_ranges(longest, token_budget)
         self.names = tuple(port.any_name for port in self._compiled.inputs)
         self.shapes: list[tuple[int, int]] = []

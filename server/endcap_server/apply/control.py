@@ -1,14 +1,12 @@
 """The server's control and statistics over HTTP: loading, unloading, what is ready, what was answered."""
 
 import json
-import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
 _TIMEOUT_S = 600.0
-_UNLOAD_TIMEOUT_S = 60.0
 _READY_TIMEOUT_S = 5.0
 
 
@@ -64,16 +62,14 @@ class Control:
         self._ask(f"repository/models/{model}/load", b"{}")
 
     def unload(self, *models: str) -> None:
-        """Unload models and wait until their memory is free; those that are not loaded are passed over."""
-        loaded = set(self.states())
-        for model in models:
-            if model in loaded:
-                self._ask(f"repository/models/{model}/unload", b"{}")
-        deadline = time.monotonic() + _UNLOAD_TIMEOUT_S
-        while left := [model for model in models if self.states().get(model, "UNAVAILABLE") != "UNAVAILABLE"]:
-            if time.monotonic() > deadline:
-                raise ControlError(f"{', '.join(left)}: not unloaded within {_UNLOAD_TIMEOUT_S:.0f} s")
-            time.sleep(0.05)
+        """Have models unloaded, which takes a while (`loaded`); those that are not loaded are passed over."""
+        for model in self.loaded(*models):
+            self._ask(f"repository/models/{model}/unload", b"{}")
+
+    def loaded(self, *models: str) -> list[str]:
+        """Those of some models whose memory is not free."""
+        states = self.states()
+        return [model for model in models if states.get(model, "UNAVAILABLE") != "UNAVAILABLE"]
 
     def restart(self, model: str) -> None:
         """Unload and load a model whose process has died; raises ControlError with the reason."""

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,14 @@ class StateFolder:
             kept = ", ".join(map(str, self.kept())) or "none"
             raise ApplyError(f"generation {number}: its files are gone; those that are kept: {kept}") from None
         return Generation(**{**values, "public": tuple(values["public"])})
+
+    def answering(self) -> set[str]:
+        """Names in the server of the models of the generations that requests reach."""
+        found: set[str] = set()
+        for number in self.journal.standing().answering:
+            with suppress(ApplyError):
+                found.update(self.read(number).models.values())
+        return found
 
     def write(self, generation: Generation) -> None:
         """Keep a generation beside its files."""

@@ -66,6 +66,15 @@ class Standing:
             run = self.runs.get(run.to)
         return run.previous if run is not None else 0
 
+    @property
+    def answering(self) -> set[int]:
+        """Generations that requests reach: the live one, one on trial, and both sides of a switch under way."""
+        found = {self.live, self.staged}
+        run = self.runs.get(self.open)
+        if run is not None and run.steps and run.steps[-1] in ("switch", "watch"):
+            found |= {run.generation, run.previous}
+        return found - {0}
+
 
 class Journal:
     """The file of the history.

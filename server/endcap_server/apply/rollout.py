@@ -80,7 +80,7 @@ class Rollout:
         self.state: StateFolder = server.state_folder
         self.journal = self.state.journal
         self.control = server.control
-        self.switch = Switch(self.state, self.control, Path(server.run_folder))
+        self.switch = Switch(self.state, self.control, Path(server.run_folder), server.process)
         self._run_folder = Path(server.run_folder)
 
     def apply(self, source: Path | None, *, kind: str = "apply", to: int = 0) -> int | None:
@@ -165,8 +165,8 @@ class Rollout:
     def finish(self, generation: Generation, former: Generation) -> None:
         """Let the former generation go: the last step of a rollout that went well."""
         self.journal.step(generation.number, "unload")
-        self.control.unload(*(generation.staging(each) for each in generation.public))
-        self.switch.let_go(former, generation, was_live=True)
+        self.switch.drop_staging(generation, self.report)
+        self.switch.let_go(former, generation, self.report, was_live=True)
         self.journal.write("ended", generation.number, outcome="live")
         self.state.prune(generation)
 
@@ -294,7 +294,8 @@ class Rollout:
             self.report(f"switched back: generation {live.number} is live")
         if self.state.has(number):
             generation = self.state.read(number)
-            self.switch.let_go(generation, live, was_live="switch" in run.steps or run.outcome == "staged")
+            asked = "switch" in run.steps or run.outcome == "staged"
+            self.switch.let_go(generation, live, self.report, was_live=asked)
         shutil.rmtree(self.state.snapshot(number), ignore_errors=True)
         self.journal.write("ended", number, outcome=outcome, reason=reason)
         self.state.prune(live)

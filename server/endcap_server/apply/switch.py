@@ -12,6 +12,7 @@ from endcap_server.apply.limits import Limits
 from endcap_server.apply.render import render_ensemble, render_models, table_of
 from endcap_server.apply.replay import Answer, Asker, Sample
 from endcap_server.in_flight import InFlight
+from endcap_server.launch.watchdog import model_processes
 from endcap_server.lint.declared import base_name
 from endcap_server.recorder import FOLDER as RECORDED
 from endcap_server.stages.retrieval import RetrievalParameters
@@ -20,6 +21,9 @@ _PROBE_PAUSE_S = 0.5
 _SETTLE_S = 1.0
 """A request that came before the switch has reached retrieval by then."""
 _LONGEST_DRAIN_S = 60.0
+_LONGEST_UNLOAD_S = 60.0
+_DEAD_UNLOAD_S = 5.0
+"""Of a model without a process; one of another process is gone in a tenth of a second."""
 _FEW_FAILURES = 5
 _ENOUGH_ANSWERS = 20
 
@@ -31,10 +35,11 @@ class Switch:
         state: What it serves.
         control: Its model control.
         run_folder: Its private folder.
+        process: Its process id.
     """
 
-    def __init__(self, state: StateFolder, control: Control, run_folder: Path) -> None:
-        self._state, self._control, self._run_folder = state, control, run_folder
+    def __init__(self, state: StateFolder, control: Control, run_folder: Path, process: int) -> None:
+        self._state, self._control, self._run_folder, self._process = state, control, run_folder, process
 
     def load(self, generation: Generation, report: Callable[[str], None]) -> None:
         """Load a generation's own models, and its ensembles under their staging names.
@@ -63,22 +68,52 @@ class Switch:
             render_ensemble(self._state, view, generation, ensemble, ensemble)
             self._load(ensemble)
 
-    def let_go(self, generation: Generation, kept: Generation, *, was_live: bool) -> None:
-        """Unload what a generation does not share with the one that is kept, once nothing of it is under way."""
+    def let_go(
+        self, generation: Generation, kept: Generation, report: Callable[[str], None], *, was_live: bool
+    ) -> None:
+        """Unload what a generation does not share with the one that is kept, once nothing of it is under way.
+
+        Raises:
+            ApplyError: something stays loaded.
+        """
         if was_live:
             self._drain(generation)
-        staging = [generation.staging(ensemble) for ensemble in generation.public]
         keep = set(kept.models.values())
         own = [name for model, name in generation.models.items() if model not in generation.public and name not in keep]
-        try:
-            # Callers first: ensembles, then what they run in the order of a request, engines last.
-            self._control.unload(*staging)
-            self._control.unload(*reversed(own))
-        except ControlError as error:
-            raise ApplyError(f"{error}; it stays loaded until the next apply or rollback") from None
+        # Callers first: ensembles, then what they run in the order of a request, engines last.
+        self.drop_staging(generation, report)
+        self._unload([*reversed(own)], report)
         if (table := table_of(generation)) != table_of(kept):
             (self._run_folder / f"{table}.i64").unlink(missing_ok=True)
             shutil.rmtree(self._run_folder / RECORDED / table, ignore_errors=True)
+
+    def drop_staging(self, generation: Generation, report: Callable[[str], None]) -> None:
+        """Unload a generation's ensembles under their staging names.
+
+        Raises:
+            ApplyError: one stays loaded.
+        """
+        self._unload([generation.staging(ensemble) for ensemble in generation.public], report)
+
+    def _unload(self, names: Sequence[str], report: Callable[[str], None]) -> None:
+        """Unload models and wait until they are gone.
+
+        Triton 24.10 never gets done with some whose process died. No request reaches these, and no generation takes
+        their names again: they are left to it, which loses what the server itself kept of them, some MB.
+        """
+        self._control.unload(*names)
+        began = time.monotonic()
+        while left := self._control.loaded(*names):
+            waited = time.monotonic() - began
+            if waited > _DEAD_UNLOAD_S and not {*left} & {*model_processes(self._process).values()}:
+                report(f"  note: Triton does not finish unloading {', '.join(left)}, whose process has died")
+                return
+            if waited > _LONGEST_UNLOAD_S:
+                raise ApplyError(
+                    f"{', '.join(left)}: not unloaded within {_LONGEST_UNLOAD_S:.0f} s; it stays loaded until the next "
+                    "apply or rollback"
+                )
+            time.sleep(0.05)
 
     def _drain(self, generation: Generation) -> None:
         """Wait until no request that a generation began is under way.

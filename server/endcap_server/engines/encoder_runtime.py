@@ -52,9 +52,7 @@ class RuntimeOptions:
         streams = self.streams or min(threads, MAX_STREAMS)
         precision = self.precision
         if precision == "auto":
-            import openvino as ov
-
-            capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            capabilities = openvino_cpu.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
             precision = "bf16" if "BF16" in capabilities else "f32"
         return replace(self, threads=threads, streams=min(streams, threads), precision=precision)
 
@@ -113,7 +111,7 @@ class EncoderRuntime:
         import openvino as ov  # not in the GPU container
 
         self.options = options.resolved()
-        self._compiled = ov.Core().compile_model(
+        self._compiled = openvino_cpu.core().compile_model(
             model,
             "CPU",
             {

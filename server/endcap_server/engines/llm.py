@@ -92,7 +92,8 @@ class Llm(LlmEngine):
         }
 
         def make_pipeline() -> Any:
-            return openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
+            with openvino_cpu.signal_stack_kept():
+                return openvino_genai.ContinuousBatchingPipeline(str(folder), scheduler, "CPU", properties)
 
         try:
             self._pipeline = make_pipeline()

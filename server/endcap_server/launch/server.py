@@ -147,7 +147,7 @@ class Server:
             control = Control(self.http_address, self.control_headers, CONTROL_TIMEOUT_S)
             # Of a process that dies while it answers, Triton may cache an answer that lacks its tensors.
             distrust = Generations(self._run_folder).bump_all
-            self._watchdog = Watchdog(self.process.pid, control, self._report, distrust)
+            self._watchdog = Watchdog(self.process.pid, control, self.state.answering, self._report, distrust)
             self._watchdog.start()
 
     def stop(self, grace_s: float = 20.0) -> None:

@@ -2,7 +2,8 @@
 
 A model's process ("stub") is a child of the server, and its command line names the model's folder. One that is gone
 while the server still calls its model ready has died; loading such a model once more does nothing, it has to be
-unloaded first. (Often the whole server ends with a model's process: that is `supervisor`'s to mend.)
+unloaded first. A generation that a rollout loads or lets go is the rollout's own affair: what died there is about to
+be unloaded, and stays so. (Often the whole server ends with a model's process: that is `supervisor`'s to mend.)
 """
 
 import os
@@ -47,6 +48,7 @@ class Watchdog:
     Args:
         group: The server's process id, which is also its group's.
         control: Its model-control API.
+        answering: Names of the models that requests reach; others are not restarted.
         report: Told, in one line, what happened.
         revived: Called when a model has been loaded again.
     """
@@ -55,10 +57,12 @@ class Watchdog:
         self,
         group: int,
         control: Control,
+        answering: Callable[[], set[str]],
         report: Callable[[str], None],
         revived: Callable[[], None] = lambda: None,
     ) -> None:
-        self._group, self._control, self._report, self._revived = group, control, report, revived
+        self._group, self._control, self._answering = group, control, answering
+        self._report, self._revived = report, revived
         self._known: dict[str, int] = {}
         self._pauses: dict[str, tuple[float, float]] = {}  # model -> (not before, next pause), seconds
         self._stopped = threading.Event()
@@ -88,7 +92,7 @@ class Watchdog:
                 if model not in self._pauses:
                     self._known.pop(model)  # unloaded by an operator, who may load it again
                     return
-            elif model in model_processes(self._group).values():
+            elif model in model_processes(self._group).values() or model not in self._answering():
                 return
         except (ControlError, ValueError):
             return  # the server itself is going down
