@@ -70,7 +70,7 @@ LATE, UNKNOWN = EngineTimeout("theme_llm"), "Failed for execute the inference re
         (str(EngineTimeout("nearest", "no time left to ask")), {("nearest", "no_time")}),
         ("theme_llm: the budget leaves it no time", {("theme_llm", "no_time")}),
         ("theme_llm: no theme was complete in time", {("theme_llm", "late")}),
-        (str(EngineTimeout("nearest", "it hangs: 32 earlier requests are unanswered")), {("nearest", "hangs")}),
+        (str(EngineTimeout("nearest", "it hangs: 16 earlier requests are unanswered")), {("nearest", "hangs")}),
         (f"{EngineError('nearest', UNKNOWN)}; products are in retrieval's order", {("nearest", "unavailable")}),
         (f"{EngineError('cross_encoder', 'RuntimeError: out of memory')}", {("cross_encoder", "failed")}),
         (f"near-duplicates by words only ({EngineTimeout('nearest')})", {("nearest", "late")}),

@@ -11,7 +11,7 @@ import triton_python_backend_utils as pb_utils
 
 from endcap_server.stages.base import EngineError, EngineTimeout, Tensors
 
-BLS_THREADS = 128
+BLS_THREADS = 64
 """Engine calls under way at once: `async_exec` parks one thread of the loop's executor for each, and one of the
 server's (the Python backend's thread-pool-size), which the stage's answers need too."""
 _MOST_UNANSWERED = BLS_THREADS // 4
