@@ -52,3 +52,12 @@ def test_one_that_lives_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(switch, "model_processes", lambda group: {7: "fusion__g2"})
     with pytest.raises(ApplyError, match="fusion__g2: not unloaded within 0 s; it stays loaded until the next"):
         let_go(Stuck("fusion__g2"), tmp_path)
+
+
+def test_an_ensemble_with_a_request_in_it_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switch, "_DEAD_UNLOAD_S", 0.05)
+    monkeypatch.setattr(switch, "_LONGEST_UNLOAD_S", 0.2)
+    control = Stuck("search__g2")
+    with pytest.raises(ApplyError, match="search__g2: not unloaded"):
+        let_go(control, tmp_path)
+    assert control.asked == ["search__g2"], "its models stay with it"

@@ -165,7 +165,7 @@ class Rollout:
     def finish(self, generation: Generation, former: Generation) -> None:
         """Let the former generation go: the last step of a rollout that went well."""
         self.journal.step(generation.number, "unload")
-        self.switch.drop_staging(generation, self.report)
+        self.switch.drop_staging(generation)
         self.switch.let_go(former, generation, self.report, was_live=True)
         self.journal.write("ended", generation.number, outcome="live")
         self.state.prune(generation)

@@ -81,31 +81,35 @@ class Switch:
         keep = set(kept.models.values())
         own = [name for model, name in generation.models.items() if model not in generation.public and name not in keep]
         # Callers first: ensembles, then what they run in the order of a request, engines last.
-        self.drop_staging(generation, report)
+        self.drop_staging(generation)
         self._unload([*reversed(own)], report)
         if (table := table_of(generation)) != table_of(kept):
             (self._run_folder / f"{table}.i64").unlink(missing_ok=True)
             shutil.rmtree(self._run_folder / RECORDED / table, ignore_errors=True)
 
-    def drop_staging(self, generation: Generation, report: Callable[[str], None]) -> None:
+    def drop_staging(self, generation: Generation) -> None:
         """Unload a generation's ensembles under their staging names.
 
         Raises:
             ApplyError: one stays loaded.
         """
-        self._unload([generation.staging(ensemble) for ensemble in generation.public], report)
+        self._unload([generation.staging(ensemble) for ensemble in generation.public])
 
-    def _unload(self, names: Sequence[str], report: Callable[[str], None]) -> None:
+    def _unload(self, names: Sequence[str], report: Callable[[str], None] | None = None) -> None:
         """Unload models and wait until they are gone.
 
         Triton 24.10 never gets done with some whose process died. No request reaches these, and no generation takes
         their names again: they are left to it, which loses what the server itself kept of them, some MB.
+
+        Args:
+            names: The models.
+            report: Told which were left; None for ensembles: these have no process, and stay while a request is in one.
         """
         self._control.unload(*names)
         began = time.monotonic()
         while left := self._control.loaded(*names):
             waited = time.monotonic() - began
-            if waited > _DEAD_UNLOAD_S and not {*left} & {*model_processes(self._process).values()}:
+            if report and waited > _DEAD_UNLOAD_S and not {*left} & {*model_processes(self._process).values()}:
                 report(f"  note: Triton does not finish unloading {', '.join(left)}, whose process has died")
                 return
             if waited > _LONGEST_UNLOAD_S:
