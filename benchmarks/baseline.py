@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from endcap_server.stages.base import Tensors, bytes_tensor, texts_of
+from endcap_server.stages.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.store import ItemStore
 
 from benchmarks.inprocess import Answer, InProcessShop

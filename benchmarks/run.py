@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from endcap_client import Client
-from endcap_server.stages.report import read_versions
+from endcap_server.stages.status import read_versions
 from rich.console import Console
 
 from benchmarks import machine

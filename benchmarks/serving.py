@@ -96,7 +96,7 @@ def wait_ready(address: str, timeout_s: float = 30.0) -> None:
 
 def _serves(address: str, build: Path) -> bool:
     """Whether a server there serves this very build."""
-    from endcap_server.stages.report import read_versions
+    from endcap_server.stages.status import read_versions
 
     try:
         with Client(address, timeout_s=5) as client:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from endcap_server.rules import Rules, RulesError, read_rules
-from endcap_server.stages.base import InvalidRequest, Tensors
+from endcap_server.stages.base import InvalidRequest
+from endcap_server.stages.tensors import Tensors
 
 MAX_HISTORY = 10_000
 MAX_ID_BYTES = 256

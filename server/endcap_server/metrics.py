@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from endcap_server.deadline import left_ms
-from endcap_server.stages.base import Tensors
-from endcap_server.stages.handed_on import KeywordsRequest, PageRequest, ThemeRequest
+from endcap_server.stages.handed_on import PageRequest, ThemeRequest, Themes
+from endcap_server.stages.tensors import Tensors
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _IN_FLIGHT = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -304,7 +304,7 @@ class StageMetrics:
         if self.stage == "theme":
             return float(ThemeRequest.read(inputs["THEME_REQUEST"]).budget_ms)
         if self.stage == "keywords":
-            return float(KeywordsRequest.read(inputs["KEYWORDS_REQUEST"]).budget_ms)
+            return float(Themes.read(inputs["THEMES"]).keywords_ms)
         return max(0.0, left_ms(PageRequest.read(inputs["PAGE"]).deadline_ns) + float(part["ms"]))
 
 

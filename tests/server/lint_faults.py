@@ -68,8 +68,8 @@ def _truncate(name: str, lines: int) -> Callable[[Path], object]:
 
 
 _CACHE = 'backend: "python"\nresponse_cache { enable: true }'
+_THEME_REQUEST = '  { name: "THEME_REQUEST" data_type: TYPE_UINT8 dims: [ -1 ] }\n'
 _CYCLE_STEP = 'input_map { key: "CANDIDATE_ROW" value: "candidate_row" }\n      input_map { key: "PAGE"'
-_PAGE_OF_RERANK = 'input_map { key: "PAGE" value: "page" }\n      output_map'
 _TOY = 'backend: "python"\nmax_batch_size: 0\ninput [ { name: "A" data_type: TYPE_FP32 dims: [ 1 ] } ]\n'
 _TOY_END = 'output [ { name: "B" data_type: TYPE_FP32 dims: [ 1 ] } ]\n'
 
@@ -128,7 +128,11 @@ SETTINGS = (
     fault("no type", (RERANK, "data_type: TYPE_FP32 dims: [ -1, -1", "dims: [ -1, -1"), ("E205", RERANK, "MEASURED")),
     fault(
         "tensor twice",
-        (THEME, "[ 1 ] }\n]", '[ 1 ] },\n  { name: "THEME_REQUEST" data_type: TYPE_STRING dims: [ 1 ] }\n]'),
+        (
+            THEME,
+            "[ -1 ] }\n]\noutput",
+            '[ -1 ] },\n  { name: "THEME_REQUEST" data_type: TYPE_UINT8 dims: [ -1 ] }\n]\noutput',
+        ),
         ("E205", THEME, 7),
     ),
     fault(
@@ -268,22 +272,24 @@ WIRING = (
         "tensor over an input",
         (
             SEARCH,
-            'output_map { key: "QUERY_THEME" value: "query_theme" }',
-            'output_map { key: "QUERY_THEME" value: "QUERY" }',
+            'output_map { key: "CANDIDATE_ROW" value: "candidate_row" }',
+            'output_map { key: "CANDIDATE_ROW" value: "PRODUCTS" }',
         ),
-        (SEARCH, 'input_map { key: "THEME" value: "query_theme" }', 'input_map { key: "THEME" value: "QUERY" }'),
-        (SEARCH, 'input_map { key: "THEME" value: "query_theme" }', 'input_map { key: "THEME" value: "QUERY" }'),
-        ("E308", SEARCH, 'output_map { key: "QUERY_THEME" value: "QUERY" }'),
-        ("E312", SEARCH, 'input_map { key: "QUERY" value: "QUERY" }'),
-        ("E317", SEARCH, 37),
-        ("E317", SEARCH, 49),
+        (
+            SEARCH,
+            'input_map { key: "CANDIDATE_ROW" value: "candidate_row" }',
+            'input_map { key: "CANDIDATE_ROW" value: "PRODUCTS" }',
+        ),
+        ("E308", SEARCH, 'output_map { key: "CANDIDATE_ROW" value: "PRODUCTS" }'),
+        ("E312", SEARCH, 'input_map { key: "PRODUCTS" value: "PRODUCTS" }'),
+        ("E317", SEARCH, 'input_map { key: "CANDIDATE_ROW" value: "PRODUCTS" }'),
     ),
     fault(
         "unused tensor",
         (
             SEARCH,
-            '      output_map { key: "QUERY_THEME"',
-            '      output_map { key: "THEME_REQUEST" value: "theme_request" }\n      output_map { key: "QUERY_THEME"',
+            '      output_map { key: "QUERY_THEMES"',
+            '      output_map { key: "THEME_REQUEST" value: "theme_request" }\n      output_map { key: "QUERY_THEMES"',
         ),
         ("E309", SEARCH, '"theme_request"'),
     ),
@@ -340,22 +346,37 @@ WIRING = (
     ),
     fault(
         "any size into a fixed one",
-        (
-            STOREFRONT,
-            _PAGE_OF_RERANK,
-            _PAGE_OF_RERANK.replace('"page"', '"theme"'),
+        ("W315", "toy_page/config.pbtxt", 'key: "INDEX"'),
+        act=_write(
+            "toy_page/config.pbtxt",
+            """platform: "ensemble"
+input [
+  { name: "TEXT" data_type: TYPE_STRING dims: [ -1 ] },
+  { name: "K" data_type: TYPE_INT32 dims: [ 1 ] }
+]
+output [ { name: "ROW" data_type: TYPE_INT32 dims: [ -1, -1 ] } ]
+ensemble_scheduling {
+  step {
+    model_name: "nearest"
+    model_version: -1
+    input_map { key: "TEXT" value: "TEXT" }
+    input_map { key: "INDEX" value: "TEXT" }
+    input_map { key: "K" value: "K" }
+    output_map { key: "ROW" value: "ROW" }
+  }
+}
+""",
         ),
-        ("W315", STOREFRONT, 'key: "PAGE" value: "theme"'),
     ),
     fault(
         "required by a step",
         (
             STOREFRONT,
-            'input_map { key: "THEME_REQUEST" value: "theme_request"',
-            'input_map { key: "THEME_REQUEST" value: "RULES"',
+            'input_map { key: "CANDIDATE_ROW" value: "candidate_row"',
+            'input_map { key: "CANDIDATE_ROW" value: "PLACEMENTS"',
         ),
-        ("E317", STOREFRONT, 'key: "THEME_REQUEST" value: "RULES"'),
-        ("E309", STOREFRONT, 'output_map { key: "THEME_REQUEST"'),
+        ("E317", STOREFRONT, 'key: "CANDIDATE_ROW" value: "PLACEMENTS"'),
+        ("E309", STOREFRONT, 'output_map { key: "CANDIDATE_ROW"'),
     ),
     fault("absent version", (SEARCH, "model_version: -1", "model_version: 7"), ("E318", SEARCH, "model_version: 7")),
     fault(
@@ -400,18 +421,14 @@ CACHES = (
             "toy_page/config.pbtxt",
             """platform: "ensemble"
 input [
-  { name: "THEME" data_type: TYPE_STRING dims: [ -1 ] },
-  { name: "CONCEPT" data_type: TYPE_STRING dims: [ -1, -1 ] },
-  { name: "KEYWORDS_REQUEST" data_type: TYPE_STRING dims: [ 1 ] }
+  { name: "THEMES" data_type: TYPE_UINT8 dims: [ -1 ] }
 ]
 output [ { name: "KEYWORD_ROW" data_type: TYPE_INT32 dims: [ -1, -1 ] } ]
 ensemble_scheduling {
   step {
     model_name: "keywords"
     model_version: -1
-    input_map { key: "THEME" value: "THEME" }
-    input_map { key: "CONCEPT" value: "CONCEPT" }
-    input_map { key: "KEYWORDS_REQUEST" value: "KEYWORDS_REQUEST" }
+    input_map { key: "THEMES" value: "THEMES" }
     output_map { key: "KEYWORD_ROW" value: "KEYWORD_ROW" }
   }
 }

@@ -8,14 +8,15 @@ import pytest
 from endcap_server.deadline import after_ms
 from endcap_server.ranking import RankerError
 from endcap_server.rules import Rules
-from endcap_server.stages.base import ParameterError, Tensors, bytes_tensor, json_of, json_tensor, texts_of
+from endcap_server.stages.base import ParameterError
 from endcap_server.stages.fusion import Fusion
-from endcap_server.stages.handed_on import PageRequest
+from endcap_server.stages.handed_on import PageRequest, Themes
 from endcap_server.stages.keywords import Keywords
 from endcap_server.stages.page import SIGNALS
-from endcap_server.stages.report import read_versions
 from endcap_server.stages.rerank import Rerank
 from endcap_server.stages.retrieval import Retrieval
+from endcap_server.stages.status import carried, read_versions
+from endcap_server.stages.tensors import Tensors, bytes_tensor, json_of, texts_of
 from endcap_server.stages.theme import Theme
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -58,7 +59,7 @@ def search(shop: Path, query: str, broken: dict[str, str] | None = None, **input
     async def run() -> Tensors:
         engines = TinyEngines(shop, broken)
         tensors = await Retrieval(shop, {}, engines).run({"QUERY": bytes_tensor([query]), **inputs})
-        tensors |= {"THEME": tensors["QUERY_THEME"], "KEYWORD_ROW": tensors["QUERY_KEYWORD_ROW"]}
+        tensors |= {"THEMES": tensors["QUERY_THEMES"], "KEYWORD_ROW": tensors["QUERY_KEYWORD_ROW"]}
         tensors |= await Rerank(shop, {}, engines).run(tensors)
         return tensors | await Fusion(shop, {}, engines).run(tensors)
 
@@ -279,7 +280,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
 
     similarity = np.where(rows < 0, np.nan, rng.uniform(-1, 1, size)).astype(np.float32)
     return {
-        "THEME": bytes_tensor([f"Theme {index}" for index in range(size[0])]),
+        "THEMES": Themes(titles=tuple(f"Theme {index}" for index in range(size[0]))).tensor(),
         "ROW": rows,
         "MEASURED": np.stack([values(), values(), similarity], axis=-1),
         "PAGE": PageRequest(
@@ -288,8 +289,8 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
             deadline_ns=after_ms(1000),
             rules=Rules.model_validate_json(json.dumps(document)),
         ).tensor(),
-        "RETRIEVAL_STATUS": json_tensor({"source": "computed", "ms": 1, "started_ns": 1, "finished_ns": 2}),
-        "RERANK_STATUS": json_tensor({"source": "computed", "ms": 1, "started_ns": 1, "finished_ns": 2}),
+        "RETRIEVAL_STATUS": carried({"source": "computed", "ms": 1, "started_ns": 1, "finished_ns": 2}),
+        "RERANK_STATUS": carried({"source": "computed", "ms": 1, "started_ns": 1, "finished_ns": 2}),
         "document": document,
     }
 

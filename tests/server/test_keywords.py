@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from endcap_server.generations import Generations
-from endcap_server.stages.base import Tensors, bytes_tensor, json_of, texts_of
-from endcap_server.stages.handed_on import KeywordsRequest
+from endcap_server.prompts import ThemeDraft
+from endcap_server.stages.handed_on import Themes
 from endcap_server.stages.keywords import Keywords
+from endcap_server.stages.tensors import Tensors, json_of, texts_of
 from tiny_shop import THEMES, TinyEngines, build_shop
 
 
@@ -28,15 +29,17 @@ def answer(
     count: int = 3,
 ) -> tuple[Tensors, dict, TinyEngines]:
     engines = TinyEngines(shop, broken)
-    themes = [theme.title for theme in THEMES[:count]] + [""]
-    concepts = [[*theme.concepts, "", ""] for theme in THEMES[:count]] + [[""] * 4]
-    request = KeywordsRequest(budget_ms=budget_ms, generation=Generations().current(b"key"))
+    drafts = [*THEMES[:count], ThemeDraft("", ())]
+    themes = Themes(
+        titles=tuple(each.title for each in drafts),
+        concepts=tuple(each.concepts for each in drafts),
+        keywords_ms=budget_ms,
+        generation=Generations().current(b"key"),
+    )
     out = asyncio.run(
         Keywords(shop, parameters or {"candidates": "12"}, engines).run(
             {
-                "THEME": bytes_tensor(themes),
-                "CONCEPT": bytes_tensor([text for row in concepts for text in row], (len(themes), 4)),
-                "KEYWORDS_REQUEST": request.tensor(),
+                "THEMES": themes.tensor(),
             }
         )
     )

@@ -73,7 +73,7 @@ def test_findings_are_sorted_and_say_where_what_why_and_how_to_mend(shop: Path) 
         "(whoever edits the value is misled); write: # the same in a search (>= 0, <= 10) [W508]",
         "models/search/config.pbtxt:47: error: step 3 runs 'fussion', which does not exist "
         "(Triton refuses the ensemble, and takes the running one down); did you mean 'fusion'? [E302]",
-        "models/theme/config.pbtxt:18: error: spare of theme is '99' (the model is refused on loading); "
+        "models/theme/config.pbtxt:17: error: spare of theme is '99' (the model is refused on loading); "
         "expected less than or equal to 4 [E502]",
         "2 errors, 1 warning",
     ]

@@ -9,8 +9,10 @@ import pytest
 from endcap_server import metrics
 from endcap_server.deadline import after_ms
 from endcap_server.metrics import Counts, EngineMetrics, StageMetrics, causes, increments, nothing, overload_reason
-from endcap_server.stages.base import EngineError, EngineTimeout, StatusPart, Tensors
+from endcap_server.stages.base import EngineError, EngineTimeout
 from endcap_server.stages.handed_on import PageRequest, ThemeRequest
+from endcap_server.stages.status import StatusPart
+from endcap_server.stages.tensors import Tensors
 
 STAGES = Path(endcap_server.__file__).parent / "stages"
 
@@ -139,7 +141,7 @@ def test_theme() -> None:
     status.count("policy_mine", 2)
     status.count("of_tomorrow")
     status.fall_back(str(LATE))
-    request = ThemeRequest(shopper="", placements=4, budget_ms=250, generation=(1, 0))
+    request = ThemeRequest(shopper="", placements=4, budget_ms=250, keywords_ms=150, generation=(1, 0))
     stage.answered({"THEME_REQUEST": request.tensor()}, status.document())
     found = taken(stage)
     assert found["endcap_aiqa_total", "theme", "title_word"] == [3]

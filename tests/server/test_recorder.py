@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from endcap_server.recorder import LEAST_PAUSE_S, MOST_HISTORY, Recorder, read_recorded
-from endcap_server.stages.base import bytes_tensor
+from endcap_server.stages.tensors import bytes_tensor
 
 
 @pytest.fixture

@@ -8,18 +8,11 @@ import pytest
 from endcap_server.deadline import tier_ms
 from endcap_server.in_flight import InFlight
 from endcap_server.rules import Exclude
-from endcap_server.stages.base import (
-    InvalidRequest,
-    Overloaded,
-    ParameterError,
-    Tensors,
-    bytes_tensor,
-    json_of,
-    texts_of,
-)
+from endcap_server.stages.base import InvalidRequest, Overloaded, ParameterError
 from endcap_server.stages.candidates import popular_rows
-from endcap_server.stages.handed_on import KeywordsRequest, PageRequest, ThemeRequest
+from endcap_server.stages.handed_on import PageRequest, ThemeRequest, Themes
 from endcap_server.stages.retrieval import Retrieval
+from endcap_server.stages.tensors import Tensors, bytes_tensor, json_of
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_shop import CATEGORIES, TinyEngines, build_shop
@@ -136,7 +129,7 @@ def test_a_search(shop: Path) -> None:
     assert set(categories_of(shop, out["CANDIDATE_ROW"][:2])) == {"grocery > drinks"}
     assert (np.diff(out["CANDIDATE_SIMILARITY"]) <= 0).all()
     assert (page(out).is_search, page(out).products) == (True, 12)
-    assert texts_of(out["QUERY_THEME"]) == ["Green tea"]
+    assert Themes.read(out["QUERY_THEMES"]).titles == ("Green tea",)
     keyword = list(CATEGORIES.values())[5].index("green tea") + 5 * 4
     assert out["QUERY_KEYWORD_ROW"][0, 0] == keyword
     assert list(page(out).history) == [0]
@@ -164,7 +157,7 @@ def test_budget_and_deadline(shop: Path) -> None:
     deadline = page(out).deadline_ns
     assert before + 1_000_000_000 <= deadline <= time.monotonic_ns() + 1_000_000_000
     assert themes(out).budget_ms == tier_ms(350)
-    assert KeywordsRequest.read(out["KEYWORDS_REQUEST"]).budget_ms == tier_ms(250)
+    assert ThemeRequest.read(out["THEME_REQUEST"]).keywords_ms == tier_ms(250)
     tiny = answer(shop, BUDGET_MS=np.array([1], np.int32), HISTORY=ids(0))
     assert themes(tiny).budget_ms == 0
 

@@ -5,7 +5,8 @@ from contextvars import copy_context
 from typing import Any
 
 import pytest
-from endcap_server.stages.base import StatusPart, arrived_ns
+from endcap_server.stages.status import StatusPart, arrived_ns, carried, finish
+from endcap_server.stages.tensors import json_of, json_tensor
 
 
 def test_time_counts_from_arrival_in_the_process() -> None:
@@ -37,3 +38,25 @@ def test_a_part_that_fell_back_keeps_its_source() -> None:
         "two titles refused",
         {"title_policy": 2},
     )
+
+
+def test_a_part_on_its_way_says_when_its_stage_finished_at_last() -> None:
+    part = StatusPart(extra={"model": "rerank", "text": "\u00e9\ud800"}).document()
+    tensor = carried(part)
+    assert json_of(tensor) == part | {"text": "\u00e9?"}
+    before = time.monotonic_ns()
+    finish(tensor)
+    finished = json_of(tensor)
+    assert before <= finished.pop("finished_ns") <= time.monotonic_ns()
+    assert finished == {name: value for name, value in json_of(carried(part)).items() if name != "finished_ns"}
+
+
+@pytest.mark.parametrize("finished_ns", [1, 57_579_705_523_000, 2**63 - 1])
+def test_any_time_has_its_place(finished_ns: int) -> None:
+    assert json_of(carried({"source": "computed", "finished_ns": finished_ns}))["finished_ns"] == finished_ns
+
+
+def test_the_status_that_callers_get_stays_as_it_was_written() -> None:
+    tensor = json_tensor({"ms": 1})
+    finish(tensor)
+    assert json_of(tensor) == {"ms": 1}

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from endcap_server.generations import Generations
 from endcap_server.prompts import ThemeDraft, theme_completion
-from endcap_server.stages.base import Tensors, json_of, texts_of
-from endcap_server.stages.handed_on import ThemeRequest
+from endcap_server.stages.handed_on import ThemeRequest, Themes
+from endcap_server.stages.tensors import Tensors, json_of
 from endcap_server.stages.theme import Theme
 from tiny_shop import CATEGORIES, TinyEngines, build_shop
 
@@ -35,12 +35,17 @@ def answer(
         shopper=shopper,
         placements=placements,
         budget_ms=budget_ms,
+        keywords_ms=250,
         generation=Generations().current(b"key"),
         rules=rules,
         categories=categories,
     )
     out = asyncio.run(Theme(shop, parameters or {}, TinyEngines(shop, broken)).run({"THEME_REQUEST": request.tensor()}))
-    return texts_of(out["THEME"]), out, json_of(out["THEME_STATUS"])
+    return list(themes_of(out).titles), out, json_of(out["THEME_STATUS"])
+
+
+def themes_of(out: Tensors) -> Themes:
+    return Themes.read(out["THEMES"])
 
 
 def written(*themes: ThemeDraft) -> dict[str, str]:
@@ -51,8 +56,9 @@ def test_themes_of_the_llm(shop: Path) -> None:
     themes, out, status = answer(shop)
     assert themes[:3] == ["Light up the evening", "Soft underfoot", "Ready to plant"]
     assert len(themes) == 6
-    assert out["CONCEPT"].shape == (6, 4)
-    assert texts_of(out["CONCEPT"][0]) == ["desk lamp", "floor lamp", "", ""]
+    assert len(themes_of(out).concepts) == 6
+    assert themes_of(out).concepts[0] == ("desk lamp", "floor lamp")
+    assert (themes_of(out).keywords_ms, themes_of(out).generation) == (250, Generations().current(b"key"))
     assert status["source"] == "generated"
     assert "reason" not in status
     assert status["generated_themes"] == 6
@@ -73,7 +79,7 @@ def test_without_the_llm_themes_are_the_shoppers_categories(shop: Path, broken: 
     themes, out, status = answer(shop, broken, budget_ms=40)
     assert themes[:2] == ["Drinks", "Lamps"]
     assert len(set(themes)) == 6
-    assert texts_of(out["CONCEPT"][0])[:2] == ["drinks", "apple juice"]
+    assert themes_of(out).concepts[0][:2] == ("drinks", "apple juice")
     assert status["source"] == "fallback"
     assert reason in status["reason"]
     assert Generations().current(b"key") != before
@@ -108,7 +114,7 @@ def test_quality_checks(shop: Path) -> None:
     )
     themes, out, status = answer(shop, broken, shopper="likes:lamps|brands:Ostara")
     assert themes[:2] == ["Bright corners", "Warm drinks"]
-    assert texts_of(out["CONCEPT"][1]) == ["green tea", "", "", ""]
+    assert themes_of(out).concepts[1] == ("green tea",)
     assert status["aiqa"] == {
         "near_duplicate": 1,
         "policy_profanity": 1,
@@ -145,8 +151,8 @@ def test_required_themes_come_first(shop: Path) -> None:
     required = ["Easter breakfast", "Norrland: 20 years", ":::"]
     themes, out, status = answer(shop, required_themes=required)
     assert themes[:3] == required
-    assert texts_of(out["CONCEPT"][0])[:2] == ["easter breakfast", "apple juice"]
-    assert texts_of(out["CONCEPT"][2])[:2] == [":::", ""]
+    assert themes_of(out).concepts[0][:2] == ("easter breakfast", "apple juice")
+    assert themes_of(out).concepts[2] == (":::",)
     assert themes[3] == "Light up the evening"
     assert status["source"] == "generated"
 
@@ -154,7 +160,7 @@ def test_required_themes_come_first(shop: Path) -> None:
 def test_required_themes_without_the_llm(shop: Path) -> None:
     themes, out, status = answer(shop, {"theme_llm": "dead"}, required_themes=["Easter breakfast"])
     assert themes[0] == "Easter breakfast"
-    assert texts_of(out["CONCEPT"][0])[0] == "Easter breakfast"
+    assert themes_of(out).concepts[0][0] == "Easter breakfast"
     assert status["source"] == "fallback"
 
 
@@ -177,7 +183,7 @@ def test_a_catalogue_without_categories_falls_back_to_searches(tmp_path: Path) -
     shop = build_shop(tmp_path / "shop", categories=False)
     themes, out, _ = answer(shop, {"theme_llm": "dead"}, categories=())
     assert themes[:2] == ["Desk lamp", "Floor lamp"]
-    assert texts_of(out["CONCEPT"][0])[0] == "desk lamp"
+    assert themes_of(out).concepts[0][0] == "desk lamp"
 
 
 def test_own_scripts_and_words(shop: Path, tmp_path: Path) -> None:
@@ -192,4 +198,4 @@ def test_own_scripts_and_words(shop: Path, tmp_path: Path) -> None:
 
 def test_answers_are_json_and_titles_known_to_the_catalogue(shop: Path) -> None:
     _, out, _ = answer(shop, {"theme_llm": json.dumps([{"title": "a\ud800b", "concepts": ["\ud800"]}])})
-    assert texts_of(out["THEME"])[0] in {name.rsplit(" > ", 1)[1].capitalize() for name in CATEGORIES}
+    assert themes_of(out).titles[0] in {name.rsplit(" > ", 1)[1].capitalize() for name in CATEGORIES}

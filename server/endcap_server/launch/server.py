@@ -27,15 +27,12 @@ from endcap_server.launch.options import ServerOptions
 from endcap_server.launch.server_log import ServerLog
 from endcap_server.launch.watchdog import CONTROL_TIMEOUT_S, Watchdog
 from endcap_server.lint.declared import ENSEMBLES
+from endcap_server.threads import model_threads
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
 
 ENGINES = ("nearest", "cross_encoder", "theme_llm", "keyword_llm")
-STAGE_THREADS = 64
-"""Threads of the server for each model's calls of engines; as many as a stage has itself (`triton/bls.py`). A request
-in flight needs one, and retrieval lets 64 in. They are woken in turn: of 128 each had slept so long that five models
-that do nothing took 5.8 ms a request instead of 4.7."""
 _SHM = Path("/dev/shm")
 _ARGUMENTS_READ = "loading: "
 """Logged once the server has its options, and before it has loaded anything."""
@@ -216,7 +213,7 @@ class Server:
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             # A stage's calls of engines each hold one of these threads, and so does the stage's answer for a moment.
-            f"--backend-config=python,thread-pool-size={STAGE_THREADS}",
+            f"--backend-config=python,thread-pool-size={model_threads()}",
             f"--cache-directory={installation.caches}",
             f"--cache-config=local,size={options.cache_mb << 20}",
             "--model-control-mode=explicit",

@@ -161,40 +161,40 @@ MODELS: dict[str, KnownModel] = {
     "retrieval": KnownModel(
         _tensors(f"{_REQUEST}; SESSION? STRING [-1]; PLACEMENTS? INT32 [1]; QUERY? STRING [1]"),
         _tensors(
-            "CANDIDATE_ROW INT32 [-1]; CANDIDATE_SIMILARITY FP32 [-1]; PAGE STRING [1]; THEME_REQUEST STRING [1]; "
-            "KEYWORDS_REQUEST STRING [1]; QUERY_THEME STRING [1]; QUERY_KEYWORD_ROW INT32 [-1, -1]; "
-            "RETRIEVAL_STATUS STRING [1]"
+            "CANDIDATE_ROW INT32 [-1]; CANDIDATE_SIMILARITY FP32 [-1]; PAGE UINT8 [-1]; THEME_REQUEST UINT8 [-1]; "
+            "QUERY_THEMES UINT8 [-1]; QUERY_KEYWORD_ROW INT32 [-1, -1]; "
+            "RETRIEVAL_STATUS UINT8 [-1]"
         ),
         calls=("nearest",),
         needs=_store_files,
     ),
     "theme": KnownModel(
-        _tensors("THEME_REQUEST STRING [1]"),
-        _tensors("THEME STRING [-1]; CONCEPT STRING [-1, -1]; THEME_STATUS STRING [1]"),
+        _tensors("THEME_REQUEST UINT8 [-1]"),
+        _tensors("THEMES UINT8 [-1]; THEME_STATUS UINT8 [-1]"),
         calls=("theme_llm", "nearest"),
         needs=_store_files,
         uses=("theme_llm/title_words.txt",),
     ),
     "keywords": KnownModel(
-        _tensors("THEME STRING [-1]; CONCEPT STRING [-1, -1]; KEYWORDS_REQUEST STRING [1]"),
-        _tensors("KEYWORD_ROW INT32 [-1, -1]; KEYWORDS_STATUS STRING [1]"),
+        _tensors("THEMES UINT8 [-1]"),
+        _tensors("KEYWORD_ROW INT32 [-1, -1]; KEYWORDS_STATUS UINT8 [-1]"),
         calls=("nearest", "keyword_llm"),
         needs=_store_files,
     ),
     "rerank": KnownModel(
         _tensors(
-            "THEME STRING [-1]; KEYWORD_ROW INT32 [-1, -1]; CANDIDATE_ROW INT32 [-1]; CANDIDATE_SIMILARITY? FP32 [-1]; "
-            "PAGE STRING [1]"
+            "THEMES UINT8 [-1]; KEYWORD_ROW INT32 [-1, -1]; CANDIDATE_ROW INT32 [-1]; CANDIDATE_SIMILARITY? FP32 [-1]; "
+            "PAGE UINT8 [-1]"
         ),
-        _tensors(f"{_SCORED}; RERANK_STATUS STRING [1]"),
+        _tensors(f"{_SCORED}; RERANK_STATUS UINT8 [-1]"),
         calls=("nearest", "cross_encoder"),
         needs=_store_files,
     ),
     "fusion": KnownModel(
         _tensors(
-            f"THEME STRING [-1]; KEYWORD_ROW? INT32 [-1, -1]; {_SCORED}; PAGE STRING [1]; "
-            "RETRIEVAL_STATUS STRING [1]; THEME_STATUS? STRING [1]; KEYWORDS_STATUS? STRING [1]; "
-            "RERANK_STATUS STRING [1]"
+            f"THEMES UINT8 [-1]; KEYWORD_ROW? INT32 [-1, -1]; {_SCORED}; PAGE UINT8 [-1]; "
+            "RETRIEVAL_STATUS UINT8 [-1]; THEME_STATUS? UINT8 [-1]; KEYWORDS_STATUS? UINT8 [-1]; "
+            "RERANK_STATUS UINT8 [-1]"
         ),
         _tensors(
             f"THEME_OUT STRING [-1]; KEYWORDS_OUT STRING [-1, -1]; {_RANKED}; FIRST_PRODUCT_ID STRING [-1]; "

@@ -5,11 +5,8 @@ are object arrays of ``bytes``) and an :class:`Engines` that reaches the engines
 hand it the engine objects themselves.
 """
 
-import json
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -17,10 +14,8 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-Tensors = dict[str, np.ndarray]
-
-arrived_ns: ContextVar[int] = ContextVar("arrived_ns")
-"""When the request at work reached its stage's process, on ``time.monotonic_ns``'s clock; unset outside a server."""
+from endcap_server.stages.status import StatusPart, carried
+from endcap_server.stages.tensors import Tensors
 
 
 class Engines(Protocol):
@@ -179,7 +174,7 @@ class Stage(ABC):
             else self.parameters.from_strings(self.name, parameters)
         )
 
-    def status(self, source: str = "computed") -> "StatusPart":
+    def status(self, source: str = "computed") -> StatusPart:
         """A new part of STATUS for a request that begins; it says which model it comes from."""
         return StatusPart(source, {"model": self.model})
 
@@ -208,81 +203,11 @@ class Stage(ABC):
             InvalidRequest: The request breaks the contract.
         """
 
+    def carry(self, status: Mapping[str, Any]) -> np.ndarray:
+        """The tensor of the stage's status: its part on the way to fusion."""
+        return carried(status)
+
     async def run(self, inputs: Tensors) -> Tensors:
         """Answer one request with all outputs; see :meth:`answer`."""
         found = await self.answer(inputs)
-        return found.tensors | {self.status_tensor: json_tensor(found.status())}
-
-
-def bytes_tensor(texts: Iterable[str] | np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """A BYTES tensor (object array of UTF-8 bytes) of texts, optionally reshaped; lone surrogates become "?"."""
-    encoded = [text.encode(errors="replace") for text in texts]
-    tensor = np.empty(len(encoded), dtype=np.object_)
-    tensor[:] = encoded
-    return tensor if shape is None else tensor.reshape(shape)
-
-
-def texts_of(tensor: np.ndarray) -> list[str]:
-    """The texts of an internal BYTES tensor, flat (tensors from outside are read by ``contract``)."""
-    return [
-        value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-        for value in tensor.reshape(-1).tolist()
-    ]
-
-
-def json_tensor(value: Any) -> np.ndarray:
-    """One JSON document as BYTES [1], compact, its keys in their order."""
-    return bytes_tensor([json.dumps(value, ensure_ascii=False, separators=(",", ":"))])
-
-
-def json_of(tensor: np.ndarray) -> Any:
-    """The JSON document of a BYTES [1] tensor of another stage."""
-    return json.loads(tensor.reshape(-1)[0])
-
-
-def json_text(value: Any) -> str:
-    """Compact JSON with sorted keys: equal values, equal text."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-
-
-class StatusPart:
-    """What one stage says about itself in STATUS.
-
-    The figures are collected while the stage works: ``aiqa`` counts what was removed or repaired by reason,
-    ``fall_back`` records that (a part of) the answer is not what the stage normally gives, and why. A stage's time
-    begins when the request reaches its process: reading tensors and waiting for the stage's loop are part of it.
-    """
-
-    def __init__(self, source: str = "computed", extra: Mapping[str, Any] | None = None):
-        self.started_ns = arrived_ns.get(0) or time.monotonic_ns()
-        self.source = source
-        self.reasons: list[str] = []
-        self.aiqa: dict[str, int] = {}
-        self.extra: dict[str, Any] = dict(extra or {})
-
-    def count(self, reason: str, number: int = 1) -> None:
-        """Count ``number`` findings of the quality checks."""
-        if number:
-            self.aiqa[reason] = self.aiqa.get(reason, 0) + int(number)
-
-    def fall_back(self, reason: str, whole: bool = True) -> None:
-        """Say that the stage degraded: the whole answer, or a part of it (the source then stays what it was)."""
-        if whole:
-            self.source = "fallback"
-        if reason not in self.reasons:
-            self.reasons.append(reason)
-
-    def document(self) -> dict[str, Any]:
-        """The stage's part of STATUS."""
-        finished_ns = time.monotonic_ns()
-        part: dict[str, Any] = {
-            "source": self.source,
-            "ms": round((finished_ns - self.started_ns) / 1e6, 3),
-            "aiqa": self.aiqa,
-            "started_ns": self.started_ns,
-            "finished_ns": finished_ns,
-            **self.extra,
-        }
-        if self.reasons:
-            part["reason"] = "; ".join(self.reasons)
-        return part
+        return found.tensors | {self.status_tensor: self.carry(found.status())}

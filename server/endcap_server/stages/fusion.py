@@ -1,6 +1,6 @@
 """Fusion: blends ranker, relevance and rules into scores, and makes the page (P2: fusion and page-level AIQA)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,11 @@ from endcap_server.generations import run_folder
 from endcap_server.in_flight import NAME_PATTERN, TABLE, InFlight
 from endcap_server.ranking import Ranker
 from endcap_server.rules import CompiledRules, RuleIndex
-from endcap_server.stages.base import (
-    Answer,
-    Engines,
-    Stage,
-    StageParameters,
-    StatusPart,
-    Tensors,
-    bytes_tensor,
-    json_of,
-    texts_of,
-)
-from endcap_server.stages.handed_on import PageRequest
+from endcap_server.stages.base import Answer, Engines, Stage, StageParameters
+from endcap_server.stages.handed_on import PageRequest, Themes
 from endcap_server.stages.page import BLENDED, MEASURED, SIGNALS, Pool, Shelf, blend, choose_placements, fill
-from endcap_server.stages.report import EARLIER, read_versions, status_document
+from endcap_server.stages.status import EARLIER, StatusPart, read_versions, status_document
+from endcap_server.stages.tensors import Tensors, bytes_tensor, json_of, json_tensor
 from endcap_server.store import ItemStore
 from endcap_server.trial import Trial
 
@@ -125,6 +116,10 @@ class Fusion(Stage):
         finally:
             self.in_flight.leave(page.deadline_ns)
 
+    def carry(self, status: Mapping[str, Any]) -> np.ndarray:
+        """STATUS goes to callers."""
+        return json_tensor(status)
+
     def abandon(self, inputs: Tensors) -> None:
         """The request is no longer in flight."""
         self.in_flight.abandon(PageRequest.read(inputs["PAGE"]).deadline_ns)
@@ -132,7 +127,7 @@ class Fusion(Stage):
     def _page(self, page: PageRequest, inputs: Tensors, status: StatusPart) -> Answer:
         is_search, placements, products = page.is_search, max(page.placements, 1), page.products
         compiled = self.rule_index.compile(page.rules)
-        themes = texts_of(inputs["THEME"])
+        themes = Themes.read(inputs["THEMES"]).titles
         pools, pins = self._pools(page, inputs, compiled, status)
         choice = choose_placements(
             pools,
@@ -264,7 +259,7 @@ class Fusion(Stage):
     def _tensors(
         self,
         inputs: Tensors,
-        themes: list[str],
+        themes: Sequence[str],
         shown: list[int],
         shelves: list[Shelf],
         placements: int,

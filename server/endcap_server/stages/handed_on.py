@@ -1,4 +1,4 @@
-"""What retrieval hands on to later stages, each as one JSON document in a BYTES [1] tensor.
+"""What stages hand on to later ones besides arrays: JSON documents, each in a UINT8 tensor.
 
 One document instead of a tensor for each of its fields: the Python backend takes some 0.03 ms to move a tensor between
 two processes, whatever its size, and a storefront has four such moves.
@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from endcap_server.rules import Rules
-from endcap_server.stages.base import bytes_tensor
+from endcap_server.stages.tensors import document_tensor
 
 
 class HandedOn(BaseModel):
@@ -19,13 +19,13 @@ class HandedOn(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     def tensor(self) -> np.ndarray:
-        """BYTES [1]."""
-        return bytes_tensor([self.model_dump_json(exclude_defaults=True)])
+        """UINT8 [bytes of the document]."""
+        return document_tensor(self.model_dump_json(exclude_defaults=True))
 
     @classmethod
     def read(cls, tensor: np.ndarray) -> Self:
         """Read what :meth:`tensor` made."""
-        return cls.model_validate_json(tensor.reshape(-1)[0])
+        return cls.model_validate_json(tensor.tobytes())
 
 
 class PageRequest(HandedOn):
@@ -53,12 +53,13 @@ class PageRequest(HandedOn):
 
 
 class ThemeRequest(HandedOn):
-    """All that themes depend on: the tensor THEME_REQUEST, which is theme's cache key.
+    """All that themes and their keywords depend on: the tensor THEME_REQUEST, which is theme's cache key.
 
     Attributes:
         shopper: In LLM 1's words.
         placements: P.
         budget_ms: Milliseconds for the stage, in tiers.
+        keywords_ms: Those for keywords.
         generation: (hash of the key, its number), see :class:`endcap_server.generations.Generations`.
         rules: Those that concern themes.
         categories: Category positions that the shopper buys from, best first.
@@ -67,13 +68,23 @@ class ThemeRequest(HandedOn):
     shopper: str
     placements: int
     budget_ms: int
+    keywords_ms: int
     generation: tuple[int, int]
     rules: dict[str, Any] = {}
     categories: tuple[int, ...] = ()
 
 
-class KeywordsRequest(HandedOn):
-    """What keywords depend on besides the themes: the tensor KEYWORDS_REQUEST; attributes as of `ThemeRequest`."""
+class Themes(HandedOn):
+    """The themes of a page: the tensor THEMES, keywords' cache key; of a search its query, as QUERY_THEMES.
 
-    budget_ms: int
-    generation: tuple[int, int]
+    Attributes:
+        titles: Q of them; those that the checks left nothing for are empty.
+        concepts: What each is about, in words a shop is searched with; a search has none.
+        keywords_ms: As of `ThemeRequest`.
+        generation: As of `ThemeRequest`.
+    """
+
+    titles: tuple[str, ...]
+    concepts: tuple[tuple[str, ...], ...] = ()
+    keywords_ms: int = 0
+    generation: tuple[int, int] = (0, 0)

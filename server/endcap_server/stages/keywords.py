@@ -12,18 +12,10 @@ from endcap_server import prompts
 from endcap_server.deadline import after_ms, left_ms
 from endcap_server.engines.grammar import keyword_grammar
 from endcap_server.generations import Generations
-from endcap_server.stages.base import (
-    Answer,
-    EngineError,
-    Engines,
-    Stage,
-    StageParameters,
-    StatusPart,
-    Tensors,
-    bytes_tensor,
-    texts_of,
-)
-from endcap_server.stages.handed_on import KeywordsRequest
+from endcap_server.stages.base import Answer, EngineError, Engines, Stage, StageParameters
+from endcap_server.stages.handed_on import Themes
+from endcap_server.stages.status import StatusPart
+from endcap_server.stages.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.store import ItemStore
 
 
@@ -66,12 +58,11 @@ class Keywords(Stage):
     async def answer(self, inputs: Tensors) -> Answer:
         """Answer KEYWORD_ROW [Q, K]: rows of the known keywords, -1 padded."""
         status = self.status("generated")
-        request = KeywordsRequest.read(inputs["KEYWORDS_REQUEST"])
-        deadline_ns = after_ms(request.budget_ms)
-        themes, concepts = texts_of(inputs["THEME"]), inputs["CONCEPT"]
+        themes = Themes.read(inputs["THEMES"])
+        deadline_ns = after_ms(themes.keywords_ms)
         works = [
-            _Work(theme, list(dict.fromkeys(filter(None, texts_of(concepts[row])))) or [theme])
-            for row, theme in enumerate(themes)
+            _Work(title, list(dict.fromkeys(filter(None, concepts))) or [title])
+            for title, concepts in zip(themes.titles, themes.concepts, strict=True)
         ]
         asked = [work for work in works if work.theme]
         if asked and await self._find_candidates(asked, deadline_ns, status):
@@ -83,7 +74,7 @@ class Keywords(Stage):
                 found = self.store.keywords.find([" ".join(text.casefold().split()) for text in work.concepts])
                 work.chosen = list(dict.fromkeys(row for row in found.tolist() if row >= 0))[: self.settings.keywords]
         if status.source == "fallback" or not complete:
-            self.generations.bump(request.generation[0])
+            self.generations.bump(themes.generation[0])
         width = self.settings.keywords
         rows = np.full((len(works), width), -1, np.int32)
         for row, work in enumerate(works):

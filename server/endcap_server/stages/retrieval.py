@@ -22,19 +22,11 @@ from endcap_server.generations import Generations, run_folder
 from endcap_server.in_flight import NAME_PATTERN, TABLE, InFlight
 from endcap_server.recorder import Recorder
 from endcap_server.rules import CompiledRules, RuleIndex
-from endcap_server.stages.base import (
-    Answer,
-    EngineError,
-    Engines,
-    Stage,
-    StageParameters,
-    StatusPart,
-    Tensors,
-    bytes_tensor,
-    json_text,
-)
+from endcap_server.stages.base import Answer, EngineError, Engines, Stage, StageParameters
 from endcap_server.stages.candidates import Candidates, bend, interests, merge, popular_rows, recency
-from endcap_server.stages.handed_on import KeywordsRequest, PageRequest, ThemeRequest
+from endcap_server.stages.handed_on import PageRequest, ThemeRequest, Themes
+from endcap_server.stages.status import StatusPart
+from endcap_server.stages.tensors import Tensors, bytes_tensor, json_text
 from endcap_server.store import ItemStore
 
 _IDS_AT_ONCE = 1024
@@ -95,7 +87,7 @@ class Retrieval(Stage):
     status_tensor = "RETRIEVAL_STATUS"
     parameters = RetrievalParameters
     # Triton answers a search without QUERY with a riddle about deadlocks, so the tensor is optional to it, not to us.
-    requires: ClassVar = {"QUERY_THEME": ("QUERY", "exactly 1 text of 1 to 512 characters")}
+    requires: ClassVar = {"QUERY_THEMES": ("QUERY", "exactly 1 text of 1 to 512 characters")}
     settings: RetrievalParameters
 
     def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
@@ -173,6 +165,7 @@ class Retrieval(Stage):
             shopper=shopper,
             placements=placements,
             budget_ms=theme_ms,
+            keywords_ms=keywords_ms,
             generation=generation,
             rules=theme_rules,
             categories=tuple(categories.tolist()),
@@ -183,8 +176,7 @@ class Retrieval(Stage):
                 "CANDIDATE_SIMILARITY": candidates.similarity,
                 "PAGE": page.tensor(),
                 "THEME_REQUEST": themes.tensor(),
-                "KEYWORDS_REQUEST": KeywordsRequest(budget_ms=keywords_ms, generation=generation).tensor(),
-                "QUERY_THEME": bytes_tensor([request.query or ""]),
+                "QUERY_THEMES": Themes(titles=(request.query or "",)).tensor(),
                 "QUERY_KEYWORD_ROW": keyword_rows.reshape(1, -1),
             },
             status.document,

@@ -12,19 +12,11 @@ from endcap_server.deadline import after_ms, left_ms
 from endcap_server.engines.grammar import theme_grammar
 from endcap_server.generations import Generations
 from endcap_server.prompts import MalformedAnswer, ThemeDraft
-from endcap_server.stages.base import (
-    Answer,
-    EngineError,
-    Engines,
-    Stage,
-    StageParameters,
-    StatusPart,
-    Tensors,
-    bytes_tensor,
-    texts_of,
-)
+from endcap_server.stages.base import Answer, EngineError, Engines, Stage, StageParameters
 from endcap_server.stages.category_themes import CategoryThemes
-from endcap_server.stages.handed_on import ThemeRequest
+from endcap_server.stages.handed_on import ThemeRequest, Themes
+from endcap_server.stages.status import StatusPart
+from endcap_server.stages.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.store import ItemStore
 from endcap_server.text_policy import DEFAULT_WORDS, TextPolicy
 from endcap_server.title_checks import BrandCheck, ScriptCheck, WordCheck, title_overlap
@@ -77,7 +69,7 @@ class Theme(Stage):
         self.generations = Generations()
 
     async def answer(self, inputs: Tensors) -> Answer:
-        """Answer THEME [Q] and CONCEPT [Q, C] for Q = P + spare, required themes first, padded with empty texts."""
+        """Answer THEMES of Q = P + spare themes, required ones first, padded with empty ones."""
         status = self.status("generated")
         request = ThemeRequest.read(inputs["THEME_REQUEST"])
         deadline_ns = after_ms(request.budget_ms)
@@ -105,14 +97,13 @@ class Theme(Stage):
         if status.source == "fallback" or not complete:
             self.generations.bump(request.generation[0])
         themes = themes[:wanted] + [ThemeDraft("", ())] * (wanted - len(themes))
-        concepts = [[*theme.concepts, *[""] * MAX_CONCEPTS][:MAX_CONCEPTS] for theme in themes]
-        return Answer(
-            {
-                "THEME": bytes_tensor([theme.title for theme in themes]),
-                "CONCEPT": bytes_tensor([text for row in concepts for text in row], (wanted, MAX_CONCEPTS)),
-            },
-            status.document,
+        found = Themes(
+            titles=tuple(theme.title for theme in themes),
+            concepts=tuple(theme.concepts[:MAX_CONCEPTS] for theme in themes),
+            keywords_ms=request.keywords_ms,
+            generation=request.generation,
         )
+        return Answer({"THEMES": found.tensor()}, status.document)
 
     async def _generate(
         self, shopper: str, wanted: int, required: Sequence[str], deadline_ns: int, status: StatusPart

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from endcap_server.stages.base import EngineError, EngineTimeout, Tensors
+from endcap_server.stages.base import EngineError, EngineTimeout
+from endcap_server.stages.tensors import Tensors
+from endcap_server.threads import call_threads
 
-BLS_THREADS = 64
-"""Engine calls under way at once: `async_exec` parks one thread of the loop's executor for each, and one of the
-server's (the Python backend's thread-pool-size), which the stage's answers need too."""
-_MOST_UNANSWERED = BLS_THREADS // 4
-"""Calls that an engine may leave unanswered before no more are made: each keeps its thread."""
+_MOST_UNANSWERED = call_threads() // 2
+"""Calls that an engine may leave unanswered before no more are made: each keeps its threads, of the loop's executor and
+of the server."""
 _GRACE_S = 0.010
 """An engine answers what it has at the deadline; so long may that answer be under way, seconds."""
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
 from endcap_server.engines.parameters import CrossEncoderParameters
-from endcap_server.stages.base import InvalidRequest, Tensors, texts_of
+from endcap_server.stages.base import InvalidRequest
+from endcap_server.stages.tensors import Tensors, texts_of
 from endcap_server.store import ItemStore
 from endcap_server.triton.engine_model import BatchingModel
 

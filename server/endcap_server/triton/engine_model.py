@@ -16,13 +16,14 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from endcap_server.metrics import EngineMetrics
-from endcap_server.stages.base import InvalidRequest, Tensors
+from endcap_server.stages.base import InvalidRequest
+from endcap_server.stages.tensors import Tensors
 from endcap_server.triton.device import select_gpu
 from endcap_server.triton.metrics import MetricsReporter
 from endcap_server.triton.process import end_when_continued
 from endcap_server.triton.tensors import (
-    answer,
     build_folder,
+    complete,
     config_parameters,
     deadline_of,
     input_names,
@@ -63,7 +64,7 @@ class Job:
             refuse(self.sender, f"{type(result).__name__}: {result}", pb_utils.TritonError.INTERNAL)
             outcome = "failed"
         else:
-            answer(self.sender, output_tensors(result, self.requested))
+            complete(self.sender, pb_utils.InferenceResponse(output_tensors(result, self.requested)))
             outcome = "answered"
         self.metrics.ended(outcome, (time.monotonic_ns() - self.arrived_ns) / 1e9)
 

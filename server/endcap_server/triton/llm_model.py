@@ -8,7 +8,8 @@ from pathlib import Path
 
 from endcap_server.engines.llm_engine import AbandonedError, Answer, open_llm
 from endcap_server.engines.parameters import LlmParameters
-from endcap_server.stages.base import InvalidRequest, Tensors, bytes_tensor, texts_of
+from endcap_server.stages.base import InvalidRequest
+from endcap_server.stages.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.triton.engine_model import EngineModel, Job
 
 

@@ -10,13 +10,16 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from endcap_server.metrics import StageMetrics
-from endcap_server.stages.base import InvalidRequest, Overloaded, Stage, Tensors, arrived_ns, json_tensor
-from endcap_server.triton.bls import BLS_THREADS, BlsEngines
+from endcap_server.stages.base import InvalidRequest, Overloaded, Stage
+from endcap_server.stages.status import arrived_ns, finish
+from endcap_server.stages.tensors import Tensors
+from endcap_server.threads import call_threads
+from endcap_server.triton.bls import BlsEngines
 from endcap_server.triton.metrics import MetricsReporter
 from endcap_server.triton.process import end_when_continued
 from endcap_server.triton.tensors import (
-    answer,
     build_folder,
+    complete,
     config_parameters,
     engine_names,
     input_names,
@@ -53,7 +56,7 @@ class StageModel:
         self._metrics = StageMetrics(self._stage.name)
         self._reporter = MetricsReporter(self._metrics, args["model_name"])
         self._loop = asyncio.new_event_loop()
-        self._loop.set_default_executor(ThreadPoolExecutor(BLS_THREADS, thread_name_prefix="bls"))
+        self._loop.set_default_executor(ThreadPoolExecutor(call_threads(), thread_name_prefix="bls"))
         self._thread = threading.Thread(target=self._loop.run_forever, name=self._stage.name, daemon=True)
         self._thread.start()
 
@@ -78,10 +81,13 @@ class StageModel:
         try:
             self._stage.check_asked(inputs, requested)
             found = await self._stage.answer(inputs)
-            tensors = output_tensors(found.tensors, requested)
+            outputs = output_tensors(found.tensors, requested)
             status = found.status()
-            tensors += output_tensors({self._stage.status_tensor: json_tensor(status)}, requested)
-            answer(sender, tensors)
+            carried = self._stage.carry(status)
+            outputs += output_tensors({self._stage.status_tensor: carried}, requested)
+            response = pb_utils.InferenceResponse(outputs)
+            finish(carried)
+            complete(sender, response)
         except InvalidRequest as error:
             refuse(sender, str(error), pb_utils.TritonError.INVALID_ARG)
             self._metrics.ended("invalid")
@@ -93,7 +99,7 @@ class StageModel:
             refuse(sender, f"{name} failed: {type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
             self._metrics.ended("failed")
         else:
-            self._count(inputs, status)
+            self._loop.call_later(0.02, self._count, inputs, status)
 
     def _count(self, inputs: Tensors, status: Mapping[str, Any]) -> None:
         """Count an answer that is under way already: what goes wrong here concerns no request."""

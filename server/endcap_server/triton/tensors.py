@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from endcap_server.stages.base import Tensors
+from endcap_server.stages.tensors import Tensors
 
 
 def input_names(model_config: str) -> tuple[str, ...]:
@@ -57,12 +57,11 @@ def output_tensors(tensors: Tensors, requested: Iterable[str]) -> list[Any]:
     return [pb_utils.Tensor(name, np.ascontiguousarray(tensors[name])) for name in requested if name in tensors]
 
 
-def answer(sender: Any, outputs: list[Any]) -> None:
-    """Send the outputs and complete the request."""
-    sender.send(pb_utils.InferenceResponse(outputs), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+def complete(sender: Any, response: Any) -> None:
+    """Send a request's only response."""
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def refuse(sender: Any, message: str, code: int) -> None:
     """Complete the request with an error."""
-    error = pb_utils.TritonError(message, code)
-    sender.send(pb_utils.InferenceResponse(error=error), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    complete(sender, pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code)))

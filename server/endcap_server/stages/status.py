@@ -1,0 +1,131 @@
+"""STATUS: what each stage says about itself, how that reaches fusion, and the document that callers get."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from endcap_server.stages.tensors import compact_json, document_tensor
+
+EARLIER = ("retrieval", "theme", "keywords", "rerank")
+"""Stages before fusion, in the order of a request's way; a search has no theme and keywords."""
+
+arrived_ns: ContextVar[int] = ContextVar("arrived_ns")
+"""When the request at work reached its stage's process, on ``time.monotonic_ns``'s clock; unset outside a server."""
+
+_MODELS = ("bi_encoder", "cross_encoder", "theme_llm", "keyword_llm", "ranker")
+_DIGITS = 19
+"""Of any number of nanoseconds that an int64 holds."""
+
+
+class StatusPart:
+    """What one stage says about itself in STATUS.
+
+    The figures are collected while the stage works: ``aiqa`` counts what was removed or repaired by reason,
+    ``fall_back`` records that (a part of) the answer is not what the stage normally gives, and why. A stage's time
+    begins when the request reaches its process: reading tensors and waiting for the stage's loop are part of it.
+    """
+
+    def __init__(self, source: str = "computed", extra: Mapping[str, Any] | None = None):
+        self.started_ns = arrived_ns.get(0) or time.monotonic_ns()
+        self.source = source
+        self.reasons: list[str] = []
+        self.aiqa: dict[str, int] = {}
+        self.extra: dict[str, Any] = dict(extra or {})
+
+    def count(self, reason: str, number: int = 1) -> None:
+        """Count ``number`` findings of the quality checks."""
+        if number:
+            self.aiqa[reason] = self.aiqa.get(reason, 0) + int(number)
+
+    def fall_back(self, reason: str, whole: bool = True) -> None:
+        """Say that the stage degraded: the whole answer, or a part of it (the source then stays what it was)."""
+        if whole:
+            self.source = "fallback"
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+
+    def document(self) -> dict[str, Any]:
+        """The stage's part of STATUS so far; `ms` and `finished_ns` are up to now."""
+        finished_ns = time.monotonic_ns()
+        part: dict[str, Any] = {
+            "source": self.source,
+            "ms": _ms(self.started_ns, finished_ns),
+            "aiqa": self.aiqa,
+            **self.extra,
+        }
+        if self.reasons:
+            part["reason"] = "; ".join(self.reasons)
+        return part | {"started_ns": self.started_ns, "finished_ns": finished_ns}
+
+
+def carried(part: Mapping[str, Any]) -> np.ndarray:
+    """A stage's part of STATUS on its way to fusion: a document whose last member is `finished_ns`."""
+    rest = {name: value for name, value in part.items() if name != "finished_ns"}
+    digits = f"{part['finished_ns']:{_DIGITS}}"
+    return document_tensor(compact_json(rest)[:-1] + ',"finished_ns":' + digits + "}")
+
+
+def finish(tensor: np.ndarray) -> None:
+    """Write into what :func:`carried` made that its stage has finished now.
+
+    A stage's answer is work as well: to write this document, to make tensors of it and of the rest. When all is ready
+    to be sent, only these digits are written anew, where they lie. STATUS itself is BYTES and stays as it is.
+    """
+    if tensor.dtype == np.uint8:
+        tensor[-1 - _DIGITS : -1] = np.frombuffer(b"%*d" % (_DIGITS, time.monotonic_ns()), np.uint8)
+
+
+def status_document(
+    earlier: dict[str, dict[str, Any]], fusion: StatusPart, signals: Sequence[str], versions: dict[str, str]
+) -> dict[str, Any]:
+    """Join the stages' parts.
+
+    Args:
+        earlier: Parts of the stages before fusion, by name, as :meth:`StatusPart.document` makes them; emptied of what
+            only serves here.
+        fusion: Fusion's own part.
+        signals: Names of the last axis of SIGNALS.
+        versions: As :func:`read_versions` answers.
+    """
+    parts = {**earlier, "fusion": fusion.document()}
+    started_ns, finished_ns = int(parts["retrieval"]["started_ns"]), int(parts["fusion"]["finished_ns"])
+    unknown_ids = int(parts["retrieval"].pop("unknown_ids", 0))
+    unknown_rules = parts["retrieval"].pop("unknown_rules", [])
+    for part in parts.values():
+        began_ns, ended_ns = int(part.pop("started_ns")), int(part.pop("finished_ns"))
+        # What was finished before this request began came from the response cache.
+        if ended_ns < started_ns:
+            part |= {"source": "cached" if part["source"] == "generated" else part["source"], "ms": 0.0}
+        else:
+            part["ms"] = _ms(began_ns, ended_ns)
+    return {
+        "stages": parts,
+        "signals": list(signals),
+        "versions": versions,
+        "unknown_ids": unknown_ids,
+        "unknown_rules": unknown_rules,
+        "degraded": [name for name, part in parts.items() if part["source"] == "fallback" or "reason" in part],
+        "ms": _ms(started_ns, finished_ns),
+    }
+
+
+def read_versions(build: Path) -> dict[str, str]:
+    """Versions of what a build serves, from its manifest: catalogue, index and each model; "unknown" without one."""
+    try:
+        manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        manifest = {}
+    steps = manifest.get("steps", {})
+    versions = {"catalogue": str(manifest.get("catalogue", {}).get("digest", "unknown"))[:16]}
+    for step in ("index", *_MODELS):
+        versions[step] = str(steps.get(step, {}).get("fingerprint", "unknown"))
+    return versions
+
+
+def _ms(started_ns: int, finished_ns: int) -> float:
+    return round((finished_ns - started_ns) / 1e6, 3)
