@@ -7,11 +7,12 @@ their sums to the server. Every label has a fixed set of values: what comes as t
 import re
 import threading
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from endcap_server.deadline import left_ms
+from endcap_server.deadline import now_ns
 from endcap_server.stages.handed_on import PageRequest, ThemeRequest, Themes
 from endcap_server.stages.tensors import Tensors
 
@@ -184,6 +185,13 @@ def overload_reason(message: str) -> str:
     return "full" if "the most that" in message else OTHER
 
 
+Sums = dict[tuple[Metric, tuple[str, ...]], list[float]]
+_BUDGETS = ("THEME_REQUEST", "THEMES", "PAGE")
+"""Inputs that say how much time a stage has."""
+_MOST_NOTED = 256
+"""Answers that may wait to be counted."""
+
+
 class Counts:
     """Sums since they were last taken. Any thread may add, another may take."""
 
@@ -205,7 +213,7 @@ class Counts:
             sums[bisect_left(metric.buckets, value)] += 1
             sums[-1] += value
 
-    def take(self) -> dict[tuple[Metric, tuple[str, ...]], list[float]]:
+    def take(self) -> Sums:
         """Sums by metric and labels, forgotten here: [count], or a histogram's counts by bucket, +Inf's, and sum."""
         with self._lock:
             sums, self._sums = self._sums, {}
@@ -231,10 +239,15 @@ def nothing(metric: Metric) -> list[float]:
 
 
 class StageMetrics:
-    """Counts the requests of one stage, from the documents that it answers (STATUS and its parts) and its errors."""
+    """Counts the requests of one stage, from the documents that it answers (STATUS and its parts) and its errors.
+
+    Answers are noted, and counted when the sums are taken: to count takes longer than to note, and the core is needed
+    by the next stage's process.
+    """
 
     def __init__(self, stage: str) -> None:
         self.stage, self.counts = stage, Counts()
+        self._noted: deque[tuple[Mapping[str, Any], Tensors, int]] = deque()
 
     @property
     def known(self) -> Iterator[tuple[Metric, tuple[str, ...]]]:
@@ -268,13 +281,32 @@ class StageMetrics:
 
     def answered(self, inputs: Tensors, status: Mapping[str, Any]) -> None:
         """A request was answered, with this STATUS or part of it."""
+        documents = {name: inputs[name] for name in _BUDGETS if name in inputs}
+        self._noted.append((status, documents, now_ns()))
+        if len(self._noted) >= _MOST_NOTED:
+            self._count_noted()
+
+    def take(self) -> Sums:
+        """See :meth:`Counts.take`."""
+        self._count_noted()
+        return self.counts.take()
+
+    def _count_noted(self) -> None:
+        while True:
+            try:
+                noted = self._noted.popleft()
+            except IndexError:
+                return
+            self._count(*noted)
+
+    def _count(self, status: Mapping[str, Any], inputs: Tensors, answered_ns: int) -> None:
         self.counts.add(STAGE_REQUESTS, (self.stage, "answered"))
         part = status
         if self.stage == "fusion":
             self._page("storefront" if "theme" in status["stages"] else "search", status)
             part = status["stages"]["fusion"]
         self._part(part)
-        self.counts.observe(STAGE_BUDGET, (self.stage,), self._budget_ms(inputs, part) / 1e3)
+        self.counts.observe(STAGE_BUDGET, (self.stage,), self._budget_ms(inputs, part, answered_ns) / 1e3)
 
     def _part(self, part: Mapping[str, Any]) -> None:
         stage, counts = self.stage, self.counts
@@ -298,14 +330,15 @@ class StageMetrics:
             source = part["source"] if part["source"] in SOURCES[stage] else OTHER
             self.counts.add(PAGE_SOURCE, (ensemble, stage, source))
 
-    def _budget_ms(self, inputs: Tensors, part: Mapping[str, Any]) -> float:
+    def _budget_ms(self, inputs: Tensors, part: Mapping[str, Any], answered_ns: int) -> float:
         if self.stage == "retrieval":
             return float(part["budget_ms"])
         if self.stage == "theme":
             return float(ThemeRequest.read(inputs["THEME_REQUEST"]).budget_ms)
         if self.stage == "keywords":
             return float(Themes.read(inputs["THEMES"]).keywords_ms)
-        return max(0.0, left_ms(PageRequest.read(inputs["PAGE"]).deadline_ns) + float(part["ms"]))
+        left_ms = (PageRequest.read(inputs["PAGE"]).deadline_ns - answered_ns) / 1e6
+        return max(0.0, left_ms + float(part["ms"]))
 
 
 def _aiqa_reason(stage: str, reason: str) -> str:
@@ -332,6 +365,10 @@ class EngineMetrics:
         if engine in ("nearest", "cross_encoder"):
             yield ENGINE_QUEUE, (engine,)
             yield from ((ENGINE_CACHE, (engine, result)) for result in ("hit", "miss"))
+
+    def take(self) -> Sums:
+        """See :meth:`Counts.take`."""
+        return self.counts.take()
 
     def arrived(self) -> None:
         """A request is in flight until it has ended."""

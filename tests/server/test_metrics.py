@@ -18,7 +18,7 @@ STAGES = Path(endcap_server.__file__).parent / "stages"
 
 
 def taken(source: StageMetrics | EngineMetrics) -> dict[tuple[str, ...], list[float]]:
-    return {(metric.name, *labels): sums for (metric, labels), sums in source.counts.take().items()}
+    return {(metric.name, *labels): sums for (metric, labels), sums in source.take().items()}
 
 
 def part(**more: Any) -> dict[str, Any]:
@@ -162,6 +162,15 @@ def test_rerank_and_its_budget() -> None:
     assert buckets[0.0] == 1, "a deadline that had passed left nothing"
     assert buckets[0.5] == 1, "400 ms are left, and 100 ms had been used"
     assert found["endcap_candidates", "rerank"][-1] == 160
+
+
+def test_answers_are_counted_when_the_sums_are_taken_and_before_too_many_wait() -> None:
+    stage = StageMetrics("rerank")
+    stage.answered(page(400), part(pairs=1, ms=1.0))
+    assert not stage.counts.take()
+    for _ in range(1000):
+        stage.answered({**page(400), "MEASURED": np.zeros(1)}, part(pairs=1, ms=1.0))
+    assert taken(stage)["endcap_stage_requests_total", "rerank", "answered"] == [1001]
 
 
 def test_pages() -> None:

@@ -58,9 +58,9 @@ class MetricsReporter:
         while not stopped:
             stopped = self._stopped.wait(PERIOD_S)
             try:
-                for (metric, labels), sums in self._source.counts.take().items():
+                for (metric, labels), sums in self._source.take().items():
                     self._report(metric, labels, sums)
-            except pb_utils.TritonModelException as error:
+            except Exception as error:  # what goes wrong here concerns no request, and the next second is counted again
                 pb_utils.Logger.log_error(f"{self._labels['model']}: metrics: {error}")
 
     def _report(self, metric: Metric, labels: tuple[str, ...], sums: list[float]) -> None:
