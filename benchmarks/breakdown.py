@@ -14,9 +14,11 @@ def breakdown(kind: str, level: Mapping[str, Any], shares: Mapping[str, Mapping[
 
     Returns:
         `stages`: of each, `ms` (what STATUS says), split into `engine_ms` and `own_ms` in the proportion of the
-        replayed calls, and Triton's `queue_ms` and `tensors_ms` (input and output); `ensemble_adds_ms`: the ensemble's
-        time in Triton's statistics less the sum of its stages'; `client_adds_ms`: client, wire and front end. These are
-        means; `beyond_stages_median_ms` is the median over the requests of what both add together.
+        replayed calls, and Triton's `queue_ms` and `tensors_ms` (input and output); `stages_ms`: their sum;
+        `inputs_ms`: Triton's compute input of all stages, the part of their compute before a request reaches their
+        processes; `ensemble_adds_ms`: the ensemble's time in Triton's statistics less both; `client_adds_ms`: client,
+        wire and front end. These are means; `beyond_stages_median_ms` is the median over the requests of all that is
+        not `stages_ms`.
     """
     models = level["models"]
     stages = {}
@@ -33,13 +35,15 @@ def breakdown(kind: str, level: Mapping[str, Any], shares: Mapping[str, Mapping[
             "calls": dict(share.get("calls", {})),
         }
     total = sum(level["stage_ms"].values())
+    inputs = sum(models.get(stage, {}).get("mean_compute_input_ms", 0.0) for stage in stages)
     ensemble = models[kind]["mean_success_ms"]
     return {
         "requests": level["answered"],
         "stages": stages,
         "stages_ms": round(total, 3),
         "ensemble_ms": round(ensemble, 3),
-        "ensemble_adds_ms": round(ensemble - total, 3),
+        "inputs_ms": round(inputs, 3),
+        "ensemble_adds_ms": round(ensemble - total - inputs, 3),
         "client_ms": level["latency_ms"]["mean"],
         "client_adds_ms": round(level["latency_ms"]["mean"] - ensemble, 3),
         "beyond_stages_median_ms": level["beyond_stages_ms"],
