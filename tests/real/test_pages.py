@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tritonclient.grpc as triton
 from endcap_client import Client, Rules
 from endcap_server.launch import Server
+from endcap_server.stages.tensors import json_of
 from endcap_server.store import ItemStore
 
 from benchmarks.storefront_validity import problems, random_shopper
@@ -34,6 +37,16 @@ def test_random_storefronts_are_valid(client: Client, store: ItemStore) -> None:
     assert [problems(page, store, 3) for page in pages] == [[]] * len(pages)
     generated = sum(page.status.stages["theme"].source == "generated" for page in pages)
     assert generated >= 0.9 * len({(tuple(history), tuple(session)) for history, session in shoppers}) - 10
+
+
+def test_the_time_of_a_stage_has_the_writing_of_its_answer_in_it(server: Server) -> None:
+    budget = triton.InferInput("BUDGET_MS", [1], "INT32").set_data_from_numpy(np.array([200], np.int32))
+    with triton.InferenceServerClient(server.grpc_address) as connection:
+        asked = [triton.InferRequestedOutput("RETRIEVAL_STATUS")]
+        found = connection.infer("retrieval", [budget], outputs=asked, client_timeout=30)
+    part = json_of(found.as_numpy("RETRIEVAL_STATUS"))
+    whole_ms = (part["finished_ns"] - part["started_ns"]) / 1e6
+    assert whole_ms > part["ms"] + 0.001, "`ms` was taken before the document was written, `finished_ns` after"
 
 
 def test_new_shopper_gets_a_full_page(client: Client) -> None:

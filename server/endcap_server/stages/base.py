@@ -140,7 +140,7 @@ class Answer:
 
     Attributes:
         tensors: Its outputs but the status.
-        status: Writes what the stage says about itself. It is asked for last, so that the stage's time has all in it.
+        status: Writes what the stage says about itself, after all else; `status.finish` writes its end once more.
     """
 
     tensors: Tensors
