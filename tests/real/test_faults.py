@@ -48,6 +48,13 @@ class Served:
         """The lines with a text."""
         return [line for line in self.lines if text in line]
 
+    def wait_for(self, condition: Callable[[], object], timeout_s: float, what: str) -> None:
+        """Wait until something is so; a failure shows what was said."""
+        try:
+            wait_for(condition, timeout_s, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; said so far:\n{''.join(self.lines)}") from None
+
 
 @pytest.fixture(scope="module")
 def served(build: Path) -> Iterator[Served]:
@@ -78,8 +85,15 @@ def history(build: Path) -> Callable[[int], list[str]]:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_killed_engine(served: Served, history: Callable[[int], list[str]], engine: str) -> None:
-    killed = process_of(served.server, engine)
+    killed, restarts = process_of(served.server, engine), len(served.said("started it again"))
     assert killed is not None
+
+    def revived() -> bool:
+        return bool(served.said(f"the process of {engine} died; loaded it again"))
+
+    def restarted() -> bool:
+        # Seldom: a process that is killed while it holds a lock of the memory it shares with Triton ends both.
+        return len(served.said("started it again")) > restarts
 
     def ask(client: Client, number: int) -> object:
         return client.storefront(history(number), placements=2, budget_ms=1500)
@@ -89,8 +103,8 @@ def test_killed_engine(served: Served, history: Callable[[int], list[str]], engi
         os.kill(killed, signal.SIGKILL)
         answered = len(traffic.answers)
         wait_for(lambda: len(traffic.answers) > answered + 2, RESUME_S, "pages without the engine")
-        wait_for(lambda: served.said(f"the process of {engine} died; loaded it again"), 2 * RESUME_S, "the engine")
-    assert len(traffic.errors) <= 2, "at most the requests in flight fail"
+        served.wait_for(lambda: revived() or restarted(), 2 * RESUME_S, f"{engine} is back")
+    assert len(traffic.errors) <= 2 or restarted(), "at most the requests in flight fail"
     assert process_of(served.server, engine) not in (None, killed)
     with Client(served.address, timeout_s=20) as client:
         numbers = iter(range(5000, 6000))

@@ -58,6 +58,16 @@ def test_a_server_that_ends_again_and_again_is_given_up(tmp_path: Path) -> None:
     assert all("started it again in" in line for line in said)
 
 
+def test_what_a_server_wrote_as_it_ended_itself_is_told(tmp_path: Path) -> None:
+    said: list[str] = []
+    server = ShellServer(tmp_path / "log", "echo terminate called after throwing; echo '  what():  x'; kill -ABRT $$")
+    server.start()
+    with pytest.raises(LaunchError):
+        Supervisor(server, said.append).run()
+    told = "the server was killed by signal 6 (terminate called after throwing what():  x); started it again in"
+    assert said[0].startswith(told)
+
+
 def test_a_start_that_fails_is_tried_again(tmp_path: Path) -> None:
     class Flaky(ShellServer):
         def start(self) -> None:

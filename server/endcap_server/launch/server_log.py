@@ -6,6 +6,8 @@ from typing import BinaryIO
 
 _NOISE = ("CudaDriverHelper has not been", "unable to create stream")
 """What Triton logs as errors at each start without a GPU."""
+_CRASH = ("terminate called", "what():", "Signal (")
+"""How lines begin that a process writes when it ends itself: the C++ runtime's, and Triton's."""
 
 
 class ServerLog:
@@ -40,3 +42,8 @@ class ServerLog:
         errors = [line for line in errors if not line.startswith(_NOISE)]
         known = [line for line in errors if "failed to load" in line or "Error" in line or "rror:" in line]
         return " | ".join((known or errors or lines[-1:])[:2]) or "no log"
+
+    def crash(self) -> str:
+        """What the latest start wrote as it ended itself, "" when it wrote nothing: it was killed from outside."""
+        lines = (line.strip() for line in self.text().splitlines())
+        return " ".join([line for line in lines if line.startswith(_CRASH)][:3])

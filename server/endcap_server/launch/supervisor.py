@@ -38,7 +38,8 @@ class Supervisor:
         while True:
             status = self._server.wait()
             if status < 0:
-                self._again(f"the server was killed by signal {-status}")
+                crash = self._server.log.crash()
+                self._again(f"the server was killed by signal {-status}{crash and f' ({crash})'}")
             else:
                 self._again(f"the server ended with status {status}: {self._server.log.reason()}")
 
