@@ -1,6 +1,5 @@
 """Lint against the real server: what it calls refused is refused, what it passes loads, and its facts are facts."""
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from endcap_server.launch import find_installation
+from endcap_server.launch.listening import free_ports
 from endcap_server.lint import lint_repository, read_repository
 from tiny_repository import ensemble, model, tensor
 
@@ -80,8 +80,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def client(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[triton.InferenceServerClient]:
     """A bare server on the toys, with no model loaded."""
     installation, folder = find_installation(), tmp_path_factory.mktemp("server")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    (port,) = free_ports(("127.0.0.1", 0, "--grpc-port"))
     command = [
         str(installation.binary),
         f"--model-repository={repository}",

@@ -1,9 +1,10 @@
+import socket
 from pathlib import Path
 
 import pytest
 import trustme
 from endcap_server.launch import LaunchError, Tls
-from endcap_server.launch.listening import check_address, loopback_beside
+from endcap_server.launch.listening import check_address, free_ports, loopback_beside
 
 CERTIFICATE, KEY, AUTHORITY = "server.pem", "server.key", "root.pem"
 
@@ -70,3 +71,23 @@ def test_what_speaks_no_tls_stays_inside(files: Path) -> None:
     assert loopback_beside("0.0.0.0", tls) == "127.0.0.1"
     assert loopback_beside("::1", tls) == "::1"
     assert loopback_beside("0.0.0.0", None) == "0.0.0.0"
+
+
+def test_free_ports(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = [("127.0.0.1", 0, f"--{name}-port") for name in ("grpc", "http", "metrics")]
+    for _ in range(50):
+        ports = free_ports(*wanted)
+        assert len(set(ports)) == 3
+    assert free_ports(("127.0.0.1", ports[0], "--grpc-port"), ("127.0.0.1", 0, "--http-port"))[0] == ports[0]
+    # Where all ports are given to outgoing connections, the kernel picks.
+    monkeypatch.setattr("endcap_server.launch.listening._FIRST_PICKED", 60_000)
+    assert len(set(free_ports(*wanted))) == 3
+
+
+def test_ports_that_are_not_free() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(LaunchError, match=rf"cannot listen on 127.0.0.1:{port} .* choose another --http-port"):
+            free_ports(("127.0.0.1", 0, "--grpc-port"), ("127.0.0.1", port, "--http-port"))
+    with pytest.raises(LaunchError, match=rf"--grpc-port and --http-port: expected two ports, got {port} twice"):
+        free_ports(("127.0.0.1", port, "--grpc-port"), ("127.0.0.1", port, "--http-port"))

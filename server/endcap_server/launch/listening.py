@@ -3,14 +3,19 @@
 Triton speaks TLS on its gRPC port only. HTTP and metrics therefore stay on loopback where gRPC speaks TLS.
 """
 
+import random
 import socket
 import ssl
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from endcap_server.launch.installation import LaunchError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_FIRST_PICKED = 20_000
+_PICKS = 100
 
 
 @dataclass(frozen=True)
@@ -115,14 +120,51 @@ def joined(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def free_port(address: str, port: int, option: str) -> int:
-    """`port` if it is free (0: any free one). Checked by us because gRPC would share a taken port in silence."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise LaunchError(f"cannot listen on {address}:{port} ({why}); choose another {option}") from None
-        return int(probe.getsockname()[1])
+def free_ports(*wanted: tuple[str, int, str]) -> list[int]:
+    """The ports to listen on: each as it was asked for, or any free one for 0.
+
+    Checked by us because gRPC would share a taken port in silence. All are held until the last one is found, so that
+    none comes twice.
+
+    Args:
+        wanted: Address, port, and the option that names it.
+
+    Raises:
+        LaunchError: a port is taken, or asked for twice.
+    """
+    with ExitStack() as held:
+        ports: dict[tuple[str, int], str] = {}
+        for address, port, option in wanted:
+            if (address, port) in ports:
+                both = f"{ports[address, port]} and {option}"
+                raise LaunchError(f"{both}: expected two ports, got {port} twice; choose another {option}")
+            probe = _bound(address, port, option, reuse=True) if port else _bound_anywhere(address, option)
+            held.callback(probe.close)
+            ports[address, int(probe.getsockname()[1])] = option
+        return [port for _, port in ports]
+
+
+def _bound(address: str, port: int, option: str, *, reuse: bool = False) -> socket.socket:
+    """A socket that holds a port; with `reuse`, connections left by a server that has just ended do not count."""
+    probe = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
+    try:
+        probe.bind((address, port))
+    except OSError as error:
+        probe.close()
+        why = error.strerror or str(error)
+        raise LaunchError(f"cannot listen on {address}:{port} ({why}); choose another {option}") from None
+    return probe
+
+
+def _bound_anywhere(address: str, option: str) -> socket.socket:
+    """A free port that outgoing connections are not given: one of them could have it while the server starts again."""
+    try:
+        first_of_outgoing = int(_OUTGOING.read_text(encoding="ascii").split()[0])
+    except OSError:
+        first_of_outgoing = _FIRST_PICKED
+    listened = range(_FIRST_PICKED, max(_FIRST_PICKED, first_of_outgoing))
+    for port in random.sample(listened, min(len(listened), _PICKS)):
+        with suppress(LaunchError):
+            return _bound(address, port, option)
+    return _bound(address, 0, option)

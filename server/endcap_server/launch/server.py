@@ -22,7 +22,7 @@ from endcap_server.generations import Generations
 from endcap_server.launch.access import connect, ensure_key, headers, key_file_of, restriction_flags
 from endcap_server.launch.command_line import hide_argument
 from endcap_server.launch.installation import Installation, LaunchError, find_installation
-from endcap_server.launch.listening import check_address, free_port, joined, loopback_beside
+from endcap_server.launch.listening import check_address, free_ports, joined, loopback_beside
 from endcap_server.launch.options import ServerOptions
 from endcap_server.launch.server_log import ServerLog
 from endcap_server.launch.watchdog import CONTROL_TIMEOUT_S, Watchdog
@@ -67,9 +67,11 @@ class Server:
         self.installation: Installation = find_installation(options.python)
         self._http_host = loopback_beside(options.address, options.tls)
         self._metrics_host = options.metrics_address or self._http_host
-        self.grpc_port = free_port(options.address, options.grpc_port, "--grpc-port")
-        self.http_port = free_port(self._http_host, options.http_port, "--http-port")
-        self.metrics_port = free_port(self._metrics_host, options.metrics_port, "--metrics-port")
+        self.grpc_port, self.http_port, self.metrics_port = free_ports(
+            (options.address, options.grpc_port, "--grpc-port"),
+            (self._http_host, options.http_port, "--http-port"),
+            (self._metrics_host, options.metrics_port, "--metrics-port"),
+        )
         self.log = ServerLog(options.build / "logs" / f"server-{self.grpc_port}.log")
         self.state = state_folder(options.build, self.grpc_port)
         self.generation: Generation | None = None

@@ -36,7 +36,7 @@ class ServerLog:
 
     def reason(self) -> str:
         """The first error lines of the latest start: what Triton says before it gives up."""
-        lines = self.text().splitlines()
+        lines = [line for line in self.text().splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("E") and "] " in line]
         errors = [line.split("] ", 1)[1].strip('"') for line in errors]
         errors = [line for line in errors if not line.startswith(_NOISE)]
