@@ -21,7 +21,8 @@ from typing import Any
 from endcap_builders.llm.examples import listed_candidates, read_examples, split_held_out
 from endcap_server import prompts
 from endcap_server.engines.grammar import keyword_grammar, theme_grammar
-from endcap_server.engines.llm import Llm
+from endcap_server.engines.llm_engine import LlmEngine, open_llm
+from endcap_server.engines.parameters import LLM_PARAMETERS
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -86,7 +87,7 @@ def baseline_answers(llm: HuggingFaceLlm, requests: Sequence[Request]) -> list[s
     return [text for text, _ in llm.generate(prompts_, grammars, max(request.max_tokens for request in requests))]
 
 
-def engine_answers(engine: Llm, requests: Sequence[Request]) -> list[str]:
+def engine_answers(engine: LlmEngine, requests: Sequence[Request]) -> list[str]:
     """Texts of requests that arrive together."""
     answers = engine.generate(
         [request.prompt for request in requests],
@@ -143,7 +144,7 @@ def main() -> None:
         table.add_column(column, justify="left" if column == "model" else "right")
     results = []
     for name, requests in kinds.items():
-        engine = Llm(options.build / name, threads=threads)
+        engine = open_llm(options.build / name, LLM_PARAMETERS[name].model_validate({"threads": threads}))
         baseline = HuggingFaceLlm(options.build / name / "hf", options.baseline_precision)
         sides: dict[str, Answer] = {
             "engine": partial(engine_answers, engine),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from endcap_server.engines.llm_engine import LlmError, open_llm
-from endcap_server.engines.parameters import PARAMETERS, CrossEncoderParameters, LlmParameters
+from endcap_server.engines.parameters import LLM_PARAMETERS, PARAMETERS, CrossEncoderParameters, LlmParameters
 from endcap_server.stages.base import ParameterError
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
@@ -68,6 +68,15 @@ def test_unknown_implementation_is_refused(name: str) -> None:
 def test_options_of_the_cross_encoder() -> None:
     options = CrossEncoderParameters(implementation="tensorrt", token_budget=4096, threads=3).runtime()
     assert (options.implementation, options.token_budget, options.threads) == ("tensorrt", 4096, 3)
+
+
+def test_each_student_has_its_precision() -> None:
+    assert {name: each().model_dump()["precision"] for name, each in LLM_PARAMETERS.items()} == {
+        "theme_llm": "f32",
+        "keyword_llm": "auto",
+    }
+    with pytest.raises(ParameterError, match="keyword_llm, parameter precision: expected"):
+        LLM_PARAMETERS["keyword_llm"].from_strings("keyword_llm", {"precision": "int8"})
 
 
 def test_the_llm_asked_for_is_the_one_opened(tmp_path: Path) -> None:

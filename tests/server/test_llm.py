@@ -21,9 +21,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_llm(tmp_path_factory.mktemp("llm"))
 
 
-@pytest.fixture(scope="module")
-def llm(folder: Path) -> Iterator[Llm]:
-    engine = Llm(folder, cache_mb=16)
+@pytest.fixture(scope="module", params=["f32", "auto"])
+def llm(folder: Path, request: pytest.FixtureRequest) -> Iterator[Llm]:
+    engine = Llm(folder, precision=request.param, cache_mb=16)
     yield engine
     engine.close()
 

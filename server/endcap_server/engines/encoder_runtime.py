@@ -50,10 +50,7 @@ class RuntimeOptions:
                 raise EngineLoadError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         threads = self.threads or len(os.sched_getaffinity(0))
         streams = self.streams or min(threads, MAX_STREAMS)
-        precision = self.precision
-        if precision == "auto":
-            capabilities = openvino_cpu.core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-            precision = "bf16" if "BF16" in capabilities else "f32"
+        precision = openvino_cpu.resolved_precision(self.precision)
         return replace(self, threads=threads, streams=min(streams, threads), precision=precision)
 
 

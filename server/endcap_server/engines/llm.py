@@ -61,8 +61,8 @@ class Llm(LlmEngine):
         Args:
             folder: OpenVINO model, tokenizer and ``config.json``, as the builders export them.
             threads: cores for one decoding step.
-            precision: of the activations that are not 8-bit; "f32" is the fastest for students of a few million
-                parameters, "bf16" for those of hundreds of millions where the CPU has it.
+            precision: of the activations that are not 8-bit, "f32", "bf16", or "auto": bf16 where the CPU has it. Of
+                students of a few million parameters, "f32" writes faster and "bf16" reads long prompts faster.
             cache_mb: memory for keys and values, MiB; it also holds the prefixes that later prompts may share.
             max_sequences: most sequences in one decoding step.
             max_waiting: most requests in the queue; more are refused at once.
@@ -86,7 +86,7 @@ class Llm(LlmEngine):
         scheduler.enable_prefix_caching = True
         properties = {
             "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": openvino_cpu.resolved_precision(precision),
             "PERFORMANCE_HINT": "LATENCY",
             **openvino_cpu.PROPERTIES,
         }

@@ -144,7 +144,7 @@ def open_llm(folder: Path, settings: LlmParameters) -> LlmEngine:
         return TrtLlm(folder / "trtllm", **limits)
     from endcap_server.engines.llm import Llm
 
-    return Llm(folder, threads=settings.threads, **limits)
+    return Llm(folder, threads=settings.threads, precision=settings.precision, **limits)
 
 
 def bytes_per_token(config: dict[str, Any]) -> int:

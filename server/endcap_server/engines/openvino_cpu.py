@@ -48,3 +48,10 @@ def core() -> "ov.Core":
     with signal_stack_kept():
         core.get_versions("CPU")
     return core
+
+
+def resolved_precision(precision: str) -> str:
+    """``f32`` or ``bf16``; for ``auto``, bf16 where the CPU computes with it."""
+    if precision != "auto":
+        return precision
+    return "bf16" if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"

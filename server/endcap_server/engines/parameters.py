@@ -1,6 +1,6 @@
 """Parameters of the engines' ``config.pbtxt``: the one place of their types, ranges, defaults and meanings."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -57,20 +57,33 @@ class CrossEncoderParameters(StageParameters):
         return RuntimeOptions(self.threads, self.streams, self.precision, self.token_budget, self.implementation)
 
 
+def _llm_precision(default: str) -> Any:
+    what = "of what is not 8-bit, on the CPU; auto: bf16 where the CPU computes with it"
+    return Field(default, pattern="^(auto|f32|bf16)$", description=what)
+
+
 class LlmParameters(StageParameters):
     """Parameters of `theme_llm/config.pbtxt` and `keyword_llm/config.pbtxt`."""
 
     implementation: Literal["openvino_genai", "tensorrt_llm"] = Field("openvino_genai", description="what decodes")
     threads: int = Field(2, ge=1, le=1024, description="CPU threads of a decoding step")
+    precision: str = _llm_precision("f32")
     cache_mb: int = Field(64, ge=1, le=65536, description="memory for keys and values, MB (2**20 bytes)")
     max_sequences: int = Field(32, ge=1, le=1024, description="sequences decoded together")
     max_waiting: int = Field(256, ge=1, description="prompts that may wait; more are refused at once")
 
 
+class KeywordLlmParameters(LlmParameters):
+    """Those of `keyword_llm`: its time goes into reading long prompts, where bf16 pays, and not into writing."""
+
+    precision: str = _llm_precision("auto")
+
+
+LLM_PARAMETERS: dict[str, type[LlmParameters]] = {"theme_llm": LlmParameters, "keyword_llm": KeywordLlmParameters}
+
 PARAMETERS: dict[str, type[StageParameters]] = {
     "nearest": NearestParameters,
     "cross_encoder": CrossEncoderParameters,
-    "theme_llm": LlmParameters,
-    "keyword_llm": LlmParameters,
+    **LLM_PARAMETERS,
 }
 """By model name."""

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from endcap_server.engines.llm_engine import AbandonedError, Answer, open_llm
-from endcap_server.engines.parameters import LlmParameters
+from endcap_server.engines.parameters import LLM_PARAMETERS
 from endcap_server.stages.base import InvalidRequest
 from endcap_server.stages.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.triton.engine_model import EngineModel, Job
@@ -29,7 +29,7 @@ class LlmModel(EngineModel):
 
     def open(self, build: Path, parameters: dict[str, str]) -> None:
         """Load the engine."""
-        settings = LlmParameters.from_strings(self.name, parameters)
+        settings = LLM_PARAMETERS[self.name].from_strings(self.name, parameters)
         self._llm = open_llm(build / self.name, settings)
 
     def read(self, tensors: Tensors, deadline_ns: int) -> tuple[list[str], list[str], int]:
