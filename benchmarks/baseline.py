@@ -64,7 +64,7 @@ class NaiveEngines:
         tokenizer = load_tokenizer(build / "store/tokenizer.json")
         self._texts = tokenizer.decode_batch([store.tokens.row(row).tolist() for row in range(len(store))])
         self._llms = {name: HuggingFaceLlm(build / name / "hf") for name in ("theme_llm", "keyword_llm")}
-        self._encoded: tuple[tuple[str, ...], np.ndarray] = ((), np.empty(0))
+        self._encoded: dict[str, np.ndarray] = {}
 
     async def call(self, engine: str, inputs: Tensors, deadline_ns: int, outputs: tuple[str, ...]) -> Tensors:
         """Answer one request to `engine`; see `endcap_server.stages.base.Engines`."""
@@ -89,12 +89,15 @@ class NaiveEngines:
         return {"ROW": rows.astype(np.int32), "SIMILARITY": similarity, "VECTOR": vectors}
 
     def _encode(self, texts: list[str]) -> np.ndarray:
-        # A search looks for products and for keywords with the same text: nobody would encode it twice.
-        if self._encoded[0] != tuple(texts):
-            prompted = [self._prompt + text for text in texts]
+        # Stages ask again for texts of the stage before, and a search looks for products and for keywords with the
+        # same text: nobody would encode them twice.
+        missing = [text for text in dict.fromkeys(texts) if text not in self._encoded]
+        if missing:
+            prompted = [self._prompt + text for text in missing]
             vectors = self._encoder.encode(prompted, normalize_embeddings=True, show_progress_bar=False)
-            self._encoded = (tuple(texts), np.asarray(vectors, np.float32))
-        return self._encoded[1]
+            self._encoded |= zip(missing, np.asarray(vectors, np.float32), strict=True)
+        self._encoded = {text: self._encoded[text] for text in texts}
+        return np.stack(list(map(self._encoded.__getitem__, texts)))
 
     def _score(self, inputs: Tensors) -> Tensors:
         from endcap_server.margins import pairwise_margins

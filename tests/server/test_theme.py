@@ -6,7 +6,8 @@ import pytest
 from endcap_server.generations import Generations
 from endcap_server.prompts import ThemeDraft, theme_completion
 from endcap_server.stages.handed_on import ThemeRequest, Themes
-from endcap_server.stages.tensors import Tensors, json_of
+from endcap_server.stages.keywords import Keywords
+from endcap_server.stages.tensors import Tensors, json_of, texts_of
 from endcap_server.stages.theme import Theme
 from tiny_shop import CATEGORIES, TinyEngines, build_shop
 
@@ -46,6 +47,20 @@ def answer(
 
 def themes_of(out: Tensors) -> Themes:
     return Themes.read(out["THEMES"])
+
+
+def test_what_keywords_will_ask_for_is_encoded_along(shop: Path) -> None:
+    """One run of the encoder for both stages: the engine remembers the texts."""
+    engines = TinyEngines(shop)
+    request = ThemeRequest(
+        shopper="likes:lamps", placements=3, budget_ms=2000, keywords_ms=250, generation=Generations().current(b"key")
+    )
+    themes = asyncio.run(Theme(shop, {}, engines).run({"THEME_REQUEST": request.tensor()}))
+    asyncio.run(Keywords(shop, {}, engines).run({"THEMES": themes["THEMES"]}))
+    along, asked = (texts_of(inputs["TEXT"]) for name, inputs in engines.calls if name == "nearest")
+    titles = themes_of(themes).titles
+    assert along[: len(titles)] == list(titles)
+    assert set(asked) <= set(along)
 
 
 def written(*themes: ThemeDraft) -> dict[str, str]:

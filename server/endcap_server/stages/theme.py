@@ -188,8 +188,11 @@ class Theme(Stage):
         """Embeddings of the titles: float32 [T, D]; None (then words alone are compared) when the engine fails."""
         if len(themes) < 2:
             return None
+        # The keywords stage is about to ask for the concepts. The engine remembers texts, and to read all its weights
+        # once more would take longer than some texts more.
+        concepts = dict.fromkeys(concept for theme in themes for concept in theme.concepts)
         inputs = {
-            "TEXT": bytes_tensor([theme.title for theme in themes]),
+            "TEXT": bytes_tensor([*(theme.title for theme in themes), *concepts]),
             "INDEX": bytes_tensor(["none"]),
             "K": np.array([1], np.int32),
         }
@@ -199,7 +202,7 @@ class Theme(Stage):
         except EngineError as error:
             status.fall_back(f"near-duplicates by words only ({error})", whole=False)
             return None
-        return answer["VECTOR"].astype(np.float32)
+        return answer["VECTOR"][: len(themes)].astype(np.float32)
 
     def _distinct(
         self, themes: Sequence[ThemeDraft], required: int, vectors: np.ndarray | None, status: StatusPart
