@@ -235,6 +235,14 @@ def test_a_server_starts_with_the_build_as_it_is(state: StateFolder, build: Path
     assert config(state, "fusion").parameters["margin"].string_value == "0.3"
 
 
+def test_a_repository_of_another_version_is_not_served(state: StateFolder, build: Path) -> None:
+    edit(build, "theme", '"THEMES"', '"THEME"')
+    with pytest.raises(ApplyError, match=r"theme .*output THEME.*another version of endcap.*build --out .* repository"):
+        prepare(state, build, "cpu")
+    edit(build, "theme", '"THEME"', '"THEMES"')
+    assert prepare(state, build, "cpu").number == 1
+
+
 def test_a_server_comes_back_with_what_was_applied(state: StateFolder, build: Path) -> None:
     first = prepare(state, build, "cpu")
     edit(build, "fusion", '"0.25"', '"0.3"')

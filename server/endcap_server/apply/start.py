@@ -4,9 +4,10 @@ import shutil
 from pathlib import Path
 
 from endcap_server.apply.composition import compose, view_of
-from endcap_server.apply.generation import Generation, StateFolder
+from endcap_server.apply.generation import ApplyError, Generation, StateFolder
 from endcap_server.apply.render import render_ensemble, render_models
 from endcap_server.apply.snapshot import REPOSITORY, take_snapshot
+from endcap_server.lint.checks_models import signatures
 from endcap_server.lint.repository import CONFIG, View
 
 
@@ -28,7 +29,8 @@ def prepare(
         as_built: Serve the build as it is, whatever has been applied.
 
     Raises:
-        ApplyError: the files of the live generation are gone, or the build cannot be kept.
+        ApplyError: the files of the live generation are gone, the build cannot be kept, or its models' tensors are not
+            those of this version of endcap.
     """
     standing = state.journal.standing()
     live = state.read(standing.live) if standing.live and not as_built and (again or state.has(standing.live)) else None
@@ -37,6 +39,7 @@ def prepare(
     if live is None or not (again or live.is_applied):
         live = _as_built(state, build, profile, standing.newest + 1, live)
     view = view_of(state.snapshot(live.number), profile)
+    _check_tensors(view, build)
     for ensemble in live.public:
         render_ensemble(state, view, live, ensemble, ensemble)
     state.prune(live)
@@ -44,6 +47,15 @@ def prepare(
         _add_the_rest(state, view, live)
     state.journal.write("served", live.number, source=live.source)
     return live
+
+
+def _check_tensors(view: View, build: Path) -> None:
+    """Refuse what another version of endcap wrote: Triton would load it, and every request would fail."""
+    for finding in signatures(view):
+        raise ApplyError(
+            f"{finding.what} ({finding.code.name}): the model repository was written by another version of endcap, or "
+            f"edited (`endcap lint` shows all that is wrong); `endcap build --out {build} repository` writes it anew"
+        )
 
 
 def _as_built(state: StateFolder, build: Path, profile: str, number: int, before: Generation | None) -> Generation:
