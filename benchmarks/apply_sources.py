@@ -155,7 +155,7 @@ class TritonPythonModel(TritonPythonModel):
 """
 
 FAULTY = (
-    Edit("misspelt tensor", config("storefront", ('key: "KEYWORD_ROW" value', 'key: "KEYWORD_ROWS" value')), "lint"),
+    Edit("misspelt tensor", config("storefront", ('key: "KEYWORDS" value', 'key: "KEYWORD" value')), "lint"),
     Edit(
         "wrong type", config("rerank", ('"MEASURED" data_type: TYPE_FP32', '"MEASURED" data_type: TYPE_FP64')), "lint"
     ),

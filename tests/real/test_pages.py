@@ -10,7 +10,7 @@ import pytest
 import tritonclient.grpc as triton
 from endcap_client import Client, Rules
 from endcap_server.launch import Server
-from endcap_server.stages.tensors import json_of
+from endcap_server.stages.status import part_of
 from endcap_server.store import ItemStore
 
 from benchmarks.storefront_validity import problems, random_shopper
@@ -42,9 +42,9 @@ def test_random_storefronts_are_valid(client: Client, store: ItemStore) -> None:
 def test_the_time_of_a_stage_has_the_writing_of_its_answer_in_it(server: Server) -> None:
     budget = triton.InferInput("BUDGET_MS", [1], "INT32").set_data_from_numpy(np.array([200], np.int32))
     with triton.InferenceServerClient(server.grpc_address) as connection:
-        asked = [triton.InferRequestedOutput("RETRIEVAL_STATUS")]
+        asked = [triton.InferRequestedOutput("PAGE")]
         found = connection.infer("retrieval", [budget], outputs=asked, client_timeout=30)
-    part = json_of(found.as_numpy("RETRIEVAL_STATUS"))
+    part = part_of(found.as_numpy("PAGE"))
     whole_ms = (part["finished_ns"] - part["started_ns"]) / 1e6
     assert whole_ms > part["ms"] + 0.001, "`ms` was taken before the document was written, `finished_ns` after"
 

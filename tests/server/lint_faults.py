@@ -159,7 +159,7 @@ SETTINGS = (
         ("E208", RERANK, '"MEASURED" data_type'),
         ("E208", FUSION, '"MEASURED" data_type'),
     ),
-    fault("wrong type of a stage", (FUSION, "TYPE_INT32", "TYPE_INT64"), ("E208", FUSION, "KEYWORD_ROW")),
+    fault("wrong type of a stage", (FUSION, "TYPE_INT32", "TYPE_INT64"), ("E208", FUSION, '"ROW"')),
     fault(
         "wrong shape of a stage",
         (
@@ -215,7 +215,7 @@ SETTINGS = (
 )
 
 WIRING = (
-    fault("step without maps", (SEARCH, '      model_name: "rerank"\n', ""), ("E301", SEARCH, 34)),
+    fault("step without maps", (SEARCH, '      model_name: "rerank"\n', ""), ("E301", SEARCH, 33)),
     fault(
         "missing model",
         (STOREFRONT, '"keywords"\n', '"keyword"\n'),
@@ -223,8 +223,8 @@ WIRING = (
     ),
     fault(
         "misspelt input of a step",
-        (SEARCH, 'key: "KEYWORD_ROW"', 'key: "KEYWORDS_ROW"'),
-        ("E303", SEARCH, "KEYWORDS_ROW"),
+        (SEARCH, 'key: "KEYWORDS"', 'key: "KEYWORD"'),
+        ("E303", SEARCH, '"KEYWORD"'),
     ),
     fault(
         "misspelt output of a step",
@@ -242,7 +242,7 @@ WIRING = (
         (
             SEARCH,
             'input_map { key: "RERANK_STATUS" value: "rerank_status" }',
-            'input_map { key: "RERANK_STATUS" value: "retrieval_status" }\n'
+            'input_map { key: "RERANK_STATUS" value: "page" }\n'
             '      input_map { key: "RERANK_STATUS" value: "rerank_status" }',
         ),
         ("E306", SEARCH, 'input_map { key: "RERANK_STATUS" value: "rerank_status" }'),
@@ -338,11 +338,11 @@ WIRING = (
         "shapes of an edge",
         (
             SEARCH,
-            'input_map { key: "CANDIDATE_ROW" value: "candidate_row" }',
-            'input_map { key: "CANDIDATE_ROW" value: "query_keyword_row" }',
+            'input_map { key: "MEASURED" value: "measured" }',
+            'input_map { key: "MEASURED" value: "candidate_similarity" }',
         ),
-        ("E314", SEARCH, 'input_map { key: "CANDIDATE_ROW"'),
-        ("E309", SEARCH, 'output_map { key: "CANDIDATE_ROW"'),
+        ("E314", SEARCH, 'input_map { key: "MEASURED"'),
+        ("E309", SEARCH, 'output_map { key: "MEASURED"'),
     ),
     fault(
         "any size into a fixed one",
@@ -383,11 +383,11 @@ ensemble_scheduling {
         "ensemble that contains itself",
         (SEARCH, 'model_name: "fusion"', 'model_name: "search"'),
         ("E319", SEARCH, 'model_name: "search"'),
-        *(("E303", SEARCH, row) for row in (49, 50, 51, 52, 53, 54)),
-        *(("E304", SEARCH, row) for row in (55, 56, 57)),
+        *(("E303", SEARCH, row) for row in (48, 49, 50, 51, 52)),
+        *(("E304", SEARCH, row) for row in (53, 54, 55)),
     ),
     fault("missing ensemble", ("E320", "", 0), act=_remove("search")),
-    fault("no step's model", (SEARCH, '"rerank"', '""'), ("E301", SEARCH, 34)),
+    fault("no step's model", (SEARCH, '"rerank"', '""'), ("E301", SEARCH, 33)),
     fault("missing engine", ("E321", RERANK, "backend"), act=_remove("cross_encoder")),
     fault(
         "unreachable model",
@@ -421,15 +421,15 @@ CACHES = (
             "toy_page/config.pbtxt",
             """platform: "ensemble"
 input [
-  { name: "THEMES" data_type: TYPE_UINT8 dims: [ -1 ] }
+  { name: "THEME_REQUEST" data_type: TYPE_UINT8 dims: [ -1 ] }
 ]
-output [ { name: "KEYWORD_ROW" data_type: TYPE_INT32 dims: [ -1, -1 ] } ]
+output [ { name: "THEMES" data_type: TYPE_UINT8 dims: [ -1 ] } ]
 ensemble_scheduling {
   step {
-    model_name: "keywords"
+    model_name: "theme"
     model_version: -1
-    input_map { key: "THEMES" value: "THEMES" }
-    output_map { key: "KEYWORD_ROW" value: "KEYWORD_ROW" }
+    input_map { key: "THEME_REQUEST" value: "THEME_REQUEST" }
+    output_map { key: "THEMES" value: "THEMES" }
   }
 }
 """,

@@ -59,8 +59,8 @@ def search(shop: Path, query: str, broken: dict[str, str] | None = None, **input
     async def run() -> Tensors:
         engines = TinyEngines(shop, broken)
         tensors = await Retrieval(shop, {}, engines).run({"QUERY": bytes_tensor([query]), **inputs})
-        tensors |= {"THEMES": tensors["QUERY_THEMES"], "KEYWORD_ROW": tensors["QUERY_KEYWORD_ROW"]}
-        tensors |= await Rerank(shop, {}, engines).run(tensors)
+        tensors["THEMES"] = tensors["QUERY_THEMES"]
+        tensors |= await Rerank(shop, {}, engines).run(tensors | {"KEYWORDS": tensors["QUERY_KEYWORDS"]})
         return tensors | await Fusion(shop, {}, engines).run(tensors)
 
     return asyncio.run(run())
@@ -279,18 +279,19 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
         return np.where(rows < 0, np.nan, np.nan if dead else rng.random(size)).astype(np.float32)
 
     similarity = np.where(rows < 0, np.nan, rng.uniform(-1, 1, size)).astype(np.float32)
+    part = {"source": "computed", "ms": 1, "started_ns": 1, "finished_ns": 2}
+    page = PageRequest(
+        placements=placements,
+        products=draw(st.integers(1, 12)),
+        deadline_ns=after_ms(1000),
+        rules=Rules.model_validate_json(json.dumps(document)),
+    )
     return {
         "THEMES": Themes(titles=tuple(f"Theme {index}" for index in range(size[0]))).tensor(),
         "ROW": rows,
         "MEASURED": np.stack([values(), values(), similarity], axis=-1),
-        "PAGE": PageRequest(
-            placements=placements,
-            products=draw(st.integers(1, 12)),
-            deadline_ns=after_ms(1000),
-            rules=Rules.model_validate_json(json.dumps(document)),
-        ).tensor(),
-        "RETRIEVAL_STATUS": carried({"source": "computed", "ms": 1, "started_ns": 1, "finished_ns": 2}),
-        "RERANK_STATUS": carried({"source": "computed", "ms": 1, "started_ns": 1, "finished_ns": 2}),
+        "PAGE": carried(part, page.json_text()),
+        "RERANK_STATUS": carried(part),
         "document": document,
     }
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from endcap_server.generations import Generations
 from endcap_server.prompts import ThemeDraft
-from endcap_server.stages.handed_on import Themes
+from endcap_server.stages.handed_on import KeywordRows, Themes
 from endcap_server.stages.keywords import Keywords
-from endcap_server.stages.tensors import Tensors, json_of, texts_of
+from endcap_server.stages.status import part_of
+from endcap_server.stages.tensors import Tensors, texts_of
 from tiny_shop import THEMES, TinyEngines, build_shop
 
 
@@ -43,7 +44,11 @@ def answer(
             }
         )
     )
-    return out, json_of(out["KEYWORDS_STATUS"]), engines
+    return out, part_of(out["KEYWORDS"]), engines
+
+
+def rows_of(out: Tensors) -> np.ndarray:
+    return KeywordRows.read(out["KEYWORDS"]).array
 
 
 def texts(engines: TinyEngines, rows: np.ndarray) -> list[str]:
@@ -54,15 +59,15 @@ def texts(engines: TinyEngines, rows: np.ndarray) -> list[str]:
 def test_keywords_of_the_llm(shop: Path) -> None:
     before = Generations().current(b"key")
     out, status, engines = answer(shop)
-    rows = out["KEYWORD_ROW"]
+    rows = rows_of(out)
     assert rows.shape == (4, 5)
-    assert texts(engines, out["KEYWORD_ROW"][0])[:2] == ["desk lamp", "floor lamp"]
-    assert texts(engines, out["KEYWORD_ROW"][2])[:2] == ["garden spade", "tomato seeds"]
+    assert texts(engines, rows_of(out)[0])[:2] == ["desk lamp", "floor lamp"]
+    assert texts(engines, rows_of(out)[2])[:2] == ["garden spade", "tomato seeds"]
     for row in range(3):
         chosen = rows[row][rows[row] >= 0].tolist()
         assert len(set(chosen)) == len(chosen) >= 2
     assert (rows[3] == -1).all()
-    assert texts(engines, out["KEYWORD_ROW"][3]) == [""] * 5
+    assert texts(engines, rows_of(out)[3]) == [""] * 5
     assert status["source"] == "generated"
     assert "reason" not in status
     assert Generations().current(b"key") == before
@@ -89,7 +94,7 @@ def test_candidates_take_turns_over_the_concepts(shop: Path) -> None:
 def test_without_the_llm_the_nearest_keywords(shop: Path, broken: dict[str, str], reason: str) -> None:
     before = Generations().current(b"key")
     out, status, engines = answer(shop, broken, budget_ms=40)
-    assert texts(engines, out["KEYWORD_ROW"][0])[:2] == ["desk lamp", "floor lamp"]
+    assert texts(engines, rows_of(out)[0])[:2] == ["desk lamp", "floor lamp"]
     assert status["source"] == "fallback"
     assert reason in status["reason"]
     assert Generations().current(b"key") != before
@@ -97,8 +102,8 @@ def test_without_the_llm_the_nearest_keywords(shop: Path, broken: dict[str, str]
 
 def test_what_is_no_candidate_is_dropped(shop: Path) -> None:
     out, status, engines = answer(shop, {"keyword_llm": " 99 1 1"}, count=1)
-    assert texts(engines, out["KEYWORD_ROW"][0])[0] == "desk lamp"
-    assert len(list(filter(None, texts(engines, out["KEYWORD_ROW"][0])))) == 2
+    assert texts(engines, rows_of(out)[0])[0] == "desk lamp"
+    assert len(list(filter(None, texts(engines, rows_of(out)[0])))) == 2
     assert status["source"] == "generated"
     assert status["aiqa"] == {"not_a_candidate": 1, "keyword_added": 1}
 
@@ -115,19 +120,19 @@ def test_keywords_must_fit_their_theme(shop: Path) -> None:
     listed = texts_of(engines.calls[1][1]["PROMPT"])[0].splitlines()[1].split("|")
     stray = next(text.rpartition(" ")[2] for text in listed if text.startswith("oat drink"))
     out, status, _ = answer(shop, {"keyword_llm": f" 1 {stray}"}, count=1, parameters={"candidates": "32"})
-    assert "oat drink" not in texts(engines, out["KEYWORD_ROW"][0])
+    assert "oat drink" not in texts(engines, rows_of(out)[0])
     assert status["aiqa"]["keyword_fit"] == 1
 
 
 def test_without_any_engine_concepts_that_are_keywords(shop: Path) -> None:
     out, status, engines = answer(shop, {"nearest": "dead", "keyword_llm": "dead"})
-    assert texts(engines, out["KEYWORD_ROW"][0]) == ["desk lamp", "floor lamp", "", "", ""]
+    assert texts(engines, rows_of(out)[0]) == ["desk lamp", "floor lamp", "", "", ""]
     assert status["source"] == "fallback"
     assert status["reason"] == "nearest: is not ready"
 
 
 def test_no_budget_asks_no_llm(shop: Path) -> None:
     out, status, engines = answer(shop, budget_ms=0)
-    assert texts(engines, out["KEYWORD_ROW"][0])[0] == "desk lamp"
+    assert texts(engines, rows_of(out)[0])[0] == "desk lamp"
     assert "keyword_llm: the budget leaves it no time" in status["reason"]
     assert [name for name, _ in engines.calls] == ["nearest"]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from endcap_server.deadline import after_ms
 from endcap_server.rules import Rules
-from endcap_server.stages.handed_on import PageRequest, Themes
+from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
 from endcap_server.stages.page import MEASURED
 from endcap_server.stages.rerank import Rerank, mix
-from endcap_server.stages.tensors import Tensors, json_of, texts_of
+from endcap_server.stages.status import part_of
+from endcap_server.stages.tensors import Tensors, texts_of
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_shop import THEMES, TinyEngines, build_shop, embed
@@ -47,14 +48,14 @@ def answer(
         Rerank(shop, parameters or {"pairs_per_placement": "12", "search_pairs": "16"}, engines).run(
             {
                 "THEMES": Themes(titles=tuple(theme for theme, _ in themes)).tensor(),
-                "KEYWORD_ROW": keyword_rows,
+                "KEYWORDS": KeywordRows.of(keyword_rows).tensor(),
                 "CANDIDATE_ROW": np.array(candidates, np.int32),
                 "CANDIDATE_SIMILARITY": engines.store.vectors[list(candidates)].astype(np.float32) @ query,
                 "PAGE": page.tensor(),
             }
         )
     )
-    return out, json_of(out["RERANK_STATUS"]), engines
+    return out, part_of(out["RERANK_STATUS"]), engines
 
 
 def measured(out: Tensors, name: str) -> np.ndarray:

@@ -10,9 +10,10 @@ from endcap_server.in_flight import InFlight
 from endcap_server.rules import Exclude
 from endcap_server.stages.base import InvalidRequest, Overloaded, ParameterError
 from endcap_server.stages.candidates import popular_rows
-from endcap_server.stages.handed_on import PageRequest, ThemeRequest, Themes
+from endcap_server.stages.handed_on import KeywordRows, PageRequest, ThemeRequest, Themes
 from endcap_server.stages.retrieval import Retrieval
-from endcap_server.stages.tensors import Tensors, bytes_tensor, json_of
+from endcap_server.stages.status import part_of
+from endcap_server.stages.tensors import Tensors, bytes_tensor
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_shop import CATEGORIES, TinyEngines, build_shop
@@ -60,7 +61,7 @@ def test_a_shopper_gets_candidates_of_each_interest(shop: Path) -> None:
     shopper = themes(out).shopper
     assert "drinks" in shopper
     assert "lamps" in shopper
-    status = json_of(out["RETRIEVAL_STATUS"])
+    status = part_of(out["PAGE"])
     assert status["source"] == "computed"
     assert status["unknown_ids"] == 0
 
@@ -69,7 +70,7 @@ def test_unknown_ids_are_skipped_and_counted(shop: Path) -> None:
     rules = bytes_tensor(['{"pin": ["ghost", "p3"], "exclude": {"products": ["ghost"]}}'])
     out = answer(shop, HISTORY=bytes_tensor(["p0", "gone", "p2", "gone"]), RULES=rules)
     assert list(page(out).history) == [0, 2]
-    assert json_of(out["RETRIEVAL_STATUS"])["unknown_ids"] == 3
+    assert part_of(out["PAGE"])["unknown_ids"] == 3
 
 
 def test_the_last_known_products_of_a_long_history_count(shop: Path) -> None:
@@ -78,7 +79,7 @@ def test_the_last_known_products_of_a_long_history_count(shop: Path) -> None:
     assert list(page(out).history) == [row % 8 for row in range(2799, 2999)]
     short = answer(shop, HISTORY=bytes_tensor(["gone"] * 2000 + ["p5"]))
     assert list(page(short).history) == [5]
-    assert json_of(short["RETRIEVAL_STATUS"])["unknown_ids"] == 2000
+    assert part_of(short["PAGE"])["unknown_ids"] == 2000
 
 
 def test_a_session_leads(shop: Path) -> None:
@@ -95,7 +96,7 @@ def test_a_new_shopper_gets_popular_products_of_many_categories(shop: Path) -> N
     assert out["CANDIDATE_ROW"][0] == 0
     assert "new shopper" in themes(out).shopper
     assert list(themes(out).categories) == []
-    assert json_of(out["RETRIEVAL_STATUS"])["source"] == "computed"
+    assert part_of(out["PAGE"])["source"] == "computed"
 
 
 def test_a_session_without_history_says_its_categories(shop: Path) -> None:
@@ -106,7 +107,7 @@ def test_a_session_without_history_says_its_categories(shop: Path) -> None:
 @pytest.mark.parametrize("failure", ["dead", "late"])
 def test_without_the_engine_popular_products(shop: Path, failure: str) -> None:
     out = answer(shop, {"nearest": failure}, HISTORY=ids(0), BUDGET_MS=np.array([60], np.int32))
-    status = json_of(out["RETRIEVAL_STATUS"])
+    status = part_of(out["PAGE"])
     assert status["source"] == "fallback"
     assert "nearest" in status["reason"]
     assert len(out["CANDIDATE_ROW"]) == 20
@@ -131,14 +132,14 @@ def test_a_search(shop: Path) -> None:
     assert (page(out).is_search, page(out).products) == (True, 12)
     assert Themes.read(out["QUERY_THEMES"]).titles == ("Green tea",)
     keyword = list(CATEGORIES.values())[5].index("green tea") + 5 * 4
-    assert out["QUERY_KEYWORD_ROW"][0, 0] == keyword
+    assert KeywordRows.read(out["QUERY_KEYWORDS"]).array[0, 0] == keyword
     assert list(page(out).history) == [0]
 
 
 def test_a_search_without_the_engine_finds_a_known_keyword(shop: Path) -> None:
     out = answer(shop, {"nearest": "dead"}, QUERY=bytes_tensor(["green tea"]))
     assert set(categories_of(shop, out["CANDIDATE_ROW"][:2])) == {"grocery > drinks"}
-    assert json_of(out["RETRIEVAL_STATUS"])["source"] == "fallback"
+    assert part_of(out["PAGE"])["source"] == "fallback"
 
 
 def test_a_catalogue_without_categories(tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_more_than_it_can_answer_is_refused_and_what_fails_does_not_count(shop: 
         with pytest.raises(InvalidRequest, match="PLACEMENTS"):
             asyncio.run(stage.run({"PLACEMENTS": np.array([0], np.int32)}))
     answers = [asyncio.run(stage.run({"QUERY": bytes_tensor(["lamp"])})) for _ in range(3)]
-    assert [json_of(answer["RETRIEVAL_STATUS"])["in_flight"] for answer in answers] == [1, 2, 3]
+    assert [part_of(answer["PAGE"])["in_flight"] for answer in answers] == [1, 2, 3]
     assert len({page(answer).deadline_ns for answer in answers}) == 3
     with pytest.raises(Overloaded, match=r"overloaded: 3 requests in flight, the most that max_in_flight allows; try"):
         asyncio.run(stage.run({"QUERY": bytes_tensor(["lamp"])}))
@@ -227,4 +228,4 @@ def test_without_a_limit_nothing_is_refused(shop: Path) -> None:
     for _ in range(100):
         found = asyncio.run(stage.run({"QUERY": bytes_tensor(["lamp"])}))
         assert len(found["CANDIDATE_ROW"])
-        assert "in_flight" not in json_of(found["RETRIEVAL_STATUS"])
+        assert "in_flight" not in part_of(found["PAGE"])

@@ -4,8 +4,10 @@ import time
 from contextvars import copy_context
 from typing import Any
 
+import numpy as np
 import pytest
-from endcap_server.stages.status import StatusPart, arrived_ns, carried, finish
+from endcap_server.stages.handed_on import KeywordRows
+from endcap_server.stages.status import StatusPart, arrived_ns, carried, finish, part_of
 from endcap_server.stages.tensors import json_of, json_tensor
 
 
@@ -43,17 +45,27 @@ def test_a_part_that_fell_back_keeps_its_source() -> None:
 def test_a_part_on_its_way_says_when_its_stage_finished_at_last() -> None:
     part = StatusPart(extra={"model": "rerank", "text": "\u00e9\ud800"}).document()
     tensor = carried(part)
-    assert json_of(tensor) == part | {"text": "\u00e9?"}
+    assert part_of(tensor) == part | {"text": "\u00e9?"}
     before = time.monotonic_ns()
     finish(tensor)
-    finished = json_of(tensor)
+    finished = part_of(tensor)
     assert before <= finished.pop("finished_ns") <= time.monotonic_ns()
-    assert finished == {name: value for name, value in json_of(carried(part)).items() if name != "finished_ns"}
+    assert finished == {name: value for name, value in part_of(carried(part)).items() if name != "finished_ns"}
 
 
 @pytest.mark.parametrize("finished_ns", [1, 57_579_705_523_000, 2**63 - 1])
 def test_any_time_has_its_place(finished_ns: int) -> None:
-    assert json_of(carried({"source": "computed", "finished_ns": finished_ns}))["finished_ns"] == finished_ns
+    assert part_of(carried({"source": "computed", "finished_ns": finished_ns}))["finished_ns"] == finished_ns
+
+
+def test_a_part_goes_along_with_a_document() -> None:
+    rows = KeywordRows.of(np.array([[3, 1, -1], [2, -1, -1]], np.int32))
+    tensor = carried({"source": "generated", "finished_ns": 1}, rows.json_text())
+    finish(tensor)
+    assert KeywordRows.read(tensor) == KeywordRows.read(rows.tensor()) == rows
+    assert rows.array.tolist() == [[3, 1, -1], [2, -1, -1]]
+    assert part_of(tensor)["source"] == "generated"
+    assert part_of(tensor)["finished_ns"] > 1
 
 
 def test_the_status_that_callers_get_stays_as_it_was_written() -> None:

@@ -7,7 +7,8 @@ from endcap_server.generations import Generations
 from endcap_server.prompts import ThemeDraft, theme_completion
 from endcap_server.stages.handed_on import ThemeRequest, Themes
 from endcap_server.stages.keywords import Keywords
-from endcap_server.stages.tensors import Tensors, json_of, texts_of
+from endcap_server.stages.status import part_of
+from endcap_server.stages.tensors import Tensors, texts_of
 from endcap_server.stages.theme import Theme
 from tiny_shop import CATEGORIES, TinyEngines, build_shop
 
@@ -42,7 +43,7 @@ def answer(
         categories=categories,
     )
     out = asyncio.run(Theme(shop, parameters or {}, TinyEngines(shop, broken)).run({"THEME_REQUEST": request.tensor()}))
-    return list(themes_of(out).titles), out, json_of(out["THEME_STATUS"])
+    return list(themes_of(out).titles), out, part_of(out["THEME_STATUS"])
 
 
 def themes_of(out: Tensors) -> Themes:

@@ -162,8 +162,7 @@ MODELS: dict[str, KnownModel] = {
         _tensors(f"{_REQUEST}; SESSION? STRING [-1]; PLACEMENTS? INT32 [1]; QUERY? STRING [1]"),
         _tensors(
             "CANDIDATE_ROW INT32 [-1]; CANDIDATE_SIMILARITY FP32 [-1]; PAGE UINT8 [-1]; THEME_REQUEST UINT8 [-1]; "
-            "QUERY_THEMES UINT8 [-1]; QUERY_KEYWORD_ROW INT32 [-1, -1]; "
-            "RETRIEVAL_STATUS UINT8 [-1]"
+            "QUERY_THEMES UINT8 [-1]; QUERY_KEYWORDS UINT8 [-1]"
         ),
         calls=("nearest",),
         needs=_store_files,
@@ -177,13 +176,13 @@ MODELS: dict[str, KnownModel] = {
     ),
     "keywords": KnownModel(
         _tensors("THEMES UINT8 [-1]"),
-        _tensors("KEYWORD_ROW INT32 [-1, -1]; KEYWORDS_STATUS UINT8 [-1]"),
+        _tensors("KEYWORDS UINT8 [-1]"),
         calls=("nearest", "keyword_llm"),
         needs=_store_files,
     ),
     "rerank": KnownModel(
         _tensors(
-            "THEMES UINT8 [-1]; KEYWORD_ROW INT32 [-1, -1]; CANDIDATE_ROW INT32 [-1]; CANDIDATE_SIMILARITY? FP32 [-1]; "
+            "THEMES UINT8 [-1]; KEYWORDS UINT8 [-1]; CANDIDATE_ROW INT32 [-1]; CANDIDATE_SIMILARITY? FP32 [-1]; "
             "PAGE UINT8 [-1]"
         ),
         _tensors(f"{_SCORED}; RERANK_STATUS UINT8 [-1]"),
@@ -192,8 +191,7 @@ MODELS: dict[str, KnownModel] = {
     ),
     "fusion": KnownModel(
         _tensors(
-            f"THEMES UINT8 [-1]; KEYWORD_ROW? INT32 [-1, -1]; {_SCORED}; PAGE UINT8 [-1]; "
-            "RETRIEVAL_STATUS UINT8 [-1]; THEME_STATUS? UINT8 [-1]; KEYWORDS_STATUS? UINT8 [-1]; "
+            f"THEMES UINT8 [-1]; KEYWORDS? UINT8 [-1]; {_SCORED}; PAGE UINT8 [-1]; THEME_STATUS? UINT8 [-1]; "
             "RERANK_STATUS UINT8 [-1]"
         ),
         _tensors(

@@ -141,10 +141,12 @@ class Answer:
     Attributes:
         tensors: Its outputs but the status.
         status: Writes what the stage says about itself, after all else; `status.finish` writes its end once more.
+        document: JSON object that goes to the following stages in the same tensor as the status.
     """
 
     tensors: Tensors
     status: Callable[[], dict[str, Any]]
+    document: str = "{}"
 
 
 class Stage(ABC):
@@ -161,7 +163,7 @@ class Stage(ABC):
     requires: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """Output -> (input, what is expected of it): who asks for the output has to send the input."""
     status_tensor: ClassVar[str]
-    """Name of the output with its status."""
+    """Name of the output with its status, and with the document that goes along."""
 
     def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
         self.build = build
@@ -203,11 +205,11 @@ class Stage(ABC):
             InvalidRequest: The request breaks the contract.
         """
 
-    def carry(self, status: Mapping[str, Any]) -> np.ndarray:
-        """The tensor of the stage's status: its part on the way to fusion."""
-        return carried(status)
+    def carry(self, status: Mapping[str, Any], document: str) -> np.ndarray:
+        """The tensor of the stage's status, on the way to fusion, and of the document that goes along."""
+        return carried(status, document)
 
     async def run(self, inputs: Tensors) -> Tensors:
         """Answer one request with all outputs; see :meth:`answer`."""
         found = await self.answer(inputs)
-        return found.tensors | {self.status_tensor: self.carry(found.status())}
+        return found.tensors | {self.status_tensor: self.carry(found.status(), found.document)}

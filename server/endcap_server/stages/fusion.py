@@ -12,10 +12,10 @@ from endcap_server.in_flight import NAME_PATTERN, TABLE, InFlight
 from endcap_server.ranking import Ranker
 from endcap_server.rules import CompiledRules, RuleIndex
 from endcap_server.stages.base import Answer, Engines, Stage, StageParameters
-from endcap_server.stages.handed_on import PageRequest, Themes
+from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
 from endcap_server.stages.page import BLENDED, MEASURED, SIGNALS, Pool, Shelf, blend, choose_placements, fill
-from endcap_server.stages.status import EARLIER, StatusPart, read_versions, status_document
-from endcap_server.stages.tensors import Tensors, bytes_tensor, json_of, json_tensor
+from endcap_server.stages.status import EARLIER, StatusPart, part_of, read_versions, status_document
+from endcap_server.stages.tensors import Tensors, bytes_tensor, json_tensor
 from endcap_server.store import ItemStore
 from endcap_server.trial import Trial
 
@@ -116,8 +116,8 @@ class Fusion(Stage):
         finally:
             self.in_flight.leave(page.deadline_ns)
 
-    def carry(self, status: Mapping[str, Any]) -> np.ndarray:
-        """STATUS goes to callers."""
+    def carry(self, status: Mapping[str, Any], document: str) -> np.ndarray:
+        """STATUS goes to callers, and nothing with it."""
         return json_tensor(status)
 
     def abandon(self, inputs: Tensors) -> None:
@@ -276,7 +276,8 @@ class Fusion(Stage):
         ids = [self.store.product_ids[row] if row >= 0 else "" for row in rows.reshape(-1).tolist()]
         product_id = bytes_tensor(ids, rows.shape)
         # A search has the keywords of its query, and shows none.
-        known = inputs.get("KEYWORD_ROW", np.full((len(themes), 1), -1, np.int32))
+        given = inputs.get("KEYWORDS")
+        known = np.full((len(themes), 1), -1, np.int32) if given is None else KeywordRows.read(given).array
         chosen = np.full((placements, known.shape[1]), -1, np.int32)
         chosen[: len(shown)] = known[shown]
         keywords = [self.store.keywords[row] if row >= 0 else "" for row in chosen.reshape(-1).tolist()]
@@ -291,9 +292,7 @@ class Fusion(Stage):
             "FIRST_SCORE": score[0],
             "FIRST_SIGNALS": signals[0],
         }
-        parts = {
-            name: json_of(tensor) for name in EARLIER if (tensor := inputs.get(f"{name.upper()}_STATUS")) is not None
-        }
+        parts = {name: part_of(inputs[tensor]) for name, tensor in EARLIER.items() if tensor in inputs}
         trial = self.trial.document()
 
         def document() -> dict[str, Any]:

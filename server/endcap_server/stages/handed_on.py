@@ -18,13 +18,17 @@ class HandedOn(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    def json_text(self) -> str:
+        """The document, as text."""
+        return self.model_dump_json(exclude_defaults=True)
+
     def tensor(self) -> np.ndarray:
         """UINT8 [bytes of the document]."""
-        return document_tensor(self.model_dump_json(exclude_defaults=True))
+        return document_tensor(self.json_text())
 
     @classmethod
     def read(cls, tensor: np.ndarray) -> Self:
-        """Read what :meth:`tensor` made."""
+        """Read what :meth:`tensor` made, or :func:`status.carried` with a stage's status in it."""
         return cls.model_validate_json(tensor.tobytes())
 
 
@@ -88,3 +92,23 @@ class Themes(HandedOn):
     concepts: tuple[tuple[str, ...], ...] = ()
     keywords_ms: int = 0
     generation: tuple[int, int] = (0, 0)
+
+
+class KeywordRows(HandedOn):
+    """The keywords of each theme: the tensor KEYWORDS, for rerank and fusion; of a search's query, QUERY_KEYWORDS.
+
+    Attributes:
+        rows: [Q, K] of the known keywords, -1 padded.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, rows: np.ndarray) -> Self:
+        """Those of int32 [Q, K]."""
+        return cls(rows=rows.tolist())
+
+    @property
+    def array(self) -> np.ndarray:
+        """int32 [Q, K]."""
+        return np.array(self.rows, np.int32).reshape(len(self.rows), -1)

@@ -13,7 +13,7 @@ from endcap_server.deadline import after_ms, left_ms
 from endcap_server.engines.grammar import keyword_grammar
 from endcap_server.generations import Generations
 from endcap_server.stages.base import Answer, EngineError, Engines, Stage, StageParameters
-from endcap_server.stages.handed_on import Themes
+from endcap_server.stages.handed_on import KeywordRows, Themes
 from endcap_server.stages.status import StatusPart
 from endcap_server.stages.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.store import ItemStore
@@ -46,7 +46,7 @@ class Keywords(Stage):
     """The third stage of the storefront; its answers are cached by its inputs."""
 
     name = "keywords"
-    status_tensor = "KEYWORDS_STATUS"
+    status_tensor = "KEYWORDS"
     parameters = KeywordsParameters
     settings: KeywordsParameters
 
@@ -56,7 +56,7 @@ class Keywords(Stage):
         self.generations = Generations()
 
     async def answer(self, inputs: Tensors) -> Answer:
-        """Answer KEYWORD_ROW [Q, K]: rows of the known keywords, -1 padded."""
+        """Answer KEYWORDS: rows of the known keywords, [Q, K]."""
         status = self.status("generated")
         themes = Themes.read(inputs["THEMES"])
         deadline_ns = after_ms(themes.keywords_ms)
@@ -79,7 +79,7 @@ class Keywords(Stage):
         rows = np.full((len(works), width), -1, np.int32)
         for row, work in enumerate(works):
             rows[row, : len(work.chosen)] = work.chosen
-        return Answer({"KEYWORD_ROW": rows}, status.document)
+        return Answer({}, status.document, KeywordRows.of(rows).json_text())
 
     async def _find_candidates(self, works: Sequence[_Work], deadline_ns: int, status: StatusPart) -> bool:
         """The known keywords nearest to each theme's concepts, interleaved over the concepts; False if that failed."""

@@ -12,7 +12,7 @@ from endcap_server.deadline import left_ms
 from endcap_server.in_flight import InFlight
 from endcap_server.rules import CompiledRules, RuleIndex
 from endcap_server.stages.base import Answer, EngineError, Engines, Stage, StageParameters
-from endcap_server.stages.handed_on import PageRequest, Themes
+from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
 from endcap_server.stages.page import MEASURED
 from endcap_server.stages.status import StatusPart
 from endcap_server.stages.tensors import Tensors, bytes_tensor
@@ -59,7 +59,7 @@ class Rerank(Stage):
         status = self.status()
         page = PageRequest.read(inputs["PAGE"])
         rules = self.rule_index.compile(page.rules)
-        themes, keyword_rows = list(Themes.read(inputs["THEMES"]).titles), inputs["KEYWORD_ROW"]
+        themes, keyword_rows = list(Themes.read(inputs["THEMES"]).titles), KeywordRows.read(inputs["KEYWORDS"]).array
         # A short budget leaves fusion a share rather than nothing to the cross-encoder.
         left = left_ms(page.deadline_ns)
         deadline_ns = page.deadline_ns - int(min(self.settings.fusion_ms, max(left, 0) / 5) * 1e6)

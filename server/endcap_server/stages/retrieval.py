@@ -24,7 +24,7 @@ from endcap_server.recorder import Recorder
 from endcap_server.rules import CompiledRules, RuleIndex
 from endcap_server.stages.base import Answer, EngineError, Engines, Stage, StageParameters
 from endcap_server.stages.candidates import Candidates, bend, interests, merge, popular_rows, recency
-from endcap_server.stages.handed_on import PageRequest, ThemeRequest, Themes
+from endcap_server.stages.handed_on import KeywordRows, PageRequest, ThemeRequest, Themes
 from endcap_server.stages.status import StatusPart
 from endcap_server.stages.tensors import Tensors, bytes_tensor, json_text
 from endcap_server.store import ItemStore
@@ -84,7 +84,7 @@ class Retrieval(Stage):
     """The first stage of both ensembles."""
 
     name = "retrieval"
-    status_tensor = "RETRIEVAL_STATUS"
+    status_tensor = "PAGE"
     parameters = RetrievalParameters
     # Triton answers a search without QUERY with a riddle about deadlocks, so the tensor is optional to it, not to us.
     requires: ClassVar = {"QUERY_THEMES": ("QUERY", "exactly 1 text of 1 to 512 characters")}
@@ -174,12 +174,12 @@ class Retrieval(Stage):
             {
                 "CANDIDATE_ROW": candidates.rows,
                 "CANDIDATE_SIMILARITY": candidates.similarity,
-                "PAGE": page.tensor(),
                 "THEME_REQUEST": themes.tensor(),
                 "QUERY_THEMES": Themes(titles=(request.query or "",)).tensor(),
-                "QUERY_KEYWORD_ROW": keyword_rows.reshape(1, -1),
+                "QUERY_KEYWORDS": KeywordRows.of(keyword_rows.reshape(1, -1)).tensor(),
             },
             status.document,
+            page.json_text(),
         )
 
     def _known(self, history: tuple[str, ...]) -> tuple[np.ndarray, int]:

@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from endcap_server.stages.tensors import compact_json, document_tensor
+from endcap_server.stages.tensors import compact_json, document_tensor, json_of
 
-EARLIER = ("retrieval", "theme", "keywords", "rerank")
-"""Stages before fusion, in the order of a request's way; a search has no theme and keywords."""
+EARLIER = {"retrieval": "PAGE", "theme": "THEME_STATUS", "keywords": "KEYWORDS", "rerank": "RERANK_STATUS"}
+"""Stages before fusion, in the order of a request's way, and the tensor that brings what each says about itself.
+
+Where a stage hands on a document to the stages after it, its status goes in there: one tensor less to move. Theme's
+goes alone: its document is keywords' cache key, and no two statuses are alike. A search has no theme and keywords.
+"""
 
 arrived_ns: ContextVar[int] = ContextVar("arrived_ns")
 """When the request at work reached its stage's process, on ``time.monotonic_ns``'s clock; unset outside a server."""
@@ -63,11 +67,23 @@ class StatusPart:
         return part | {"started_ns": self.started_ns, "finished_ns": finished_ns}
 
 
-def carried(part: Mapping[str, Any]) -> np.ndarray:
-    """A stage's part of STATUS on its way to fusion: a document whose last member is `finished_ns`."""
+def carried(part: Mapping[str, Any], document: str = "{}") -> np.ndarray:
+    """A stage's part of STATUS on its way to fusion: the last member, `status`, of what the stage hands on.
+
+    Args:
+        part: As :meth:`StatusPart.document` makes it; `finished_ns` becomes its last member.
+        document: JSON object that it goes along with.
+    """
     rest = {name: value for name, value in part.items() if name != "finished_ns"}
     digits = f"{part['finished_ns']:{_DIGITS}}"
-    return document_tensor(compact_json(rest)[:-1] + ',"finished_ns":' + digits + "}")
+    before = "{" if document == "{}" else document[:-1] + ","
+    return document_tensor(f'{before}"status":{compact_json(rest)[:-1]},"finished_ns":{digits}}}}}')
+
+
+def part_of(tensor: np.ndarray) -> dict[str, Any]:
+    """The part of STATUS in what :func:`carried` made."""
+    part: dict[str, Any] = json_of(tensor)["status"]
+    return part
 
 
 def finish(tensor: np.ndarray) -> None:
@@ -77,7 +93,7 @@ def finish(tensor: np.ndarray) -> None:
     to be sent, only these digits are written anew, where they lie. STATUS itself is BYTES and stays as it is.
     """
     if tensor.dtype == np.uint8:
-        tensor[-1 - _DIGITS : -1] = np.frombuffer(b"%*d" % (_DIGITS, time.monotonic_ns()), np.uint8)
+        tensor[-2 - _DIGITS : -2] = np.frombuffer(b"%*d" % (_DIGITS, time.monotonic_ns()), np.uint8)
 
 
 def status_document(

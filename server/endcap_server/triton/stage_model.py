@@ -91,7 +91,7 @@ class StageModel:
             found = await self._stage.answer(inputs)
             outputs = output_tensors(found.tensors, requested)
             status = found.status()
-            carried = self._stage.carry(status)
+            carried = self._stage.carry(status, found.document)
             outputs += output_tensors({self._stage.status_tensor: carried}, requested)
             response = pb_utils.InferenceResponse(outputs)
             finish(carried)
