@@ -27,8 +27,8 @@ class Plan:
     search_share: float = 0.5
     """Of the open loop's requests."""
 
-    pages: int = 14
-    searches: int = 24
+    pages: int = 30
+    searches: int = 30
     """Requests on which system and baseline take turns."""
     rounds: int = 3
     """How often each level of load is visited, in turns."""
