@@ -51,7 +51,7 @@ def prepare(
 
 def _check_tensors(view: View, build: Path) -> None:
     """Refuse what another version of endcap wrote: Triton would load it, and every request would fail."""
-    for finding in signatures(view):
+    if finding := next(signatures(view), None):
         raise ApplyError(
             f"{finding.what} ({finding.code.name}): the model repository was written by another version of endcap, or "
             f"edited (`endcap lint` shows all that is wrong); `endcap build --out {build} repository` writes it anew"

@@ -7,6 +7,12 @@ from pydantic import Field
 from endcap_server.engines.encoder_runtime import RuntimeOptions
 from endcap_server.stages.base import StageParameters
 
+_OF_LLM = "of what is not 8-bit, on the CPU; auto: bf16 where the CPU computes with it"
+
+
+def _precision(default: str, what: str) -> Any:
+    return Field(default, pattern="^(auto|f32|bf16)$", description=what)
+
 
 class NearestParameters(StageParameters):
     """Parameters of `nearest/config.pbtxt`."""
@@ -14,7 +20,7 @@ class NearestParameters(StageParameters):
     implementation: Literal["openvino", "tensorrt"] = Field("openvino", description="what runs the bi-encoder")
     faiss_device: Literal["cpu", "gpu"] = Field("cpu", description="where FAISS searches; gpu: always exactly, in fp16")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of encoding and searching; 0: all")
-    precision: str = Field("auto", pattern="^(auto|f32|bf16)$", description="bf16, f32, or auto: by the CPU")
+    precision: str = _precision("auto", "bf16, f32, or auto: by the CPU")
     token_budget: int = Field(
         RuntimeOptions.token_budget, ge=16, le=65536, description="tokens of a micro-batch of the bi-encoder"
     )
@@ -41,11 +47,7 @@ class CrossEncoderParameters(StageParameters):
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: all")
     streams: int = Field(0, ge=0, le=64, description="micro-batches computed side by side; 0: one a thread, at most 8")
-    precision: str = Field(
-        "auto",
-        pattern="^(auto|f32|bf16)$",
-        description="bf16, f32, or auto: bf16 where the CPU has it, or on a GPU (packed)",
-    )
+    precision: str = _precision("auto", "bf16, f32, or auto: bf16 where the CPU has it, or on a GPU (packed)")
     token_budget: int = Field(RuntimeOptions.token_budget, ge=16, le=65536, description="tokens of a micro-batch")
     max_batch_pairs: int = Field(1024, ge=1, description="pairs of all requests that are scored in one go")
     cache_pairs: int = Field(
@@ -57,17 +59,12 @@ class CrossEncoderParameters(StageParameters):
         return RuntimeOptions(self.threads, self.streams, self.precision, self.token_budget, self.implementation)
 
 
-def _llm_precision(default: str) -> Any:
-    what = "of what is not 8-bit, on the CPU; auto: bf16 where the CPU computes with it"
-    return Field(default, pattern="^(auto|f32|bf16)$", description=what)
-
-
 class LlmParameters(StageParameters):
     """Parameters of `theme_llm/config.pbtxt` and `keyword_llm/config.pbtxt`."""
 
     implementation: Literal["openvino_genai", "tensorrt_llm"] = Field("openvino_genai", description="what decodes")
     threads: int = Field(2, ge=1, le=1024, description="CPU threads of a decoding step")
-    precision: str = _llm_precision("f32")
+    precision: str = _precision("f32", _OF_LLM)
     cache_mb: int = Field(64, ge=1, le=65536, description="memory for keys and values, MB (2**20 bytes)")
     max_sequences: int = Field(32, ge=1, le=1024, description="sequences decoded together")
     max_waiting: int = Field(256, ge=1, description="prompts that may wait; more are refused at once")
@@ -76,7 +73,7 @@ class LlmParameters(StageParameters):
 class KeywordLlmParameters(LlmParameters):
     """Those of `keyword_llm`: its time goes into reading long prompts, where bf16 pays, and not into writing."""
 
-    precision: str = _llm_precision("auto")
+    precision: str = _precision("auto", _OF_LLM)
 
 
 LLM_PARAMETERS: dict[str, type[LlmParameters]] = {"theme_llm": LlmParameters, "keyword_llm": KeywordLlmParameters}
