@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from endcap_server.lint.pbtxt import Field, read_document
 from google.protobuf import text_format
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 
@@ -88,6 +88,9 @@ parameters: { key: 'k' value: { string_value: "a"
 
 
 @given(st.text())
+@example('0"""\\8"')
+@example('name: "\\x"')
+@example('name: "\\777"')
 def test_no_text_breaks_the_reader(text: str) -> None:
     document = read_document(text)
     assert all(1 <= line <= text.count("\n") + 1 for line in document.comments)

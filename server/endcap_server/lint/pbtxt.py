@@ -6,6 +6,7 @@ replaced, fields that were given twice, and comments.
 """
 
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -137,7 +138,13 @@ class _Reader:
         while self._next < len(self._tokens) and self._tokens[self._next][0] == "string":
             parts.append(self._tokens[self._next][1][1:-1])
             self._next += 1
-        return b"".join(text_encoding.CUnescape(part) for part in parts).decode(errors="replace")
+        with warnings.catch_warnings():
+            # Protobuf leaves an escape that it does not know as it is, and Python says that it will not for ever.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            try:
+                return b"".join(text_encoding.CUnescape(part) for part in parts).decode(errors="replace")
+            except UnicodeError:  # half an escape: protobuf refuses the file, and says so
+                return "".join(parts)
 
     def _peek(self) -> str | None:
         return self._tokens[self._next][1] if self._next < len(self._tokens) else None
