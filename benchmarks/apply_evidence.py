@@ -29,7 +29,7 @@ from endcap_server.apply.running import RunningServer, find_server
 from endcap_server.launch import Server, ServerOptions
 from endcap_server.launch.watchdog import model_processes
 from endcap_server.lint.declared import base_name
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 
 from benchmarks.apply_sources import FAULTY, GOOD, Edit, copy_build, other_build, parameter
 from benchmarks.apply_traffic import TIMEOUT_S, ApplyTraffic, Seen, ask

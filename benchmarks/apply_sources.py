@@ -12,7 +12,7 @@ import numpy as np
 from endcap_builders.pipeline import digests_read, file_hashes
 from endcap_builders.steps import all_steps
 from endcap_server.apply.snapshot import take_snapshot
-from endcap_server.columns import StringColumn
+from endcap_server.shop.columns import StringColumn
 
 CONFIG = "config.pbtxt"
 Act = Callable[[Path], None]

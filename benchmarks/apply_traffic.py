@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from endcap_client import Client, Options
 from endcap_client.errors import EndcapError
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 
 TIMEOUT_S = 60.0
 """A request that takes longer hangs, on however busy a machine."""

@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from endcap_server.stages.tensors import Tensors, bytes_tensor, texts_of
-from endcap_server.store import ItemStore
+from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
+from endcap_server.shop.store import ItemStore
 
 from benchmarks.inprocess import Answer, InProcessShop
 from benchmarks.replay import Request
@@ -100,7 +100,7 @@ class NaiveEngines:
         return np.stack(list(map(self._encoded.__getitem__, texts)))
 
     def _score(self, inputs: Tensors) -> Tensors:
-        from endcap_server.margins import pairwise_margins
+        from endcap_server.engines.margins import pairwise_margins
 
         texts, rows = texts_of(inputs["TEXT"]), inputs["ROW"]
         given = rows >= 0

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from endcap_server.engines.cross_encoder import MAX_TEXT_TOKENS, CrossEncoder, CrossEncoderRequest, CrossEncoderResult
 from endcap_server.engines.encoder_runtime import RuntimeOptions
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from endcap_builders.llm.examples import listed_candidates, read_examples, split_held_out
-from endcap_server import prompts
-from endcap_server.engines.grammar import keyword_grammar, theme_grammar
 from endcap_server.engines.llm_engine import LlmEngine, open_llm
 from endcap_server.engines.parameters import LLM_PARAMETERS
+from endcap_server.shop import prompts
+from endcap_server.shop.grammar import keyword_grammar, theme_grammar
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from endcap_server.stages.base import EngineError, EngineTimeout
-from endcap_server.stages.tensors import Tensors
+from endcap_server.declared.errors import EngineError, EngineTimeout
+from endcap_server.declared.tensors import Tensors
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from endcap_server.declared.tensors import Tensors, bytes_tensor, json_of, texts_of
 from endcap_server.stages.base import Engines, Stage
-from endcap_server.stages.tensors import Tensors, bytes_tensor, json_of, texts_of
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 

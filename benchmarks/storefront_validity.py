@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from endcap_client import Client, Page
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 from rich.progress import track
 
 SOURCES = {"generated", "cached", "computed", "fallback"}

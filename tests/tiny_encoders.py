@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from endcap_server.engines.bi_encoder import load_tokenizer
-from endcap_server.store import KeywordColumns, ProductColumns, Ragged, tokenizer_digest
+from endcap_server.shop.store import KeywordColumns, ProductColumns, Ragged, tokenizer_digest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 

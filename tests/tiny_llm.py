@@ -7,8 +7,8 @@ import torch
 from endcap_builders.llm.examples import Example
 from endcap_builders.llm.export import export_student
 from endcap_builders.llm.student import StudentSettings, make_student, save_student
-from endcap_server import prompts
-from endcap_server.prompts import ThemeDraft
+from endcap_server.shop import prompts
+from endcap_server.shop.prompts import ThemeDraft
 
 THINGS = (
     "salsa",

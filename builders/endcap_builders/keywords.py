@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from endcap_server.columns import Array
-from endcap_server.prompts import KEYWORD_SEPARATOR, clean, leaf_name
+from endcap_server.shop.columns import Array
+from endcap_server.shop.prompts import KEYWORD_SEPARATOR, clean, leaf_name
 
 from endcap_builders.words import phrases, stems
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from endcap_server.ranking_features import HISTORY_ITEMS, FeatureTables
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
+from endcap_server.stages.ranking_features import HISTORY_ITEMS, FeatureTables
 
 GRADES = {"view": 1, "cart": 2, "purchase": 3}
 # Of grades 0 to 3, as the store step weighs them; a test compares the two.

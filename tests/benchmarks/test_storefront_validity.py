@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from endcap_client import Client, Page
 from endcap_server.launch import Server
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 
 from benchmarks.storefront_validity import Tally, ask_all, random_shopper
 

@@ -7,7 +7,7 @@ import pytest
 from endcap_builders.merchandising.keyword_choice import choose_keywords
 from endcap_builders.merchandising.teacher import KeywordRequest
 from endcap_builders.merchandising.vocabulary import Vocabulary
-from endcap_server.prompts import ThemeDraft
+from endcap_server.shop.prompts import ThemeDraft
 
 # Keyword -> (angle of its vector, topic, plain words without a brand).
 KEYWORDS = {

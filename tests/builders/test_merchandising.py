@@ -26,10 +26,10 @@ from endcap_builders.merchandising.statistics import SEASONS, compute_statistics
 from endcap_builders.merchandising.teacher import KeywordRequest, Profile, ThemeRequest
 from endcap_builders.merchandising.topics import presentable, singular, stems
 from endcap_builders.pipeline import BuildError
-from endcap_server import prompts
-from endcap_server.engines.grammar import theme_grammar
-from endcap_server.prompts import ThemeDraft
-from endcap_server.store import ItemStore
+from endcap_server.shop import prompts
+from endcap_server.shop.grammar import theme_grammar
+from endcap_server.shop.prompts import ThemeDraft
+from endcap_server.shop.store import ItemStore
 
 from server import tiny_shop
 

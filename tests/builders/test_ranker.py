@@ -10,8 +10,8 @@ from endcap_builders.pipeline import BuildContext
 from endcap_builders.ranking_examples import Sampler, make_examples, popularity_before, read_visits
 from endcap_builders.steps.ranker import STEP, RankerSettings, _calibrate, _ndcg
 from endcap_builders.steps.store import _popularity as _store_popularity
-from endcap_server.ranking import FEATURES, FeatureTables, Ranker
-from endcap_server.store import ItemStore, KeywordColumns, ProductColumns, Ragged
+from endcap_server.shop.store import ItemStore, KeywordColumns, ProductColumns, Ragged
+from endcap_server.stages.ranking import FEATURES, FeatureTables, Ranker
 from rich.console import Console
 
 PRODUCTS, TASTES = 240, 6

@@ -14,7 +14,7 @@ from endcap_builders.relevance.pairs import make_pairs
 from endcap_builders.relevance.teacher import Teacher
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
 from endcap_server.engines.encoder_runtime import RuntimeOptions
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 from tiny_relevance import TITLES, graded_by_words, pipeline, write_catalogue, write_checkpoints
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from endcap_server.launch import Server
-from endcap_server.text_policy import DEFAULT_WORDS, TextPolicy
+from endcap_server.shop.text_policy import DEFAULT_WORDS, TextPolicy
 from mutations import INJECTIONS
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype

@@ -23,7 +23,7 @@ from endcap_client import (
     StorefrontRequest,
 )
 from endcap_server.launch import Server, ServerOptions
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 
 pytestmark = pytest.mark.server
 TIMEOUT_S = 30.0

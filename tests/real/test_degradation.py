@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from endcap_client import Client, Page
 from endcap_server.launch import Server
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 from tritonclient import grpc
 
 pytestmark = pytest.mark.server

@@ -17,7 +17,7 @@ from endcap_client import Client
 from endcap_client.errors import EndcapError
 from endcap_server.launch import Server
 from endcap_server.launch.server import ENGINES
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 from mutations import OUTPUTS, add, packed
 from serving import Traffic, assert_flat, memory, process_of, wait_for
 from tritonclient.grpc import InferenceServerClient, service_pb2_grpc

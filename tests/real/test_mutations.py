@@ -14,7 +14,7 @@ import pytest
 from endcap_client.errors import InvalidArgument, from_grpc
 from endcap_server.launch import Server
 from endcap_server.launch.watchdog import model_processes
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 from mutations import mutate, valid
 from serving import assert_flat, memory
 from tritonclient.grpc import InferResult, service_pb2_grpc

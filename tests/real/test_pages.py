@@ -10,8 +10,8 @@ import pytest
 import tritonclient.grpc as triton
 from endcap_client import Client, Rules
 from endcap_server.launch import Server
+from endcap_server.shop.store import ItemStore
 from endcap_server.stages.status import part_of
-from endcap_server.store import ItemStore
 
 from benchmarks.storefront_validity import problems, random_shopper
 

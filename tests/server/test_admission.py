@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from endcap_server.admission import Admission
-from endcap_server.in_flight import InFlight
-from endcap_server.stages.base import Overloaded
+from endcap_server.declared.errors import Overloaded
+from endcap_server.stages.admission import Admission
+from endcap_server.stages.in_flight import InFlight
 
 MS = 1_000_000
 

@@ -2,9 +2,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endcap_server.contract import Request, clean_text, read_request
-from endcap_server.stages.base import InvalidRequest
-from endcap_server.stages.tensors import bytes_tensor
+from endcap_server.declared.errors import InvalidRequest
+from endcap_server.declared.tensors import bytes_tensor
+from endcap_server.stages.contract import Request, clean_text, read_request
 from hypothesis import example, given
 from hypothesis import strategies as st
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from dashboard_schema import Dashboard, Rules
-from endcap_server import metrics
+from endcap_server.serving import metrics
 from queries import ALERTS, DOCS, SCRAPED, alerts, dashboard, queries, results, selectors
 
 SERIES = {name: metric for metric in metrics.METRICS for name in metric.series}

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from endcap_server.declared.errors import ParameterError
 from endcap_server.engines.llm_engine import LlmError, open_llm
 from endcap_server.engines.parameters import LLM_PARAMETERS, PARAMETERS, CrossEncoderParameters, LlmParameters
-from endcap_server.stages.base import ParameterError
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 

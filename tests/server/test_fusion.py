@@ -5,18 +5,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endcap_server.deadline import after_ms
-from endcap_server.ranking import RankerError
-from endcap_server.rules import Rules
-from endcap_server.stages.base import ParameterError
+from endcap_server.declared.deadline import after_ms
+from endcap_server.declared.errors import ParameterError
+from endcap_server.declared.tensors import Tensors, bytes_tensor, json_of, texts_of
+from endcap_server.shop.rules import Rules
 from endcap_server.stages.fusion import Fusion
 from endcap_server.stages.handed_on import PageRequest, Themes
 from endcap_server.stages.keywords import Keywords
 from endcap_server.stages.page import SIGNALS
+from endcap_server.stages.ranking import RankerError
 from endcap_server.stages.rerank import Rerank
 from endcap_server.stages.retrieval import Retrieval
 from endcap_server.stages.status import carried, read_versions
-from endcap_server.stages.tensors import Tensors, bytes_tensor, json_of, texts_of
 from endcap_server.stages.theme import Theme
 from hypothesis import given, settings
 from hypothesis import strategies as st

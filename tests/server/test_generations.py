@@ -2,7 +2,7 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
-from endcap_server.generations import Generations, run_folder
+from endcap_server.stages.generations import Generations, run_folder
 
 
 def test_bumping_changes_the_generation_of_a_key(tmp_path: Path) -> None:

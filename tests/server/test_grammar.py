@@ -1,7 +1,7 @@
 import pytest
-from endcap_server import prompts
-from endcap_server.engines.grammar import keyword_grammar, theme_grammar, trie_rules
-from endcap_server.prompts import ThemeDraft
+from endcap_server.shop import prompts
+from endcap_server.shop.grammar import keyword_grammar, theme_grammar, trie_rules
+from endcap_server.shop.prompts import ThemeDraft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

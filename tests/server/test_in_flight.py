@@ -1,7 +1,7 @@
 import multiprocessing
 from pathlib import Path
 
-from endcap_server.in_flight import SLOTS, InFlight
+from endcap_server.stages.in_flight import SLOTS, InFlight
 
 
 def test_a_request_is_taken_out_once_it_is_done(tmp_path: Path) -> None:

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from endcap_server.generations import Generations
-from endcap_server.prompts import ThemeDraft
+from endcap_server.declared.tensors import Tensors, texts_of
+from endcap_server.shop.prompts import ThemeDraft
+from endcap_server.stages.generations import Generations
 from endcap_server.stages.handed_on import KeywordRows, Themes
 from endcap_server.stages.keywords import Keywords
 from endcap_server.stages.status import part_of
-from endcap_server.stages.tensors import Tensors, texts_of
 from tiny_shop import THEMES, TinyEngines, build_shop
 
 

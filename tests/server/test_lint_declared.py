@@ -7,7 +7,7 @@ import pytest
 from endcap_server.lint import read_repository
 from endcap_server.lint.declared import MODELS, NEWER_FIELDS, PARAMETERS, STAGES, STORE_FILES, base_name
 from endcap_server.lint.repository import Tensor
-from endcap_server.store import ItemStore, StoreError
+from endcap_server.shop.store import ItemStore, StoreError
 from tiny_shop import build_shop
 from tritonclient.grpc import model_config_pb2
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from endcap_server import prompts
-from endcap_server.engines.grammar import keyword_grammar, theme_grammar, trie_rules
 from endcap_server.engines.llm import Llm
 from endcap_server.engines.llm_engine import AbandonedError, Answer, LlmError
+from endcap_server.shop import prompts
+from endcap_server.shop.grammar import keyword_grammar, theme_grammar, trie_rules
 
 pytest.importorskip("optimum.intel")
 from tiny_llm import THINGS, write_llm

@@ -6,13 +6,21 @@ from typing import Any
 import endcap_server
 import numpy as np
 import pytest
-from endcap_server import metrics
-from endcap_server.deadline import after_ms
-from endcap_server.metrics import Counts, EngineMetrics, StageMetrics, causes, increments, nothing, overload_reason
-from endcap_server.stages.base import EngineError, EngineTimeout
+from endcap_server.declared.deadline import after_ms
+from endcap_server.declared.errors import EngineError, EngineTimeout
+from endcap_server.declared.tensors import Tensors
+from endcap_server.serving import metrics
+from endcap_server.serving.metrics import (
+    Counts,
+    EngineMetrics,
+    StageMetrics,
+    causes,
+    increments,
+    nothing,
+    overload_reason,
+)
 from endcap_server.stages.handed_on import PageRequest, ThemeRequest
 from endcap_server.stages.status import StatusPart
-from endcap_server.stages.tensors import Tensors
 
 STAGES = Path(endcap_server.__file__).parent / "stages"
 
@@ -57,7 +65,7 @@ def test_every_reason_of_the_quality_checks_is_known() -> None:
 
 
 def sections() -> set[str]:
-    text = (STAGES.parent / "text_policy_words.txt").read_text(encoding="utf-8")
+    text = (STAGES.parent / "shop/text_policy_words.txt").read_text(encoding="utf-8")
     return set(re.findall(r"^\[(\w+)\]$", text, re.MULTILINE))
 
 

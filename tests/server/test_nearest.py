@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tiny_encoders
 from endcap_builders.export.encoder import export_sentence_encoder
+from endcap_server.declared.errors import InvalidRequest
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
 from endcap_server.engines.nearest import Nearest, NearestRequest, NearestResult
-from endcap_server.stages.base import InvalidRequest
 
 D = 32
 

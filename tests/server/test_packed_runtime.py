@@ -11,7 +11,7 @@ import pytest
 import tiny_encoders
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 from transformers import BertForSequenceClassification
 
 TITLES = tiny_encoders.random_titles(30)
@@ -89,7 +89,7 @@ def test_without_a_gpu_it_is_refused_in_one_sentence(build: Path) -> None:
 from pathlib import Path
 from endcap_server.engines.cross_encoder import CrossEncoder
 from endcap_server.engines.encoder_runtime import RuntimeOptions
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 build = Path({str(build)!r})
 CrossEncoder(build / "cross_encoder", ItemStore.open(build, linked=False), RuntimeOptions(implementation="packed"))
 """

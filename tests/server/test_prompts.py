@@ -1,8 +1,8 @@
 from datetime import date
 
 import pytest
-from endcap_server import prompts
-from endcap_server.prompts import MalformedAnswer, ThemeDraft
+from endcap_server.shop import prompts
+from endcap_server.shop.prompts import MalformedAnswer, ThemeDraft
 from hypothesis import given
 from hypothesis import strategies as st
 

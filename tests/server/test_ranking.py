@@ -4,9 +4,9 @@ from pathlib import Path
 import lightgbm
 import numpy as np
 import pytest
-from endcap_server.ranking import FEATURES, META_FILE, MODEL_FILE, FeatureTables, Ranker, RankerError, calibrated
-from endcap_server.ranking_features import HISTORY_ITEMS
-from endcap_server.store import ItemStore, KeywordColumns, ProductColumns, Ragged
+from endcap_server.shop.store import ItemStore, KeywordColumns, ProductColumns, Ragged
+from endcap_server.stages.ranking import FEATURES, META_FILE, MODEL_FILE, FeatureTables, Ranker, RankerError, calibrated
+from endcap_server.stages.ranking_features import HISTORY_ITEMS
 
 CATEGORIES = ["garden > tools", "garden > plants", "kitchen"]
 

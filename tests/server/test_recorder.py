@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from endcap_server.recorder import LEAST_PAUSE_S, MOST_HISTORY, Recorder, read_recorded
-from endcap_server.stages.tensors import bytes_tensor
+from endcap_server.declared.tensors import bytes_tensor
+from endcap_server.stages.recorder import LEAST_PAUSE_S, MOST_HISTORY, Recorder, read_recorded
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from endcap_server.deadline import after_ms
-from endcap_server.rules import Rules
+from endcap_server.declared.deadline import after_ms
+from endcap_server.declared.tensors import Tensors, texts_of
+from endcap_server.shop.rules import Rules
 from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
 from endcap_server.stages.page import MEASURED
 from endcap_server.stages.rerank import Rerank, mix
 from endcap_server.stages.status import part_of
-from endcap_server.stages.tensors import Tensors, texts_of
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_shop import THEMES, TinyEngines, build_shop, embed

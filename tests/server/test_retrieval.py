@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endcap_server.deadline import tier_ms
-from endcap_server.in_flight import InFlight
-from endcap_server.rules import Exclude
-from endcap_server.stages.base import InvalidRequest, Overloaded, ParameterError
+from endcap_server.declared.deadline import tier_ms
+from endcap_server.declared.errors import InvalidRequest, Overloaded, ParameterError
+from endcap_server.declared.tensors import Tensors, bytes_tensor
+from endcap_server.shop.rules import Exclude
 from endcap_server.stages.candidates import popular_rows
 from endcap_server.stages.handed_on import KeywordRows, PageRequest, ThemeRequest, Themes
+from endcap_server.stages.in_flight import InFlight
 from endcap_server.stages.retrieval import Retrieval
 from endcap_server.stages.status import part_of
-from endcap_server.stages.tensors import Tensors, bytes_tensor
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_shop import CATEGORIES, TinyEngines, build_shop

@@ -3,8 +3,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endcap_server.rules import CompiledRules, RuleIndex, Rules, RulesError, read_rules
-from endcap_server.store import ItemStore
+from endcap_server.shop.rules import CompiledRules, RuleIndex, Rules, RulesError, read_rules
+from endcap_server.shop.store import ItemStore
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_shop import build_shop

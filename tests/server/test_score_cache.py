@@ -8,7 +8,7 @@ import tiny_encoders
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest, CrossEncoderResult
 from endcap_server.engines.encoder_runtime import RuntimeOptions
 from endcap_server.engines.score_cache import LONGEST_TEXT, ScoreCache
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 
 ROWS = np.array([[3, 1, -1], [2, 2, 7]], np.int32)
 

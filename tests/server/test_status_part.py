@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from endcap_server.declared.tensors import json_of, json_tensor
 from endcap_server.stages.handed_on import KeywordRows
 from endcap_server.stages.status import StatusPart, arrived_ns, carried, finish, part_of
-from endcap_server.stages.tensors import json_of, json_tensor
 
 
 def test_time_counts_from_arrival_in_the_process() -> None:

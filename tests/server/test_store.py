@@ -3,7 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from endcap_server.store import (
+from endcap_server.shop.store import (
     ItemStore,
     KeywordColumns,
     ProductColumns,

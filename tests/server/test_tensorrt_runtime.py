@@ -153,7 +153,7 @@ def test_unknown_implementation(tmp_path: Path) -> None:
 
 @without_tensorrt
 def test_the_cross_encoder_takes_the_implementation_asked_for(tmp_path: Path) -> None:
-    from endcap_server.store import ItemStore
+    from endcap_server.shop.store import ItemStore
 
     tiny_encoders.write_cross_encoder(tmp_path / "cross_encoder")
     tiny_encoders.write_store(tmp_path, tmp_path / "cross_encoder" / "tokenizer.json", tiny_encoders.random_titles(5))

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from endcap_server.text_policy import TextPolicy
+from endcap_server.shop.text_policy import TextPolicy
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,12 @@ import json
 from pathlib import Path
 
 import pytest
-from endcap_server.generations import Generations
-from endcap_server.prompts import ThemeDraft, theme_completion
+from endcap_server.declared.tensors import Tensors, texts_of
+from endcap_server.shop.prompts import ThemeDraft, theme_completion
+from endcap_server.stages.generations import Generations
 from endcap_server.stages.handed_on import ThemeRequest, Themes
 from endcap_server.stages.keywords import Keywords
 from endcap_server.stages.status import part_of
-from endcap_server.stages.tensors import Tensors, texts_of
 from endcap_server.stages.theme import Theme
 from tiny_shop import CATEGORIES, TinyEngines, build_shop
 

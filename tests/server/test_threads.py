@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from endcap_server.threads import call_threads, model_threads
+from endcap_server.serving.threads import call_threads, model_threads
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 8), (2, 16), (6, 48), (8, 64), (96, 64)])

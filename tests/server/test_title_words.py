@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from endcap_server.store import ItemStore
-from endcap_server.title_checks import TITLE_WORDS, WordCheck, title_words
+from endcap_server.shop.store import ItemStore
+from endcap_server.shop.title_checks import TITLE_WORDS, WordCheck, title_words
 from tiny_shop import build_shop
 
 
@@ -37,8 +37,8 @@ def test_words_are_read_without_a_locale(tmp_path: Path) -> None:
     """Triton is often started without one, and Python then takes text files for ASCII."""
     (tmp_path / TITLE_WORDS).write_text("crème\nfraîche", encoding="utf-8")
     code = (
-        "import sys; from pathlib import Path; from endcap_server.store import ItemStore\n"
-        "from endcap_server.title_checks import WordCheck\n"
+        "import sys; from pathlib import Path; from endcap_server.shop.store import ItemStore\n"
+        "from endcap_server.shop.title_checks import WordCheck\n"
         "check = WordCheck.of(ItemStore.open(Path(sys.argv[1])), Path(sys.argv[2]))\n"
         "print(check.unknown_in('Cr\\u00e8me fra\\u00eeche zwieback', ''))"
     )

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from endcap_server.trial import FILE, Trial
+from endcap_server.stages.trial import FILE, Trial
 
 DOCUMENT = {"generation": "2", "mode": "split", "share": 0.05, "models": {"search": "search__g2"}}
 

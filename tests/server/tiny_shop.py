@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from endcap_server.deadline import left_ms
-from endcap_server.prompts import ThemeDraft, theme_completion
-from endcap_server.stages.base import EngineError, EngineTimeout
-from endcap_server.stages.tensors import Tensors, bytes_tensor, texts_of
-from endcap_server.store import ItemStore, KeywordColumns, ProductColumns, Ragged, write_keyword_links
+from endcap_server.declared.deadline import left_ms
+from endcap_server.declared.errors import EngineError, EngineTimeout
+from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
+from endcap_server.shop.prompts import ThemeDraft, theme_completion
+from endcap_server.shop.store import ItemStore, KeywordColumns, ProductColumns, Ragged, write_keyword_links
 
 DIMENSION = 96
 CATEGORIES = {

@@ -6,7 +6,7 @@ import numpy as np
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
 from endcap_server.engines.encoder_runtime import RuntimeOptions
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 
 from endcap_builders.evaluation.queries import EvaluationError, Judged
 from endcap_builders.evaluation.summary import Runs, summarise

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from endcap_server.engines.bi_encoder import BiEncoder
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 from rich.console import Console
 
 from endcap_builders.evaluation.built import evaluate_built

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 
 from endcap_builders.evaluation.queries import EvaluationError
 from endcap_builders.evaluation.settings import EvaluationSettings

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 from pydantic import ValidationError
 from rich.console import Console
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
 from endcap_server.engines.encoder_runtime import RuntimeOptions
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 
 from endcap_builders.intervals import bootstrap
 from endcap_builders.relevance.pairs import Pairs

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from endcap_server import prompts
-from endcap_server.engines.grammar import keyword_grammar, theme_grammar
 from endcap_server.engines.llm import Llm
 from endcap_server.engines.llm_engine import Answer
-from endcap_server.prompts import ThemeDraft
+from endcap_server.shop import prompts
+from endcap_server.shop.grammar import keyword_grammar, theme_grammar
+from endcap_server.shop.prompts import ThemeDraft
 
 from endcap_builders.llm.examples import Example, listed_candidates
 

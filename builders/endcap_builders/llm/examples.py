@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from endcap_server.prompts import KEYWORD_SEPARATOR
+from endcap_server.shop.prompts import KEYWORD_SEPARATOR
 
 
 @dataclass(frozen=True)

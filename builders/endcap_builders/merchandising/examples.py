@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from endcap_server import prompts
-from endcap_server.prompts import ThemeDraft
+from endcap_server.shop import prompts
+from endcap_server.shop.prompts import ThemeDraft
 
 from endcap_builders.llm.examples import Example
 from endcap_builders.merchandising.merchandiser import Merchandiser

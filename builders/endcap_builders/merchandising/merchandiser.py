@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from endcap_server.prompts import TITLE_CHARACTERS, ThemeDraft, clean, quoted_texts
+from endcap_server.shop.prompts import TITLE_CHARACTERS, ThemeDraft, clean, quoted_texts
 
 from endcap_builders.merchandising.keyword_choice import choose_keywords
 from endcap_builders.merchandising.lexicon import Lexicon, Occasion

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import openai
-from endcap_server.prompts import ThemeDraft
+from endcap_server.shop.prompts import ThemeDraft
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from endcap_builders.merchandising.statistics import Statistics

@@ -5,7 +5,7 @@ import random
 from datetime import date
 
 import numpy as np
-from endcap_server.prompts import MAX_PLACEMENTS, favourites, season_of
+from endcap_server.shop.prompts import MAX_PLACEMENTS, favourites, season_of
 
 from endcap_builders.catalogue import Catalogue
 from endcap_builders.merchandising.lexicon import Lexicon

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from endcap_server.prompts import MAX_CONCEPTS, TITLE_CHARACTERS, ThemeDraft, clean
+from endcap_server.shop.prompts import MAX_CONCEPTS, TITLE_CHARACTERS, ThemeDraft, clean
 
 from endcap_builders.merchandising.topics import presentable, stems
 

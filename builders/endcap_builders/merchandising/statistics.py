@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from endcap_server.prompts import clean, season_of
-from endcap_server.store import ItemStore
+from endcap_server.shop.prompts import clean, season_of
+from endcap_server.shop.store import ItemStore
 
 from endcap_builders.catalogue import Catalogue
 from endcap_builders.merchandising.lexicon import Lexicon

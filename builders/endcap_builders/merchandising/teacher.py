@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from endcap_server.prompts import ThemeDraft, shopper_text
+from endcap_server.shop.prompts import ThemeDraft, shopper_text
 
 
 @dataclass(frozen=True)

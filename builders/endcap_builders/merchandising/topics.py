@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from endcap_server.prompts import CONCEPT_CHARACTERS, clean, leaf_name, plain_words
-from endcap_server.store import ItemStore
+from endcap_server.shop.prompts import CONCEPT_CHARACTERS, clean, leaf_name, plain_words
+from endcap_server.shop.store import ItemStore
 
 Array = np.ndarray[Any, Any]
 

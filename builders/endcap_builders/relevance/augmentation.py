@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from endcap_server.engines.bi_encoder import BiEncoder
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 from pydantic import Field
 
 from endcap_builders.pipeline import BuildContext, Settings

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.cross_encoder import MAX_TEXT_TOKENS
-from endcap_server.store import ItemStore, tokenizer_digest
+from endcap_server.shop.store import ItemStore, tokenizer_digest
 from pydantic import Field
 
 from endcap_builders.catalogue import Catalogue

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 
 from endcap_builders.catalogue import read_catalogue
 from endcap_builders.relevance.data import pair_encoder_of, store_texts

@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 import numpy as np
 from endcap_server.engines.bi_encoder import BiEncoder
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 
 from endcap_builders.pipeline import BuildContext
 from endcap_builders.relevance.augmentation import AugmentationSettings, draw_searches, mine_searches

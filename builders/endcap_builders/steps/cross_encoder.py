@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from endcap_server.engines.cross_encoder import MAX_TEXT_TOKENS
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 from pydantic import Field
 
 from endcap_builders.export.encoder import export_cross_encoder

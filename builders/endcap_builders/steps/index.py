@@ -5,8 +5,8 @@ from typing import Any
 
 import faiss
 import numpy as np
-from endcap_server.columns import Array
-from endcap_server.store import KEYWORD_PRODUCTS, ItemStore, write_keyword_links
+from endcap_server.shop.columns import Array
+from endcap_server.shop.store import KEYWORD_PRODUCTS, ItemStore, write_keyword_links
 from pydantic import Field
 
 from endcap_builders.keywords import WordIndex

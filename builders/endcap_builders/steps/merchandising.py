@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from endcap_server.columns import StringColumn, save_array
 from endcap_server.engines.bi_encoder import BiEncoder
-from endcap_server.prompts import MAX_CANDIDATES, ThemeDraft
-from endcap_server.store import ItemStore
+from endcap_server.shop.columns import StringColumn, save_array
+from endcap_server.shop.prompts import MAX_CANDIDATES, ThemeDraft
+from endcap_server.shop.store import ItemStore
 from pydantic import Field
 
 from endcap_builders.llm.examples import write_examples

@@ -9,8 +9,8 @@ from typing import Any
 
 import lightgbm
 import numpy as np
-from endcap_server.ranking import CAPTION_FEATURES, FEATURES, META_FILE, MODEL_FILE, FeatureTables, calibrated
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
+from endcap_server.stages.ranking import CAPTION_FEATURES, FEATURES, META_FILE, MODEL_FILE, FeatureTables, calibrated
 from pydantic import Field
 
 from endcap_builders.pipeline import BuildContext, Settings, Step

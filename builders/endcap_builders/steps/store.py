@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from endcap_server.columns import Array
 from endcap_server.engines.bi_encoder import BiEncoder, load_tokenizer
 from endcap_server.engines.encoder_runtime import EngineLoadError
-from endcap_server.prompts import leaf_name
-from endcap_server.store import KeywordColumns, ProductColumns, Ragged, tokenizer_digest
+from endcap_server.shop.columns import Array
+from endcap_server.shop.prompts import leaf_name
+from endcap_server.shop.store import KeywordColumns, ProductColumns, Ragged, tokenizer_digest
 from pydantic import Field
 
 from endcap_builders.keywords import WordIndex, known_keywords

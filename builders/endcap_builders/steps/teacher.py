@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 from pydantic import Field
 
 from endcap_builders.pipeline import BuildContext, Step

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from endcap_server.columns import StringColumn
-from endcap_server.prompts import parse_themes
-from endcap_server.title_checks import TITLE_WORDS, title_words
+from endcap_server.shop.columns import StringColumn
+from endcap_server.shop.prompts import parse_themes
+from endcap_server.shop.title_checks import TITLE_WORDS, title_words
 
 from endcap_builders.llm.build import build_student
 from endcap_builders.llm.evaluation import evaluate_themes

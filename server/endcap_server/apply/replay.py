@@ -15,8 +15,8 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from endcap_server.lint.declared import ENSEMBLES, MODELS
-from endcap_server.recorder import read_recorded
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
+from endcap_server.stages.recorder import read_recorded
 
 Inputs = dict[str, list[Any]]
 _TEXTS = ("HISTORY", "SESSION", "RULES", "QUERY")

@@ -23,7 +23,7 @@ from endcap_server.apply.switch import Switch, Watch
 from endcap_server.lint import lint_repository
 from endcap_server.lint.command import describe_finding
 from endcap_server.lint.finding import Finding
-from endcap_server.trial import FILE as TRIAL_FILE
+from endcap_server.stages.trial import FILE as TRIAL_FILE
 
 Report = Callable[[str], None]
 

@@ -11,7 +11,7 @@ from endcap_server.apply.generation import ApplyError
 from endcap_server.apply.render import table_of
 from endcap_server.apply.replay import Asker, samples
 from endcap_server.apply.running import RunningServer
-from endcap_server.trial import FILE as TRIAL_FILE
+from endcap_server.stages.trial import FILE as TRIAL_FILE
 
 
 @dataclass(frozen=True)

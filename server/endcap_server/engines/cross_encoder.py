@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from endcap_server.columns import Array
+from endcap_server.declared.errors import InvalidRequest
 from endcap_server.engines.bi_encoder import load_tokenizer
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions, open_encoder
+from endcap_server.engines.margins import pairwise_margins
 from endcap_server.engines.packed_runtime import PackedRuntime
 from endcap_server.engines.score_cache import ScoreCache
-from endcap_server.margins import pairwise_margins
-from endcap_server.stages.base import InvalidRequest
-from endcap_server.store import ItemStore, tokenizer_digest
+from endcap_server.shop.columns import Array
+from endcap_server.shop.store import ItemStore, tokenizer_digest
 
 DEFAULT_OPTIONS = RuntimeOptions()
 MAX_TEXT_TOKENS = 32

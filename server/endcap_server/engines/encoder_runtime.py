@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from endcap_server.columns import Array
 from endcap_server.engines import openvino_cpu
+from endcap_server.shop.columns import Array
 
 Fill = Callable[[Array, Array, Array], None]
 """Writes the token ids of rows int [b] into ids int64 [b, width], and where not 0 the types int64 [b, width]."""

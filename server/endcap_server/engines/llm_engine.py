@@ -73,7 +73,7 @@ class LlmEngine(ABC):
         """Queue a prompt; `on_done` is called once, from the engine's thread, and must return quickly.
 
         Args:
-            prompt: as the student was trained on (`endcap_server.prompts`).
+            prompt: as the student was trained on (`endcap_server.shop.prompts`).
             grammar: EBNF with the start rule ``root``; "" for free text.
             max_tokens: most tokens to write.
             deadline_ns: on the clock of ``time.monotonic_ns``; what is written until then is the answer.

@@ -8,11 +8,11 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from endcap_server.columns import Array
+from endcap_server.declared.errors import InvalidRequest
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
 from endcap_server.engines.vector_cache import VectorCache
-from endcap_server.stages.base import InvalidRequest
+from endcap_server.shop.columns import Array
 
 DEFAULT_OPTIONS = RuntimeOptions()
 INDEXES = ("products", "keywords")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from endcap_server.columns import Array, Ragged
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
+from endcap_server.shop.columns import Array, Ragged
 
 
 class PackedRuntime:

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from endcap_server.declared.parameters import StageParameters
 from endcap_server.engines.encoder_runtime import RuntimeOptions
-from endcap_server.stages.base import StageParameters
 
 _OF_LLM = "of what is not 8-bit, on the CPU; auto: bf16 where the CPU computes with it"
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from endcap_server.columns import Array
+from endcap_server.shop.columns import Array
 
 LONGEST_TEXT = 512
 """Longer texts are not kept, so that nobody fills the memory with them; characters."""

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from endcap_server.columns import Array
 from endcap_server.engines.encoder_runtime import EngineLoadError, Fill, RuntimeOptions, make_feed
+from endcap_server.shop.columns import Array
 
 WIDTH_STEP = 8
 """Lengths are padded to a multiple of this: tensor cores want it."""

@@ -18,7 +18,6 @@ from endcap_server.apply.control import Control
 from endcap_server.apply.generation import ApplyError, Generation
 from endcap_server.apply.running import PREFIX, RunningServer
 from endcap_server.apply.start import prepare, state_folder
-from endcap_server.generations import Generations
 from endcap_server.launch.access import connect, ensure_key, headers, key_file_of, restriction_flags
 from endcap_server.launch.command_line import hide_argument
 from endcap_server.launch.installation import Installation, LaunchError, find_installation
@@ -27,7 +26,8 @@ from endcap_server.launch.options import ServerOptions
 from endcap_server.launch.server_log import ServerLog
 from endcap_server.launch.watchdog import CONTROL_TIMEOUT_S, Watchdog
 from endcap_server.lint.declared import ENSEMBLES
-from endcap_server.threads import model_threads
+from endcap_server.serving.threads import model_threads
+from endcap_server.stages.generations import Generations
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient

@@ -6,11 +6,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from endcap_server.deadline import tier_ms
+from endcap_server.declared.deadline import tier_ms
+from endcap_server.declared.parameters import StageParameters, describe_validation
 from endcap_server.lint.declared import ADAPTER_PARAMETERS, PARAMETERS, base_name
 from endcap_server.lint.finding import Finding, Where, check, code, did_you_mean
 from endcap_server.lint.repository import Config, Parameter, View
-from endcap_server.stages.base import StageParameters, describe_validation
 
 UNKNOWN = code("E501", "the model knows no such parameter", "the model is refused on loading")
 OUT_OF_RANGE = code("E502", "a parameter's value is not allowed", "the model is refused on loading")

@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from endcap_server.declared.parameters import StageParameters
 from endcap_server.engines.parameters import PARAMETERS as ENGINE_PARAMETERS
-from endcap_server.stages.base import Stage, StageParameters
+from endcap_server.stages.base import Stage
 from endcap_server.stages.fusion import Fusion
 from endcap_server.stages.keywords import Keywords
 from endcap_server.stages.rerank import Rerank

@@ -9,13 +9,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
 
+from endcap_server.declared.errors import InvalidRequest
+from endcap_server.declared.parameters import StageParameters
+from endcap_server.declared.tensors import Tensors
 from endcap_server.stages.status import StatusPart, carried
-from endcap_server.stages.tensors import Tensors
 
 
 class Engines(Protocol):
@@ -35,103 +36,6 @@ class Engines(Protocol):
             EngineError: The engine is not there or answered an error.
         """
         ...
-
-
-class EngineError(Exception):
-    """An engine could not answer."""
-
-    def __init__(self, engine: str, reason: str):
-        super().__init__(f"{engine}: {reason}")
-        self.engine = engine
-        self.reason = reason
-
-
-class EngineTimeout(EngineError):  # noqa: N818 - what happened, not whose fault
-    """An engine did not answer before the deadline of the call."""
-
-    def __init__(self, engine: str, reason: str = "no answer within its share of the budget"):
-        super().__init__(engine, reason)
-
-
-class InvalidRequest(ValueError):  # noqa: N818 - the status it becomes
-    """A request that the contract does not allow; reaches the client as INVALID_ARGUMENT.
-
-    Args:
-        tensor: Name of the input tensor.
-        expected: What the contract asks for.
-        got: What came.
-        advice: What to do about it, if that is not plain.
-    """
-
-    def __init__(self, tensor: str, expected: str, got: str, advice: str = ""):
-        super().__init__(f"{tensor}: expected {expected}, got {got}" + (f"; {advice}" if advice else ""))
-        self.tensor = tensor
-        self.expected = expected
-        self.got = got
-        self.advice = advice
-
-
-class Overloaded(Exception):  # noqa: N818 - the state of the server
-    """More is asked for than can be answered in time; reaches the client as UNAVAILABLE, at once."""
-
-
-class ParameterError(ValueError):
-    """A parameter of a stage's ``config.pbtxt`` that the stage does not know or cannot use."""
-
-    def __init__(self, stage: str, parameter: str, expected: str, got: str):
-        super().__init__(
-            f"{stage}, parameter {parameter}: expected {expected}, got {got}; correct it in {stage}/config.pbtxt"
-        )
-        self.stage = stage
-        self.parameter = parameter
-
-
-class StageParameters(BaseModel):
-    """Parameters of one stage: the one place of their types, ranges, defaults and meanings.
-
-    Subclasses declare fields with ``Field(default, ge=..., le=..., description=...)``. Triton's configuration holds
-    every parameter as a string; :meth:`from_strings` reads those.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @classmethod
-    def from_strings(cls, stage: str, texts: Mapping[str, str]) -> Self:
-        """Read ``config.pbtxt`` parameters.
-
-        Raises:
-            ParameterError: The first parameter that is unknown, of the wrong type or out of its range.
-        """
-        try:
-            return cls.model_validate(dict(texts))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            name = str(first["loc"][0]) if first["loc"] else "(all)"
-            if first["type"] == "extra_forbidden":
-                raise ParameterError(stage, name, "one of " + ", ".join(cls.model_fields), "an unknown name") from None
-            expected = describe_validation(first)
-            raise ParameterError(stage, name, expected, repr(first.get("input"))) from None
-
-    @classmethod
-    def table(cls) -> list[tuple[str, str, str, str]]:
-        """(name, default, range, description) of each parameter, for documentation and lint."""
-        rows = []
-        for name, field in cls.model_fields.items():
-            bounds = []
-            for rule in field.metadata:
-                for word, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
-                    if (bound := getattr(rule, word, None)) is not None:
-                        bounds.append(f"{sign} {bound:g}")
-            rows.append((name, str(field.default), ", ".join(bounds), field.description or ""))
-        return rows
-
-
-def describe_validation(error: Any) -> str:
-    """Pydantic's message of one error as an expectation: "a number greater than or equal to 0"."""
-    message = str(error["msg"])
-    for prefix in ("Input should be ", "Value error, "):
-        message = message.removeprefix(prefix)
-    return message
 
 
 @dataclass(frozen=True)

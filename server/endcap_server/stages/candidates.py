@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from endcap_server.rules import CompiledRules
-from endcap_server.store import ItemStore
+from endcap_server.shop.rules import CompiledRules
+from endcap_server.shop.store import ItemStore
 
 _ATTENTION = 8.0
 """Sharpness of the softmax by which a session search picks what in the history resembles it."""

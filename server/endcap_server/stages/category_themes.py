@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from endcap_server import prompts
-from endcap_server.prompts import ThemeDraft
-from endcap_server.store import ItemStore
+from endcap_server.shop import prompts
+from endcap_server.shop.prompts import ThemeDraft
+from endcap_server.shop.store import ItemStore
 
 _KEYWORDS_OF_CATEGORY = 3
 _POPULAR_KEYWORDS = 64

@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from endcap_server.generations import run_folder
-from endcap_server.in_flight import NAME_PATTERN, TABLE, InFlight
-from endcap_server.ranking import Ranker
-from endcap_server.rules import CompiledRules, RuleIndex
-from endcap_server.stages.base import Answer, Engines, Stage, StageParameters
+from endcap_server.declared.parameters import StageParameters
+from endcap_server.declared.tensors import Tensors, bytes_tensor, json_tensor
+from endcap_server.shop.rules import CompiledRules, RuleIndex
+from endcap_server.shop.store import ItemStore
+from endcap_server.stages.base import Answer, Engines, Stage
+from endcap_server.stages.generations import run_folder
 from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
+from endcap_server.stages.in_flight import NAME_PATTERN, TABLE, InFlight
 from endcap_server.stages.page import BLENDED, MEASURED, SIGNALS, Pool, Shelf, blend, choose_placements, fill
+from endcap_server.stages.ranking import Ranker
 from endcap_server.stages.status import EARLIER, StatusPart, part_of, read_versions, status_document
-from endcap_server.stages.tensors import Tensors, bytes_tensor, json_tensor
-from endcap_server.store import ItemStore
-from endcap_server.trial import Trial
+from endcap_server.stages.trial import Trial
 
 
 def _weight(default: float, what: str, where: str) -> Any:

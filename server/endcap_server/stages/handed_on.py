@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from endcap_server.rules import Rules
-from endcap_server.stages.tensors import document_tensor
+from endcap_server.declared.tensors import document_tensor
+from endcap_server.shop.rules import Rules
 
 
 class HandedOn(BaseModel):
@@ -64,7 +64,7 @@ class ThemeRequest(HandedOn):
         placements: P.
         budget_ms: Milliseconds for the stage, in tiers.
         keywords_ms: Those for keywords.
-        generation: (hash of the key, its number), see :class:`endcap_server.generations.Generations`.
+        generation: (hash of the key, its number), see :class:`endcap_server.stages.generations.Generations`.
         rules: Those that concern themes.
         categories: Category positions that the shopper buys from, best first.
     """

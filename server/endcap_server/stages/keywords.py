@@ -8,15 +8,17 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from endcap_server import prompts
-from endcap_server.deadline import after_ms, left_ms
-from endcap_server.engines.grammar import keyword_grammar
-from endcap_server.generations import Generations
-from endcap_server.stages.base import Answer, EngineError, Engines, Stage, StageParameters
+from endcap_server.declared.deadline import after_ms, left_ms
+from endcap_server.declared.errors import EngineError
+from endcap_server.declared.parameters import StageParameters
+from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
+from endcap_server.shop import prompts
+from endcap_server.shop.grammar import keyword_grammar
+from endcap_server.shop.store import ItemStore
+from endcap_server.stages.base import Answer, Engines, Stage
+from endcap_server.stages.generations import Generations
 from endcap_server.stages.handed_on import KeywordRows, Themes
 from endcap_server.stages.status import StatusPart
-from endcap_server.stages.tensors import Tensors, bytes_tensor, texts_of
-from endcap_server.store import ItemStore
 
 
 class KeywordsParameters(StageParameters):

@@ -7,16 +7,18 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from endcap_server import prompts
-from endcap_server.deadline import left_ms
-from endcap_server.in_flight import InFlight
-from endcap_server.rules import CompiledRules, RuleIndex
-from endcap_server.stages.base import Answer, EngineError, Engines, Stage, StageParameters
+from endcap_server.declared.deadline import left_ms
+from endcap_server.declared.errors import EngineError
+from endcap_server.declared.parameters import StageParameters
+from endcap_server.declared.tensors import Tensors, bytes_tensor
+from endcap_server.shop import prompts
+from endcap_server.shop.rules import CompiledRules, RuleIndex
+from endcap_server.shop.store import ItemStore
+from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
+from endcap_server.stages.in_flight import InFlight
 from endcap_server.stages.page import MEASURED
 from endcap_server.stages.status import StatusPart
-from endcap_server.stages.tensors import Tensors, bytes_tensor
-from endcap_server.store import ItemStore
 
 
 class RerankParameters(StageParameters):

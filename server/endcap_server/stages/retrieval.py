@@ -15,19 +15,22 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from endcap_server import contract, prompts
-from endcap_server.admission import Admission
-from endcap_server.deadline import left_ms, tier_ms
-from endcap_server.generations import Generations, run_folder
-from endcap_server.in_flight import NAME_PATTERN, TABLE, InFlight
-from endcap_server.recorder import Recorder
-from endcap_server.rules import CompiledRules, RuleIndex
-from endcap_server.stages.base import Answer, EngineError, Engines, Stage, StageParameters
+from endcap_server.declared.deadline import left_ms, tier_ms
+from endcap_server.declared.errors import EngineError
+from endcap_server.declared.parameters import StageParameters
+from endcap_server.declared.tensors import Tensors, bytes_tensor, json_text
+from endcap_server.shop import prompts
+from endcap_server.shop.rules import CompiledRules, RuleIndex
+from endcap_server.shop.store import ItemStore
+from endcap_server.stages import contract
+from endcap_server.stages.admission import Admission
+from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.candidates import Candidates, bend, interests, merge, popular_rows, recency
+from endcap_server.stages.generations import Generations, run_folder
 from endcap_server.stages.handed_on import KeywordRows, PageRequest, ThemeRequest, Themes
+from endcap_server.stages.in_flight import NAME_PATTERN, TABLE, InFlight
+from endcap_server.stages.recorder import Recorder
 from endcap_server.stages.status import StatusPart
-from endcap_server.stages.tensors import Tensors, bytes_tensor, json_text
-from endcap_server.store import ItemStore
 
 _IDS_AT_ONCE = 1024
 _FAVOURITES = 6

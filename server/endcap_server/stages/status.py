@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from endcap_server.stages.tensors import compact_json, document_tensor, json_of
+from endcap_server.declared.tensors import compact_json, document_tensor, json_of
 
 EARLIER = {"retrieval": "PAGE", "theme": "THEME_STATUS", "keywords": "KEYWORDS", "rerank": "RERANK_STATUS"}
 """Stages before fusion, in the order of a request's way, and the tensor that brings what each says about itself.

@@ -7,19 +7,21 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from endcap_server import prompts
-from endcap_server.deadline import after_ms, left_ms
-from endcap_server.engines.grammar import theme_grammar
-from endcap_server.generations import Generations
-from endcap_server.prompts import MalformedAnswer, ThemeDraft
-from endcap_server.stages.base import Answer, EngineError, Engines, Stage, StageParameters
+from endcap_server.declared.deadline import after_ms, left_ms
+from endcap_server.declared.errors import EngineError
+from endcap_server.declared.parameters import StageParameters
+from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
+from endcap_server.shop import prompts
+from endcap_server.shop.grammar import theme_grammar
+from endcap_server.shop.prompts import MalformedAnswer, ThemeDraft
+from endcap_server.shop.store import ItemStore
+from endcap_server.shop.text_policy import DEFAULT_WORDS, TextPolicy
+from endcap_server.shop.title_checks import BrandCheck, ScriptCheck, WordCheck, title_overlap
+from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.category_themes import CategoryThemes
+from endcap_server.stages.generations import Generations
 from endcap_server.stages.handed_on import ThemeRequest, Themes
 from endcap_server.stages.status import StatusPart
-from endcap_server.stages.tensors import Tensors, bytes_tensor, texts_of
-from endcap_server.store import ItemStore
-from endcap_server.text_policy import DEFAULT_WORDS, TextPolicy
-from endcap_server.title_checks import BrandCheck, ScriptCheck, WordCheck, title_overlap
 
 MAX_CONCEPTS = 4
 _SPARE = prompts.MAX_PLACEMENTS - 16

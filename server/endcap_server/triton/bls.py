@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from endcap_server.stages.base import EngineError, EngineTimeout
-from endcap_server.stages.tensors import Tensors
-from endcap_server.threads import call_threads
+from endcap_server.declared.errors import EngineError, EngineTimeout
+from endcap_server.declared.tensors import Tensors
+from endcap_server.serving.threads import call_threads
 
 _MOST_UNANSWERED = call_threads() // 2
 """Calls that an engine may leave unanswered before no more are made: each keeps its threads, of the loop's executor and

@@ -15,9 +15,9 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from endcap_server.metrics import EngineMetrics
-from endcap_server.stages.base import InvalidRequest
-from endcap_server.stages.tensors import Tensors
+from endcap_server.declared.errors import InvalidRequest
+from endcap_server.declared.tensors import Tensors
+from endcap_server.serving.metrics import EngineMetrics
 from endcap_server.triton.device import select_gpu
 from endcap_server.triton.metrics import MetricsReporter
 from endcap_server.triton.process import end_when_continued

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from endcap_server.declared.errors import InvalidRequest
+from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.engines.llm_engine import AbandonedError, Answer, open_llm
 from endcap_server.engines.parameters import LLM_PARAMETERS
-from endcap_server.stages.base import InvalidRequest
-from endcap_server.stages.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.triton.engine_model import EngineModel, Job
 
 

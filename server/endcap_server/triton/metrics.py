@@ -1,4 +1,4 @@
-"""Hands the sums of `endcap_server.metrics` to the server, which shows them beside its own.
+"""Hands the sums of `endcap_server.serving.metrics` to the server, which shows them beside its own.
 
 A custom metric of the Python backend costs a message to the server process for each update, and every update takes the
 interpreter's lock again. So requests only add up in memory, and a thread tells the server the sums once a second:
@@ -16,7 +16,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from endcap_server.metrics import EngineMetrics, Metric, StageMetrics, increments, nothing
+from endcap_server.serving.metrics import EngineMetrics, Metric, StageMetrics, increments, nothing
 
 PERIOD_S = 1.0
 

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from endcap_server.declared.errors import InvalidRequest
+from endcap_server.declared.tensors import Tensors, texts_of
 from endcap_server.engines.nearest import Nearest, NearestRequest, NearestResult
 from endcap_server.engines.parameters import NearestParameters
-from endcap_server.stages.base import InvalidRequest
-from endcap_server.stages.tensors import Tensors, texts_of
 from endcap_server.triton.engine_model import BatchingModel
 
 

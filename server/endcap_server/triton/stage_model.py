@@ -9,11 +9,12 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from endcap_server.metrics import StageMetrics
-from endcap_server.stages.base import InvalidRequest, Overloaded, Stage
+from endcap_server.declared.errors import InvalidRequest, Overloaded
+from endcap_server.declared.tensors import Tensors
+from endcap_server.serving.metrics import StageMetrics
+from endcap_server.serving.threads import call_threads
+from endcap_server.stages.base import Stage
 from endcap_server.stages.status import arrived_ns, finish
-from endcap_server.stages.tensors import Tensors
-from endcap_server.threads import call_threads
 from endcap_server.triton.bls import BlsEngines
 from endcap_server.triton.metrics import MetricsReporter
 from endcap_server.triton.process import end_when_continued

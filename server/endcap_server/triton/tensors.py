@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from endcap_server.stages.tensors import Tensors
+from endcap_server.declared.tensors import Tensors
 
 
 def input_names(model_config: str) -> tuple[str, ...]:

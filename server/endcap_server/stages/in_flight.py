@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from endcap_server.generations import run_folder
+from endcap_server.stages.generations import run_folder
 
 SLOTS = 4096
 """Most requests in flight that the table holds."""
@@ -32,7 +32,7 @@ class InFlight:
     enter for a moment: a slot that both take costs one count, and both of its requests are answered.
 
     Args:
-        folder: Where the table is kept; :func:`endcap_server.generations.run_folder` by default.
+        folder: Where the table is kept; :func:`endcap_server.stages.generations.run_folder` by default.
         name: Which table: each process of ``retrieval`` that admits by itself needs its own.
     """
 

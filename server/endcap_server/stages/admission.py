@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic_ns
 
-from endcap_server.in_flight import SLOTS, InFlight
-from endcap_server.stages.base import Overloaded
+from endcap_server.declared.errors import Overloaded
+from endcap_server.stages.in_flight import SLOTS, InFlight
 
 SAMPLE_WEIGHT = 0.2
 """Weight of the newest cost in the running mean."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from endcap_server.stages.tensors import Tensors
+from endcap_server.declared.tensors import Tensors
 
 FOLDER = "requests"
 LEAST_PAUSE_S = 0.25

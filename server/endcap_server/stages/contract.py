@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from endcap_server.rules import Rules, RulesError, read_rules
-from endcap_server.stages.base import InvalidRequest
-from endcap_server.stages.tensors import Tensors
+from endcap_server.declared.errors import InvalidRequest
+from endcap_server.declared.tensors import Tensors
+from endcap_server.shop.rules import Rules, RulesError, read_rules
 
 MAX_HISTORY = 10_000
 MAX_ID_BYTES = 256

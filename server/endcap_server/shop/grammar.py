@@ -7,7 +7,7 @@ before 0.2.2) splices non-members out of a flat alternation of literals.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from endcap_server.prompts import (
+from endcap_server.shop.prompts import (
     MAX_CANDIDATES,
     MAX_PLACEMENTS,
     TITLE_CHARACTERS,

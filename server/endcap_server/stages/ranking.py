@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from endcap_server.columns import Array
-from endcap_server.ranking_features import CAPTION_FEATURES, FEATURES, FeatureTables
-from endcap_server.store import ItemStore
+from endcap_server.shop.columns import Array
+from endcap_server.shop.store import ItemStore
+from endcap_server.stages.ranking_features import CAPTION_FEATURES, FEATURES, FeatureTables
 
 __all__ = [
     "CAPTION_FEATURES",

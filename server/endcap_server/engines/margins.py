@@ -5,7 +5,7 @@ A cross-encoder trained on margins (arXiv 2505.07105) says more by the differenc
 
 import numpy as np
 
-from endcap_server.columns import Array
+from endcap_server.shop.columns import Array
 
 _MAX_EXPONENT = np.float32(80.0)  # exp(80) is the largest round number that float32 holds
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 
 _WORD = re.compile(r"[^\W_]+")
 _LITTLE_WORDS = frozenset(

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from endcap_server.columns import Array
-from endcap_server.store import ItemStore
+from endcap_server.shop.columns import Array
+from endcap_server.shop.store import ItemStore
 
 FEATURES = (
     "popularity",  # store.popularity, 0..1

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from endcap_server.columns import Array, Ragged, StoreError, StringColumn, load_array, save_array
+from endcap_server.shop.columns import Array, Ragged, StoreError, StringColumn, load_array, save_array
 
 __all__ = ["ItemStore", "KeywordColumns", "ProductColumns", "Ragged", "StoreError", "StringColumn", "tokenizer_digest"]
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from endcap_server.deadline import now_ns
+from endcap_server.declared.deadline import now_ns
+from endcap_server.declared.tensors import Tensors
 from endcap_server.stages.handed_on import PageRequest, ThemeRequest, Themes
-from endcap_server.stages.tensors import Tensors
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _IN_FLIGHT = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)

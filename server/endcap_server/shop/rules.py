@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
-from endcap_server.store import ItemStore
+from endcap_server.shop.store import ItemStore
 
 MAX_PINS = 100
 MAX_NAMES = 5000

@@ -1,0 +1,1 @@
+"""What a running server leaves on disk and on its metrics port, and the client that controls it."""
