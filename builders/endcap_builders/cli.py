@@ -34,6 +34,19 @@ def add_build_command(subparsers: Any) -> None:
         metavar="STEP.SETTING=VALUE",
         help="change a step's setting, e.g. cross_encoder.layers=4; may be repeated; later builds of --out keep to it",
     )
+    parser.add_argument(
+        "--events-until",
+        metavar="TIME",
+        help="use only events before this date or time, e.g. 2017-10-16, so that `endcap evaluate storefront` can "
+        "measure pages by later ones; short for --set catalogue.events_until=TIME",
+    )
+    parser.add_argument(
+        "--hold-out-orders",
+        type=int,
+        metavar="N",
+        help="leave out each shopper's last N orders instead, for data without real times; short for "
+        "--set catalogue.hold_out_orders=N",
+    )
     parser.add_argument("--checkpoint", metavar="DIR", help="with a step: the local checkpoint it starts from")
     parser.add_argument("--seed", type=int, default=7, help="of everything random (default: %(default)s)")
     evaluate = parser.add_argument_group("evaluate", "what `endcap build evaluate` measures on")
@@ -109,6 +122,9 @@ def _build(arguments: argparse.Namespace) -> int:
     if catalogue is None:
         raise BuildError("--catalogue is missing: name the folder with products.parquet")
     overrides = _overrides(arguments.set)
+    for name in ("events_until", "hold_out_orders"):
+        if getattr(arguments, name) is not None:
+            overrides.setdefault("catalogue", {})[name] = getattr(arguments, name)
     if arguments.step == "evaluate":
         return _evaluate(arguments, catalogue, overrides)
     if arguments.checkpoint is not None:

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from endcap_builders.catalogue import Catalogue, catalogue_digest, read_catalogue
+from endcap_builders.catalogue.cut import EventCut
 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
@@ -54,12 +55,13 @@ class BuildContext:
     profile: str
     console: Console
     _shared: dict[str, Any] = field(repr=False)
+    cut: EventCut = field(default_factory=EventCut)
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        """The checked catalogue, read once for all steps."""
+        """The checked catalogue with the events that the build may see, read once for all steps."""
         if "catalogue" not in self._shared:
-            self._shared["catalogue"] = read_catalogue(self.catalogue_folder)
+            self._shared["catalogue"] = self.cut.before(read_catalogue(self.catalogue_folder))
         return self._shared["catalogue"]
 
     def input(self, step: str) -> Path:
@@ -100,6 +102,7 @@ def build_context(build: Path, catalogue: Path, work: Path, console: Console, *,
         profile="cpu",
         console=console,
         _shared={},
+        cut=cut_of(build),
     )
 
 
@@ -183,6 +186,7 @@ class Pipeline:
             profile=self.profile,
             console=self.console,
             _shared=self._shared,
+            cut=next((each for each in self.settings.values() if isinstance(each, EventCut)), EventCut()),
         )
         start = time.monotonic()
         try:
@@ -259,6 +263,12 @@ def read_manifest(build: Path) -> dict[str, Any]:
         return {"format": 1, "steps": {}}
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return manifest
+
+
+def cut_of(build: Path) -> EventCut:
+    """Which events a build has seen, from its manifest."""
+    entry = read_manifest(build)["steps"].get("catalogue", {})
+    return EventCut.model_validate(entry.get("settings", {}))
 
 
 def _settings(step: Step, values: dict[str, Any]) -> Settings:

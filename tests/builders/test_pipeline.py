@@ -2,13 +2,25 @@
 
 import io
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 from endcap_builders.catalogue import CatalogueError, write_catalogue
-from endcap_builders.pipeline import BuildContext, BuildError, Pipeline, Settings, Step, read_manifest
+from endcap_builders.catalogue.cut import EventCut
+from endcap_builders.pipeline import (
+    BuildContext,
+    BuildError,
+    Pipeline,
+    Settings,
+    Step,
+    build_context,
+    cut_of,
+    read_manifest,
+)
+from endcap_builders.steps import catalogue as catalogue_step
 from pydantic import Field
 from rich.console import Console
 
@@ -168,3 +180,32 @@ def test_one_step_alone(tmp_path: Path, catalogue: Path) -> None:
 def test_wrong_settings(tmp_path: Path, catalogue: Path, overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(BuildError, match=message):
         pipeline(Recorder(), tmp_path, catalogue, overrides=overrides)
+
+
+def test_a_cut_is_kept(tmp_path: Path) -> None:
+    """What a build was told to leave out it leaves out in every step, and tells whoever measures it."""
+    folder = tmp_path / "catalogue"
+    days = [datetime(2024, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
+    events = pl.DataFrame({"user_id": "u", "product_id": "a", "timestamp": days, "type": "purchase"})
+    write_catalogue(folder, pl.DataFrame({"product_id": ["a"], "title": ["Ash"]}), events)
+    seen: list[int] = []
+
+    def look(ctx: BuildContext, settings: Settings) -> dict[str, Any]:
+        seen.append(ctx.catalogue.events.height if ctx.catalogue.events is not None else 0)
+        return {}
+
+    def build(**overrides: Any) -> None:
+        steps = [catalogue_step.STEP, Step("look", "looking", ("catalogue",), Settings, look)]
+        console = Console(file=io.StringIO())
+        Pipeline(steps, tmp_path / "build", folder, overrides=overrides, console=console).run()
+
+    build()
+    build(catalogue={"events_until": "2024-01-03"})
+    build()
+    assert seen == [3, 2]
+    assert cut_of(tmp_path / "build") == EventCut(events_until="2024-01-03")
+    outside = build_context(tmp_path / "build", folder, tmp_path / "work", Console(file=io.StringIO()))
+    assert outside.catalogue.events is not None
+    assert outside.catalogue.events.height == 2
+    build(catalogue={"events_until": ""})
+    assert seen == [3, 2, 3]

@@ -3,11 +3,12 @@
 import json
 from typing import Any
 
+from endcap_builders.catalogue.cut import EventCut
 from endcap_builders.pipeline import BuildContext, Settings, Step
 
 
-class CatalogueSettings(Settings):
-    """The check has no options."""
+class CatalogueSettings(EventCut, Settings):
+    """Options of the catalogue: which events the build may see."""
 
 
 def run(ctx: BuildContext, settings: CatalogueSettings) -> dict[str, Any]:
