@@ -46,25 +46,30 @@ class Replay:
     in a cache already; when all have been dealt, sessions that nobody had yet make visits of the same shoppers new.
 
     Args:
-        catalogue: Folder with events.parquet (shoppers) and queries.parquet (the search log).
+        catalogue: Folder of a catalogue with events (shoppers) and queries (the search log).
         seed: Of everything drawn.
 
     Raises:
-        ReplayError: A file is missing.
+        ReplayError: A file is missing, or the catalogue is wrong.
     """
 
     def __init__(self, catalogue: Path, seed: int):
         import polars
+        from endcap_builders.catalogue import CatalogueError, read_catalogue
 
-        for name in ("events", "queries"):
-            if not (catalogue / f"{name}.parquet").exists():
-                raise ReplayError(
-                    f"{catalogue}/{name}.parquet: expected shoppers and searches to replay, found no such file; "
-                    "name a catalogue that has it with --catalogue"
-                )
-        events = polars.read_parquet(catalogue / "events.parquet").sort("timestamp", "user_id", maintain_order=True)
+        try:
+            read = read_catalogue(catalogue)
+        except CatalogueError as error:
+            raise ReplayError(f"{catalogue}: {error}") from error
+        if read.events is None or read.queries is None:
+            name = "events" if read.events is None else "queries"
+            raise ReplayError(
+                f"{catalogue}/{name}.parquet: expected shoppers and searches to replay, found no such file; "
+                "name a catalogue that has it with --catalogue"
+            )
+        events = read.events.sort("timestamp", "user_id", maintain_order=True)
         shoppers = events.group_by("user_id", maintain_order=True).agg(polars.col("product_id"))
-        log = polars.read_parquet(catalogue / "queries.parquet").sort("query")
+        log = read.queries.sort("query")
         self.histories: list[tuple[str, ...]] = [tuple(row) for row in shoppers["product_id"].to_list()]
         """All events of each shopper, oldest first."""
         self.activity = np.array([len(row) for row in self.histories], float)

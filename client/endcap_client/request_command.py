@@ -221,17 +221,20 @@ def _read_titles(catalogue: Path | None) -> dict[str, str]:
     """Product id -> title; this package installs without a Parquet reader, so it takes the one that is there."""
     if catalogue is None:
         return {}
+    # A file, or a folder of files as Spark writes it, with or without the extension.
     path = catalogue / "products.parquet"
+    if not path.exists() and (catalogue / "products").is_dir():
+        path = catalogue / "products"
     columns = ["product_id", "title"]
     try:
         try:
-            import polars
-
-            table: dict[str, list[Any]] = polars.read_parquet(path, columns=columns).to_dict(as_series=False)
-        except ModuleNotFoundError:
             from pyarrow import parquet
 
-            table = parquet.read_table(path, columns=columns).to_pydict()
+            table: dict[str, list[Any]] = parquet.read_table(path, columns=columns).to_pydict()
+        except ModuleNotFoundError:
+            import polars
+
+            table = polars.read_parquet(path, columns=columns).to_dict(as_series=False)
     except ModuleNotFoundError:
         raise InvalidArgument(
             "--catalogue needs polars or pyarrow to read products.parquet, and neither is installed here; "

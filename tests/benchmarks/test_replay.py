@@ -10,6 +10,13 @@ import pytest
 from benchmarks.replay import MAX_HISTORY, Replay, ReplayError, Request
 
 
+def write(folder: Path, events: polars.DataFrame) -> None:
+    """Write the events as purchases, and their products."""
+    events.with_columns(type=polars.lit("purchase")).write_parquet(folder / "events.parquet")
+    products = events.select(polars.col("product_id").unique())
+    products.with_columns(title="product_id").write_parquet(folder / "products.parquet")
+
+
 @pytest.fixture
 def catalogue(tmp_path: Path) -> Path:
     """Shopper `s-n` has n + 1 events, of products that say which and when; shuffled."""
@@ -19,7 +26,7 @@ def catalogue(tmp_path: Path) -> Path:
         for shopper in range(20)
         for place in range(shopper + 1)
     ]
-    polars.DataFrame(rows).sample(fraction=1, shuffle=True, seed=1).write_parquet(tmp_path / "events.parquet")
+    write(tmp_path, polars.DataFrame(rows).sample(fraction=1, shuffle=True, seed=1))
     log = polars.DataFrame({"query": ["tea", "coffee", "rare"], "count": [600, 399, 1]})
     log.write_parquet(tmp_path / "queries.parquet")
     return tmp_path
@@ -75,12 +82,14 @@ def test_traffic_mixes(catalogue: Path) -> None:
 def test_long_histories_are_cut_to_the_newest(tmp_path: Path) -> None:
     start = datetime(2026, 1, 1)
     rows = [{"user_id": "a", "product_id": str(n), "timestamp": start + timedelta(hours=n)} for n in range(300)]
-    polars.DataFrame(rows).write_parquet(tmp_path / "events.parquet")
+    write(tmp_path, polars.DataFrame(rows))
     polars.DataFrame({"query": ["tea"], "count": [1]}).write_parquet(tmp_path / "queries.parquet")
     (request,) = Replay(tmp_path, 1).storefronts(1)
     assert request.history == tuple(str(n) for n in range(300 - MAX_HISTORY, 300))
 
 
 def test_a_catalogue_without_shoppers(tmp_path: Path) -> None:
+    write(tmp_path, polars.DataFrame({"product_id": ["p"]}))
+    (tmp_path / "events.parquet").unlink()
     with pytest.raises(ReplayError, match=r"events\.parquet: expected shoppers and searches to replay"):
         Replay(tmp_path, 1)

@@ -164,7 +164,9 @@ DAMAGES = {
     "products.parquet, column product_id, row 0: expected an id, got ''": PRODUCTS.with_columns(
         product_id=pl.Series(["", "b", "c"])
     ),
-    "products.parquet, column product_id: expected text, got Float64": PRODUCTS.with_columns(product_id=pl.lit(1.0)),
+    "products.parquet, column product_id: expected text or whole numbers, got Float64": PRODUCTS.with_columns(
+        product_id=pl.lit(1.0)
+    ),
     "products.parquet, column product_id, row 2: expected an id of its own, got 'a' as in row 0": PRODUCTS.with_columns(
         product_id=pl.Series(["a", "b", "a"])
     ),

@@ -190,6 +190,48 @@ def test_wands_reads_tab_separated_text(tmp_path: Path) -> None:
     assert catalogue.judgements.rows() == [("wooden bed", "0", 2.0), ("wooden bed", "1", 0.0)]
 
 
+MARKED = "Caf&eacute; <b>mug</b>, <12in &amp; >6in"
+
+
+@pytest.mark.parametrize("name", ["homedepot", "instacart", "esci", "wands"])
+def test_every_importer_makes_plain_titles(tmp_path: Path, name: str) -> None:
+    source = graded_source(tmp_path / "source")
+    write(source, products={"product_id": [10, 11, 12], "title": [MARKED, "<br/>", "Pad"]})
+    if name == "instacart":
+        write(
+            source,
+            products={"product_id": [10], "product_name": [MARKED], "aisle": ["mugs"], "department": ["home"]},
+            baskets={"order_id": [5], "product_id": [10], "add_to_cart_order": [1]},
+            user_histories={
+                **{field: [1] for field in ("order_id", "add_to_cart_order", "user_id", "order_number", "order_dow")},
+                "product_id": [10],
+                "order_hour_of_day": [8],
+                "days_since_prior_order": [1.0],
+            },
+        )
+    elif name == "esci":
+        esci_source(source)
+        write(
+            source,
+            shopping_queries_dataset_products={
+                "product_id": ["B1", "B2"],
+                "product_title": [MARKED, "Pad"],
+                "product_locale": ["us", "us"],
+            },
+        )
+    elif name == "wands":
+        (source / "product.csv").write_text(f"product_id\tproduct_name\n0\t{MARKED}\n1\tPad\n", encoding="utf-8")
+        (source / "query.csv").write_text("query_id\tquery\n0\tmug\n", encoding="utf-8")
+        (source / "label.csv").write_text(
+            "query_id\tproduct_id\tlabel\n0\t0\tExact\n0\t1\tIrrelevant\n", encoding="utf-8"
+        )
+    else:
+        write(source, labels={"query_id": [0, 0], "product_id": [10, 12], "relevance": [3.0, 1.0]})
+    titles = run_importer(name, source, tmp_path / "shop").products["title"]
+    assert titles[0] == "Café mug, <12in & >6in"
+    assert "" not in titles
+
+
 @pytest.mark.parametrize("name", IMPORTERS)
 def test_a_source_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(CatalogueError, match=r"expected in .*, got no such file"):

@@ -1,6 +1,7 @@
 """Steps bi_encoder, store and index on a small catalogue with a tiny encoder."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import faiss
@@ -42,7 +43,7 @@ def write_catalogue(folder: Path) -> None:
         {
             "user_id": ["u"] * 3,
             "product_id": ["p1", "p1", "p2"],
-            "timestamp": pl.Series([1, 2, 3]).cast(pl.Datetime("us", "UTC")),
+            "timestamp": [datetime(2025, 1, day, tzinfo=UTC) for day in (1, 2, 3)],
             "type": ["view", "purchase", "view"],
         }
     ).write_parquet(folder / "events.parquet")

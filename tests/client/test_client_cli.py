@@ -66,6 +66,16 @@ def test_titles_come_from_the_catalogue(service, address, capsys, tmp_path):
     assert "Blue umbrella" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["products.parquet", "products"])
+def test_titles_come_from_a_folder_of_files(service, address, capsys, tmp_path, name):
+    (tmp_path / name).mkdir()
+    titles = pl.DataFrame({"product_id": ["p1"], "title": ["Blue umbrella"]})
+    titles.write_parquet(tmp_path / name / "part-00000.snappy.parquet")
+    (tmp_path / name / "_SUCCESS").touch()
+    assert cli.main(["request", "storefront", "--address", address, "--catalogue", str(tmp_path)]) == 0
+    assert "Blue umbrella" in capsys.readouterr().out
+
+
 def test_titles_without_a_parquet_reader(monkeypatch, address, capsys, tmp_path):
     monkeypatch.setitem(sys.modules, "polars", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)

@@ -1,19 +1,35 @@
 """Checks one column of a catalogue file and brings it into the type that the rest of endcap relies on."""
 
+import re
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
 import polars as pl
 
 from endcap_builders.catalogue.schema import EVENT_TYPES, PATH_SEPARATOR, Column
 
 # Rows shown of one kind of problem: the first few lead to the cause, a thousand equal lines hide the next problem.
 ROWS_SHOWN = 3
+# Events outside of these years are faults of a unit, or of what stands for "unknown".
+FIRST_YEAR, END_YEAR = 1980, 2100
+_PER_SECOND = {"ms": 10**3, "us": 10**6, "ns": 10**9}
+_UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
+_EPOCH = datetime(1970, 1, 1)
+_FIRST, _END = ((datetime(year, 1, 1) - _EPOCH).total_seconds() for year in (FIRST_YEAR, END_YEAR))
 
 
 class ColumnCheck:
-    """Collects the problems of one column; ``values`` is the column in its final type once no problem was found."""
+    """Collects the problems of one column; ``values`` is the column in its final type once no problem was found.
 
-    def __init__(self, file: str, column: Column, raw: pl.Series):
+    Args:
+        place: the file or folder of the column, for messages about all of it.
+        where: the file of a row, and the row in it, for messages about a row.
+    """
+
+    def __init__(self, place: str, column: Column, raw: pl.Series, where: Callable[[int], tuple[str, int]]):
         self.problems: list[str] = []
-        self._place = f"{file}, column {column.name}"
+        self._place = place
+        self._where = where
         self._column = column
         self._raw = raw
         self.values = raw
@@ -22,19 +38,23 @@ class ColumnCheck:
             self._raw = raw = raw.cast(_TYPE_OF_NULLS.get(column.kind, pl.String()))
         getattr(self, f"_check_{column.kind}")(raw)
 
-    def _wrong_type(self, expected: str) -> None:
+    def _wrong_type(self, expected: str, advice: str = "") -> None:
+        """Refuses the type of the whole column; shows its first value, from which the cause can be told."""
+        values = self._raw.drop_nulls()
+        example = f" (such as {_shown(values[0])})" if len(values) else ""
         self.problems.append(
-            f"{self._place}: expected {expected}, got {self._raw.dtype} in all rows; {self._column.advice}"
+            f"{self._place}, column {self._column.name}: expected {expected}, got {self._raw.dtype} in all rows"
+            f"{example}; {advice or self._column.advice}"
         )
 
-    def _rows(self, bad: pl.Series, expected: str) -> None:
+    def _rows(self, bad: pl.Series, expected: str, advice: str = "", got: Callable[[int], str] | None = None) -> None:
         """Adds a problem for each row where ``bad`` (Boolean [rows]) holds; the first rows are shown."""
         rows = bad.fill_null(False).arg_true()
         for row in rows.head(ROWS_SHOWN).to_list():
-            value = self._raw[row]
-            got = "null" if value is None else repr(value) if isinstance(value, str) else str(value)
+            file, row_there = self._where(row)
             self.problems.append(
-                f"{self._place}, row {row}: expected {expected}, got {got[:80]}; {self._column.advice}"
+                f"{file}, column {self._column.name}, row {row_there}: expected {expected}, got "
+                f"{got(row) if got else _shown(self._raw[row])}; {advice or self._column.advice}"
             )
         if len(rows) > ROWS_SHOWN:
             self.problems[-1] += f" (and {len(rows) - ROWS_SHOWN} more rows like this)"
@@ -64,10 +84,26 @@ class ColumnCheck:
             self._nulls(raw, "an id")
             self.values = raw.cast(pl.String)
             return
+        if raw.dtype.is_float():
+            self._wrong_type(
+                "text or whole numbers",
+                "pandas turns whole numbers into floats where one is missing: drop rows without an id, then convert "
+                "the column to int64",
+            )
+            return
         texts = self._strings(raw)
-        if texts is not None:
-            self._rows(texts.is_null() | (texts.str.strip_chars() == ""), "an id")
-            self.values = texts
+        if texts is None:
+            return
+        self._rows(texts.is_null() | (texts.str.strip_chars() == ""), "an id")
+        if self._column.most_bytes is not None:
+            sizes = texts.str.len_bytes()
+            self._rows(
+                sizes > self._column.most_bytes,
+                f"an id of at most {self._column.most_bytes} bytes, as requests may hold",
+                "shorten the ids, in every file alike",
+                lambda row: f"{sizes[row]} bytes ({texts[row][:20]!r}...)",
+            )
+        self.values = texts
 
     def _check_path(self, raw: pl.Series) -> None:
         texts = self._strings(raw)
@@ -80,7 +116,16 @@ class ColumnCheck:
 
     def _check_price(self, raw: pl.Series) -> None:
         if not raw.dtype.is_numeric():
-            self._wrong_type("a number")
+            advice = ""
+            if raw.dtype == pl.String:
+                values = raw.drop_nulls()
+                number = re.search(r"\d+(?:[.,]\d+)*", values[0]) if len(values) else None
+                advice = (
+                    "store numbers alone, without currency or separators of thousands"
+                    + (f" ({number.group()!r} of {_shown(values[0])} as a number)" if number else "")
+                    + ", all prices in one currency"
+                )
+            self._wrong_type("a number", advice)
             return
         prices = raw.cast(pl.Float32)
         self._rows(~prices.is_finite() | (prices < 0), "a finite price of 0 or more")
@@ -93,11 +138,23 @@ class ColumnCheck:
         self.values = raw.fill_null(True)
 
     def _check_time(self, raw: pl.Series) -> None:
-        if not isinstance(raw.dtype, pl.Datetime) and raw.dtype != pl.Date:
-            self._wrong_type("a timestamp")
+        if raw.dtype == pl.Date:
+            raw = raw.cast(pl.Datetime("ms"))
+        if not isinstance(raw.dtype, pl.Datetime):
+            self._wrong_type("a timestamp", _time_advice(raw))
             return
         self._nulls(raw, "a timestamp")
-        zone = getattr(raw.dtype, "time_zone", None)
+        unit, zone = raw.dtype.time_unit, raw.dtype.time_zone
+        # Compared as integers: a far year has no representation as a date, or in another unit.
+        ticks, per_second = raw.to_physical(), _PER_SECOND[unit]
+        self._rows(
+            (ticks < int(_FIRST) * per_second) | (ticks >= int(_END) * per_second),
+            f"a time of the years {FIRST_YEAR} to {END_YEAR - 1}",
+            "write times in the unit that the column says, and leave events of unknown time out",
+            got=lambda row: _far_time(ticks[row] / per_second),
+        )
+        if self.problems:
+            return
         # The unit first: a conversion of the zone keeps the unit.
         times = raw.cast(pl.Datetime("us", zone))
         self.values = times.dt.convert_time_zone("UTC") if zone else times.dt.replace_time_zone("UTC")
@@ -131,6 +188,47 @@ _TYPE_OF_NULLS: dict[str, pl.DataType] = {
     "count": pl.Int64(),
     "grade": pl.Float32(),
 }
+
+
+def _shown(value: object) -> str:
+    """A value as a message shows it."""
+    return "null" if value is None else (repr(value) if isinstance(value, str) else str(value))[:80]
+
+
+def _is_plausible(seconds: float) -> bool:
+    return _FIRST <= seconds < _END
+
+
+def _date(seconds: float) -> str:
+    return f"{_EPOCH + timedelta(seconds=int(seconds)):%Y-%m-%d %H:%M:%S}"
+
+
+def _far_time(seconds: float) -> str:
+    """A time out of range, and what it would be if it had been stored in the wrong unit."""
+    got = f"the year {1970 + int(seconds // 31_556_952)}"
+    if seconds == 0:
+        return f"{_date(0)}, which often stands for an unknown time"
+    for factor, name in list(_UNITS.items())[1:]:
+        if _is_plausible(seconds / factor):
+            return f"{got} ({name} stored as seconds? divided by {factor:,} it is {_date(seconds / factor)})"
+        if _is_plausible(seconds * factor):
+            return f"{got} (seconds stored as {name}? times {factor:,} it is {_date(seconds * factor)})"
+    return got
+
+
+def _time_advice(raw: pl.Series) -> str:
+    """What to do about a column of times that has another type."""
+    values = raw.drop_nulls()
+    if raw.dtype.is_numeric() and len(values):
+        for factor, name in _UNITS.items():
+            if _is_plausible(float(values[0]) / factor):
+                return (
+                    f"these are {name} since 1970 ({values[0]} is {_date(float(values[0]) / factor)} UTC)? "
+                    "Convert them to a Parquet timestamp, e.g. with polars.from_epoch"
+                )
+    if raw.dtype == pl.String:
+        return "parse the text into a Parquet timestamp, e.g. with polars' str.to_datetime"
+    return ""
 
 
 def default_column(column: Column, rows: int) -> pl.Series:

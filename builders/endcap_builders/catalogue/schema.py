@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+from endcap_server.stages.contract import MAX_ID_BYTES
 
 EVENT_TYPES = ("view", "cart", "purchase")
 PATH_SEPARATOR = ">"
@@ -25,6 +26,7 @@ class Catalogue:
         judgements: query, product_id String, relevance Float32 as graded (any scale, larger is better). None without
             judgements.parquet.
         digest: SHA-256 (hex) over the names and bytes of the folder's files.
+        warnings: what looks wrong but can be built from, one sentence each, with counts and the first rows.
     """
 
     folder: Path
@@ -33,6 +35,7 @@ class Catalogue:
     queries: pl.DataFrame | None
     judgements: pl.DataFrame | None
     digest: str
+    warnings: tuple[str, ...] = ()
 
 
 class CatalogueError(ValueError):
@@ -54,17 +57,19 @@ class Column:
         kind: what it holds: id, text, path, price, flag, time, event, count or grade (``check.py`` knows each).
         required: whether the file has to have the column, and every row a value.
         advice: what to do about a row without a usable value.
+        most_bytes: longest value in UTF-8, of ids that come back in requests.
     """
 
     name: str
     kind: str
     required: bool
     advice: str
+    most_bytes: int | None = None
 
 
 @dataclass(frozen=True)
 class Table:
-    """One file of a catalogue folder."""
+    """One table of a catalogue folder: a Parquet file, or a folder of them (``files.py``)."""
 
     name: str
     required: bool
@@ -72,7 +77,7 @@ class Table:
 
     @property
     def file(self) -> str:
-        """Name of the file."""
+        """Name of the file, or of the folder of files."""
         return f"{self.name}.parquet"
 
 
@@ -80,7 +85,7 @@ PRODUCTS = Table(
     "products",
     True,
     (
-        Column("product_id", "id", True, "give every product an id of its own"),
+        Column("product_id", "id", True, "give every product an id of its own", MAX_ID_BYTES),
         Column("title", "text", True, "give every product a title, or leave the product out"),
         Column("description", "text", False, "store descriptions as text"),
         Column("brand", "text", False, "store brand names as text"),

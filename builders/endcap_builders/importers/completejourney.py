@@ -9,8 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from endcap_builders.catalogue.schema import Catalogue
-from endcap_builders.catalogue.write import write_catalogue
-from endcap_builders.importers.source import read_source
+from endcap_builders.importers.source import read_source, write_import
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +132,7 @@ def import_completejourney(source: Path, target: Path) -> Catalogue:
         timestamp="transaction_timestamp",
         type=pl.lit("purchase"),
     )
-    return write_catalogue(target, product_table, events)
+    return write_import(target, product_table, events)
 
 
 def _names(codes: Codes, department: str, category: str, kind: str | None) -> tuple[str, str, str]:

@@ -5,8 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from endcap_builders.catalogue.schema import Catalogue
-from endcap_builders.catalogue.write import write_catalogue
-from endcap_builders.importers.source import choose, read_source, search_log
+from endcap_builders.importers.source import choose, read_source, search_log, write_import
 
 LOCALES = ("us", "es", "jp")
 GRADES = {"E": 3.0, "S": 2.0, "C": 1.0, "I": 0.0}
@@ -15,8 +14,7 @@ GRADES = {"E": 3.0, "S": 2.0, "C": 1.0, "I": 0.0}
 def import_esci(source: Path, target: Path, split: str = "train", locale: str = "us") -> Catalogue:
     """All products of ``locale``, and the queries and judgements of its ``split`` ("train" or "test").
 
-    Labels become grades: exact 3, substitute 2, complement 1, irrelevant 0. Bullet points follow the description;
-    markup is stripped. Products without a title are left out.
+    Labels become grades: exact 3, substitute 2, complement 1, irrelevant 0. Bullet points follow the description.
     """
     choose("split", split, ("train", "test"))
     choose("locale", locale, LOCALES)
@@ -36,24 +34,12 @@ def import_esci(source: Path, target: Path, split: str = "train", locale: str = 
     texts = [column for column in ("product_description", "product_bullet_point") if column in products.columns]
     products = products.select(
         "product_id",
-        title=_clean(pl.col("product_title")),
-        description=_clean(pl.concat_str(texts, separator=" ", ignore_nulls=True) if texts else pl.lit("")),
-        brand=_clean(pl.col("product_brand")) if "product_brand" in products.columns else pl.lit(""),
-    ).filter(pl.col("title") != "")
+        title=pl.col("product_title"),
+        description=pl.concat_str(texts, separator=" ", ignore_nulls=True) if texts else pl.lit(""),
+        brand=pl.col("product_brand") if "product_brand" in products.columns else pl.lit(""),
+    )
     judgements = examples.select(
         "query", "product_id", relevance=pl.col("esci_label").replace_strict(GRADES, return_dtype=pl.Float32)
     )
     queries = examples.select("query").unique(maintain_order=True)["query"]
-    return write_catalogue(target, products, queries=search_log(queries), judgements=judgements)
-
-
-def _clean(text: pl.Expr) -> pl.Expr:
-    """Text without tags, entities and line breaks."""
-    return (
-        text.fill_null("")
-        .str.replace_all(r"<[^>]*>", " ")
-        .str.replace_all("&nbsp;", " ", literal=True)
-        .str.replace_all("&amp;", "&", literal=True)
-        .str.replace_all(r"\s+", " ")
-        .str.strip_chars()
-    )
+    return write_import(target, products, queries=search_log(queries), judgements=judgements)

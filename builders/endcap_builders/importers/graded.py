@@ -5,8 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from endcap_builders.catalogue.schema import Catalogue
-from endcap_builders.catalogue.write import write_catalogue
-from endcap_builders.importers.source import choose, read_source, search_log
+from endcap_builders.importers.source import choose, read_source, search_log, write_import
 
 
 def import_homedepot(source: Path, target: Path, split: str = "train") -> Catalogue:
@@ -33,7 +32,7 @@ def import_graded(source: Path, target: Path, split: str) -> Catalogue:
     other = queries.filter(pl.col("split") != split).select(plain)["query"]
     queries = queries.filter((pl.col("split") == split) & ~plain.is_in(other.implode()))
     judgements = labels.join(queries, on="query_id", maintain_order="left")
-    return write_catalogue(
+    return write_import(
         target,
         products.with_columns(pl.col("product_id").cast(pl.String)),
         queries=search_log(queries["query"]),

@@ -6,8 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from endcap_builders.catalogue.schema import Catalogue
-from endcap_builders.catalogue.write import write_catalogue
-from endcap_builders.importers.source import read_source
+from endcap_builders.importers.source import read_source, write_import
 
 # The data set has no dates. Everybody's last order is put in the week before this moment, a Saturday.
 END = datetime(2017, 7, 1, tzinfo=UTC)
@@ -51,7 +50,7 @@ def import_instacart(source: Path, target: Path) -> Catalogue:
     events = pl.concat([_user_orders(histories), _loose_baskets(baskets)]).with_columns(
         pl.col("product_id").cast(pl.String), type=pl.lit("purchase")
     )
-    return write_catalogue(target, product_table, events)
+    return write_import(target, product_table, events)
 
 
 def _user_orders(histories: pl.DataFrame) -> pl.DataFrame:

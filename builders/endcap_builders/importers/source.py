@@ -1,11 +1,20 @@
 """Reads the files of a data set to import; a missing file or column is named, as in a catalogue."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from endcap_builders.catalogue.schema import CatalogueError
+from endcap_builders.catalogue.schema import Catalogue, CatalogueError
+from endcap_builders.catalogue.write import write_catalogue
+from endcap_builders.markup import plain_texts
+
+log = logging.getLogger(__name__)
+
+TEXTS = ("title", "description", "brand")
 
 
 def read_source(
@@ -23,10 +32,11 @@ def read_source(
         raise CatalogueError([f"{file}: expected in {folder}, got no such file; check the path of the data set"])
     try:
         if path.suffix == ".parquet":
-            frame = pl.read_parquet(path, glob=False)
+            # pyarrow raises where polars panics, and prints a backtrace, on a damaged file.
+            frame = pl.DataFrame(pl.from_arrow(pq.ParquetFile(path).read()))
         else:
             frame = pl.read_csv(path, separator=separator, infer_schema=False, glob=False)
-    except (pl.exceptions.PolarsError, OSError, pl.exceptions.PanicException) as error:
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0][:200]
         raise CatalogueError([f"{file}: expected a readable file, got {reason}; download it again"]) from error
     missing = [column for column in columns if column not in frame.columns]
@@ -39,6 +49,27 @@ def read_source(
             ]
         )
     return frame.select(*columns, *(column for column in optional if column in frame.columns))
+
+
+def write_import(
+    target: Path,
+    products: pl.DataFrame,
+    events: pl.DataFrame | None = None,
+    queries: pl.DataFrame | None = None,
+    judgements: pl.DataFrame | None = None,
+) -> Catalogue:
+    """``write_catalogue`` with plain text in the products' title, description and brand (``markup.plain_text``).
+
+    Products without a title are left out. Queries stay as they were typed: other files of the data set name them.
+
+    Raises:
+        CatalogueError: if the tables do not make a valid catalogue.
+    """
+    texts = [plain_texts(products[name]).alias(name) for name in TEXTS if name in products.columns]
+    titled = products.with_columns(texts).filter(pl.col("title") != "")
+    if titled.height < products.height:
+        log.info("left out %d of %d products: no title", products.height - titled.height, products.height)
+    return write_catalogue(target, titled, events, queries, judgements)
 
 
 def choose(what: str, given: str, known: Sequence[str]) -> str:

@@ -5,8 +5,7 @@ from pathlib import Path
 import polars as pl
 
 from endcap_builders.catalogue.schema import Catalogue
-from endcap_builders.catalogue.write import write_catalogue
-from endcap_builders.importers.source import read_source, search_log
+from endcap_builders.importers.source import read_source, search_log, write_import
 
 GRADES = {"Exact": 2.0, "Partial": 1.0, "Irrelevant": 0.0}
 
@@ -38,13 +37,11 @@ def import_wands(source: Path, target: Path) -> Catalogue:
     features = column("product_features").str.replace_all(r"\s*:\s*", ": ").str.replace_all(r"\s*\|\s*", "; ")
     products = products.select(
         "product_id",
-        title=column("product_name").str.strip_chars(),
-        description=pl.concat_str(
-            [column("product_description").str.replace_all(r"\s+", " "), features], separator=" "
-        ).str.strip_chars(),
+        title=column("product_name"),
+        description=pl.concat_str([column("product_description"), features], separator=" "),
         category=pl.when(parts.list.len() > 0).then(parts.list.join(" > ")).otherwise(first_class),
-    ).filter(pl.col("title") != "")
+    )
     judgements = labels.join(queries, on="query_id", maintain_order="left").select(
         "query", "product_id", relevance=pl.col("label").replace_strict(GRADES, return_dtype=pl.Float32)
     )
-    return write_catalogue(target, products, queries=search_log(queries["query"]), judgements=judgements)
+    return write_import(target, products, queries=search_log(queries["query"]), judgements=judgements)

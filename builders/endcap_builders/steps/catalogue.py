@@ -12,7 +12,7 @@ class CatalogueSettings(EventCut, Settings):
 
 
 def run(ctx: BuildContext, settings: CatalogueSettings) -> dict[str, Any]:
-    """Read and check every file; keep the counts."""
+    """Read and check every file; keep the counts, and the warnings in the manifest."""
     catalogue = ctx.catalogue
     figures: dict[str, Any] = {
         "products": catalogue.products.height,
@@ -22,7 +22,7 @@ def run(ctx: BuildContext, settings: CatalogueSettings) -> dict[str, Any]:
     }
     ctx.log(", ".join(f"{count:,} {name}" for name, count in figures.items()))
     (ctx.output / "counts.json").write_text(json.dumps(figures) + "\n", encoding="utf-8")
-    return figures
+    return {**figures, "warnings": list(catalogue.warnings)}
 
 
 STEP = Step(name="catalogue", needs=(), settings=CatalogueSettings, run=run, help="checking the catalogue")

@@ -1,6 +1,5 @@
 """Step `store`: everything about products and keywords that serving looks up, as memory-mapped columns."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,12 @@ from endcap_server.shop.store import KeywordColumns, ProductColumns, Ragged, tok
 from pydantic import Field
 
 from endcap_builders.keywords import WordIndex, known_keywords
+from endcap_builders.markup import plain_text
 from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
 from endcap_builders.words import caption_tokens, words
 
 _CHUNK = 256
 _EVENT_WEIGHTS = {"view": 1.0, "cart": 3.0, "purchase": 5.0}
-_TAG = re.compile(r"<[^>]{1,200}>")
 
 
 class StoreSettings(Settings):
@@ -87,7 +86,7 @@ def product_text(title: str, brand: str, category: str, description: str, *, des
             said.update(words(part))
     if description and description_words:
         # The markup of shops' descriptions would eat the few tokens there are.
-        parts.append(" ".join(_TAG.sub(" ", description[: description_words * 40]).split()[:description_words]))
+        parts.append(" ".join(plain_text(description[: description_words * 40]).split()[:description_words]))
     return ". ".join(parts)
 
 
