@@ -38,7 +38,12 @@ def chosen(vocabulary: Vocabulary, concepts: tuple[str, ...], count: int) -> lis
 
 
 def test_concepts_take_turns_and_brands_come_last(vocabulary: Vocabulary) -> None:
-    assert chosen(vocabulary, ("milk", "yogurt"), 3) == ["milk", "yogurt", "oat milk"]
+    assert chosen(vocabulary, ("milk", "yogurt"), 2) == ["milk", "yogurt"]
+    assert chosen(vocabulary, ("oat milk", "yogurt"), 3) == ["oat milk", "yogurt", "acme milk"]
+
+
+def test_no_keyword_holds_another(vocabulary: Vocabulary) -> None:
+    assert not {"oat milk", "acme milk"} & set(chosen(vocabulary, ("milk", "yogurt"), len(KEYWORDS)))
 
 
 def test_a_brands_placement_has_the_brands_keywords(vocabulary: Vocabulary) -> None:

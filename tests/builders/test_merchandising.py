@@ -24,7 +24,7 @@ from endcap_builders.merchandising.profiles import ProfileSampler
 from endcap_builders.merchandising.quality import prune_keywords, prune_page
 from endcap_builders.merchandising.statistics import SEASONS, compute_statistics
 from endcap_builders.merchandising.teacher import KeywordRequest, Profile, ThemeRequest
-from endcap_builders.merchandising.topics import presentable, singular, stems
+from endcap_builders.merchandising.topics import category_names, presentable
 from endcap_builders.pipeline import BuildError
 from endcap_server.shop import prompts
 from endcap_server.shop.grammar import theme_grammar
@@ -207,14 +207,47 @@ def test_quality_checks_say_why():
     assert prune_keywords(["a", "x"], ["a", "b", "c"], 2, counts) == []
 
 
-def test_words():
-    assert [singular(word) for word in ("berries", "boxes", "glass", "tomatoes", "gas")] == [
-        "berry", "box", "glass", "tomatoe", "gas",
-    ]  # fmt: skip
-    assert stems("Taco Shells") == {"taco", "shell"}
+def test_presentable_texts_are_a_few_plain_words():
     assert presentable("1/2 pipe")
     assert not presentable("a,b c")
     assert not presentable("six words are far too many")
+
+
+def test_equal_leaves_of_other_parents_stay_apart():
+    paths = ["Men > Shirts", "Women > Shirts", "Home > Lamps", "Soup > Other", "Fruit > Other"]
+    assert category_names(paths) == ["men shirts", "women shirts", "lamps", "soup", "fruit"]
+
+
+def test_what_lasts_is_not_restocked(tmp_path):
+    """Lamps are bought once by each shopper, tools again and again: only the events say so."""
+    store = ItemStore.open(tiny_shop.build_shop(tmp_path))
+    day = datetime(2025, 1, 7, tzinfo=UTC)
+    rows = [
+        (f"u{shopper}", store.product_ids[shopper % 8], day + timedelta(days=shopper), "purchase")
+        for shopper in range(40)
+    ]
+    rows += [
+        (
+            f"u{shopper}",
+            store.product_ids[16 + (shopper + week) % 8],
+            day + timedelta(days=shopper, weeks=week),
+            "purchase",
+        )
+        for shopper in range(40)
+        for week in range(6)
+    ]
+    events = pl.DataFrame(rows, schema=["user_id", "product_id", "timestamp", "type"], orient="row")
+    events = events.with_columns(pl.col("timestamp").cast(pl.Datetime("us", "UTC"))).sort("user_id", "timestamp")
+    statistics = compute_statistics(
+        Catalogue(tmp_path, pl.DataFrame(), events, None, None, "digest"), store, read_lexicon()
+    )
+    names = [topic.name for topic in statistics.topics.topics]
+    assert {name for name, again in zip(names, statistics.restocked, strict=True) if again} == {"tools"}
+    merchandiser = Merchandiser(statistics, read_lexicon(), lambda texts: np.stack([tiny_shop.embed(t) for t in texts]))
+    (page,) = merchandiser.themes([ThemeRequest(Profile(favourites=("lamps", "tools"), due=("tools",)), 4)])
+    assert page[0].title == "Time for more tools"
+    restock = [title.format(topic="lamps", Topic="Lamps") for title in read_lexicon().titles.restock]
+    assert not {theme.title for theme in page} & set(restock)
 
 
 def test_every_title_of_the_lexicon_can_be_written():
@@ -222,12 +255,9 @@ def test_every_title_of_the_lexicon_can_be_written():
     values = dict.fromkeys(("topic", "other", "query", "attribute", "season"), "milk") | {"brand": "Acme"}
     values |= {key.capitalize(): value.capitalize() for key, value in values.items()}
     titles = [pattern.format(**values) for kind in lexicon.titles.model_dump().values() for pattern in kind]
-    titles += [title for occasion in lexicon.occasion for title in occasion.titles]
     counts: Counter[str] = Counter()
     for title in titles:
         assert prune_page([ThemeDraft(title, ("milk", "bread"))], counts), (title, counts)
-    assert {season for occasion in lexicon.occasion for season in occasion.seasons} <= set(SEASONS)
-    assert all(presentable(want) for occasion in lexicon.occasion for want in occasion.wants)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +265,7 @@ def test_every_title_of_the_lexicon_can_be_written():
     [
         (lambda text: text + "\n[broken", "TOML"),
         (lambda text: text.replace("[titles]", "[title]"), "titles"),
-        (lambda text: text + '\n[[occasion]]\ntitles = ["A"]\nwants = ["one"]\n', "occasion"),
+        (lambda text: text + '\nsurprise = ["A {topic}"]\n', "surprise"),
     ],
 )
 def test_a_broken_lexicon_is_named(tmp_path, change: Callable[[str], str], message):

@@ -10,13 +10,14 @@ import numpy as np
 import polars as pl
 from endcap_server.shop import prompts
 from endcap_server.shop.prompts import ThemeDraft
+from endcap_server.shop.words import stems
 
 from endcap_builders.llm.examples import Example
 from endcap_builders.merchandising.merchandiser import Merchandiser
 from endcap_builders.merchandising.quality import prune_keywords, prune_page
 from endcap_builders.merchandising.statistics import Statistics
 from endcap_builders.merchandising.teacher import KeywordRequest, Teacher, ThemeRequest
-from endcap_builders.merchandising.topics import Array, TitleIndex, stems
+from endcap_builders.merchandising.topics import Array, TitleIndex
 
 _PART = 256
 """Texts compared with all keywords at once: many small matrix products are slow on a busy machine."""

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+from endcap_server.shop.words import distinct_things, stems
 
 from endcap_builders.merchandising.teacher import KeywordRequest
-from endcap_builders.merchandising.topics import stems
 from endcap_builders.merchandising.vocabulary import Vocabulary
 
 
@@ -32,19 +32,17 @@ def choose_keywords(vocabulary: Vocabulary, request: KeywordRequest) -> list[str
         worth[[not of_brand <= stems(store.keywords[row]) for row in rows]] -= 0.5
     else:
         worth[~known.conceptual[rows]] -= 0.3
-    chosen: list[int] = []
-    said: set[frozenset[str]] = set()
     texts = [store.keywords[row] for row in rows]
+    chosen: list[str] = []
     for turn in range(request.choose * 4):
-        order = np.argsort(-worth[:, turn % len(concepts)], kind="stable")
-        pick = next((int(i) for i in order if int(i) not in chosen and stems(texts[int(i)]) not in said), -1)
-        if pick < 0:
+        order = np.argsort(-worth[:, turn % len(concepts)], kind="stable").tolist()
+        pick = next((text for text in (texts[i] for i in order) if distinct_things([text], chosen)), None)
+        if pick is None:
             break
         chosen.append(pick)
-        said.add(stems(texts[pick]))
         if len(chosen) == request.choose:
             break
-    return [texts[index] for index in chosen]
+    return chosen
 
 
 def _brand_words(vocabulary: Vocabulary, concepts: Sequence[str]) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""The merchandiser's editable word list: title patterns, occasions, campaigns, words that describe nothing."""
+"""The merchandiser's editable word list: title patterns, campaigns, words that describe nothing."""
 
 import tomllib
 from pathlib import Path
@@ -13,6 +13,8 @@ class Titles(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     restock: tuple[str, ...] = Field(min_length=1)
+    favourite: tuple[str, ...] = Field(min_length=1)
+    discover: tuple[str, ...] = Field(min_length=1)
     complement: tuple[str, ...] = Field(min_length=1)
     pair: tuple[str, ...] = Field(min_length=1)
     attribute: tuple[str, ...] = Field(min_length=1)
@@ -22,21 +24,11 @@ class Titles(BaseModel):
     popular: tuple[str, ...] = Field(min_length=1)
 
 
-class Occasion(BaseModel):
-    """A reason to buy that cuts across categories."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    titles: tuple[str, ...] = Field(min_length=1)
-    wants: tuple[str, ...] = Field(min_length=2)
-    seasons: tuple[str, ...] = ()
-
-
 class Lexicon(BaseModel):
     """The whole file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     titles: Titles
-    occasion: tuple[Occasion, ...] = ()
     campaign: tuple[str, ...] = ()
     ignored_attributes: frozenset[str] = frozenset()
 

@@ -2,10 +2,11 @@
 
 import itertools
 import random
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
-from endcap_server.shop.prompts import MAX_PLACEMENTS, favourites, season_of
+from endcap_server.shop.prompts import MAX_PLACEMENTS, due, favourites, season_of
 
 from endcap_builders.catalogue import Catalogue
 from endcap_builders.merchandising.lexicon import Lexicon
@@ -16,6 +17,7 @@ _MAX_HISTORY = 200
 _FOCUSED = 0.3
 _OF_TOPIC = 0.6
 _EVENNESS = 0.25
+_DUE = 0.5
 
 
 class ProfileSampler:
@@ -23,6 +25,11 @@ class ProfileSampler:
 
     def __init__(self, catalogue: Catalogue, statistics: Statistics, lexicon: Lexicon, rng: random.Random) -> None:
         self.statistics, self.lexicon, self.rng = statistics, lexicon, rng
+        self.restocked = frozenset(
+            topic.name
+            for topic, is_restocked in zip(statistics.topics.topics, statistics.restocked.tolist(), strict=True)
+            if is_restocked
+        )
         self.rows: np.ndarray = np.empty(0, np.int64)
         self.starts: np.ndarray = np.zeros(1, np.int64)
         self.dates: list[date] = []
@@ -50,24 +57,20 @@ class ProfileSampler:
         if rng.random() < _FOCUSED:
             return self._focused()
         if rng.random() < 0.12:
-            topics: list[str] = []
-            brands: list[str] = []
-            season = self._season()
+            profile = Profile(season=self._season())
         elif len(self.starts) > 1 and rng.random() < 0.85:
-            topics, brands, season = self._from_history()
+            profile = self._from_history()
         else:
-            topics, brands, season = self._imagined()
-        session = []
+            profile = self._imagined()
+        session: list[str] = []
         if self.queries and rng.random() < 0.4:
             session = rng.choices(self.queries, cum_weights=self.query_weights, k=rng.choice((1, 1, 1, 2, 3)))
-        campaign = self._campaign(season) if self.lexicon.campaign and rng.random() < 0.12 else ""
-        if rng.random() < 0.08:
-            season = ""
+        campaign = self._campaign(profile.season) if self.lexicon.campaign and rng.random() < 0.12 else ""
+        season = "" if rng.random() < 0.08 else profile.season
         placements = (
             rng.choice((3, 4, 4, 5, 5, 6, 6, 6, 7, 8)) if rng.random() < 0.93 else rng.randint(1, MAX_PLACEMENTS)
         )
-        profile = Profile(tuple(topics), tuple(brands), tuple(session), season, campaign)
-        return ThemeRequest(profile, placements)
+        return ThemeRequest(replace(profile, session=tuple(session), season=season, campaign=campaign), placements)
 
     def _focused(self) -> ThemeRequest:
         """Draw a short page about one or two topics, or that answers one thing said in the text.
@@ -77,6 +80,7 @@ class ProfileSampler:
         """
         rng = self.rng
         topics: list[str] = []
+        needed: list[str] = []
         session: list[str] = []
         brands: list[str] = []
         campaign, season = "", self._season()
@@ -84,16 +88,17 @@ class ProfileSampler:
         if about < 0.6:
             drawn = rng.choices(range(len(self.statistics.topics)), cum_weights=self.topic_weights, k=rng.randint(1, 2))
             topics = list(dict.fromkeys(self.statistics.topics[topic].name for topic in drawn))
+            needed = [name for name in topics if name in self.restocked and rng.random() < _DUE]
         elif about < 0.75 and self.queries:
             session = rng.choices(self.queries, cum_weights=self.query_weights, k=rng.choice((1, 1, 2)))
         elif about < 0.85 and self.lexicon.campaign:
             campaign = self._campaign(season)
         elif about < 0.95 and self.statistics.brands:
             brands = rng.sample(list(self.statistics.brands), min(len(self.statistics.brands), rng.randint(1, 2)))
-        profile = Profile(tuple(topics), tuple(brands), tuple(session), season, campaign)
+        profile = Profile(tuple(topics), tuple(brands), tuple(session), season, campaign, tuple(needed))
         return ThemeRequest(profile, rng.randint(1, 3))
 
-    def _from_history(self) -> tuple[list[str], list[str], str]:
+    def _from_history(self) -> Profile:
         rng, statistics = self.rng, self.statistics
         topic = rng.choices(range(len(statistics.topics)), cum_weights=self.topic_weights)[0]
         of_topic = self.events_of_topic[topic]
@@ -111,7 +116,12 @@ class ProfileSampler:
         store = statistics.store
         brands = [store.brands[brand] if brand >= 0 else "" for brand in store.brand[rows].tolist()]
         season = season_of(self.dates[cut - 1]) if rng.random() < 0.6 else self._season()
-        return favourites(labels, 6), favourites(brands, 3), season
+        return Profile(
+            favourites=tuple(favourites(labels, 6)),
+            brands=tuple(favourites(brands, 3)),
+            season=season,
+            due=tuple(due(labels, self.restocked, 3)),
+        )
 
     def _events_of_topic(self) -> list[np.ndarray]:
         """Positions in the events of each topic's products, int64 arrays."""
@@ -120,7 +130,7 @@ class ProfileSampler:
         bounds = np.searchsorted(topic[order], np.arange(len(self.statistics.topics) + 1))
         return [order[start:end] for start, end in itertools.pairwise(bounds.tolist())]
 
-    def _imagined(self) -> tuple[list[str], list[str], str]:
+    def _imagined(self) -> Profile:
         """Without (enough) events: a few topics that go together, drawn around one or a few."""
         rng, statistics = self.rng, self.statistics
         topics = rng.choices(range(len(statistics.topics)), cum_weights=self.topic_weights, k=rng.randint(1, 3))
@@ -131,7 +141,9 @@ class ProfileSampler:
             rows = [int(rng.choice(statistics.topics[topic].rows.tolist())) for topic in topics]
             found = [statistics.store.brand[row] for row in rows]
             brands = list(dict.fromkeys(statistics.store.brands[brand] for brand in found if brand >= 0))[:3]
-        return [statistics.topics[topic].name for topic in topics][:6], brands, self._season()
+        names = [statistics.topics[topic].name for topic in topics][:6]
+        needed = [name for name in names if name in self.restocked and rng.random() < _DUE][:3]
+        return Profile(tuple(names), tuple(brands), season=self._season(), due=tuple(needed))
 
     def _season(self) -> str:
         return self.rng.choice(SEASONS)

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from endcap_server.shop.prompts import MAX_CONCEPTS, TITLE_CHARACTERS, ThemeDraft, clean
+from endcap_server.shop.words import stems
 
-from endcap_builders.merchandising.topics import presentable, stems
+from endcap_builders.merchandising.topics import presentable
 
 MIN_TITLE, MAX_TITLE = 4, TITLE_CHARACTERS
 MAX_WORDS = 9

@@ -7,15 +7,21 @@ import numpy as np
 import polars as pl
 from endcap_server.shop.prompts import clean, season_of
 from endcap_server.shop.store import ItemStore
+from endcap_server.shop.words import stem, words
 
 from endcap_builders.catalogue import Catalogue
 from endcap_builders.merchandising.lexicon import Lexicon
-from endcap_builders.merchandising.topics import Array, Topics, find_topics, presentable, singular, words
+from endcap_builders.merchandising.topics import Array, Topics, find_topics, presentable
 
 SEASONS = ("winter", "spring", "summer", "autumn")
 _MIN_BRAND_PRODUCTS = 4
 _MAX_ATTRIBUTES = 80
 _PRIOR_BASKETS = 4.0
+_PRIOR_SHOPPERS, _PRIOR_REPEAT = 6.0, 0.1
+_RESTOCKED = 0.25
+_FOLLOWED_SHARE = 0.67
+_MAX_OCCASIONS = 200
+_OCCASION_PRODUCTS, _OCCASION_TOPICS = 24, 5
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,16 @@ class Attribute:
 
 
 @dataclass(frozen=True)
+class Occasion:
+    """A reason to buy across topics, as shoppers name it: a search whose products belong to topics bought together."""
+
+    name: str  # the search
+    topics: tuple[int, ...]  # those with most of its products first
+    weight: float  # logarithm of how often it was searched
+    season: str  # when its topics sell best, "" all year
+
+
+@dataclass(frozen=True)
 class Statistics:
     """What the merchandiser knows; T topics."""
 
@@ -44,6 +60,8 @@ class Statistics:
     popularity: Array  # float32 [T], share of the shop's interest
     lift: Array  # float32 [T, T], bought together more often than by chance (1), diagonal 0
     season_lift: Array  # float32 [T, 4], in the order of SEASONS; 1 where nothing is known
+    restocked: Array  # bool [T], whether shoppers buy it again and again; none without events
+    occasions: list[Occasion]  # most searched first
     attributes: dict[str, Attribute]
     brands: dict[str, Brand]
 
@@ -81,6 +99,7 @@ def compute_statistics(catalogue: Catalogue, store: ItemStore, lexicon: Lexicon)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
     events = _topic_events(catalogue, store, topics)
     size = np.array([len(topic.rows) for topic in topics.topics], np.float32)
+    restocked = np.zeros(len(topics), bool)
     if events is None or not len(events):
         popularity, lift = size / size.sum(), _similar_topics(vectors)
         season_lift = np.ones((len(topics), len(SEASONS)), np.float32)
@@ -88,6 +107,7 @@ def compute_statistics(catalogue: Catalogue, store: ItemStore, lexicon: Lexicon)
         counts = np.bincount(events["topic"].to_numpy(), minlength=len(topics)).astype(np.float32)
         popularity = (counts + 1) / (counts + 1).sum()
         lift, season_lift = _lift(events, vectors), _season_lift(events, len(topics))
+        restocked = _restocked(events, len(topics))
         # A topic nobody has bought with another yet goes with what is like it.
         unknown = lift.max(axis=1) <= 1.1
         lift[unknown] = _similar_topics(vectors)[unknown]
@@ -98,6 +118,8 @@ def compute_statistics(catalogue: Catalogue, store: ItemStore, lexicon: Lexicon)
         popularity=popularity,
         lift=lift,
         season_lift=season_lift,
+        restocked=restocked,
+        occasions=_occasions(store, topics, lift, season_lift),
         attributes=_attributes(store, topics, lexicon.ignored_attributes),
         brands=_brands(store, topics),
     )
@@ -141,6 +163,55 @@ def _lift(events: pl.DataFrame, vectors: Array) -> Array:
     lift: Array = ((together + _PRIOR_BASKETS * prior) / (expected + _PRIOR_BASKETS)).astype(np.float32)
     lift[together == 0] = 0.0
     return lift
+
+
+def _restocked(events: pl.DataFrame, count: int) -> Array:
+    """Which topics are bought again: bool [T].
+
+    The share of shoppers who buy from a topic again on a later day, among those whose first purchase lies in the first
+    two thirds of the log, so that there was time to. The estimate is the mean of a beta posterior: few shoppers prove
+    little. Televisions fail by their own events; nothing lists durable goods.
+    """
+    first, last = events["timestamp"].min(), events["timestamp"].max()
+    days = events.select("user_id", "topic", pl.col("timestamp").dt.date().alias("day"))
+    shoppers = days.group_by("user_id", "topic").agg(pl.col("day").min(), pl.col("day").n_unique().alias("days"))
+    followed = (first + _FOLLOWED_SHARE * (last - first)).date()  # type: ignore[operator, union-attr]
+    found = (
+        shoppers.filter(pl.col("day") <= followed)
+        .group_by("topic")
+        .agg(pl.len().alias("shoppers"), (pl.col("days") > 1).sum().alias("again"))
+    )
+    rate = np.zeros(count)
+    rate[found["topic"].to_numpy()] = (found["again"].to_numpy() + _PRIOR_SHOPPERS * _PRIOR_REPEAT) / (
+        found["shoppers"].to_numpy() + _PRIOR_SHOPPERS
+    )
+    restocked: Array = rate >= _RESTOCKED
+    return restocked
+
+
+def _occasions(store: ItemStore, topics: Topics, lift: Array, season_lift: Array) -> list[Occasion]:
+    """Find occasions in the search log: what "taco night" finds lies in several topics that baskets hold together."""
+    found: list[Occasion] = []
+    for row in np.argsort(-store.keyword_counts, kind="stable").tolist():
+        if store.keyword_counts[row] <= 0 or len(found) == _MAX_OCCASIONS:
+            break
+        name = store.keywords[row]
+        if topics.of_keyword[row] >= 0 or not topics.conceptual[row] or len(name.split()) > 4:
+            continue
+        rows = store.keyword_products[row, :_OCCASION_PRODUCTS]
+        of_products = topics.of_product[rows[rows >= 0]]
+        of_products = of_products[of_products >= 0]
+        if not len(of_products):
+            continue
+        counts = np.bincount(of_products)
+        best = [int(topic) for topic in np.argsort(-counts, kind="stable")[:_OCCASION_TOPICS] if counts[topic] > 1]
+        pairs = [lift[one, two] for one in best for two in best if one < two]
+        if len(best) < 2 or np.mean(pairs) <= 1.1:
+            continue
+        lifts = season_lift[best].mean(axis=0)
+        season = SEASONS[int(lifts.argmax())] if lifts.max() > 1.15 else ""
+        found.append(Occasion(name, tuple(best), float(np.log1p(store.keyword_counts[row])), season))
+    return found
 
 
 def _season_lift(events: pl.DataFrame, count: int) -> Array:
@@ -196,11 +267,11 @@ def _attributes(store: ItemStore, topics: Topics, ignored: frozenset[str]) -> di
         count = int(store.keyword_counts[row])
         if best is None or count > best[0]:
             found[first][topic] = (count, text)
-    names = {singular(word) for topic in topics.topics for word in words(topic.name)}
+    names = {stem(word) for topic in topics.topics for word in words(topic.name)}
     scored = []
     for word, of_topic in found.items():
         plain = word.replace("-", "").isalpha() and 4 <= len(word) <= 20 and presentable(word)
-        if plain and len(of_topic) >= 4 and word not in ignored and singular(word) not in names:
+        if plain and len(of_topic) >= 4 and word not in ignored and stem(word) not in names:
             scored.append((len(of_topic), word, {topic: text for topic, (_, text) in of_topic.items()}))
     scored.sort(key=lambda item: (-item[0], item[1]))
     return {word: Attribute(word, of_topic) for _, word, of_topic in scored[:_MAX_ATTRIBUTES]}

@@ -11,15 +11,16 @@ from endcap_server.shop.prompts import ThemeDraft, shopper_text
 class Profile:
     """What a page is written for: exactly what the shopper text says, so that a student can learn it from the text."""
 
-    favourites: tuple[str, ...] = ()  # topic names (leaf categories), best first
+    favourites: tuple[str, ...] = ()  # names of topics, best first
     brands: tuple[str, ...] = ()
     session: tuple[str, ...] = ()  # search texts, oldest first
     season: str = ""
     campaign: str = ""
+    due: tuple[str, ...] = ()  # those that the shopper probably needs again
 
     def text(self) -> str:
         """The canonical shopper text."""
-        return shopper_text(self.favourites, self.brands, self.session, self.season, self.campaign)
+        return shopper_text(self.favourites, self.brands, self.session, self.season, self.campaign, self.due)
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,18 @@ A topic is a leaf category. In a catalogue without categories (a plain list of t
 or n-gram of titles with the products that it names. Everything else in the teacher works on topics alone.
 """
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from endcap_server.shop.prompts import CONCEPT_CHARACTERS, clean, leaf_name, plain_words
 from endcap_server.shop.store import ItemStore
+from endcap_server.shop.words import stems, words
 
 Array = np.ndarray[Any, Any]
 
-_WORD = re.compile(r"[^\W_]+(?:[-'&][^\W_]+)*")
 _LEAST_PRODUCTS = (5, 3, 2, 1)  # of a topic; fewer only where a small shop would have too few topics
 _FEW_TOPICS = 20
 _MAX_TOPICS = 500
@@ -27,6 +25,8 @@ _CONCEPTS = 24
 _BEST_PRODUCTS = 16
 _WELL_KNOWN = 5
 _LEAST_LIKENESS = 0.62
+_OWN_TITLES = 0.5
+_PLURALS = 0.2
 
 
 @dataclass(frozen=True)
@@ -57,26 +57,6 @@ class Topics:
     def by_name(self) -> dict[str, int]:
         """Positions of the topics."""
         return {topic.name: index for index, topic in enumerate(self.topics)}
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words of a text; hyphens and apostrophes stay inside a word."""
-    return _WORD.findall(text.lower())
-
-
-@lru_cache(maxsize=200_000)
-def singular(word: str) -> str:
-    """Fold the English plural, well enough to tell whether two words are the same."""
-    if len(word) > 3 and word.endswith("ies"):
-        return word[:-3] + "y"
-    if len(word) > 3 and word.endswith(("ches", "shes", "xes", "sses")):
-        return word[:-2]
-    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
-
-
-def stems(text: str) -> frozenset[str]:
-    """Words of a text without number."""
-    return frozenset(map(singular, words(text)))
 
 
 def presentable(text: str) -> bool:
@@ -118,7 +98,7 @@ def find_topics(store: ItemStore) -> Topics:
     parents = _parents(store) if with_categories else {}
     position = {name: place for place, name in enumerate(kept)}
     of_product = np.array([position.get(label, -1) for label in labels], np.int32)
-    conceptual = _conceptual(store) & _spelled(store, index)
+    conceptual = _conceptual(store, index) & _spelled(store, index)
     of_keyword, worth = _keyword_topics(store, index, of_product)
     concepts = _concepts(store, of_keyword, np.where(conceptual, worth, 0.0), len(kept))
     topics = []
@@ -130,17 +110,30 @@ def find_topics(store: ItemStore) -> Topics:
 
 
 def _category_names(store: ItemStore) -> list[str]:
-    names = [leaf_name(path) for path in store.categories]
-    names = [name if presentable(name) else "" for name in names]
+    names = [name if presentable(name) else "" for name in category_names(list(store.categories))]
     return [names[index] if index >= 0 else "" for index in store.category.tolist()]
+
+
+def category_names(paths: Sequence[str]) -> list[str]:
+    """Name each category path by its leaf; leaves of one name under other parents keep their parent's name before it.
+
+    "Men > Shirts" and "Women > Shirts" become "men shirts" and "women shirts"; a lone "Home > Lamps" becomes "lamps".
+    """
+    leaves = [leaf_name(path) for path in paths]
+    paths_of = Counter(leaves)
+    names = []
+    for path, leaf in zip(paths, leaves, strict=True):
+        above = leaf_name(path.rpartition(">")[0]) if paths_of[leaf] > 1 else ""
+        names.append(f"{above} {leaf}" if above and not stems(above) & stems(leaf) else leaf)
+    return names
 
 
 def _parents(store: ItemStore) -> dict[str, str]:
     parents: dict[str, str] = {}
-    for path in store.categories:
+    for path, name in zip(store.categories, category_names(list(store.categories)), strict=True):
         above, _, _ = path.rpartition(">")
         if above:
-            parents.setdefault(leaf_name(path), leaf_name(above))
+            parents.setdefault(name, leaf_name(above))
     return parents
 
 
@@ -177,9 +170,11 @@ def _likeness(store: ItemStore, rows: Array) -> float:
     return float(np.linalg.norm(store.vectors[rows[:: max(1, len(rows) // 60)]].astype(np.float32).mean(axis=0)))
 
 
-def _conceptual(store: ItemStore) -> Array:
+def _conceptual(store: ItemStore, index: TitleIndex) -> Array:
+    """Which keywords can stand as a concept: plain words, among them a real one, and no brand."""
     brands = [stems(brand) for brand in store.brands]
-    brand_words = {next(iter(brand)) for brand in brands if len(brand) == 1}
+    brand_words = {word for brand in brands if len(brand) == 1 for word in brand}
+    brand_words -= _ordinary_words(store, index, brand_words)
     of_first: dict[str, list[frozenset[str]]] = defaultdict(list)
     for brand in brands:
         if len(brand) > 1:
@@ -187,9 +182,29 @@ def _conceptual(store: ItemStore) -> Array:
     result = np.zeros(len(store.keywords), bool)
     for row, text in enumerate(store.keywords):
         parts = stems(text)
-        if presentable(text) and not any(part in brand_words or part[0].isdigit() for part in parts):
+        if presentable(text) and any(_is_word(part) for part in parts) and not parts & brand_words:
             result[row] = not any(brand <= parts for part in parts for brand in of_first.get(part, ()))
     return result
+
+
+def _is_word(part: str) -> bool:
+    """Whether a stem is a word: "2", "12oz" and "xl" are sizes."""
+    return len(part) > 2 and not part[0].isdigit()
+
+
+def _ordinary_words(store: ItemStore, index: TitleIndex, brand_words: Collection[str]) -> set[str]:
+    """Brand names that are ordinary words ("Simple", "Dove"): most titles that have them are of other brands."""
+    of_brand: dict[str, list[int]] = defaultdict(list)
+    for position, brand in enumerate(store.brands):
+        parts = stems(brand)
+        if len(parts) == 1 and (word := next(iter(parts))) in brand_words:
+            of_brand[word].append(position)
+    ordinary = set()
+    for word, positions in of_brand.items():
+        rows = index.match(frozenset([word]))
+        if len(rows) and np.isin(store.brand[rows], positions).mean() < _OWN_TITLES:
+            ordinary.add(word)
+    return ordinary
 
 
 def _spelled(store: ItemStore, index: TitleIndex) -> Array:
@@ -245,3 +260,21 @@ def _concepts(store: ItemStore, of_keyword: Array, worth: Array, count: int) -> 
             text = store.keywords[row]
             chosen[topic].setdefault(stems(text), text)
     return [tuple(texts.values()) for texts in chosen]
+
+
+def plural_forms(store: ItemStore) -> dict[str, str]:
+    """Plural of each word that the catalogue's own titles and keywords use in the plural: "fan" -> "fans".
+
+    A word that stands there in the singular alone ("milk") has none, so that a title can say "fans" and "milk".
+    """
+    counts: Counter[str] = Counter()
+    for texts in (store.titles, store.keywords):
+        for text in texts:
+            counts.update(set(words(text)))
+    plurals = {}
+    for word, count in counts.items():
+        for plural in (f"{word}s", f"{word}es", f"{word[:-1]}ies" if word.endswith("y") else ""):
+            if word.isalpha() and not word.endswith("s") and counts[plural] >= max(2, _PLURALS * count):
+                plurals[word] = plural
+                break
+    return plurals

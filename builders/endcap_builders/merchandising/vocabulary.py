@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from endcap_server.shop.words import stems
 
 from endcap_builders.merchandising.statistics import Statistics
-from endcap_builders.merchandising.topics import Array, stems
+from endcap_builders.merchandising.topics import Array
 
 Embed = Callable[[Sequence[str]], Array]
 """Texts to unit vectors float32 [n, D] of the item store's space."""

@@ -36,9 +36,7 @@ class MerchandisingSettings(Settings):
     keywords: int = Field(5, ge=1, le=20, description="keywords of a placement")
     candidates: int = Field(60, ge=5, le=MAX_CANDIDATES, description="candidate keywords of a choice, as in serving")
     fit_themes: int = Field(1500, ge=0, description="placements that the cross-encoder gets graded products for")
-    lexicon: str = Field(
-        "", description="your own edition of lexicon.toml (titles, occasions); empty: the built-in one"
-    )
+    lexicon: str = Field("", description="your own edition of lexicon.toml (title patterns); empty: the built-in one")
     openai: OpenAISettings = Field(OpenAISettings.model_validate({}), description="the endpoint, for teacher=openai")
 
 
@@ -78,9 +76,10 @@ def run(ctx: BuildContext, settings: MerchandisingSettings) -> dict[str, Any]:
     choices = write_examples(ctx.output / "keywords.jsonl", (example for example, _ in answered))
     fit = theme_products(merchandiser, [choice for _, choice in answered[: settings.fit_themes]], rng)
     fit.write_parquet(ctx.output / "theme_products.parquet")
-    # What retrieval calls a shopper's favourites: the same names that the examples use.
+    # What retrieval describes shoppers with (`endcap_server.shop.kinds`): the same names that the examples use.
     StringColumn.write(ctx.output, "topics", [topic.name for topic in statistics.topics.topics])
     save_array(ctx.output, "product_topic", statistics.topics.of_product, np.int32)
+    save_array(ctx.output, "topic_restocked", statistics.restocked, np.bool_)
     if not written or not choices:
         raise BuildError(
             f"the teacher wrote {written} pages and {choices} keyword choices that pass the checks; expected some of "
@@ -94,7 +93,7 @@ def run(ctx: BuildContext, settings: MerchandisingSettings) -> dict[str, Any]:
         "keyword_choices": choices,
         "theme_products": len(fit),
         "topics": len(statistics.topics),
-        "occasions": len(merchandiser.occasions),
+        "occasions": len(statistics.occasions),
         "attributes": len(statistics.attributes),
         "refused": dict(counts),
     }

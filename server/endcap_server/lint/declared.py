@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from endcap_server.declared.parameters import StageParameters
 from endcap_server.engines.parameters import PARAMETERS as ENGINE_PARAMETERS
+from endcap_server.shop import kinds
 from endcap_server.stages.base import Stage
 from endcap_server.stages.fusion import Fusion
 from endcap_server.stages.keywords import Keywords
@@ -167,6 +168,7 @@ MODELS: dict[str, KnownModel] = {
         ),
         calls=("nearest",),
         needs=_store_files,
+        uses=kinds.FILES,
     ),
     "theme": KnownModel(
         _tensors("THEME_REQUEST UINT8 [-1]"),

@@ -136,7 +136,14 @@ AIQA_REASONS = {
         "concept_policy",
         "near_duplicate",
     ),
-    "keywords": ("theme_without_keywords", "not_a_candidate", "keyword_fit", "cut_answer", "keyword_added"),
+    "keywords": (
+        "theme_without_keywords",
+        "not_a_candidate",
+        "keyword_fit",
+        "keyword_repeats",
+        "cut_answer",
+        "keyword_added",
+    ),
     "rerank": (),
     "fusion": (
         "placement_empty",

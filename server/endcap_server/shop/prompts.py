@@ -9,9 +9,11 @@ import json
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import pairwise
+from statistics import median
 
 NEW_SHOPPER = "new shopper"
 MAX_PLACEMENTS = 20
@@ -24,10 +26,12 @@ QUOTED_SEARCHES = 2
 """Searches of a session that have a placement of their own."""
 CONCEPT_CHARACTERS = 40
 
-_MAX_FAVOURITES, _MAX_BRANDS, _MAX_SESSION = 6, 3, 3
+_MAX_FAVOURITES, _MAX_DUE, _MAX_BRANDS, _MAX_SESSION = 6, 3, 3, 3
 MAX_CONCEPTS = 4
 _SEASONS = ("winter", "spring", "summer", "autumn")
-_HALF_LIFE = 20.0
+HALF_LIFE = 20.0
+"""Events after which one in a history counts half, unless `retrieval` is told otherwise."""
+_DUE_AFTER = 0.7
 _NAMELESS = frozenset(
     ("", "other", "others", "all other", "misc", "miscellaneous", "general", "assorted", "unknown", "none")
 )
@@ -78,17 +82,45 @@ def leaf_name(category: str) -> str:
     return name
 
 
-def favourites(labels: Iterable[str], limit: int) -> list[str]:
+def favourites(labels: Iterable[str], limit: int, half_life: float = HALF_LIFE) -> list[str]:
     """Rank the labels of a history (oldest first, "" for none) by recency-weighted count, best first, at most `limit`.
 
-    An event counts half as much as one that is 20 events younger. Equal weights are ordered by name, so that equal
-    shoppers get equal texts.
+    An event counts half as much as one that is `half_life` events younger. Equal weights are ordered by name, so that
+    equal shoppers get equal texts.
     """
     weights: dict[str, float] = defaultdict(float)
     for age, label in enumerate(reversed(list(labels))):
         if label:
-            weights[label] += 0.5 ** (age / _HALF_LIFE)
+            weights[label] += 0.5 ** (age / half_life)
     return sorted(weights, key=lambda label: (-weights[label], label))[:limit]
+
+
+def due(labels: Sequence[str], restocked: Collection[str], limit: int) -> list[str]:
+    """Find what a shopper probably needs again: bought at least twice, and the usual gap has nearly passed.
+
+    A gap is counted in events of the history, the only clock that a request has. Purchases of a label one after
+    another are one purchase.
+
+    Args:
+        labels: of a history, oldest first, "" for none.
+        restocked: labels that are bought again at all.
+        limit: most labels to return.
+
+    Returns:
+        Labels, the most often bought first.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, label in enumerate(labels):
+        if label in restocked and (place == 0 or labels[place - 1] != label):
+            places[label].append(place)
+    found = []
+    for label, bought in places.items():
+        if len(bought) < 2:
+            continue
+        gap = median(later - earlier for earlier, later in pairwise(bought))
+        if len(labels) - bought[-1] >= _DUE_AFTER * gap:
+            found.append((-len(bought), label))
+    return [label for _, label in sorted(found)[:limit]]
 
 
 def season_of(day: date, *, southern: bool = False) -> str:
@@ -97,28 +129,31 @@ def season_of(day: date, *, southern: bool = False) -> str:
 
 
 def shopper_text(
-    favourite_categories: Sequence[str] = (),
+    favourite_kinds: Sequence[str] = (),
     brands: Sequence[str] = (),
     session: Sequence[str] = (),
     season: str = "",
     campaign: str = "",
+    due_kinds: Sequence[str] = (),
 ) -> str:
     """Describe a shopper to LLM 1; everything is optional, a shopper of whom nothing is known is a valid one.
 
     Args:
-        favourite_categories: leaf names (or, in a catalogue without categories, keywords), best first; 6 are used.
+        favourite_kinds: names of kinds of products (`endcap_server.shop.kinds`), best first; 6 are used.
         brands: best first; 3 are used.
         session: this session's search texts, oldest first; the last 3 are used.
         season: as `season_of` names it.
         campaign: the merchandiser's steering text.
+        due_kinds: those that the shopper probably needs again, as `due` finds them; 3 are used.
 
     Returns:
         One short line, the same for shoppers who are alike; it is part of the key of the response cache.
     """
-    liked = _items(favourite_categories, _MAX_FAVOURITES, CONCEPT_CHARACTERS, lower=True)
+    liked = _items(favourite_kinds, _MAX_FAVOURITES, CONCEPT_CHARACTERS, lower=True)
     searched = _items(reversed(session), _MAX_SESSION, CONCEPT_CHARACTERS, lower=True)
     parts = [
         ("likes", ",".join(liked)),
+        ("due", ",".join(_items(due_kinds, _MAX_DUE, CONCEPT_CHARACTERS, lower=True))),
         ("brands", ",".join(_items(brands, _MAX_BRANDS, 30))),
         ("searched", ",".join(searched)),
         ("season", clean(season, 20).lower()),

@@ -15,6 +15,7 @@ from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.shop import prompts
 from endcap_server.shop.grammar import keyword_grammar
 from endcap_server.shop.store import ItemStore
+from endcap_server.shop.words import distinct_things
 from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.generations import Generations
 from endcap_server.stages.handed_on import KeywordRows, Themes
@@ -133,7 +134,9 @@ class Keywords(Stage):
             status.count("not_a_candidate", len(set(text.split())) - len(valid))
             fitting = [row for row in valid if work.fit[row] >= self.settings.fit_floor]
             status.count("keyword_fit", len(valid) - len(fitting))
-            work.chosen = fitting[: self.settings.keywords]
+            distinct = self._distinct(fitting)
+            status.count("keyword_repeats", len(fitting) - len(distinct))
+            work.chosen = distinct[: self.settings.keywords]
             fallen += not fitting
             self._complete(work, bool(fitting), status)
         if fallen:
@@ -175,6 +178,11 @@ class Keywords(Stage):
         fitting = [row for row in work.rows if work.fit[row] >= self.settings.fit_floor]
         # A theme far from everything the shop is searched for still needs keywords: the nearest, then.
         nearest = fitting or sorted(work.rows, key=lambda row: -work.fit[row])
-        work.chosen += [row for row in nearest if row not in work.chosen][: wanted - before]
+        work.chosen += self._distinct(nearest, work.chosen)[: wanted - before]
         if chosen_by_llm:
             status.count("keyword_added", len(work.chosen) - before)
+
+    def _distinct(self, rows: Sequence[int], taken: Sequence[int] = ()) -> list[int]:
+        """Rows of keywords that each name another thing, beside those that are taken."""
+        row_of = {self.store.keywords[row]: row for row in rows}
+        return [row_of[text] for text in distinct_things(row_of, self.store.keywords.take(taken))]

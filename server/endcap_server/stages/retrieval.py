@@ -20,6 +20,7 @@ from endcap_server.declared.errors import EngineError
 from endcap_server.declared.parameters import StageParameters
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_text
 from endcap_server.shop import prompts
+from endcap_server.shop.kinds import Kinds
 from endcap_server.shop.rules import CompiledRules, RuleIndex
 from endcap_server.shop.store import ItemStore
 from endcap_server.stages import contract
@@ -33,7 +34,7 @@ from endcap_server.stages.recorder import Recorder
 from endcap_server.stages.status import StatusPart
 
 _IDS_AT_ONCE = 1024
-_FAVOURITES = 6
+_FAVOURITES, _DUE, _BRANDS = 6, 3, 3
 
 
 class RetrievalParameters(StageParameters):
@@ -96,6 +97,7 @@ class Retrieval(Stage):
     def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
         super().__init__(build, parameters, engines)
         self.store = ItemStore.open(build)
+        self.kinds = Kinds.open(build, self.store)
         self.rule_index = RuleIndex(self.store)
         self.generations = Generations(ttl_s=self.settings.cache_ttl_s)
         self.admission = Admission(
@@ -305,19 +307,15 @@ class Retrieval(Stage):
         return best[totals[best] > 0].astype(np.int32)
 
     async def _favourites(self, history: np.ndarray, deadline_ns: int, status: StatusPart) -> list[str]:
-        """What a shopper likes, best first: leaf categories, or in a catalogue without them the nearest keywords."""
-        store = self.store
-        if store.categories:
-            leaves = (
-                prompts.leaf_name(store.categories[i]) if i >= 0 else "" for i in store.category[history].tolist()
-            )
-            return prompts.favourites(leaves, _FAVOURITES)
+        """What a shopper likes, best first: kinds of products, or in a catalogue without any the nearest keywords."""
+        if self.kinds.names:
+            return self.kinds.favourites(history, _FAVOURITES, self.settings.half_life)
         vectors, _ = interests(self.store, history, self.settings.half_life, self.settings.interests)
         if not len(vectors):
             return []
         answer = await self._nearest({"VECTOR": vectors}, "keywords", 1, deadline_ns, status)
         rows = answer["ROW"][:, 0] if answer is not None else np.empty(0, np.int32)
-        return list(dict.fromkeys(store.keywords.take(rows[rows >= 0])))
+        return list(dict.fromkeys(self.store.keywords.take(rows[rows >= 0])))
 
     def _describe(self, history: np.ndarray, liked: list[str], request: contract.Request) -> str:
         """The shopper in LLM 1's words."""
@@ -327,8 +325,9 @@ class Retrieval(Stage):
             "" if settings.seasons == "none" else prompts.season_of(date.today(), southern=settings.seasons == "south")
         )
         return prompts.shopper_text(
-            favourite_categories=liked,
-            brands=prompts.favourites(brands, 3),
+            favourite_kinds=liked,
+            due_kinds=self.kinds.due(history, _DUE),
+            brands=prompts.favourites(brands, _BRANDS, settings.half_life),
             session=request.session,
             season=season,
             campaign=request.rules.campaign,

@@ -1,0 +1,66 @@
+"""Kinds of products by names that shoppers use: what a shopper is described with, and what a theme can be about."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from endcap_server.shop.columns import Array, StringColumn, load_array
+from endcap_server.shop.prompts import due, favourites, leaf_name
+from endcap_server.shop.store import ItemStore
+
+FOLDER = "merchandising"
+FILES = (
+    *(f"{FOLDER}/topics.{part}.npy" for part in ("bytes", "offsets", "hashes", "order")),
+    f"{FOLDER}/product_topic.npy",
+    f"{FOLDER}/topic_restocked.npy",
+)
+"""What the build step `merchandising` writes for :class:`Kinds`."""
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Names of kinds and the kind of each product.
+
+    Attributes:
+        names: Distinct names, in the words of the catalogue's shoppers.
+        of_product: int32 [products], position of the kind in ``names``, -1 none.
+        restocked: Names of kinds that shoppers buy again and again, learned from events; durable goods are none.
+    """
+
+    names: Sequence[str]
+    of_product: Array
+    restocked: frozenset[str]
+
+    @classmethod
+    def open(cls, build: Path, store: ItemStore) -> "Kinds":
+        """Read what `merchandising` wrote; the leaf category of products that have no topic."""
+        topic = np.full(len(store), -1, np.int32)
+        names: list[str] = []
+        restocked: frozenset[str] = frozenset()
+        if (build / FILES[0]).exists():
+            names = list(StringColumn.open(build / FOLDER, "topics"))
+            topic = load_array(build / FOLDER, "product_topic", np.int32).copy()
+            again = load_array(build / FOLDER, "topic_restocked", np.bool_)
+            restocked = frozenset(name for name, is_again in zip(names, again.tolist(), strict=True) if is_again)
+        position = {name: place for place, name in enumerate(names)}
+        leaves = [leaf_name(path) for path in store.categories]
+        place_of_leaf = np.array(
+            [position.setdefault(leaf, len(position)) if leaf else -1 for leaf in leaves], np.int32
+        )
+        without = (topic < 0) & (store.category >= 0)
+        topic[without] = place_of_leaf[store.category[without]]
+        return cls(list(position), topic, restocked)
+
+    def labels(self, rows: Array) -> list[str]:
+        """Name of the kind of each product of ``rows`` (int [H]), "" for none."""
+        return [self.names[kind] if kind >= 0 else "" for kind in self.of_product[rows].tolist()]
+
+    def favourites(self, rows: Array, limit: int, half_life: float) -> list[str]:
+        """Kinds of a history (rows, oldest first) by recency-weighted count, best first."""
+        return favourites(self.labels(rows), limit, half_life)
+
+    def due(self, rows: Array, limit: int) -> list[str]:
+        """Restocked kinds of a history (rows, oldest first) that are probably needed again, most bought first."""
+        return due(self.labels(rows), self.restocked, limit)

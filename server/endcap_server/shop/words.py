@@ -1,0 +1,60 @@
+"""Words and their stems: how every part of endcap tells that two texts name the same thing."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+
+import snowballstemmer
+
+_WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
+_stemmer = snowballstemmer.stemmer("english")
+
+
+def words(text: str) -> list[str]:
+    """Case-folded words of a text; an apostrophe, a hyphen or a dot within a word does not end it."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
+@lru_cache(maxsize=200_000)
+def stem(word: str) -> str:
+    """Stem of a word by the Snowball stemmer for English; digits and other scripts come back as they are."""
+    return str(_stemmer.stemWord(word))
+
+
+def stems(text: str) -> frozenset[str]:
+    """Distinct stems of the words of a text."""
+    return frozenset(stem(word) for word in words(text))
+
+
+def distinct_things(texts: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
+    """Leave out every text that names what an earlier one names: the same stems, or all of them and more, or fewer.
+
+    Args:
+        texts: names of things, best first.
+        taken: names that are used already.
+
+    Returns:
+        The texts that are kept, in their order: "tacos" is dropped beside "taco", and "taco shells" too.
+    """
+    kept: list[str] = []
+    seen = [stems(text) for text in taken]
+    for text in texts:
+        parts = stems(text)
+        if parts and not any(parts <= other or other <= parts for other in seen):
+            kept.append(text)
+            seen.append(parts)
+    return kept
+
+
+def specific_first(texts: Iterable[str]) -> list[str]:
+    """Move texts behind the others that two or more of them only narrow: "milk" behind "oat milk" and "whole milk"."""
+    listed = list(texts)
+    parts = [stems(text) for text in listed]
+    general = [sum(own < other for other in parts) > 1 for own in parts]
+    return [
+        text
+        for wanted in (False, True)
+        for text, is_general in zip(listed, general, strict=True)
+        if is_general is wanted
+    ]

@@ -1,0 +1,31 @@
+"""Kinds of products: what a shopper is described with."""
+
+import numpy as np
+from endcap_server.shop.columns import StringColumn, save_array
+from endcap_server.shop.kinds import FOLDER, Kinds
+from endcap_server.shop.prompts import due
+from endcap_server.shop.store import ItemStore
+
+from server import tiny_shop
+
+
+def test_kinds_are_the_builds_topics_and_else_leaf_categories(tmp_path):
+    store = ItemStore.open(tiny_shop.build_shop(tmp_path))
+    assert set(Kinds.open(tmp_path, store).labels(np.arange(len(store)))) >= {"lamps", "rugs"}
+    topic = np.full(len(store), -1, np.int32)
+    topic[:4] = 0
+    StringColumn.write(tmp_path / FOLDER, "topics", ["reading lights"])
+    save_array(tmp_path / FOLDER, "product_topic", topic, np.int32)
+    save_array(tmp_path / FOLDER, "topic_restocked", [True], np.bool_)
+    kinds = Kinds.open(tmp_path, store)
+    assert kinds.labels(np.array([0, 4, 8])) == ["reading lights", "lamps", "rugs"]
+    assert kinds.restocked == {"reading lights"}
+    assert kinds.favourites(np.array([8, 0, 1]), 2, 20.0) == ["reading lights", "rugs"]
+    assert kinds.due(np.array([0, 8, 1, 9, 10]), 3) == ["reading lights"]
+
+
+def test_due_is_what_was_bought_twice_and_not_just_now():
+    history = ["milk", "tv", "milk", "tv", "bread", "bread", "eggs", "milk"]
+    assert due(history, {"milk", "bread", "eggs"}, 3) == []
+    assert due([*history, "rice"], {"milk", "bread", "eggs"}, 3) == []
+    assert due([*history, "rice", "tea"], {"milk", "bread", "eggs"}, 3) == ["milk"]
