@@ -1,4 +1,5 @@
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import faiss
@@ -46,6 +47,12 @@ def nearest(build: Path) -> Nearest:
     return Nearest(build, RuntimeOptions(threads=1, precision="f32"))
 
 
+def bits(rows: Iterable[int], count: int = 200) -> np.ndarray:
+    each = np.zeros(count, bool)
+    each[list(rows)] = True
+    return np.packbits(each, bitorder="little")
+
+
 def answer(nearest: Nearest, *requests: NearestRequest) -> list[NearestResult]:
     answers = nearest.run(requests)
     assert all(isinstance(result, NearestResult) for result in answers), answers
@@ -77,8 +84,17 @@ def test_short_index_is_padded(nearest: Nearest) -> None:
     assert not np.isnan(result.similarity[0, :5]).any()
 
 
+def test_only_allowed_products_are_found(nearest: Nearest) -> None:
+    search = unit(1, seed=9)
+    (result,) = answer(nearest, NearestRequest(vectors=search, k=5, allowed=bits([3, 90, 199])))
+    assert set(result.rows[0].tolist()) == {3, 90, 199, -1}
+    assert result.rows[0, 0] == [3, 90, 199][int(np.argmax(unit(200, seed=1)[[3, 90, 199]] @ search[0]))]
+    (nothing,) = answer(nearest, NearestRequest(vectors=search, k=5, allowed=bits([])))
+    assert (nothing.rows == -1).all()
+
+
 def test_encode_only(nearest: Nearest) -> None:
-    (result,) = answer(nearest, NearestRequest(["mug", "rug"], index="none", k=0))
+    (result,) = answer(nearest, NearestRequest(["mug", "rug"], index=None, k=0))
     assert result.vectors.shape == (2, D)
     assert result.rows.shape == (2, 0)
 
@@ -89,7 +105,10 @@ def test_requests_answered_together_equal_those_answered_alone(nearest: Nearest)
         NearestRequest(vectors=unit(2, seed=5), k=6),
         NearestRequest(["blue chair"], index="keywords", k=2),
         NearestRequest([], k=2),
-        NearestRequest(["tea"], index="none"),
+        NearestRequest(["tea"], index=None),
+        NearestRequest(["tea", "oak"], k=4, allowed=bits(range(0, 200, 3))),
+        NearestRequest(["lamp"], k=2, allowed=bits(range(0, 200, 3))),
+        NearestRequest(["lamp"], k=5, allowed=bits([7])),
     ]
     for request, result in zip(requests, answer(nearest, *requests), strict=True):
         (alone,) = answer(nearest, request)
@@ -100,7 +119,9 @@ def test_requests_answered_together_equal_those_answered_alone(nearest: Nearest)
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (NearestRequest(["a"], index="shops"), "INDEX: expected one of products, keywords, none, got 'shops'"),
+        (NearestRequest(["a"], index="shops"), "INDEX: expected one of products, keywords, got 'shops'"),
+        (NearestRequest(["a"], index="keywords", allowed=np.zeros(25, np.uint8)), "ALLOWED: expected INDEX products"),
+        (NearestRequest(["a"], allowed=np.zeros(24, np.uint8)), r"ALLOWED: expected shape \[25\], got \[24\]"),
         (NearestRequest(["a"], k=0), r"K: expected 1\.\.2000, got 0"),
         (NearestRequest(["a"], vectors=unit(1, 1)), "VECTOR: expected TEXT or VECTOR, got both"),
         (NearestRequest(vectors=np.zeros((1, 3))), r"VECTOR: expected shape \[T, 32\], got \[1, 3\]"),

@@ -31,6 +31,7 @@ def answer(
     budget_ms: float = 2000,
     search: bool = False,
     parameters: dict[str, str] | None = None,
+    products: int = 4,
     **rules: object,
 ) -> tuple[Tensors, dict, TinyEngines]:
     engines = TinyEngines(shop, broken)
@@ -40,7 +41,7 @@ def answer(
     query = embed(themes[0][0]) if search else np.zeros(96, np.float32)
     page = PageRequest(
         placements=0 if search else len(themes),
-        products=12,
+        products=products,
         deadline_ns=after_ms(budget_ms),
         rules=Rules.model_validate_json(json.dumps(rules)),
     )
@@ -89,6 +90,16 @@ def test_excluded_products_are_never_scored(shop: Path) -> None:
     given = out["ROW"][out["ROW"] >= 0]
     assert 1 not in given
     assert not (engines.store.brand[given] == 0).any()
+
+
+def test_what_an_exclusion_takes_from_a_theme_comes_from_the_nearest_products(shop: Path) -> None:
+    exclude = {"categories": ["home > lamps", "home > rugs", "toys"]}
+    out, _, engines = answer(
+        shop, themes=(("Light up the evening", ("desk lamp",)),), candidates=(), products=12, exclude=exclude
+    )
+    given = out["ROW"][0][out["ROW"][0] >= 0]
+    assert len(given) >= 12
+    assert not np.isin(engines.store.category[given], [0, 1, 6, 7]).any()
 
 
 @pytest.mark.parametrize("failure", ["dead", "late"])

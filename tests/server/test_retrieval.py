@@ -136,6 +136,21 @@ def test_a_search(shop: Path) -> None:
     assert list(page(out).history) == [0]
 
 
+@pytest.mark.parametrize("failure", ["", "dead"])
+@pytest.mark.parametrize("what", [{"QUERY": bytes_tensor(["green tea"])}, {"HISTORY": ids(45, 44)}, {}])
+def test_a_broad_exclusion_leaves_as_many_products_as_asked_for(
+    shop: Path, failure: str, what: dict[str, np.ndarray]
+) -> None:
+    rules = bytes_tensor(['{"exclude": {"categories": ["garden", "grocery", "toys", "home > rugs"]}}'])
+    out = answer(shop, {"nearest": failure}, RULES=rules, PRODUCTS=np.array([7], np.int32), **what)
+    assert sorted(out["CANDIDATE_ROW"].tolist()) == [0, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_search_has_at_least_as_many_candidates_as_products(shop: Path) -> None:
+    out = answer(shop, QUERY=bytes_tensor(["tea"]), PRODUCTS=np.array([50], np.int32))
+    assert len(out["CANDIDATE_ROW"]) == 50
+
+
 def test_a_search_without_the_engine_finds_a_known_keyword(shop: Path) -> None:
     out = answer(shop, {"nearest": "dead"}, QUERY=bytes_tensor(["green tea"]))
     assert set(categories_of(shop, out["CANDIDATE_ROW"][:2])) == {"grocery > drinks"}
@@ -194,10 +209,10 @@ def test_wrong_requests_and_parameters(shop: Path) -> None:
 @pytest.mark.usefixtures("_run_dir")
 def test_popular_rows_take_turns(shop: Path) -> None:
     store = TinyEngines(shop).store
-    rows = popular_rows(store, 100)
-    assert len(rows) == 62
+    rows = popular_rows(store)
+    assert sorted(rows.tolist()) == list(range(64))
     assert rows[:8].tolist() == [0, 8, 16, 24, 32, 40, 48, 56]
-    assert rows[8:10].tolist() == [2, 10]
+    assert rows[8:10].tolist() == [1, 9]
 
 
 @given(milliseconds=st.floats(0, 1e6))

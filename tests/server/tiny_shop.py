@@ -115,15 +115,19 @@ class TinyEngines:
 
     def nearest(self, inputs: Tensors) -> dict[str, Any]:
         vectors = np.stack([embed(text) for text in texts_of(inputs["TEXT"])]) if "TEXT" in inputs else inputs["VECTOR"]
-        index = texts_of(inputs["INDEX"])[0]
-        if index == "none":
+        if "INDEX" not in inputs:
             return {"VECTOR": vectors}
-        table = self.store.vectors if index == "products" else self.store.keyword_vectors
+        of_products = texts_of(inputs["INDEX"])[0] == "products"
+        table = self.store.vectors if of_products else self.store.keyword_vectors
         similarity = vectors @ table.astype(np.float32).T
+        if "ALLOWED" in inputs:
+            similarity[:, ~np.unpackbits(inputs["ALLOWED"], count=len(table), bitorder="little").astype(bool)] = -np.inf
         rows = np.argsort(-similarity, axis=1, kind="stable")[:, : int(inputs["K"][0])]
+        similarity = np.take_along_axis(similarity, rows, 1)
+        found = np.isfinite(similarity)
         return {
-            "ROW": rows.astype(np.int32),
-            "SIMILARITY": np.take_along_axis(similarity, rows, 1),
+            "ROW": np.where(found, rows, -1).astype(np.int32),
+            "SIMILARITY": np.where(found, similarity, np.nan).astype(np.float32),
             "VECTOR": vectors,
         }
 

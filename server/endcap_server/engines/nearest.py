@@ -12,11 +12,11 @@ from endcap_server.declared.errors import InvalidRequest
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
 from endcap_server.engines.vector_cache import VectorCache
+from endcap_server.engines.vector_index import VectorIndex
 from endcap_server.shop.columns import Array
 
 DEFAULT_OPTIONS = RuntimeOptions()
 INDEXES = ("products", "keywords")
-NO_INDEX = "none"
 MAX_K = 2000
 _NEVER_NS = 2**63 - 1
 
@@ -27,8 +27,9 @@ class NearestRequest:
 
     texts: Sequence[str] = ()  # T
     vectors: Array | None = None  # float [T, D]; need not be of unit length
-    index: str = "products"  # "products", "keywords", or "none": encode only
+    index: str | None = "products"  # "products", "keywords", or None: encode only
     k: int = 100
+    allowed: Array | None = None  # uint8 [ceil(n / 8)], a bit a product, the lowest first; None: every product
     deadline_ns: int = _NEVER_NS  # on the clock of time.monotonic_ns
 
 
@@ -57,17 +58,18 @@ class Nearest:
         """
         self.encoder = BiEncoder(build / "bi_encoder", options)
         self._cache = VectorCache(self.encoder.encode, cache_texts)
-        self._indexes = {name: _read_index(build / "index" / f"{name}.faiss") for name in INDEXES}
+        self._indexes = {name: VectorIndex.read(build / "index" / f"{name}.faiss") for name in INDEXES}
         for name, index in self._indexes.items():
-            if index.d != self.encoder.dimension:
+            if index.dimension != self.encoder.dimension:
                 raise EngineLoadError(
                     f"{build}/index/{name}.faiss: expected {self.encoder.dimension} dimensions (the bi-encoder's), got "
-                    f"{index.d}; run endcap build store, then endcap build index"
+                    f"{index.dimension}; run endcap build store, then endcap build index"
                 )
         if faiss_device == "gpu":
             from endcap_server.engines.faiss_gpu import on_gpu
 
-            self._indexes = on_gpu(self._indexes)
+            copies = on_gpu({name: index.index for name, index in self._indexes.items()})
+            self._indexes = {name: VectorIndex(index.index, copies[name]) for name, index in self._indexes.items()}
         elif faiss_device != "cpu":
             raise EngineLoadError(f"faiss_device: expected cpu or gpu, got {faiss_device!r}")
         if options.threads:
@@ -79,10 +81,16 @@ class Nearest:
 
     def check(self, request: NearestRequest) -> None:
         """Raise InvalidRequest unless the request can be answered."""
-        if request.index not in (*INDEXES, NO_INDEX):
-            raise InvalidRequest("INDEX", f"one of {', '.join((*INDEXES, NO_INDEX))}", repr(request.index))
-        if request.index != NO_INDEX and not 1 <= request.k <= MAX_K:
+        if request.index is not None and request.index not in INDEXES:
+            raise InvalidRequest("INDEX", f"one of {', '.join(INDEXES)}", repr(request.index))
+        if request.index is not None and not 1 <= request.k <= MAX_K:
             raise InvalidRequest("K", f"1..{MAX_K}", str(request.k))
+        if request.allowed is not None:
+            if request.index != "products":
+                raise InvalidRequest("ALLOWED", "INDEX products with it", repr(request.index))
+            expected = (-(-len(self._indexes["products"]) // 8),)
+            if request.allowed.shape != expected:
+                raise InvalidRequest("ALLOWED", f"shape {list(expected)}", str(list(request.allowed.shape)))
         vectors = request.vectors
         if vectors is None:
             return
@@ -94,7 +102,8 @@ class Nearest:
             raise InvalidRequest("VECTOR", "finite numbers", "NaN or infinity")
 
     def run(self, requests: Sequence[NearestRequest]) -> list[NearestResult | Exception]:
-        """Answer several requests at once, in order: one encoder run, and one search an index.
+        """Answer several requests at once, in order: one encoder run, and one search for all with the same index
+        and the same allowed products.
 
         TimeoutError for a request whose deadline has passed.
         """
@@ -109,10 +118,11 @@ class Nearest:
         open_ = [number for number, answer in enumerate(answers) if answer is None]
         vectors = self._vectors([requests[number] for number in open_])
         found: dict[int, tuple[Array, Array]] = {}
-        for name in INDEXES:
-            of_index = [place for place, number in enumerate(open_) if requests[number].index == name]
-            hits = self._search(name, [vectors[p] for p in of_index], [requests[open_[p]].k for p in of_index])
-            found.update(zip(of_index, hits, strict=True))
+        for (name, _), places in _alike([requests[number] for number in open_]).items():
+            first = requests[open_[places[0]]]
+            ks = [requests[open_[place]].k for place in places]
+            hits = self._search(name, [vectors[place] for place in places], ks, first.allowed)
+            found.update(zip(places, hits, strict=True))
         for place, number in enumerate(open_):
             rows, similarity = found.get(place) or _no_hits(len(vectors[place]))
             answers[number] = NearestResult(rows, similarity, vectors[place])
@@ -130,28 +140,29 @@ class Nearest:
                 vectors.append(given / np.maximum(np.linalg.norm(given, axis=1, keepdims=True), 1e-12))
         return vectors
 
-    def _search(self, name: str, vectors: Sequence[Array], ks: Sequence[int]) -> list[tuple[Array, Array]]:
+    def _search(
+        self, name: str, vectors: Sequence[Array], ks: Sequence[int], allowed: Array | None
+    ) -> list[tuple[Array, Array]]:
         if not sum(map(len, vectors)):
             return [(np.full((0, k), -1, np.int32), np.full((0, k), np.nan, np.float32)) for k in ks]
         joined = np.ascontiguousarray(np.concatenate(vectors), np.float32)
-        similarity, rows = self._indexes[name].search(joined, max(ks))
-        similarity = np.where(rows < 0, np.float32(np.nan), similarity).astype(np.float32)
+        rows, similarity = self._indexes[name].search(joined, max(ks), allowed)
         starts = np.cumsum([0, *map(len, vectors)])
         return [
-            (rows[start:end, :k].astype(np.int32), similarity[start:end, :k])
+            (rows[start:end, :k], similarity[start:end, :k])
             for start, end, k in zip(starts[:-1], starts[1:], ks, strict=True)
         ]
 
 
+def _alike(requests: Sequence[NearestRequest]) -> dict[tuple[str, bytes], list[int]]:
+    """Places of the requests that one search can answer: those of the same index and the same allowed rows."""
+    groups: dict[tuple[str, bytes], list[int]] = {}
+    for place, request in enumerate(requests):
+        if request.index is not None:
+            allowed = b"" if request.allowed is None else request.allowed.tobytes()
+            groups.setdefault((request.index, allowed), []).append(place)
+    return groups
+
+
 def _no_hits(count: int) -> tuple[Array, Array]:
     return np.zeros((count, 0), np.int32), np.zeros((count, 0), np.float32)
-
-
-def _read_index(path: Path) -> faiss.Index:
-    if not path.exists():
-        raise EngineLoadError(f"{path}: expected an index, found none; run endcap build index")
-    try:
-        return faiss.read_index(str(path))
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise EngineLoadError(f"{path}: expected a FAISS index, got {reason}; run endcap build index") from error

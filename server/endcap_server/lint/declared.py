@@ -205,7 +205,7 @@ MODELS: dict[str, KnownModel] = {
         uses=("ranker/ranker.json", "ranker/model.txt"),
     ),
     "nearest": KnownModel(
-        _tensors("TEXT? STRING [-1]; VECTOR? FP32 [-1, -1]; INDEX STRING [1]; K INT32 [1]"),
+        _tensors("TEXT? STRING [-1]; VECTOR? FP32 [-1, -1]; INDEX? STRING [1]; K? INT32 [1]; ALLOWED? UINT8 [-1]"),
         _tensors("ROW INT32 [-1, -1]; SIMILARITY FP32 [-1, -1]; VECTOR FP32 [-1, -1]"),
         uncacheable=_ASKED,
         needs=_nearest_files,

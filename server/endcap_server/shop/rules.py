@@ -256,6 +256,21 @@ class CompiledRules:
             allowed &= ~np.isin(self.store.category[rows], self.excluded_categories)
         return allowed
 
+    def mask(self) -> np.ndarray:
+        """Which of all products of the store these rules allow: bool [n]."""
+        mask = np.ones(len(self.store), dtype=bool)
+        mask[self.excluded_rows] = False
+        for column, names, excluded in (
+            (self.store.brand, self.store.brands, self.excluded_brands),
+            (self.store.category, self.store.categories, self.excluded_categories),
+        ):
+            if len(excluded):
+                # The last place is that of -1, of products without one.
+                allowed = np.ones(len(names) + 1, dtype=bool)
+                allowed[excluded] = False
+                mask &= allowed[column]
+        return mask
+
     def factors(self, rows: np.ndarray) -> np.ndarray:
         """What boost and bury multiply the score of each of ``rows`` by: float32 [k], 1 where nothing is said."""
         factors = np.ones(len(rows), dtype=np.float32)

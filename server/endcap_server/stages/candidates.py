@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from endcap_server.shop.rules import CompiledRules
 from endcap_server.shop.store import ItemStore
+from endcap_server.stages.allowed import Allowed
 
 _ATTENTION = 8.0
 """Sharpness of the softmax by which a session search picks what in the history resembles it."""
@@ -57,8 +57,7 @@ def bend(store: ItemStore, vectors: np.ndarray, history: np.ndarray, half_life: 
 
 
 def merge(
-    store: ItemStore,
-    rules: CompiledRules,
+    allowed: Allowed,
     rows: np.ndarray,
     similarity: np.ndarray,
     weights: np.ndarray,
@@ -67,8 +66,7 @@ def merge(
     """Interleave result lists by weight, without repetitions and without what may not be shown.
 
     Args:
-        store: The item store.
-        rules: What may not be shown, besides what is out of stock.
+        allowed: What may be shown.
         rows: int32 [T, K], best first, -1 padded.
         similarity: float32 [T, K]; of a product found by several lists the greatest counts.
         weights: float [T] > 0; a list of weight 2 gives two products where one of weight 1 gives one.
@@ -83,14 +81,13 @@ def merge(
     np.maximum.at(best, member, similarities)
     by_place = np.argsort(first)
     flat, similarities = unique[by_place], best[by_place]
-    shown = store.in_stock[flat] & rules.allowed(flat)
+    shown = allowed.each[flat]
     return Candidates(flat[shown][:count].astype(np.int32), similarities[shown][:count].astype(np.float32))
 
 
-def popular_rows(store: ItemStore, count: int) -> np.ndarray:
-    """The most popular products in stock, taking turns over the categories: int32 [at most count]."""
+def popular_rows(store: ItemStore) -> np.ndarray:
+    """All products, the most popular first, taking turns over the categories: int32 [n]."""
     order = np.argsort(-store.popularity, kind="stable")
-    order = order[store.in_stock[order]]
     if not len(order):
         return np.empty(0, np.int32)
     category = store.category[order]
@@ -100,7 +97,7 @@ def popular_rows(store: ItemStore, count: int) -> np.ndarray:
     lengths = np.diff(np.concatenate([starts, [len(by_category)]]))
     place = np.empty(len(order), np.int64)
     place[by_category] = np.arange(len(by_category)) - np.repeat(starts, lengths)
-    return order[np.lexsort((np.arange(len(order)), place))][:count].astype(np.int32)
+    return order[np.lexsort((np.arange(len(order)), place))].astype(np.int32)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

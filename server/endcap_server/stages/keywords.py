@@ -19,6 +19,7 @@ from endcap_server.shop.words import distinct_things
 from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.generations import Generations
 from endcap_server.stages.handed_on import KeywordRows, Themes
+from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.status import StatusPart
 
 
@@ -56,6 +57,7 @@ class Keywords(Stage):
     def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
         super().__init__(build, parameters, engines)
         self.store = ItemStore.open(build)
+        self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         self.generations = Generations()
 
     async def answer(self, inputs: Tensors) -> Answer:
@@ -88,25 +90,21 @@ class Keywords(Stage):
         """The known keywords nearest to each theme's concepts, interleaved over the concepts; False if that failed."""
         settings = self.settings
         texts = list(dict.fromkeys(chain.from_iterable([work.theme, *work.concepts] for work in works)))
-        count = min(settings.candidates, len(self.store.keywords))
-        if not count:
+        if not len(self.store.keywords):
             status.fall_back("the catalogue has no known keywords")
             return False
-        inputs = {"TEXT": bytes_tensor(texts), "INDEX": bytes_tensor(["keywords"]), "K": np.array([count], np.int32)}
         try:
             # A spent budget still leaves time for this: without it the page has no products of its themes.
-            answer = await self.engines.call("nearest", inputs, max(deadline_ns, after_ms(5)), ("ROW", "VECTOR"))
+            found = await self.nearest.keywords(texts, settings.candidates, max(deadline_ns, after_ms(5)))
         except EngineError as error:
             status.fall_back(str(error))
             return False
         place = {text: index for index, text in enumerate(texts)}
-        nearest, vectors = answer["ROW"], answer["VECTOR"].astype(np.float32)
         for work in works:
-            of_concepts = [nearest[place[text]].tolist() for text in work.concepts]
+            of_concepts = [found.rows[place[text]].tolist() for text in work.concepts]
             taken = dict.fromkeys(row for turn in zip_longest(*of_concepts, fillvalue=-1) for row in turn if row >= 0)
-            self._judge(
-                work, list(taken)[: 2 * settings.candidates], vectors[[place[t] for t in (work.theme, *work.concepts)]]
-            )
+            said = [place[text] for text in (work.theme, *work.concepts)]
+            self._judge(work, list(taken)[: 2 * settings.candidates], found.vectors[said])
             if not work.rows:
                 status.count("theme_without_keywords")
         return True

@@ -12,11 +12,13 @@ from endcap_server.declared.errors import EngineError
 from endcap_server.declared.parameters import StageParameters
 from endcap_server.declared.tensors import Tensors, bytes_tensor
 from endcap_server.shop import prompts
-from endcap_server.shop.rules import CompiledRules, RuleIndex
+from endcap_server.shop.rules import RuleIndex
 from endcap_server.shop.store import ItemStore
+from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
 from endcap_server.stages.in_flight import InFlight
+from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.page import MEASURED
 from endcap_server.stages.status import StatusPart
 
@@ -50,6 +52,7 @@ class Rerank(Stage):
         super().__init__(build, parameters, engines)
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
+        self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         self.in_flight = InFlight()
 
     def abandon(self, inputs: Tensors) -> None:
@@ -60,17 +63,17 @@ class Rerank(Stage):
         """Answer ROW [Q, M] in retrieval's order, -1 padded; MEASURED [Q, M, 3] (see `page.MEASURED`), NaN padded."""
         status = self.status()
         page = PageRequest.read(inputs["PAGE"])
-        rules = self.rule_index.compile(page.rules)
+        allowed = Allowed.of(self.store, self.rule_index.compile(page.rules))
         themes, keyword_rows = list(Themes.read(inputs["THEMES"]).titles), KeywordRows.read(inputs["KEYWORDS"]).array
         # A short budget leaves fusion a share rather than nothing to the cross-encoder.
         left = left_ms(page.deadline_ns)
         deadline_ns = page.deadline_ns - int(min(self.settings.fusion_ms, max(left, 0) / 5) * 1e6)
         if page.is_search:
-            lists = [self._search_rows(keyword_rows[0], inputs["CANDIDATE_ROW"], rules)]
+            lists = [self._search_rows(keyword_rows[0], inputs["CANDIDATE_ROW"], allowed, page.products)]
             texts = themes
         else:
             lists = await self._placement_rows(
-                themes, keyword_rows, inputs["CANDIDATE_ROW"], rules, deadline_ns, status
+                themes, keyword_rows, inputs["CANDIDATE_ROW"], allowed, page.products, deadline_ns, status
             )
             texts = [
                 prompts.placement_text(theme, self.store.keywords.take(row for row in keywords.tolist() if row >= 0))
@@ -91,10 +94,12 @@ class Rerank(Stage):
         measured = np.stack([figures[name] for name in MEASURED], axis=-1)
         return Answer({"ROW": rows, "MEASURED": measured}, status.document)
 
-    def _search_rows(self, keyword_rows: np.ndarray, candidates: np.ndarray, rules: CompiledRules) -> list[int]:
+    def _search_rows(
+        self, keyword_rows: np.ndarray, candidates: np.ndarray, allowed: Allowed, products: int
+    ) -> list[int]:
         """Products of a search: retrieval's candidates, every few of them one of the known keywords' products."""
-        pairs = self.settings.search_pairs
-        of_keywords = self._of_keywords(keyword_rows, rules)[: int(pairs * self.settings.keyword_share)]
+        pairs = max(self.settings.search_pairs, products)
+        of_keywords = self._of_keywords(keyword_rows, allowed)[: int(pairs * self.settings.keyword_share)]
         return mix(candidates.tolist(), of_keywords, self.settings.keyword_share, pairs)
 
     async def _placement_rows(
@@ -102,12 +107,17 @@ class Rerank(Stage):
         themes: Sequence[str],
         keyword_rows: np.ndarray,
         candidates: np.ndarray,
-        rules: CompiledRules,
+        allowed: Allowed,
+        products: int,
         deadline_ns: int,
         status: StatusPart,
     ) -> list[list[int]]:
-        """Products of each placement: those of its keywords, mixed with the shopper's own candidates near them."""
+        """Products of each placement: those of its keywords, mixed with the shopper's own candidates near them.
+
+        A theme of whose keywords nothing, or too little, may be shown has the products nearest to its title besides.
+        """
         settings = self.settings
+        pairs = max(settings.pairs_per_placement, products)
         vectors = self.store.vectors[candidates].astype(np.float32)
         lists: list[list[int]] = []
         for theme, keywords in zip(themes, keyword_rows, strict=True):
@@ -118,38 +128,29 @@ class Rerank(Stage):
             middle = self.store.keyword_vectors[known].astype(np.float32).mean(axis=0)
             middle /= max(float(np.linalg.norm(middle)), 1e-6)
             personal = candidates[vectors @ middle >= settings.personal_floor].tolist()
-            lists.append(
-                mix(self._of_keywords(known, rules), personal, settings.personal_share, settings.pairs_per_placement)
-            )
-        if bare := [index for index, theme in enumerate(themes) if theme and not lists[index]]:
-            for index, rows in zip(bare, await self._near([themes[i] for i in bare], deadline_ns, status), strict=True):
-                lists[index] = self._shown(rows, rules).tolist() or candidates[: settings.pairs_per_placement].tolist()
+            lists.append(mix(self._of_keywords(known, allowed), personal, settings.personal_share, pairs))
+        if short := [index for index, theme in enumerate(themes) if theme and len(lists[index]) < products]:
+            near = await self._near([themes[index] for index in short], pairs, allowed, deadline_ns, status)
+            for index, rows in zip(short, near, strict=True):
+                lists[index] = list(dict.fromkeys([*lists[index], *rows[rows >= 0].tolist()]))[:pairs]
+                lists[index] = lists[index] or candidates[:pairs].tolist()
         return lists
 
-    def _of_keywords(self, keyword_rows: np.ndarray, rules: CompiledRules) -> list[int]:
+    def _of_keywords(self, keyword_rows: np.ndarray, allowed: Allowed) -> list[int]:
         """The products of keywords that may be shown, best of each keyword first, without repetitions."""
         rows = self.store.keyword_products[keyword_rows[keyword_rows >= 0]].T.reshape(-1)
         _, first = np.unique(rows, return_index=True)
-        return [int(row) for row in self._shown(rows[np.sort(first)], rules)]
+        return allowed.among(rows[np.sort(first)]).tolist()
 
-    def _shown(self, rows: np.ndarray, rules: CompiledRules) -> np.ndarray:
-        rows = rows[rows >= 0]
-        shown: np.ndarray = rows[self.store.in_stock[rows] & rules.allowed(rows)]
-        return shown
-
-    async def _near(self, themes: Sequence[str], deadline_ns: int, status: StatusPart) -> np.ndarray:
-        """Products nearest to the themes that have no keywords: int32 [T, K]; empty when the engine fails."""
-        inputs = {
-            "TEXT": bytes_tensor(themes),
-            "INDEX": bytes_tensor(["products"]),
-            "K": np.array([min(self.settings.pairs_per_placement, len(self.store))], np.int32),
-        }
+    async def _near(
+        self, themes: Sequence[str], count: int, allowed: Allowed, deadline_ns: int, status: StatusPart
+    ) -> np.ndarray:
+        """Products nearest to the themes: int32 [T, K]; empty when the engine fails."""
         try:
-            rows: np.ndarray = (await self.engines.call("nearest", inputs, deadline_ns, ("ROW",)))["ROW"]
+            return (await self.nearest.products(themes, count, deadline_ns, allowed.bits)).rows
         except EngineError as error:
             status.fall_back(f"themes without keywords have the shopper's candidates ({error})", whole=False)
-            rows = np.full((len(themes), 0), -1, np.int32)
-        return rows
+            return np.full((len(themes), 0), -1, np.int32)
 
     async def _score(
         self, texts: Sequence[str], rows: np.ndarray, deadline_ns: int, status: StatusPart
@@ -176,17 +177,12 @@ class Rerank(Stage):
         asked = np.flatnonzero((rows >= 0).any(axis=1)) if rows.size else np.empty(0, np.int64)
         if not len(asked):
             return similarity
-        inputs = {
-            "TEXT": bytes_tensor([texts[index] for index in asked.tolist()]),
-            "INDEX": bytes_tensor(["none"]),
-            "K": np.array([1], np.int32),
-        }
         try:
-            vectors = (await self.engines.call("nearest", inputs, deadline_ns, ("VECTOR",)))["VECTOR"]
+            vectors = await self.nearest.encode([texts[index] for index in asked.tolist()], deadline_ns)
         except EngineError as error:
             status.fall_back(f"no similarity ({error})", whole=False)
             return similarity
-        for index, vector in zip(asked.tolist(), vectors.astype(np.float32), strict=True):
+        for index, vector in zip(asked.tolist(), vectors, strict=True):
             given = rows[index] >= 0
             similarity[index, given] = self.store.vectors[rows[index, given]].astype(np.float32) @ vector
         return similarity

@@ -7,10 +7,10 @@ same products; the history reaches the ranker.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -18,23 +18,26 @@ from pydantic import Field, model_validator
 from endcap_server.declared.deadline import left_ms, tier_ms
 from endcap_server.declared.errors import EngineError
 from endcap_server.declared.parameters import StageParameters
-from endcap_server.declared.tensors import Tensors, bytes_tensor, json_text
+from endcap_server.declared.tensors import Tensors, json_text
 from endcap_server.shop import prompts
 from endcap_server.shop.kinds import Kinds
-from endcap_server.shop.rules import CompiledRules, RuleIndex
+from endcap_server.shop.rules import RuleIndex
 from endcap_server.shop.store import ItemStore
 from endcap_server.stages import contract
 from endcap_server.stages.admission import Admission
+from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.candidates import Candidates, bend, interests, merge, popular_rows, recency
 from endcap_server.stages.generations import Generations, run_folder
 from endcap_server.stages.handed_on import KeywordRows, PageRequest, ThemeRequest, Themes
 from endcap_server.stages.in_flight import NAME_PATTERN, TABLE, InFlight
+from endcap_server.stages.nearest_client import Hits, NearestClient
 from endcap_server.stages.recorder import Recorder
 from endcap_server.stages.status import StatusPart
 
 _IDS_AT_ONCE = 1024
 _FAVOURITES, _DUE, _BRANDS = 6, 3, 3
+_Found = TypeVar("_Found", Hits, np.ndarray)
 
 
 class RetrievalParameters(StageParameters):
@@ -107,7 +110,8 @@ class Retrieval(Stage):
             self.settings.admission_share,
         )
         self.recorder = Recorder(run_folder(), self.settings.in_flight, self.settings.recorded_requests)
-        self.popular = popular_rows(self.store, 4 * max(self.settings.candidates, self.settings.search_candidates))
+        self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
+        self.popular = popular_rows(self.store)
 
     async def answer(self, inputs: Tensors) -> Answer:
         """Read a request of either ensemble and answer what the following stages need of it.
@@ -133,15 +137,18 @@ class Retrieval(Stage):
     async def _retrieve(self, request: contract.Request, deadline_ns: int, status: StatusPart) -> Answer:
         history, unknown = self._known(request.history)
         rules = self.rule_index.compile(request.rules)
+        allowed = Allowed.of(self.store, rules)
         own_deadline_ns = status.started_ns + int(request.budget_ms * self.settings.retrieval_share * 1e6)
 
         keyword_rows = np.full(self.settings.search_keywords, -1, np.int32)
         shopper, categories = "", np.empty(0, np.int32)
         if request.query is not None:
-            candidates, keyword_rows = await self._search(request.query, rules, own_deadline_ns, status)
+            candidates, keyword_rows = await self._search(
+                request.query, request.products, allowed, own_deadline_ns, status
+            )
         else:
             candidates, liked = await asyncio.gather(
-                self._explore(history, request.session, rules, own_deadline_ns, status),
+                self._explore(history, request.session, allowed, own_deadline_ns, status),
                 self._favourites(history, own_deadline_ns, status),
             )
             categories = self._favourite_categories(history, candidates)
@@ -211,37 +218,36 @@ class Retrieval(Stage):
         return tier_ms(base * settings.theme_share), tier_ms(base * settings.keywords_share)
 
     async def _search(
-        self, query: str, rules: CompiledRules, deadline_ns: int, status: StatusPart
+        self, query: str, products: int, allowed: Allowed, deadline_ns: int, status: StatusPart
     ) -> tuple[Candidates, np.ndarray]:
         """Candidates of a query and the known keywords (int32 [K], -1 padded) that say the same."""
         settings = self.settings
         equal = self.store.keywords.find([prompts.clean(query, contract.MAX_TEXT_CHARACTERS).lower()])[0]
         keyword_rows = np.full(settings.search_keywords, -1, np.int32)
         keyword_rows[0] = equal
-        products, keywords = await asyncio.gather(
-            self._nearest({"TEXT": bytes_tensor([query])}, "products", settings.search_candidates, deadline_ns, status),
-            self._nearest({"TEXT": bytes_tensor([query])}, "keywords", settings.search_keywords, deadline_ns, status),
+        count = max(settings.search_candidates, products)
+        found, keywords = await asyncio.gather(
+            self._found(self.nearest.products([query], count, deadline_ns, allowed.bits), status),
+            self._found(self.nearest.keywords([query], settings.search_keywords, deadline_ns), status, whole=False),
         )
         if keywords is not None:
-            rows, similarity = keywords["ROW"][0], keywords["SIMILARITY"][0]
+            rows, similarity = keywords.rows[0], keywords.similarity[0]
             near = rows[(rows >= 0) & (rows != equal) & (similarity >= settings.search_keyword_similarity)]
             near = near[: len(keyword_rows) - (equal >= 0)]
             keyword_rows[int(equal >= 0) : int(equal >= 0) + len(near)] = near
-        if products is None:
+        if found is None:
             known = self.store.keyword_products[equal] if equal >= 0 else np.empty(0, np.int32)
-            rows = np.concatenate([known[known >= 0], self.popular])
+            rows = np.concatenate([known, allowed.first(self.popular, count)])
             similarity = np.zeros(len(rows), np.float32)
         else:
-            rows, similarity = products["ROW"][0], products["SIMILARITY"][0]
-        return merge(
-            self.store, rules, rows[None], similarity[None], np.ones(1), settings.search_candidates
-        ), keyword_rows
+            rows, similarity = found.rows[0], found.similarity[0]
+        return merge(allowed, rows[None], similarity[None], np.ones(1), count), keyword_rows
 
     async def _explore(
         self,
         history: np.ndarray,
         session: tuple[str, ...],
-        rules: CompiledRules,
+        allowed: Allowed,
         deadline_ns: int,
         status: StatusPart,
     ) -> Candidates:
@@ -249,47 +255,26 @@ class Retrieval(Stage):
         settings = self.settings
         vectors, weights = interests(self.store, history, self.settings.half_life, self.settings.interests)
         if texts := list(dict.fromkeys(session[-settings.session_used :])):
-            encoded = await self._nearest({"TEXT": bytes_tensor(texts)}, "none", 1, deadline_ns, status, ("VECTOR",))
+            encoded = await self._found(self.nearest.encode(texts, deadline_ns), status)
             if encoded is not None:
-                blended = bend(
-                    self.store,
-                    encoded["VECTOR"].astype(np.float32),
-                    history,
-                    settings.half_life,
-                    settings.session_blend,
-                )
+                blended = bend(self.store, encoded, history, settings.half_life, settings.session_blend)
                 of_session = settings.session_weight * 0.8 ** np.arange(len(texts))[::-1]
                 vectors, weights = np.concatenate([vectors, blended]), np.concatenate([weights, of_session])
         if len(vectors):
-            answer = await self._nearest({"VECTOR": vectors}, "products", settings.candidates, deadline_ns, status)
-            if answer is not None:
-                return merge(self.store, rules, answer["ROW"], answer["SIMILARITY"], weights, settings.candidates)
+            search = self.nearest.products(vectors, settings.candidates, deadline_ns, allowed.bits)
+            if (found := await self._found(search, status)) is not None:
+                return merge(allowed, found.rows, found.similarity, weights, settings.candidates)
         elif status.source != "fallback":
             status.extra["candidates_from"] = "popularity"
-        nothing = np.zeros((1, len(self.popular)), np.float32)
-        return merge(self.store, rules, self.popular[None], nothing, np.ones(1), settings.candidates)
+        rows = allowed.first(self.popular, settings.candidates)
+        return Candidates(rows, np.zeros(len(rows), np.float32))
 
-    async def _nearest(
-        self,
-        what: Tensors,
-        index: str,
-        count: int,
-        deadline_ns: int,
-        status: StatusPart,
-        outputs: tuple[str, ...] = ("ROW", "SIMILARITY"),
-    ) -> Tensors | None:
-        """One call of the nearest engine; None when it failed, which the status then says."""
-        if index == "products":
-            count = min(count, len(self.store))
-        elif index == "keywords":
-            count = min(count, len(self.store.keywords))
-        if count == 0:
-            return None
-        inputs = {**what, "INDEX": bytes_tensor([index]), "K": np.array([count], np.int32)}
+    async def _found(self, call: Awaitable[_Found], status: StatusPart, *, whole: bool = True) -> _Found | None:
+        """What a call of the nearest engine answers; None when it failed, which the status then says."""
         try:
-            return await self.engines.call("nearest", inputs, deadline_ns, outputs)
+            return await call
         except EngineError as error:
-            status.fall_back(str(error), whole=index != "keywords")
+            status.fall_back(str(error), whole=whole)
             return None
 
     def _favourite_categories(self, history: np.ndarray, candidates: Candidates) -> np.ndarray:
@@ -313,8 +298,8 @@ class Retrieval(Stage):
         vectors, _ = interests(self.store, history, self.settings.half_life, self.settings.interests)
         if not len(vectors):
             return []
-        answer = await self._nearest({"VECTOR": vectors}, "keywords", 1, deadline_ns, status)
-        rows = answer["ROW"][:, 0] if answer is not None else np.empty(0, np.int32)
+        found = await self._found(self.nearest.keywords(vectors, 1, deadline_ns), status, whole=False)
+        rows = found.rows.reshape(-1) if found is not None else np.empty(0, np.int32)
         return list(dict.fromkeys(self.store.keywords.take(rows[rows >= 0])))
 
     def _describe(self, history: np.ndarray, liked: list[str], request: contract.Request) -> str:

@@ -21,6 +21,7 @@ from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.category_themes import CategoryThemes
 from endcap_server.stages.generations import Generations
 from endcap_server.stages.handed_on import ThemeRequest, Themes
+from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.status import StatusPart
 
 MAX_CONCEPTS = 4
@@ -68,6 +69,7 @@ class Theme(Stage):
         strict = self.settings.unknown_words == "refuse"
         self.words = WordCheck.of(store, build / "theme_llm") if strict else None
         self.categories = CategoryThemes(store)
+        self.nearest = NearestClient(engines, len(store), len(store.keywords))
         self.generations = Generations()
 
     async def answer(self, inputs: Tensors) -> Answer:
@@ -193,18 +195,13 @@ class Theme(Stage):
         # The keywords stage is about to ask for the concepts. The engine remembers texts, and to read all its weights
         # once more would take longer than some texts more.
         concepts = dict.fromkeys(concept for theme in themes for concept in theme.concepts)
-        inputs = {
-            "TEXT": bytes_tensor([*(theme.title for theme in themes), *concepts]),
-            "INDEX": bytes_tensor(["none"]),
-            "K": np.array([1], np.int32),
-        }
+        texts = [*(theme.title for theme in themes), *concepts]
         # Even a spent budget leaves this much: near-duplicates are the most visible fault of a page.
         try:
-            answer = await self.engines.call("nearest", inputs, max(deadline_ns, after_ms(5)), ("VECTOR",))
+            return (await self.nearest.encode(texts, max(deadline_ns, after_ms(5))))[: len(themes)]
         except EngineError as error:
             status.fall_back(f"near-duplicates by words only ({error})", whole=False)
             return None
-        return answer["VECTOR"][: len(themes)].astype(np.float32)
 
     def _distinct(
         self, themes: Sequence[ThemeDraft], required: int, vectors: np.ndarray | None, status: StatusPart

@@ -11,7 +11,10 @@ from endcap_server.triton.engine_model import BatchingModel
 
 
 class TritonPythonModel(BatchingModel):
-    """TEXT [T] or VECTOR [T, D], INDEX [1], K [1] -> ROW, SIMILARITY [T, K], VECTOR [T, D]."""
+    """TEXT [T] or VECTOR [T, D], INDEX [1], K [1], ALLOWED [ceil(n / 8)] -> ROW, SIMILARITY [T, K], VECTOR [T, D].
+
+    Without INDEX the texts are encoded and nothing is searched.
+    """
 
     name = "nearest"
 
@@ -23,16 +26,16 @@ class TritonPythonModel(BatchingModel):
 
     def read(self, tensors: Tensors, deadline_ns: int) -> NearestRequest:
         """The request; raises InvalidRequest."""
-        for name in ("INDEX", "K"):
-            if name not in tensors:
-                raise InvalidRequest(name, "this tensor", "none")
+        if "INDEX" in tensors and "K" not in tensors:
+            raise InvalidRequest("K", "this tensor, with INDEX", "none")
         if "TEXT" not in tensors and "VECTOR" not in tensors:
             raise InvalidRequest("TEXT", "TEXT or VECTOR", "neither")
         request = NearestRequest(
             texts=texts_of(tensors["TEXT"]) if "TEXT" in tensors else (),
             vectors=tensors.get("VECTOR"),
-            index=texts_of(tensors["INDEX"])[0],
-            k=int(tensors["K"][0]),
+            index=texts_of(tensors["INDEX"])[0] if "INDEX" in tensors else None,
+            k=int(tensors["K"][0]) if "K" in tensors else 0,
+            allowed=tensors.get("ALLOWED"),
             deadline_ns=deadline_ns,
         )
         self._engine.check(request)

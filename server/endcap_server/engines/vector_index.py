@@ -1,0 +1,122 @@
+"""A FAISS index whose searches can be limited to some of its rows."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from endcap_server.engines.encoder_runtime import EngineLoadError
+from endcap_server.shop.columns import Array
+
+_EXACT_ROWS = 50_000
+_EXACT_SHARE = 0.1
+"""Up to so many allowed rows, or such a share of all, comparing each is as fast as walking a graph past the others."""
+_GPU_ROWS = 2048
+"""Most rows that FAISS returns of a search on a GPU."""
+_untyped: Any = faiss  # its type hints are those of the C++ constructors, not of the Python ones
+
+
+class VectorIndex:
+    """Rows of the largest inner products.
+
+    Args:
+        index: What a build wrote: flat, a graph (HNSW) or lists (IVF).
+        on_gpu: The same rows on a GPU, if they are searched there.
+    """
+
+    def __init__(self, index: faiss.Index, on_gpu: faiss.Index | None = None) -> None:
+        self._index, self._on_gpu = index, on_gpu
+
+    @classmethod
+    def read(cls, path: Path) -> "VectorIndex":
+        """Read an index file.
+
+        Raises:
+            EngineLoadError: there is no such file, or FAISS cannot read it.
+        """
+        if not path.exists():
+            raise EngineLoadError(f"{path}: expected an index, found none; run endcap build index")
+        try:
+            return cls(faiss.read_index(str(path)))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise EngineLoadError(f"{path}: expected a FAISS index, got {reason}; run endcap build index") from error
+
+    @property
+    def index(self) -> faiss.Index:
+        """The index in main memory."""
+        return self._index
+
+    @property
+    def dimension(self) -> int:
+        """D of the vectors."""
+        return int(self._index.d)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return int(self._index.ntotal)
+
+    def search(self, vectors: Array, k: int, allowed: Array | None = None) -> tuple[Array, Array]:
+        """The nearest rows: int32 [T, k], nearest first, -1 padded; and their similarity, float32 [T, k], NaN padded.
+
+        Every search finds ``k`` rows if so many are allowed.
+
+        Args:
+            vectors: float32 [T, D], contiguous.
+            k: rows to find.
+            allowed: uint8 [ceil(rows / 8)], a bit for each row, the lowest first; None: every row.
+        """
+        if allowed is None:
+            similarity, rows = (self._on_gpu or self._index).search(vectors, k)
+        else:
+            similarity, rows = self._search_allowed(vectors, k, np.ascontiguousarray(allowed))
+        return rows.astype(np.int32), np.where(rows < 0, np.float32(np.nan), similarity).astype(np.float32)
+
+    def _search_allowed(self, vectors: Array, k: int, allowed: Array) -> tuple[Array, Array]:
+        each = np.unpackbits(allowed, count=len(self), bitorder="little").view(np.bool_)
+        count = int(each.sum())
+        share = count / max(len(self), 1)
+        selector = _untyped.IDSelectorBitmap(allowed)
+        if self._on_gpu is not None:
+            similarity, rows = self._search_gpu(self._on_gpu, vectors, k, each, share)
+        elif count <= _EXACT_ROWS or share <= _EXACT_SHARE:
+            return self._exact(vectors, k, selector)
+        else:
+            similarity, rows = self._index.search(vectors, k, params=self._parameters(selector, k, share))
+        # A graph, or some of the lists, may end before enough rows are found.
+        short = np.flatnonzero((rows >= 0).sum(axis=1) < min(k, count))
+        if len(short):
+            similarity[short], rows[short] = self._exact(np.ascontiguousarray(vectors[short]), k, selector)
+        return similarity, rows
+
+    def _parameters(self, selector: Any, k: int, share: float) -> Any:
+        """Those of a search that looks at as many allowed rows as it would look at rows without a filter."""
+        index = self._index
+        if isinstance(index, faiss.IndexHNSW):
+            breadth = math.ceil(max(index.hnsw.efSearch, k) / share)
+            return _untyped.SearchParametersHNSW(sel=selector, efSearch=breadth)
+        if isinstance(index, faiss.IndexIVF):
+            return _untyped.SearchParametersIVF(sel=selector, nprobe=min(index.nlist, math.ceil(index.nprobe / share)))
+        return _untyped.SearchParameters(sel=selector)
+
+    def _exact(self, vectors: Array, k: int, selector: Any) -> tuple[Array, Array]:
+        """Compare every allowed row."""
+        index = self._index
+        if isinstance(index, faiss.IndexIVF):
+            parameters = _untyped.SearchParametersIVF(sel=selector, nprobe=index.nlist)
+            return index.search(vectors, k, params=parameters)
+        flat = index.storage if isinstance(index, faiss.IndexHNSW) else index
+        return flat.search(vectors, k, params=_untyped.SearchParameters(sel=selector))
+
+    def _search_gpu(
+        self, on_gpu: faiss.Index, vectors: Array, k: int, allowed: Array, share: float
+    ) -> tuple[Array, Array]:
+        """FAISS has no filters on a GPU: find more rows there, and leave out what is not allowed."""
+        depth = min(_GPU_ROWS, len(self), math.ceil(2 * k / max(share, 1e-6)))
+        similarity, rows = on_gpu.search(vectors, max(depth, k))
+        kept = (rows >= 0) & allowed[np.maximum(rows, 0)]
+        order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
+        rows = np.where(np.take_along_axis(kept, order, 1), np.take_along_axis(rows, order, 1), -1)
+        return np.take_along_axis(similarity, order, 1), rows

@@ -1,0 +1,45 @@
+"""Which products a request may show."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from endcap_server.shop.rules import CompiledRules
+from endcap_server.shop.store import ItemStore
+
+_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The products that are in stock and that no rule excludes: ``each`` bool [n]."""
+
+    each: np.ndarray
+
+    @classmethod
+    def of(cls, store: ItemStore, rules: CompiledRules) -> "Allowed":
+        """Those of a store under rules."""
+        return cls(store.in_stock & rules.mask())
+
+    @cached_property
+    def bits(self) -> np.ndarray | None:
+        """For the engine: uint8 [ceil(n / 8)], a bit for each product, the lowest first; None: all are allowed."""
+        return None if self.each.all() else np.packbits(self.each, bitorder="little")
+
+    def among(self, rows: np.ndarray) -> np.ndarray:
+        """Those of ``rows`` (int [k], -1 padded) that may be shown, in their order."""
+        rows = rows[rows >= 0]
+        kept: np.ndarray = rows[self.each[rows]]
+        return kept
+
+    def first(self, order: np.ndarray, count: int) -> np.ndarray:
+        """The first ``count`` of ``order`` (int [n]) that may be shown, or all of these: int32 [at most count]."""
+        found: list[np.ndarray] = []
+        missing = count
+        for start in range(0, len(order), _AT_ONCE):
+            found.append(self.among(order[start : start + _AT_ONCE])[:missing])
+            missing -= len(found[-1])
+            if missing <= 0:
+                break
+        return np.concatenate([np.empty(0, np.int32), *found]).astype(np.int32)

@@ -1,0 +1,81 @@
+"""The `nearest` engine as stages use it: texts and vectors in, rows and vectors out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from endcap_server.declared.tensors import Tensors, bytes_tensor
+from endcap_server.stages.base import Engines
+
+_ENGINE = "nearest"
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What a search found for each of T texts or vectors.
+
+    Attributes:
+        rows: int32 [T, K], nearest first, -1 padded.
+        similarity: float32 [T, K], cosine, NaN padded.
+        vectors: float32 [T, D], of unit length, what was searched with.
+    """
+
+    rows: np.ndarray
+    similarity: np.ndarray
+    vectors: np.ndarray
+
+
+class NearestClient:
+    """Calls the engine. Every method raises EngineTimeout or EngineError as `Engines.call` does.
+
+    Args:
+        engines: Reaches the engines.
+        products: How many products the store has.
+        keywords: How many known keywords it has.
+    """
+
+    def __init__(self, engines: Engines, products: int, keywords: int):
+        self._engines = engines
+        self._sizes = {"products": products, "keywords": keywords}
+
+    async def encode(self, texts: Sequence[str], deadline_ns: int) -> np.ndarray:
+        """Vectors of texts: float32 [T, D] of unit length."""
+        answer = await self._engines.call(_ENGINE, {"TEXT": bytes_tensor(texts)}, deadline_ns, ("VECTOR",))
+        return answer["VECTOR"].astype(np.float32)
+
+    async def products(
+        self, what: Sequence[str] | np.ndarray, count: int, deadline_ns: int, allowed: np.ndarray | None = None
+    ) -> Hits:
+        """The nearest products.
+
+        Args:
+            what: Texts, or vectors float32 [T, D].
+            count: Products to find for each, or as many as there are.
+            deadline_ns: When the answer is of no more use.
+            allowed: uint8 [ceil(n / 8)], a bit for each product, the lowest first; None: every product.
+        """
+        return await self._search("products", what, count, deadline_ns, {} if allowed is None else {"ALLOWED": allowed})
+
+    async def keywords(self, what: Sequence[str] | np.ndarray, count: int, deadline_ns: int) -> Hits:
+        """The nearest known keywords; arguments as of :meth:`products`."""
+        return await self._search("keywords", what, count, deadline_ns, {})
+
+    async def _search(
+        self,
+        index: Literal["products", "keywords"],
+        what: Sequence[str] | np.ndarray,
+        count: int,
+        deadline_ns: int,
+        more: Tensors,
+    ) -> Hits:
+        count = min(count, self._sizes[index])
+        if not count or not len(what):
+            nothing = np.empty((len(what), 0), np.float32)
+            return Hits(nothing.astype(np.int32), nothing, nothing)
+        asked = {"VECTOR": what} if isinstance(what, np.ndarray) else {"TEXT": bytes_tensor(what)}
+        inputs = {**asked, "INDEX": bytes_tensor([index]), "K": np.array([count], np.int32), **more}
+        outputs = ("ROW", "SIMILARITY", "VECTOR")
+        answer = await self._engines.call(_ENGINE, inputs, deadline_ns, outputs)
+        return Hits(answer["ROW"], answer["SIMILARITY"], answer["VECTOR"].astype(np.float32))

@@ -1,0 +1,49 @@
+"""Exclusions are part of the search: as many products as asked for, whenever so many are allowed and in stock."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from endcap_client import Client, Rules
+from endcap_server.launch import Server
+from endcap_server.shop.store import ItemStore
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with Client(server.grpc_address, timeout_s=20) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def store(build: Path) -> ItemStore:
+    return ItemStore.open(build)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2])
+@pytest.mark.parametrize("query", ["plant-based mince", "paint", "dog"])
+def test_all_categories_but_one_excluded(client: Client, store: ItemStore, kept: int, query: str) -> None:
+    tops = sorted({category.split(" > ")[0] for category in store.categories})
+    rules = Rules(exclude_categories=tuple(top for top in tops if top != tops[kept]))
+    of_kept = [index for index, category in enumerate(store.categories) if category.split(" > ")[0] == tops[kept]]
+    left = int((np.isin(store.category, of_kept) & store.in_stock).sum())
+    found = client.search(query, products=100, rules=rules).products
+    assert len(found) == min(100, left)
+    rows = store.product_ids.find([product.product_id for product in found])
+    assert np.isin(store.category[rows], of_kept).all()
+    assert store.in_stock[rows].all()
+    page = client.storefront(session=[query], placements=2, products=6, rules=rules)
+    shown = [product.product_id for placement in page.placements for product in placement.products]
+    assert len(shown) == 12
+    assert np.isin(store.category[store.product_ids.find(shown)], of_kept).all()
+
+
+def test_all_products_of_a_search_excluded(client: Client) -> None:
+    first = client.search("plant-based mince", products=100)
+    rules = Rules(exclude_products=tuple(product.product_id for product in first.products))
+    second = client.search("plant-based mince", products=100, rules=rules)
+    assert len(first.products) == len(second.products) == 100
+    assert not {product.product_id for product in first.products} & {each.product_id for each in second.products}
