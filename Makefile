@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint bench bench-kernels clean
+.PHONY: help setup demo serve test lint render bench bench-kernels clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,10 @@ lint: setup ## ruff, mypy, and endcap lint on model_repository
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
 	$(VENV)/endcap lint --strict model_repository
+
+render: setup ## Write model_repository/**/*.pbtxt and the tables of docs/lint.md from the declarations
+	$(VENV)/python -m endcap_server.serving.model_repository model_repository
+	$(VENV)/python -m endcap_server.lint.document docs/lint.md
 
 bench: setup ## Measure BUILD under load and beside a naive baseline; BASE=report.json compares, ARGS="--quick" and others
 	$(VENV)/python -m benchmarks --build $(BUILD) $(if $(BASE),--base $(BASE)) $(ARGS)

@@ -28,7 +28,7 @@ from endcap_server.apply.journal import Standing
 from endcap_server.apply.running import RunningServer, find_server
 from endcap_server.launch import Server, ServerOptions
 from endcap_server.launch.watchdog import model_processes
-from endcap_server.lint.declared import base_name
+from endcap_server.models import base_name
 from endcap_server.shop.store import ItemStore
 
 from benchmarks.apply_sources import FAULTY, GOOD, Edit, copy_build, other_build, parameter

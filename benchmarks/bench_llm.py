@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from endcap_builders.llm.examples import listed_candidates, read_examples, split_held_out
-from endcap_server.engines.llm_engine import LlmEngine, open_llm
-from endcap_server.engines.parameters import LLM_PARAMETERS
+from endcap_server.engines.llm_engine import LLM_PARAMETERS, LlmEngine, open_llm
 from endcap_server.shop import prompts
 from endcap_server.shop.grammar import keyword_grammar, theme_grammar
 from rich.console import Console

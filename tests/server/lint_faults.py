@@ -458,7 +458,7 @@ PARAMETERS = (
         (RERANK, 'value: { string_value: "40" }', 'value: {\n  string_value: "4000"\n}'),
         ("E502", RERANK, "4000"),
     ),
-    fault("GPU parameter out of range", (CROSS_GPU, '"8192"', '"0"'), ("E502", CROSS_GPU, 'string_value: "0"')),
+    fault("GPU parameter out of range", (CROSS_GPU, '"8192"', '"-1"'), ("E502", CROSS_GPU, 'string_value: "-1"')),
     fault("shares above the budget", (RETRIEVAL, '"0.35"', '"0.75"'), ("E503", RETRIEVAL, '"0.75"')),
     fault(
         "parameter twice",

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 from endcap_server.declared.errors import ParameterError
-from endcap_server.engines.llm_engine import LlmError, open_llm
-from endcap_server.engines.parameters import LLM_PARAMETERS, PARAMETERS, CrossEncoderParameters, LlmParameters
+from endcap_server.engines.cross_encoder import CrossEncoderParameters
+from endcap_server.engines.llm_engine import LLM_PARAMETERS, LlmError, LlmParameters, open_llm
+from endcap_server.models import ENGINES as DECLARATIONS
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 CONFIGS = sorted([*REPOSITORY.glob("*/config.pbtxt"), *REPOSITORY.glob("*/configs/*.pbtxt")])
-ENGINES = sorted(PARAMETERS)
+ENGINES = sorted(DECLARATIONS)
 
 
 def read(path: Path) -> model_config_pb2.ModelConfig:
@@ -47,7 +48,7 @@ def test_both_profiles_have_the_same_tensors(name: str) -> None:
 @pytest.mark.parametrize("name", ENGINES)
 def test_profiles_choose_their_implementations(name: str) -> None:
     chosen = {
-        profile: PARAMETERS[name].from_strings(name, strings(read(REPOSITORY / name / file))).model_dump()
+        profile: DECLARATIONS[name].parameters.from_strings(name, strings(read(REPOSITORY / name / file))).model_dump()
         for profile, file in (("cpu", "config.pbtxt"), ("gpu", "configs/gpu.pbtxt"))
     }
     llm = name.endswith("_llm")
@@ -62,7 +63,7 @@ def test_unknown_implementation_is_refused(name: str) -> None:
     with pytest.raises(
         ParameterError, match=rf"{name}, parameter implementation: expected ('\w+', )?'\w+' or '\w+', got 'onnx'"
     ):
-        PARAMETERS[name].from_strings(name, {"implementation": "onnx"})
+        DECLARATIONS[name].parameters.from_strings(name, {"implementation": "onnx"})
 
 
 def test_options_of_the_cross_encoder() -> None:

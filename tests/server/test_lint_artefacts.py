@@ -13,7 +13,7 @@ from endcap_builders.catalogue import write_catalogue
 from endcap_builders.pipeline import BuildContext, Pipeline, Settings, Step
 from endcap_builders.steps import repository as repository_step
 from endcap_server.lint import lint_repository
-from endcap_server.lint.declared import MODELS, PARAMETERS
+from endcap_server.models import DECLARATIONS
 from rich.console import Console
 
 ORDER = ("bi_encoder", "store", "index", "cross_encoder", "theme_llm", "keyword_llm", "ranker")
@@ -23,11 +23,9 @@ READS = {"store": ("bi_encoder",), "index": ("store",), "cross_encoder": ("store
 def files_of(step: str) -> set[str]:
     """The files that the models of the CPU profile open in a step's folder, and one more."""
     found = {"extra.txt"}
-    for name, known in MODELS.items():
-        if name in PARAMETERS:
-            defaults = {field: default for field, default, _, _ in PARAMETERS[name].table()}
-            opened = (*known.needs(defaults), *known.uses)
-            found |= {path.partition("/")[2] for path in opened if path.startswith(f"{step}/")}
+    for model in DECLARATIONS.values():
+        opened = (*model.files(model.parameters()), *model.optional_files)
+        found |= {path.partition("/")[2] for path in opened if path.startswith(f"{step}/")}
     return found
 
 
@@ -124,20 +122,26 @@ def test_an_artefact_that_was_never_built(build: Path) -> None:
     del manifest["steps"]["theme_llm"]["files"]["config.json"]
     (build / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
     (build / "theme_llm/config.json").unlink()
-    assert found(build) == {("E602", "repository/theme_llm/config.pbtxt", 2)}
+    assert found(build) == {("E602", "repository/theme_llm/config.pbtxt", 17)}
 
 
 def test_an_implementation_whose_artefacts_are_missing(build: Path) -> None:
     path = build / "repository/keyword_llm/config.pbtxt"
     text = path.read_text(encoding="utf-8")
-    text += 'parameters { key: "implementation" value: { string_value: "tensorrt_llm" } }\n'
-    path.write_text(text, encoding="utf-8")
-    line = text.count("\n")
+    path.write_text(text.replace('"openvino_genai"', '"tensorrt_llm"'), encoding="utf-8")
+    line = text[: text.index('"openvino_genai"')].count("\n") + 1
     findings = lint_repository(build, ["cpu"])
     assert {(each.code.name, each.where.path.name, each.where.line) for each in findings} == {
         ("E213", "config.pbtxt", line),
         ("E602", "config.pbtxt", line),
     }
+
+
+def test_the_packed_cross_encoder_is_an_implementation_for_gpus(build: Path) -> None:
+    path = build / "repository/cross_encoder/configs/gpu.pbtxt"
+    text = path.read_text(encoding="utf-8").replace('"tensorrt"', '"packed"')
+    path.write_text(text, encoding="utf-8")
+    assert not [each for each in lint_repository(build, ["gpu"]) if each.where.path == path]
 
 
 def test_a_changed_artefact(build: Path) -> None:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from endcap_server.lint import CODES
-from endcap_server.lint.declared import PARAMETERS
 from endcap_server.lint.document import codes, document, parameters
+from endcap_server.models import DECLARATIONS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/lint.md"
 
@@ -16,7 +16,7 @@ def test_the_page_is_up_to_date() -> None:
 
 def test_every_code_and_parameter_is_in_its_table() -> None:
     assert all(f"| `{name}` | {code.title} | {code.why} |" in codes() for name, code in CODES.items())
-    for declared in PARAMETERS.values():
-        for name, field in declared.model_fields.items():
-            assert f"| `{name}` |" in parameters()
-            assert str(field.description) in parameters()
+    for model in DECLARATIONS.values():
+        for each in model.parameters.declared():
+            assert f"| `{each.name}` |" in parameters()
+            assert each.meaning in parameters()

@@ -71,13 +71,13 @@ def written(*themes: ThemeDraft) -> dict[str, str]:
 def test_themes_of_the_llm(shop: Path) -> None:
     themes, out, status = answer(shop)
     assert themes[:3] == ["Light up the evening", "Soft underfoot", "Ready to plant"]
-    assert len(themes) == 6
-    assert len(themes_of(out).concepts) == 6
+    assert len(themes) == 5
+    assert len(themes_of(out).concepts) == 5
     assert themes_of(out).concepts[0] == ("desk lamp", "floor lamp")
     assert (themes_of(out).keywords_ms, themes_of(out).generation) == (250, Generations().current(b"key"))
     assert status["source"] == "generated"
     assert "reason" not in status
-    assert status["generated_themes"] == 6
+    assert status["generated_themes"] == 5
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_without_the_llm_themes_are_the_shoppers_categories(shop: Path, broken: 
     before = Generations().current(b"key")
     themes, out, status = answer(shop, broken, budget_ms=40)
     assert themes[:2] == ["Drinks", "Lamps"]
-    assert len(set(themes)) == 6
+    assert len(set(themes)) == 5
     assert themes_of(out).concepts[0][:2] == ("drinks", "apple juice")
     assert status["source"] == "fallback"
     assert reason in status["reason"]

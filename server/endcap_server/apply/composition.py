@@ -9,8 +9,8 @@ from typing import Any
 from endcap_server.apply.generation import ApplyError, Generation, staged_name
 from endcap_server.apply.snapshot import REPOSITORY
 from endcap_server.lint.checks_artefacts import needed_files, read_build_manifest
-from endcap_server.lint.declared import MODELS, base_name, known_model
 from endcap_server.lint.repository import CONFIG, Config, View, read_repository
+from endcap_server.models import ENSEMBLES, base_name, declared_model
 
 REPORTS_GENERATION = "fusion"
 """The stage that writes STATUS and so has to know its generation: it is never shared."""
@@ -23,12 +23,12 @@ def view_of(snapshot: Path, profile: str) -> View:
 
 def public_ensembles(view: View) -> tuple[str, ...]:
     """The ensembles that callers know."""
-    return tuple(name for name, known in MODELS.items() if known.public and name in view.configs)
+    return tuple(name for name in ENSEMBLES if name in view.configs)
 
 
 def called_engines(config: Config) -> dict[str, str]:
     """Engine -> model that a stage calls for it, as its configuration says."""
-    known = known_model(config.model)
+    known = declared_model(config.model)
     if known is None:
         return {}
     given = json.loads(config.texts().get("engines", "{}"))
@@ -79,7 +79,7 @@ def _canonical(proto: Any) -> str:
 
 def _artefact_lines(config: Config, snapshot: Path, manifest: dict[str, Any]) -> list[str]:
     steps = manifest.get("steps", {})
-    if known_model(config.model) is None:  # its code may open anything
+    if declared_model(config.model) is None:  # its code may open anything
         opened: Iterable[str] = steps
     else:
         opened = {name.partition("/")[0] for name in needed_files(config, manifest)}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from endcap_server.apply.journal import Journal
-from endcap_server.lint.declared import VERSION_MARK
+from endcap_server.models import VERSION_MARK
 
 _FILE = "generation.json"
 KEPT = 5

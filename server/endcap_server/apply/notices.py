@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from endcap_server.apply.generation import Generation
-from endcap_server.lint.declared import base_name, known_model
 from endcap_server.lint.repository import View
+from endcap_server.models import base_name, declared_model
 
 
 def notices(view: View, generation: Generation, live: Generation) -> Iterator[str]:
@@ -15,7 +15,7 @@ def notices(view: View, generation: Generation, live: Generation) -> Iterator[st
     others = sorted(set(view.configs) - set(generation.models))
     if others:
         yield f"{', '.join(others)}: no ensemble that endcap serves reaches it; it is not rolled out"
-    unknown = [model for model in generation.models if known_model(model) is None]
+    unknown = [model for model in generation.models if declared_model(model) is None]
     if unknown:
         yield f"{', '.join(sorted(unknown))}: not endcap's; what its code calls by name is not moved with it"
     if generation.profile == "gpu":

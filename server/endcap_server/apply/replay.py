@@ -14,7 +14,7 @@ import numpy as np
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from endcap_server.lint.declared import ENSEMBLES, MODELS
+from endcap_server.models import ENSEMBLES, MODELS
 from endcap_server.shop.store import ItemStore
 from endcap_server.stages.recorder import read_recorded
 

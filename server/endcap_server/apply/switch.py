@@ -12,7 +12,7 @@ from endcap_server.apply.limits import Limits
 from endcap_server.apply.render import render_ensemble, render_models, table_of
 from endcap_server.apply.replay import Answer, Asker, Sample
 from endcap_server.launch.watchdog import model_processes
-from endcap_server.lint.declared import base_name
+from endcap_server.models import base_name
 from endcap_server.stages.in_flight import InFlight
 from endcap_server.stages.recorder import FOLDER as RECORDED
 from endcap_server.stages.retrieval import RetrievalParameters

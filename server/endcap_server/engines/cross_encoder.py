@@ -9,23 +9,75 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from endcap_server.declared.errors import InvalidRequest
+from endcap_server.declared.model import GpuProfile, Implementation, ModelDeclaration, tensor
+from endcap_server.declared.parameters import ModelParameters
 from endcap_server.engines.bi_encoder import load_tokenizer
-from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions, open_encoder
+from endcap_server.engines.encoder_runtime import IMPLEMENTATIONS as ENCODERS
+from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions, open_encoder, precision_field
 from endcap_server.engines.margins import pairwise_margins
 from endcap_server.engines.packed_runtime import PackedRuntime
 from endcap_server.engines.score_cache import ScoreCache
 from endcap_server.shop.columns import Array
-from endcap_server.shop.store import ItemStore, tokenizer_digest
+from endcap_server.shop.store import STORE_FILES, ItemStore, tokenizer_digest
 
 DEFAULT_OPTIONS = RuntimeOptions()
 MAX_TEXT_TOKENS = 32
 """Longer texts are cut (special tokens not counted); the students are trained with the same limit."""
 _NEVER_NS = 2**63 - 1
+
+IMPLEMENTATIONS = {
+    **ENCODERS,
+    "packed": Implementation("gpu", ("model.safetensors", "config.json", "tokenizer.json")),
+}
+
+
+class CrossEncoderParameters(ModelParameters):
+    """Parameters of `cross_encoder/config.pbtxt`."""
+
+    implementation: Literal["openvino", "tensorrt", "packed"] = Field(
+        "openvino", description="what runs the cross-encoder; packed: its checkpoint on endcap's own Triton kernels"
+    )
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: all")
+    streams: int = Field(0, ge=0, le=64, description="micro-batches computed side by side; 0: one a thread, at most 8")
+    precision: str = precision_field("auto", "bf16, f32, or auto: bf16 where the CPU has it, or on a GPU (packed)")
+    token_budget: int = Field(
+        RuntimeOptions.token_budget, ge=16, le=65536, description="tokens of a micro-batch; tensorrt counts padding"
+    )
+    max_batch_pairs: int = Field(1024, ge=1, description="pairs of all requests that are scored in one go")
+    cache_pairs: int = Field(
+        200_000, ge=0, le=10_000_000, description="scored pairs that are remembered (some 100 bytes each)"
+    )
+
+    def runtime(self) -> RuntimeOptions:
+        """How the cross-encoder runs."""
+        return RuntimeOptions(self.threads, self.streams, self.precision, self.token_budget, self.implementation)
+
+
+def _files(settings: CrossEncoderParameters) -> tuple[str, ...]:
+    own = (*IMPLEMENTATIONS[settings.implementation].files, "calibration.json")
+    return (*(f"cross_encoder/{name}" for name in own), *STORE_FILES)
+
+
+CROSS_ENCODER = ModelDeclaration(
+    name="cross_encoder",
+    summary="Engine: cross-encoder and margins; hidden states never leave its process.",
+    inputs=(tensor("TEXT", "STRING", -1), tensor("ROW", "INT32", -1, -1)),
+    outputs=(tensor("SCORE", "FP32", -1, -1), tensor("MARGIN", "FP32", -1, -1)),
+    parameters=CrossEncoderParameters,
+    files=_files,
+    devices={"implementation": {name: each.device for name, each in IMPLEMENTATIONS.items()}},
+    # TensorRT's engine is built for 16384 tokens.
+    gpu=GpuProfile(
+        "TensorRT on one GPU",
+        {"implementation": "tensorrt", "token_budget": 16384, "max_batch_pairs": 8192, "cache_pairs": 5_000_000},
+    ),
+)
 
 
 class Calibration(BaseModel):

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from pydantic import Field
 
+from endcap_server.declared.model import Implementation
 from endcap_server.engines import openvino_cpu
 from endcap_server.shop.columns import Array
 
@@ -52,6 +54,18 @@ class RuntimeOptions:
         streams = self.streams or min(threads, MAX_STREAMS)
         precision = openvino_cpu.resolved_precision(self.precision)
         return replace(self, threads=threads, streams=min(streams, threads), precision=precision)
+
+
+IMPLEMENTATIONS = {
+    "openvino": Implementation("cpu", ("model.xml", "model.bin", "tokenizer.json")),
+    "tensorrt": Implementation("gpu", ("model.plan", "tokenizer.json")),
+}
+"""What can run either encoder."""
+
+
+def precision_field(default: str, meaning: str) -> Any:
+    """The parameter `precision` of an engine."""
+    return Field(default, pattern="^(auto|f32|bf16)$", description=meaning)
 
 
 class Encoder(Protocol):

@@ -4,13 +4,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import faiss
 import numpy as np
+from pydantic import Field
 
 from endcap_server.declared.errors import InvalidRequest
+from endcap_server.declared.model import GpuProfile, ModelDeclaration, tensor
+from endcap_server.declared.parameters import ModelParameters
 from endcap_server.engines.bi_encoder import BiEncoder
-from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
+from endcap_server.engines.encoder_runtime import IMPLEMENTATIONS, EngineLoadError, RuntimeOptions, precision_field
 from endcap_server.engines.vector_cache import VectorCache
 from endcap_server.engines.vector_index import VectorIndex
 from endcap_server.shop.columns import Array
@@ -19,6 +23,75 @@ DEFAULT_OPTIONS = RuntimeOptions()
 INDEXES = ("products", "keywords")
 MAX_K = 2000
 _NEVER_NS = 2**63 - 1
+
+
+class NearestParameters(ModelParameters):
+    """Parameters of `nearest/config.pbtxt`."""
+
+    implementation: Literal["openvino", "tensorrt"] = Field("openvino", description="what runs the bi-encoder")
+    faiss_device: Literal["cpu", "gpu"] = Field("cpu", description="where FAISS searches; gpu: always exactly, in fp16")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of encoding and searching; 0: all")
+    precision: str = precision_field("auto", "bf16, f32, or auto: by the CPU")
+    token_budget: int = Field(
+        RuntimeOptions.token_budget,
+        ge=16,
+        le=65536,
+        description="tokens of a micro-batch of the bi-encoder; tensorrt counts padding",
+    )
+    max_batch_requests: int = Field(64, ge=1, le=4096, description="requests that are answered in one go")
+    cache_texts: int = Field(
+        10_000, ge=0, le=10_000_000, description="encoded texts that are remembered (some 2 kB each)"
+    )
+
+    def runtime(self) -> RuntimeOptions:
+        """How the bi-encoder runs."""
+        return RuntimeOptions(
+            threads=self.threads,
+            precision=self.precision,
+            token_budget=self.token_budget,
+            implementation=self.implementation,
+        )
+
+
+def _files(settings: NearestParameters) -> tuple[str, ...]:
+    encoder = (*IMPLEMENTATIONS[settings.implementation].files, "encoder.json")
+    return (*(f"bi_encoder/{name}" for name in encoder), *(f"index/{name}.faiss" for name in INDEXES))
+
+
+NEAREST = ModelDeclaration(
+    name="nearest",
+    summary="Engine: bi-encoder and FAISS indexes of products and search keywords.",
+    inputs=(
+        tensor("TEXT", "STRING", -1, optional=True),
+        tensor("VECTOR", "FP32", -1, -1, optional=True),
+        tensor("INDEX", "STRING", 1, optional=True),
+        tensor("K", "INT32", 1, optional=True),
+        tensor("ALLOWED", "UINT8", -1, optional=True),
+    ),
+    outputs=(
+        tensor("ROW", "INT32", -1, -1),
+        tensor("SIMILARITY", "FP32", -1, -1),
+        tensor("VECTOR", "FP32", -1, -1),
+    ),
+    parameters=NearestParameters,
+    files=_files,
+    devices={
+        "implementation": {name: each.device for name, each in IMPLEMENTATIONS.items()},
+        "faiss_device": {"cpu": "cpu", "gpu": "gpu"},
+    },
+    # TensorRT's engine is built for 16384 tokens.
+    gpu=GpuProfile(
+        "TensorRT and FAISS on one GPU",
+        {
+            "implementation": "tensorrt",
+            "faiss_device": "gpu",
+            "token_budget": 16384,
+            "max_batch_requests": 256,
+            "cache_texts": 200_000,
+        },
+    ),
+    uncacheable="callers ask for different outputs of equal inputs, and the cache keeps those of whoever came first",
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from endcap_server.launch.listening import check_address, free_ports, joined, lo
 from endcap_server.launch.options import ServerOptions
 from endcap_server.launch.server_log import ServerLog
 from endcap_server.launch.watchdog import CONTROL_TIMEOUT_S, Watchdog
-from endcap_server.lint.declared import ENSEMBLES
+from endcap_server.models import ENSEMBLES
 from endcap_server.serving.threads import model_threads
 from endcap_server.stages.generations import Generations
 

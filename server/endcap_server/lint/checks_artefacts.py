@@ -12,9 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from endcap_server.lint.declared import ADAPTER_PARAMETERS, PARAMETERS, base_name, known_model
+from pydantic import ValidationError
+
+from endcap_server.declared.model import ADAPTER_PARAMETERS
 from endcap_server.lint.finding import Finding, Where, check, code
 from endcap_server.lint.repository import Config, View
+from endcap_server.models import DECLARATIONS, base_name
 
 MANIFEST = "manifest.json"
 _DIGITS = 16
@@ -78,7 +81,7 @@ def _builds(view: View) -> dict[Path, list[Config]]:
     """The builds that the models name, with those models. Sources that no build surrounds have none."""
     found: dict[Path, list[Config]] = {}
     for config in view.configs.values():
-        if base_name(config.model) not in PARAMETERS:
+        if base_name(config.model) not in DECLARATIONS:
             continue
         parameter = config.parameter("build")
         build = (config.folder.resolve() / (parameter.value if parameter else "../..")).resolve()
@@ -108,13 +111,16 @@ def _profile(build: Path, manifest: dict[str, Any]) -> str:
 
 def needed_files(config: Config, manifest: dict[str, Any]) -> tuple[str, ...]:
     """Files that the model opens, with the parameters that it has and in the build that the manifest describes."""
-    known, declared = known_model(config.model), PARAMETERS.get(base_name(config.model))
-    if known is None or declared is None:
+    declared = DECLARATIONS.get(base_name(config.model))
+    if declared is None:
         return ()
     given = {key: value for key, value in config.texts().items() if key not in ADAPTER_PARAMETERS}
+    try:
+        settings = declared.parameters.model_validate(given)
+    except ValidationError:  # which the check of the parameters reports
+        settings = declared.parameters()
     built = {f"{step}/{name}" for step, entry in manifest.get("steps", {}).items() for name in entry.get("files", {})}
-    needed = known.needs({name: default for name, default, _, _ in declared.table()} | given)
-    return (*needed, *(name for name in known.uses if name in built))
+    return (*declared.files(settings), *(name for name in declared.optional_files if name in built))
 
 
 def _reason(config: Config) -> Where:

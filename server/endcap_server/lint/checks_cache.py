@@ -6,9 +6,12 @@ that were asked for are part of it. An answer with an empty output is not kept.
 
 from collections.abc import Iterator
 
-from endcap_server.lint.declared import CLOCK_TENSORS, known_model
 from endcap_server.lint.finding import Finding, check, code
 from endcap_server.lint.repository import Config, View
+from endcap_server.models import declared_model
+
+CLOCK_TENSORS = ("PAGE",)
+"""Tensors that hold a moment of this request: no two requests have the same."""
 
 CACHE_REFUSED = code("E401", "a response cache that Triton refuses", "Triton does not load the model")
 CACHED_ENSEMBLE = code(
@@ -39,7 +42,7 @@ def caches(view: View) -> Iterator[Finding]:
 
 
 def _cache(config: Config) -> Iterator[Finding]:
-    where, known = config.place("response_cache", "enable"), known_model(config.model)
+    where, known = config.place("response_cache", "enable"), declared_model(config.model)
     advice = "leave response_cache out"
     for name, refused in (
         ("sequence_batching", config.proto.HasField("sequence_batching")),

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from endcap_server.lint.dataflow import Flow, Use, compatible, first_loops
-from endcap_server.lint.declared import MODELS, base_name, known_model
 from endcap_server.lint.finding import Finding, Where, check, closest, code, did_you_mean
 from endcap_server.lint.repository import Config, Step, View
+from endcap_server.models import MODELS, base_name, declared_model
 
 _REFUSED = "Triton refuses the ensemble, and takes the running one down"
 
@@ -232,7 +232,7 @@ def _reach(view: View) -> _Reach:
             continue
         found.add(name)
         waiting += [step.model for step in config.steps]
-        known = known_model(name)
+        known = declared_model(name)
         for engine in known.calls if known else ():
             calls.append((config, engine))
             waiting.append(engine)

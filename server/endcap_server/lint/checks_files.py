@@ -25,6 +25,12 @@ GIVEN_TWICE = code("E107", "a field is given twice", "only the last one counts, 
 NEWER_FIELD = code("E108", "a field is newer than the server", "Triton 24.10 refuses a configuration with it")
 UNKNOWN_PROFILE = code("W109", "no profile of this name exists", "the file is never read")
 
+NEWER_FIELDS: dict[str, str] = {
+    "model_metrics": "25.02",
+    "ensemble_scheduling.max_inflight_requests": "25.11",
+}
+"""Fields of the protobuf schema at hand that Triton 24.10, which the CPU profile runs on, refuses; their release."""
+
 
 @check(UNREADABLE)
 def readable(view: View) -> Iterator[Finding]:
@@ -82,8 +88,6 @@ def versions(view: View) -> Iterator[Finding]:
 @check(GIVEN_TWICE, NEWER_FIELD)
 def fields(view: View) -> Iterator[Finding]:
     """No field is given twice that can hold one value, and none is newer than the server."""
-    from endcap_server.lint.declared import NEWER_FIELDS
-
     for config in view.configs.values():
         yield from _repeated(config, config.document.root, model_config_pb2.ModelConfig.DESCRIPTOR)
         for name, release in NEWER_FIELDS.items():

@@ -6,18 +6,10 @@ from typing import Any
 
 from tritonclient.grpc import model_config_pb2
 
-from endcap_server.lint.declared import (
-    BACKENDS,
-    GPU_SETTINGS,
-    MAX_INSTANCES,
-    PARAMETERS,
-    KnownModel,
-    KnownTensor,
-    base_name,
-    known_model,
-)
+from endcap_server.declared.model import DeclaredTensor
 from endcap_server.lint.finding import Finding, Where, check, code, did_you_mean
 from endcap_server.lint.repository import CONFIG, Config, Tensor, View
+from endcap_server.models import ENGINES, base_name, declared_model
 
 BACKEND = code("E201", "the backend cannot run", "Triton does not load the model")
 BATCHING = code("E202", "batching settings contradict each other", "Triton refuses them, or the model's code does")
@@ -47,6 +39,12 @@ WRONG_DEVICE = code(
     "E213", "parameters and instance kind disagree on the device", "the engine fails to load, or leaves the GPU idle"
 )
 GPU_FALLBACK = code("W214", "an engine has no GPU configuration", "with --profile gpu it runs on the CPU")
+
+BACKENDS = ("python",)
+"""Backends that the launcher gives the server."""
+
+MAX_INSTANCES = 64
+"""Each instance is a process with a model of its own."""
 
 _Group = model_config_pb2.ModelInstanceGroup
 _ENSEMBLE_REFUSES = ("instance_group", "optimization", "model_warmup", "backend")
@@ -98,7 +96,7 @@ def batching(view: View) -> Iterator[Finding]:
             where = config.place("dynamic_batching", "default_queue_policy", "max_queue_size")
             what = f"{config.model} rejects requests beyond max_queue_size"
             yield QUEUE_REJECTS.at(where, what, "leave it out: deadlines drop what comes too late")
-        if proto.HasField("sequence_batching") and known_model(config.model):
+        if proto.HasField("sequence_batching") and declared_model(config.model):
             advice = "leave it out"
             yield BATCHING.at(config.place("sequence_batching"), f"{config.model} knows no sequences", advice)
 
@@ -139,7 +137,7 @@ def _one_tensor(tensor: Tensor, kind: str) -> Iterator[Finding]:
 def signatures(view: View) -> Iterator[Finding]:
     """The tensors of endcap's own models are those of their code, and an ensemble's those of its contract."""
     for config in view.configs.values():
-        known = known_model(config.model)
+        known = declared_model(config.model)
         if known is None:
             continue
         for kind, found, expected in (
@@ -152,7 +150,7 @@ def signatures(view: View) -> Iterator[Finding]:
                 missing = by_name.keys() - {each.name for each in found}
                 advice = did_you_mean(tensor.name, missing or by_name, f"{kind}s of {base_name(config.model)}")
                 yield UNKNOWN_TENSOR.at(tensor.where, f"{config.model} has no {kind} {tensor.name}", advice)
-            yield from _missing(config, known, kind, found, expected, len(unknown))
+            yield from _missing(config, known.public, kind, found, expected, len(unknown))
             for tensor in found:
                 if tensor.name in by_name and not view.is_reported(tensor.where):
                     yield from _differs(tensor, by_name[tensor.name], kind, known.public)
@@ -160,23 +158,23 @@ def signatures(view: View) -> Iterator[Finding]:
 
 def _missing(
     config: Config,
-    known: KnownModel,
+    public: bool,
     kind: str,
     found: Sequence[Tensor],
-    expected: Sequence[KnownTensor],
+    expected: Sequence[DeclaredTensor],
     unknown: int,
 ) -> Iterator[Finding]:
     """Tensors without which the model cannot work; a misspelt one has been reported already."""
     absent = [each for each in expected if each.name not in {tensor.name for tensor in found}]
     # A stage answers the outputs that are asked for: one that no ensemble asks for may be left out.
-    needed = [each for each in absent if known.public or (kind == "input" and not each.optional)]
+    needed = [each for each in absent if public or (kind == "input" and not each.optional)]
     for each in needed[unknown:] if unknown else needed:
         where = config.place(kind) if found else config.place()
         line = f'{{ name: "{each.name}" data_type: TYPE_{each.data_type} dims: {list(each.dims)} }}'
         yield MISSING_TENSOR.at(where, f"{config.model} lacks its {kind} {each.name}", f"add {line}")
 
 
-def _differs(tensor: Tensor, known: KnownTensor, kind: str, public: bool) -> Iterator[Finding]:
+def _differs(tensor: Tensor, known: DeclaredTensor, kind: str, public: bool) -> Iterator[Finding]:
     if tensor.data_type != known.data_type and tensor.data_type != "INVALID":
         yield OTHER_TENSOR.at(
             tensor.place("data_type"),
@@ -212,14 +210,14 @@ def instances(view: View) -> Iterator[Finding]:
             where = config.place("model_transaction_policy", "decoupled")
             yield DECOUPLED.at(where, f"{config.model} is decoupled", "leave model_transaction_policy out")
         sources = config.document.root.all("instance_group")
-        if not sources and known_model(config.model):
+        if not sources and declared_model(config.model):
             what = f"{config.model} has no instance_group"
             yield GUESSED_KIND.at(config.place("backend"), what, "write instance_group [ { kind: KIND_CPU count: 1 } ]")
         for group, source in zip(config.proto.instance_group, sources, strict=True):
             place = {each.name: Where(config.path, each.line) for each in source.fields}
             start = Where(config.path, source.line)
             yield from _group(config, group, place, start)
-        if view.profile == "gpu" and base_name(config.model) in _engines() and config.path.name == CONFIG:
+        if view.profile == "gpu" and base_name(config.model) in ENGINES and config.path.name == CONFIG:
             path = config.folder / "configs" / "gpu.pbtxt"
             yield GPU_FALLBACK.at(Where(config.folder), f"{config.model} has no configs/gpu.pbtxt", f"write {path}")
 
@@ -231,7 +229,7 @@ def _group(config: Config, group: Any, place: dict[str, Where], start: Where) ->
         # The CPU profile is also what a model without configs/gpu.pbtxt gets on a GPU machine.
         what = f"KIND_GPU in {CONFIG}, which the CPU profile reads"
         yield INSTANCES.at(kind_where, what, "write KIND_CPU here, and KIND_GPU in configs/gpu.pbtxt")
-    if on_gpu and base_name(config.model) not in _engines() and config.path.name != CONFIG:
+    if on_gpu and base_name(config.model) not in ENGINES and config.path.name != CONFIG:
         yield INSTANCES.at(kind_where, f"{config.model} runs on the CPU alone", "write KIND_CPU")
     if not on_gpu and group.gpus and group.kind != _Group.KIND_AUTO:
         yield INSTANCES.at(place.get("gpus", start), f"gpus with {kind}", "leave gpus out, or write KIND_GPU")
@@ -240,10 +238,10 @@ def _group(config: Config, group: Any, place: dict[str, Where], start: Where) ->
     if group.count < 0 or group.count > MAX_INSTANCES or ("count" in place and group.count == 0):
         what = f"{group.count} instances of {config.model}"
         yield INSTANCES.at(place.get("count", start), what, f"1 to {MAX_INSTANCES}; every one is a process")
-    elif group.count > 1 and base_name(config.model) in _engines():
+    elif group.count > 1 and base_name(config.model) in ENGINES:
         what = f"{group.count} instances of the engine {config.model}"
         yield MORE_INSTANCES.at(place.get("count", start), what, "count: 1; raise its threads or batch limits instead")
-    if group.kind == _Group.KIND_AUTO and known_model(config.model):
+    if group.kind == _Group.KIND_AUTO and declared_model(config.model):
         yield GUESSED_KIND.at(kind_where, f"the instances of {config.model} have {kind}", "write KIND_CPU or KIND_GPU")
     if group.profile:
         yield INSTANCES.at(place["profile"], "profile is for TensorRT models", "leave it out")
@@ -253,24 +251,24 @@ def _group(config: Config, group: Any, place: dict[str, Where], start: Where) ->
 def devices(view: View) -> Iterator[Finding]:
     """What an engine's parameters ask for is where its instances are."""
     for config in view.configs.values():
-        if base_name(config.model) not in _engines():
-            continue
-        asked = {name: config.parameter(name) for name in GPU_SETTINGS}
-        on_gpu = [each for name, each in asked.items() if each and each.value in GPU_SETTINGS[name]]
+        engine = ENGINES.get(base_name(config.model))
         kinds = {group.kind for group in config.proto.instance_group}
-        if on_gpu and kinds and kinds.isdisjoint({_Group.KIND_GPU}):
-            parameter = on_gpu[0]
+        if engine is None or not kinds:
+            continue
+        defaults = engine.parameters()
+        asked = {name: config.parameter(name) for name in engine.devices}
+        on_gpu = [
+            name
+            for name, devices in engine.devices.items()
+            if devices.get(each.value if (each := asked[name]) else getattr(defaults, name)) == "gpu"
+        ]
+        if on_gpu and kinds.isdisjoint({_Group.KIND_GPU}):
+            parameter = asked[on_gpu[0]]
+            assert parameter is not None  # defaults need no GPU
             advice = "set it in configs/gpu.pbtxt, with KIND_GPU"
             what = f"{parameter.key} {parameter.value!r} needs a GPU, and the instances are on the CPU"
             yield WRONG_DEVICE.at(parameter.value_where, what, advice)
         elif not on_gpu and _Group.KIND_GPU in kinds and config.path.name != CONFIG:
-            names = [name for name in GPU_SETTINGS if name in PARAMETERS[base_name(config.model)].model_fields]
             what = f"{config.model} has KIND_GPU, and none of its parameters uses a GPU"
             where = next((each.value_where for each in asked.values() if each), config.place("instance_group"))
-            yield WRONG_DEVICE.at(where, what, f"set {' or '.join(names)}")
-
-
-def _engines() -> set[str]:
-    from endcap_server.engines.parameters import PARAMETERS as ENGINES
-
-    return set(ENGINES)
+            yield WRONG_DEVICE.at(where, what, f"set {' or '.join(engine.devices)}")

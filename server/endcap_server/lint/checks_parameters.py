@@ -7,10 +7,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from endcap_server.declared.deadline import tier_ms
-from endcap_server.declared.parameters import StageParameters, describe_validation
-from endcap_server.lint.declared import ADAPTER_PARAMETERS, PARAMETERS, base_name
+from endcap_server.declared.model import ADAPTER_PARAMETERS, ModelDeclaration
+from endcap_server.declared.parameters import DeclaredParameter, describe_validation
 from endcap_server.lint.finding import Finding, Where, check, code, did_you_mean
 from endcap_server.lint.repository import Config, Parameter, View
+from endcap_server.models import DECLARATIONS, base_name
 
 UNKNOWN = code("E501", "the model knows no such parameter", "the model is refused on loading")
 OUT_OF_RANGE = code("E502", "a parameter's value is not allowed", "the model is refused on loading")
@@ -25,14 +26,6 @@ COMMENT = code("W508", "a comment is not the parameter's declaration", "whoever 
 IGNORED = code("W509", "nobody reads the parameters", "whoever set them expected an effect")
 ORDER = code("W510", "a least value is above the most", "one of the two has no effect")
 
-_LEAST_AND_MOST = {
-    "retrieval": (("default_budget_ms", "max_budget_ms"),),
-    "theme": (("min_title", "max_title"),),
-    "keywords": (("min_keywords", "keywords"),),
-}
-_RESERVES = {"theme": ("checks_ms", "theme_share"), "keywords": ("checks_ms", "keywords_share")}
-"""Stage -> (milliseconds that it keeps for itself, retrieval's share of the budget that it gets)."""
-
 
 @check(UNKNOWN, OUT_OF_RANGE, CONTRADICTION, TWICE, NO_VALUE, NO_FILE, IGNORED)
 def values(view: View) -> Iterator[Finding]:
@@ -41,7 +34,7 @@ def values(view: View) -> Iterator[Finding]:
         if config.is_ensemble and config.parameters:
             what = f"the ensemble {config.model} has parameters"
             yield IGNORED.at(config.parameters[0].where, what, "set them in the stage that they are for")
-        declared = PARAMETERS.get(base_name(config.model))
+        declared = DECLARATIONS.get(base_name(config.model))
         if declared is None:
             continue
         seen: set[str] = set()
@@ -53,19 +46,19 @@ def values(view: View) -> Iterator[Finding]:
                 advice = 'write value: { string_value: "..." }'
                 yield NO_VALUE.at(each.value_where, f"{each.key} of {config.model} has no string_value", advice)
         yield from _validate(config, declared)
-        yield from _files(config)
+        yield from _files(config, declared)
 
 
-def _validate(config: Config, declared: type[StageParameters]) -> Iterator[Finding]:
+def _validate(config: Config, declared: ModelDeclaration) -> Iterator[Finding]:
     texts = {key: value for key, value in config.texts().items() if key not in ADAPTER_PARAMETERS}
     try:
-        declared.model_validate(texts)
+        declared.parameters.model_validate(texts)
     except ValidationError as error:
         for each in error.errors(include_url=False):
             name = str(each["loc"][0]) if each["loc"] else ""
             parameter = config.parameter(name)
             if each["type"] == "extra_forbidden" and parameter:
-                known = [*declared.model_fields, *ADAPTER_PARAMETERS]
+                known = [*declared.parameters.model_fields, *ADAPTER_PARAMETERS]
                 advice = did_you_mean(name, known, f"parameters of {base_name(config.model)}")
                 yield UNKNOWN.at(parameter.where, f"{config.model} has no parameter {name!r}", advice)
             elif parameter:
@@ -78,7 +71,7 @@ def _validate(config: Config, declared: type[StageParameters]) -> Iterator[Findi
                 yield CONTRADICTION.at(where, what, f"expected {describe_validation(each)}")
 
 
-def _culprit(config: Config, declared: type[StageParameters]) -> Where:
+def _culprit(config: Config, declared: ModelDeclaration) -> Where:
     """Where a contradiction is mended: the parameter without which, at its default, there would be none.
 
     Of several, the one that is furthest from its default.
@@ -88,11 +81,11 @@ def _culprit(config: Config, declared: type[StageParameters]) -> Where:
     for name in texts:
         parameter = config.parameter(name)
         try:
-            declared.model_validate({key: value for key, value in texts.items() if key != name})
+            declared.parameters.model_validate({key: value for key, value in texts.items() if key != name})
         except ValidationError:
             continue
         if parameter is not None:
-            blamed.append((_distance(parameter.value, declared.model_fields[name].default), parameter))
+            blamed.append((_distance(parameter.value, declared.parameters.model_fields[name].default), parameter))
     if not blamed:  # no single one is to blame
         return config.place("parameters")
     return max(blamed, key=lambda each: each[0])[1].value_where
@@ -105,15 +98,17 @@ def _distance(value: str, default: Any) -> float:
         return 0.0
 
 
-def _files(config: Config) -> Iterator[Finding]:
-    parameter = config.parameter("text_policy")
-    if base_name(config.model) == "theme" and parameter and parameter.value:
+def _files(config: Config, declared: ModelDeclaration) -> Iterator[Finding]:
+    for each in declared.parameters.declared():
+        parameter = config.parameter(each.name) if each.is_file else None
+        if parameter is None or not parameter.value:
+            continue
         path = Path(parameter.value)
         if not path.is_absolute():
-            what = f"text_policy is {parameter.value!r}, a relative path"
-            yield NO_FILE.at(parameter.value_where, what, "write the absolute path of the word list")
+            what = f"{each.name} is {parameter.value!r}, a relative path"
+            yield NO_FILE.at(parameter.value_where, what, "write the absolute path of the file")
         elif not path.is_file():
-            yield NO_FILE.at(parameter.value_where, f"text_policy {parameter.value!r} does not exist", "write it")
+            yield NO_FILE.at(parameter.value_where, f"{each.name} {parameter.value!r} does not exist", "write it")
     build = config.parameter("build")
     if build and not (config.folder / build.value).is_dir():
         what = f"the build {build.value!r} does not exist beside {config.model}"
@@ -124,24 +119,19 @@ def _files(config: Config) -> Iterator[Finding]:
 def comments(view: View) -> Iterator[Finding]:
     """The comment above a parameter is its declared meaning and range; more may follow."""
     for config in view.configs.values():
-        declared = PARAMETERS.get(base_name(config.model))
-        for name, _, bounds, meaning in declared.table() if declared else ():
-            parameter = config.parameter(name)
+        declared = DECLARATIONS.get(base_name(config.model))
+        for each in declared.parameters.declared() if declared else ():
+            parameter = config.parameter(each.name)
             if parameter is None or not parameter.comment:
                 continue
-            wanted = comment_of(meaning, bounds)
             lines = [text for _, text in parameter.comment]
-            if not any(_says(" ".join(lines[start:]), meaning, bounds) for start in range(len(lines))):
-                what = f"the comment of {name} says {lines[-1]!r}"
-                yield COMMENT.at(Where(config.path, parameter.comment[-1][0]), what, f"write: # {wanted}")
+            if not any(_says(" ".join(lines[start:]), each) for start in range(len(lines))):
+                what = f"the comment of {each.name} says {lines[-1]!r}"
+                yield COMMENT.at(Where(config.path, parameter.comment[-1][0]), what, f"write: # {each.comment}")
 
 
-def comment_of(meaning: str, bounds: str) -> str:
-    """The comment that belongs above a parameter."""
-    return f"{meaning} ({bounds})" if bounds else meaning
-
-
-def _says(comment: str, meaning: str, bounds: str) -> bool:
+def _says(comment: str, parameter: DeclaredParameter) -> bool:
+    meaning, bounds = parameter.meaning, parameter.bounds
     return comment.startswith(meaning) and (not bounds or f"({bounds})" in comment[len(meaning) :])
 
 
@@ -151,14 +141,15 @@ def budgets(view: View) -> Iterator[Finding]:
     read = {name: settings for name in view.configs if (settings := _read(view, name)) is not None}
     for name, settings in read.items():
         base, config = base_name(name), view.configs[name]
-        for least, most in _LEAST_AND_MOST.get(base, ()):
+        for least, most in DECLARATIONS[base].ordered:
             low, high = getattr(settings, least), getattr(settings, most)
             if low > high:
                 where = _value_place(config, least, most)
                 yield ORDER.at(where, f"{least} is {low}, and {most} {high}", f"{least} at most {most}")
         retrieval = read.get(name.replace(base, "retrieval", 1)) or read.get("retrieval")
-        if base in _RESERVES and retrieval is not None:
-            reserve, share = _RESERVES[base]
+        kept = DECLARATIONS[base].reserve
+        if kept is not None and retrieval is not None:
+            reserve, share = kept
             request_ms = min(retrieval.default_budget_ms, retrieval.max_budget_ms)
             gets, keeps = tier_ms(request_ms * getattr(retrieval, share)), getattr(settings, reserve)
             if keeps >= gets > 0:
@@ -169,12 +160,12 @@ def budgets(view: View) -> Iterator[Finding]:
 
 def _read(view: View, name: str) -> Any:
     """A model's parameters with their defaults, or None if they cannot be read."""
-    declared = PARAMETERS.get(base_name(name))
+    declared = DECLARATIONS.get(base_name(name))
     if declared is None:
         return None
     texts = {key: value for key, value in view.configs[name].texts().items() if key not in ADAPTER_PARAMETERS}
     try:
-        return declared.model_validate(texts)
+        return declared.parameters.model_validate(texts)
     except ValidationError:
         return None
 

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from endcap_server.declared.model import ADAPTER_PARAMETERS
 from endcap_server.lint import CODES
-from endcap_server.lint.declared import ADAPTER_PARAMETERS, PARAMETERS, STAGES
+from endcap_server.models import DECLARATIONS
 
 _PART = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 
@@ -23,11 +24,10 @@ def codes() -> str:
 def parameters() -> str:
     """Every stage's and engine's parameters: default, range and meaning, as a Markdown table for each model."""
     parts = []
-    names = [*STAGES, *(name for name in PARAMETERS if name not in STAGES)]
-    for name in names:
+    for name, model in DECLARATIONS.items():
         rows = [
-            (f"`{key}`", f"`{default}`" if default else "", bounds, meaning)
-            for key, default, bounds, meaning in PARAMETERS[name].table()
+            (f"`{each.name}`", f"`{each.default}`" if str(each.default) else "", each.bounds, each.meaning)
+            for each in model.parameters.declared()
         ]
         parts.append(f"### `{name}`\n\n" + _table(("parameter", "default", "range", "meaning"), rows))
     shared = ", ".join(f"`{key}`, {meaning}" for key, meaning in ADAPTER_PARAMETERS.items())

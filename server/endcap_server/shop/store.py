@@ -24,6 +24,27 @@ STORE_FORMAT = 1
 KEYWORD_PRODUCTS = 64
 """Best products kept for each keyword."""
 
+_TEXT_COLUMN = ("bytes", "offsets", "hashes", "order")
+STORE_FILES = (
+    "store/store.json",
+    *(
+        f"store/{column}.{part}.npy"
+        for column in ("product_ids", "titles", "brands", "categories", "caption_tokens", "keywords")
+        for part in _TEXT_COLUMN
+    ),
+    *(f"store/{column}.{part}.npy" for column in ("tokens", "captions") for part in ("values", "offsets")),
+    *(
+        f"store/{column}.npy"
+        for column in (
+            *("vectors", "brand", "category", "price", "in_stock", "popularity"),
+            *("keyword_vectors", "keyword_counts"),
+        )
+    ),
+    "index/keyword_products.npy",
+    "index/keyword_category.npy",
+)
+"""Files of a build that :meth:`ItemStore.open` maps."""
+
 
 @dataclass(frozen=True)
 class ProductColumns:

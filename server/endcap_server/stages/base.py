@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from endcap_server.declared.errors import InvalidRequest
-from endcap_server.declared.parameters import StageParameters
+from endcap_server.declared.model import ModelDeclaration
+from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.tensors import Tensors
-from endcap_server.stages.status import StatusPart, carried
+from endcap_server.stages.status import STATUS_TENSORS, StatusPart, carried
 
 
 class Engines(Protocol):
@@ -62,22 +63,26 @@ class Stage(ABC):
         engines: Reaches the engines.
     """
 
+    declaration: ClassVar[ModelDeclaration]
     name: ClassVar[str]
-    parameters: ClassVar[type[StageParameters]]
     requires: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """Output -> (input, what is expected of it): who asks for the output has to send the input."""
     status_tensor: ClassVar[str]
     """Name of the output with its status, and with the document that goes along."""
 
-    def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.declaration.name
+        cls.status_tensor = STATUS_TENSORS.get(cls.name, "STATUS")
+
+    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
         self.build = build
         self.engines = engines
         self.model = self.name
         """Name of the model that this stage runs as: its own, or that of a generation beside others."""
         self.settings: Any = (
             parameters
-            if isinstance(parameters, StageParameters)
-            else self.parameters.from_strings(self.name, parameters)
+            if isinstance(parameters, ModelParameters)
+            else self.declaration.parameters.from_strings(self.name, parameters)
         )
 
     def status(self, source: str = "computed") -> StatusPart:

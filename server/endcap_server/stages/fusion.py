@@ -2,22 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from endcap_server.declared.parameters import StageParameters
+from endcap_server.declared.model import ModelDeclaration, tensor
+from endcap_server.declared.parameters import ModelParameters, SetBy
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_tensor
 from endcap_server.shop.rules import CompiledRules, RuleIndex
-from endcap_server.shop.store import ItemStore
+from endcap_server.shop.store import STORE_FILES, ItemStore
+from endcap_server.stages import handed_on
 from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.generations import run_folder
 from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
 from endcap_server.stages.in_flight import NAME_PATTERN, TABLE, InFlight
 from endcap_server.stages.page import BLENDED, MEASURED, SIGNALS, Pool, Shelf, blend, choose_placements, fill
 from endcap_server.stages.ranking import Ranker
-from endcap_server.stages.status import EARLIER, StatusPart, part_of, read_versions, status_document
+from endcap_server.stages.status import STATUS_TENSORS, StatusPart, part_of, read_versions, status_document
 from endcap_server.stages.trial import Trial
 
 
@@ -25,7 +27,7 @@ def _weight(default: float, what: str, where: str) -> Any:
     return Field(default, ge=0, le=100, description=f"weight of {what} in the score of a {where}'s products")
 
 
-class FusionParameters(StageParameters):
+class FusionParameters(ModelParameters):
     """Parameters of ``fusion/config.pbtxt``."""
 
     margin: float = _weight(0.25, "the cross-encoder's win share among the placement's products", "placement")
@@ -34,12 +36,12 @@ class FusionParameters(StageParameters):
     ranker: float = _weight(0.35, "the traditional ranker, which knows the shopper,", "placement")
     popularity: float = _weight(0.05, "popularity", "placement")
     retrieval: float = _weight(0.05, "retrieval's order", "placement")
-    search_margin: float = _weight(0.30, "the cross-encoder's win share among the found products", "search")
+    search_margin: float = _weight(0.35, "the cross-encoder's win share among the found products", "search")
     search_relevance: float = _weight(0.35, "the cross-encoder's relevance", "search")
-    search_similarity: float = _weight(0.20, "the cosine of query and product", "search")
+    search_similarity: float = _weight(0.15, "the cosine of query and product", "search")
     search_ranker: float = _weight(0.05, "the traditional ranker, which knows the shopper,", "search")
     search_popularity: float = _weight(0.02, "popularity", "search")
-    search_retrieval: float = _weight(0.08, "retrieval's order", "search")
+    search_retrieval: float = _weight(0.03, "retrieval's order", "search")
     diversity: float = Field(0.15, ge=0, le=10, description="what a twin of a product above it loses, in a placement")
     search_diversity: float = Field(0.0, ge=0, le=10, description="the same in a search")
     diversity_threshold: float = Field(0.6, ge=-1, lt=1, description="cosine from which products resemble each other")
@@ -71,10 +73,10 @@ class FusionParameters(StageParameters):
         le=1,
         description="mean score by which a placement must be better to pass one that LLM 1 put earlier",
     )
-    in_flight: str = Field(
+    in_flight: Annotated[str, SetBy("endcap apply")] = Field(
         TABLE, pattern=NAME_PATTERN, description="retrieval's table of the requests in flight; endcap apply sets it"
     )
-    generation: int = Field(
+    generation: Annotated[int, SetBy("endcap apply")] = Field(
         1, ge=1, description="number of the set of models that a page comes from, for STATUS; endcap apply sets it"
     )
 
@@ -94,12 +96,36 @@ class FusionParameters(StageParameters):
 class Fusion(Stage):
     """The last stage of both ensembles."""
 
-    name = "fusion"
-    status_tensor = "STATUS"
-    parameters = FusionParameters
+    declaration = ModelDeclaration(
+        name="fusion",
+        summary="Stage 5: ranker, relevance, rules, quality checks and diversity make the page.",
+        inputs=(
+            handed_on.THEMES,
+            handed_on.KEYWORDS.as_optional(),
+            handed_on.ROW,
+            handed_on.MEASURED,
+            handed_on.PAGE,
+            handed_on.THEME_STATUS.as_optional(),
+            handed_on.RERANK_STATUS,
+        ),
+        outputs=(
+            tensor("THEME_OUT", "STRING", -1),
+            tensor("KEYWORDS_OUT", "STRING", -1, -1),
+            tensor("PRODUCT_ID", "STRING", -1, -1),
+            tensor("SCORE", "FP32", -1, -1),
+            tensor("SIGNALS", "FP32", -1, -1, -1),
+            tensor("FIRST_PRODUCT_ID", "STRING", -1),
+            tensor("FIRST_SCORE", "FP32", -1),
+            tensor("FIRST_SIGNALS", "FP32", -1, -1),
+            tensor("STATUS", "STRING", 1),
+        ),
+        parameters=FusionParameters,
+        files=lambda settings: STORE_FILES,
+        optional_files=("ranker/ranker.json", "ranker/model.txt"),
+    )
     settings: FusionParameters
 
-    def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
+    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
         super().__init__(build, parameters, engines)
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
@@ -293,7 +319,7 @@ class Fusion(Stage):
             "FIRST_SCORE": score[0],
             "FIRST_SIGNALS": signals[0],
         }
-        parts = {name: part_of(inputs[tensor]) for name, tensor in EARLIER.items() if tensor in inputs}
+        parts = {name: part_of(inputs[tensor]) for name, tensor in STATUS_TENSORS.items() if tensor in inputs}
         trial = self.trial.document()
 
         def document() -> dict[str, Any]:

@@ -9,8 +9,22 @@ from typing import Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from endcap_server.declared.model import tensor
 from endcap_server.declared.tensors import document_tensor
 from endcap_server.shop.rules import Rules
+
+CANDIDATE_ROW = tensor("CANDIDATE_ROW", "INT32", -1)
+CANDIDATE_SIMILARITY = tensor("CANDIDATE_SIMILARITY", "FP32", -1)
+PAGE = tensor("PAGE", "UINT8", -1)
+THEME_REQUEST = tensor("THEME_REQUEST", "UINT8", -1)
+QUERY_THEMES = tensor("QUERY_THEMES", "UINT8", -1)
+QUERY_KEYWORDS = tensor("QUERY_KEYWORDS", "UINT8", -1)
+THEMES = tensor("THEMES", "UINT8", -1)
+THEME_STATUS = tensor("THEME_STATUS", "UINT8", -1)
+KEYWORDS = tensor("KEYWORDS", "UINT8", -1)
+ROW = tensor("ROW", "INT32", -1, -1)
+MEASURED = tensor("MEASURED", "FP32", -1, -1, 3)
+RERANK_STATUS = tensor("RERANK_STATUS", "UINT8", -1)
 
 
 class HandedOn(BaseModel):

@@ -10,12 +10,14 @@ from pydantic import Field
 
 from endcap_server.declared.deadline import after_ms, left_ms
 from endcap_server.declared.errors import EngineError
-from endcap_server.declared.parameters import StageParameters
+from endcap_server.declared.model import ModelDeclaration
+from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.shop import prompts
 from endcap_server.shop.grammar import keyword_grammar
-from endcap_server.shop.store import ItemStore
+from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.words import distinct_things
+from endcap_server.stages import handed_on
 from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.generations import Generations
 from endcap_server.stages.handed_on import KeywordRows, Themes
@@ -23,7 +25,7 @@ from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.status import StatusPart
 
 
-class KeywordsParameters(StageParameters):
+class KeywordsParameters(ModelParameters):
     """Parameters of ``keywords/config.pbtxt``."""
 
     candidates: int = Field(60, ge=5, le=prompts.MAX_CANDIDATES, description="known keywords that LLM 2 chooses among")
@@ -49,12 +51,22 @@ class _Work:
 class Keywords(Stage):
     """The third stage of the storefront; its answers are cached by its inputs."""
 
-    name = "keywords"
-    status_tensor = "KEYWORDS"
-    parameters = KeywordsParameters
+    declaration = ModelDeclaration(
+        name="keywords",
+        summary="Stage 3: LLM 2 chooses each theme's search keywords among the known ones nearest to its concepts.\n"
+        "Everything that changes an answer is an input: the response cache below is keyed by the inputs.",
+        inputs=(handed_on.THEMES,),
+        outputs=(handed_on.KEYWORDS,),
+        parameters=KeywordsParameters,
+        calls=("nearest", "keyword_llm"),
+        files=lambda settings: STORE_FILES,
+        cached=True,
+        ordered=(("min_keywords", "keywords"),),
+        reserve=("checks_ms", "keywords_share"),
+    )
     settings: KeywordsParameters
 
-    def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
+    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
         super().__init__(build, parameters, engines)
         self.store = ItemStore.open(build)
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))

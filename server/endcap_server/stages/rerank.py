@@ -9,11 +9,13 @@ from pydantic import Field
 
 from endcap_server.declared.deadline import left_ms
 from endcap_server.declared.errors import EngineError
-from endcap_server.declared.parameters import StageParameters
+from endcap_server.declared.model import ModelDeclaration
+from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.tensors import Tensors, bytes_tensor
 from endcap_server.shop import prompts
 from endcap_server.shop.rules import RuleIndex
-from endcap_server.shop.store import ItemStore
+from endcap_server.shop.store import STORE_FILES, ItemStore
+from endcap_server.stages import handed_on
 from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
@@ -23,7 +25,7 @@ from endcap_server.stages.page import MEASURED
 from endcap_server.stages.status import StatusPart
 
 
-class RerankParameters(StageParameters):
+class RerankParameters(ModelParameters):
     """Parameters of ``rerank/config.pbtxt``."""
 
     pairs_per_placement: int = Field(40, ge=4, le=512, description="products of one placement that are scored, at most")
@@ -43,12 +45,24 @@ class RerankParameters(StageParameters):
 class Rerank(Stage):
     """The fourth stage of a storefront, the second of a search."""
 
-    name = "rerank"
-    status_tensor = "RERANK_STATUS"
-    parameters = RerankParameters
+    declaration = ModelDeclaration(
+        name="rerank",
+        summary="Stage 4: pairs of (theme or query, product) through the cross-encoder.",
+        inputs=(
+            handed_on.THEMES,
+            handed_on.KEYWORDS,
+            handed_on.CANDIDATE_ROW,
+            handed_on.CANDIDATE_SIMILARITY.as_optional(),
+            handed_on.PAGE,
+        ),
+        outputs=(handed_on.ROW, handed_on.MEASURED, handed_on.RERANK_STATUS),
+        parameters=RerankParameters,
+        calls=("nearest", "cross_encoder"),
+        files=lambda settings: STORE_FILES,
+    )
     settings: RerankParameters
 
-    def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
+    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
         super().__init__(build, parameters, engines)
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)

@@ -10,20 +10,21 @@ import asyncio
 from collections.abc import Awaitable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from endcap_server.declared.deadline import left_ms, tier_ms
 from endcap_server.declared.errors import EngineError
-from endcap_server.declared.parameters import StageParameters
+from endcap_server.declared.model import ModelDeclaration, tensor
+from endcap_server.declared.parameters import ModelParameters, SetBy
 from endcap_server.declared.tensors import Tensors, json_text
-from endcap_server.shop import prompts
+from endcap_server.shop import kinds, prompts
 from endcap_server.shop.kinds import Kinds
 from endcap_server.shop.rules import RuleIndex
-from endcap_server.shop.store import ItemStore
-from endcap_server.stages import contract
+from endcap_server.shop.store import STORE_FILES, ItemStore
+from endcap_server.stages import contract, handed_on
 from endcap_server.stages.admission import Admission
 from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.base import Answer, Engines, Stage
@@ -40,7 +41,7 @@ _FAVOURITES, _DUE, _BRANDS = 6, 3, 3
 _Found = TypeVar("_Found", Hits, np.ndarray)
 
 
-class RetrievalParameters(StageParameters):
+class RetrievalParameters(ModelParameters):
     """Parameters of ``retrieval/config.pbtxt``."""
 
     default_budget_ms: int = Field(2000, ge=1, le=600_000, description="BUDGET_MS of a request that does not say")
@@ -73,7 +74,7 @@ class RetrievalParameters(StageParameters):
     cache_ttl_s: float = Field(
         3600.0, ge=0, le=10_000_000, description="seconds that a generated page is kept, 0: forever"
     )
-    in_flight: str = Field(
+    in_flight: Annotated[str, SetBy("endcap apply")] = Field(
         TABLE, pattern=NAME_PATTERN, description="table of the requests in flight; endcap apply sets it"
     )
     recorded_requests: int = Field(
@@ -90,14 +91,37 @@ class RetrievalParameters(StageParameters):
 class Retrieval(Stage):
     """The first stage of both ensembles."""
 
-    name = "retrieval"
-    status_tensor = "PAGE"
-    parameters = RetrievalParameters
-    # Triton answers a search without QUERY with a riddle about deadlocks, so the tensor is optional to it, not to us.
+    declaration = ModelDeclaration(
+        name="retrieval",
+        summary="Stage 1: validates the request, looks the shopper up, finds candidate products, splits the budget.",
+        inputs=(
+            tensor("QUERY", "STRING", 1, optional=True),
+            tensor("HISTORY", "STRING", -1, optional=True),
+            tensor("SESSION", "STRING", -1, optional=True),
+            tensor("RULES", "STRING", 1, optional=True),
+            tensor("PLACEMENTS", "INT32", 1, optional=True),
+            tensor("PRODUCTS", "INT32", 1, optional=True),
+            tensor("BUDGET_MS", "INT32", 1, optional=True),
+        ),
+        outputs=(
+            handed_on.CANDIDATE_ROW,
+            handed_on.CANDIDATE_SIMILARITY,
+            handed_on.PAGE,
+            handed_on.THEME_REQUEST,
+            handed_on.QUERY_THEMES,
+            handed_on.QUERY_KEYWORDS,
+        ),
+        parameters=RetrievalParameters,
+        calls=("nearest",),
+        files=lambda settings: STORE_FILES,
+        optional_files=kinds.FILES,
+        ordered=(("default_budget_ms", "max_budget_ms"),),
+    )
+    # Without QUERY, Triton would report a deadlock of the ensemble: its tensor is optional there, and required here.
     requires: ClassVar = {"QUERY_THEMES": ("QUERY", "exactly 1 text of 1 to 512 characters")}
     settings: RetrievalParameters
 
-    def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
+    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
         super().__init__(build, parameters, engines)
         self.store = ItemStore.open(build)
         self.kinds = Kinds.open(build, self.store)

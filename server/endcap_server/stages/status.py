@@ -11,7 +11,7 @@ import numpy as np
 
 from endcap_server.declared.tensors import compact_json, document_tensor, json_of
 
-EARLIER = {"retrieval": "PAGE", "theme": "THEME_STATUS", "keywords": "KEYWORDS", "rerank": "RERANK_STATUS"}
+STATUS_TENSORS = {"retrieval": "PAGE", "theme": "THEME_STATUS", "keywords": "KEYWORDS", "rerank": "RERANK_STATUS"}
 """Stages before fusion, in the order of a request's way, and the tensor that brings what each says about itself.
 
 Where a stage hands on a document to the stages after it, its status goes in there: one tensor less to move. Theme's

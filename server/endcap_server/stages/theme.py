@@ -2,21 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
 from endcap_server.declared.deadline import after_ms, left_ms
 from endcap_server.declared.errors import EngineError
-from endcap_server.declared.parameters import StageParameters
+from endcap_server.declared.model import ModelDeclaration
+from endcap_server.declared.parameters import IsFile, ModelParameters
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.shop import prompts
 from endcap_server.shop.grammar import theme_grammar
 from endcap_server.shop.prompts import MalformedAnswer, ThemeDraft
-from endcap_server.shop.store import ItemStore
+from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.text_policy import DEFAULT_WORDS, TextPolicy
 from endcap_server.shop.title_checks import BrandCheck, ScriptCheck, WordCheck, title_overlap
+from endcap_server.stages import handed_on
 from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.category_themes import CategoryThemes
 from endcap_server.stages.generations import Generations
@@ -28,13 +30,15 @@ MAX_CONCEPTS = 4
 _SPARE = prompts.MAX_PLACEMENTS - 16
 
 
-class ThemeParameters(StageParameters):
+class ThemeParameters(ModelParameters):
     """Parameters of ``theme/config.pbtxt``."""
 
-    spare: int = Field(2, ge=0, le=_SPARE, description="themes beyond P, for the quality checks of later stages")
+    spare: int = Field(1, ge=0, le=_SPARE, description="themes beyond P, for the quality checks of later stages")
     tokens_per_theme: int = Field(64, ge=16, le=256, description="most tokens that LLM 1 may write for one theme")
     checks_ms: float = Field(15.0, ge=0, le=1000, description="milliseconds of the budget kept for the checks")
-    text_policy: str = Field("", description="word list of the text policy; empty: the one that endcap brings")
+    text_policy: Annotated[str, IsFile()] = Field(
+        "", description="word list of the text policy; empty: the one that endcap brings"
+    )
     min_title: int = Field(3, ge=1, le=60, description="least characters of a title")
     max_title: int = Field(72, ge=5, le=200, description="most characters of a title")
     max_title_words: int = Field(9, ge=1, le=40, description="most words of a title")
@@ -54,12 +58,23 @@ class ThemeParameters(StageParameters):
 class Theme(Stage):
     """The second stage of the storefront; its answers are cached by its inputs."""
 
-    name = "theme"
-    status_tensor = "THEME_STATUS"
-    parameters = ThemeParameters
+    declaration = ModelDeclaration(
+        name="theme",
+        summary="Stage 2: LLM 1 writes the themes of the page; checks drop what may not be shown.\n"
+        "Everything that changes an answer is an input: the response cache below is keyed by the inputs.",
+        inputs=(handed_on.THEME_REQUEST,),
+        outputs=(handed_on.THEMES, handed_on.THEME_STATUS),
+        parameters=ThemeParameters,
+        calls=("theme_llm", "nearest"),
+        files=lambda settings: STORE_FILES,
+        optional_files=("theme_llm/title_words.txt",),
+        cached=True,
+        ordered=(("min_title", "max_title"),),
+        reserve=("checks_ms", "theme_share"),
+    )
     settings: ThemeParameters
 
-    def __init__(self, build: Path, parameters: Mapping[str, str] | StageParameters, engines: Engines):
+    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
         super().__init__(build, parameters, engines)
         store = ItemStore.open(build)
         words = self.settings.text_policy

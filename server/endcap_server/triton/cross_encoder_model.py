@@ -5,8 +5,7 @@ from typing import Any
 
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.tensors import Tensors, texts_of
-from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
-from endcap_server.engines.parameters import CrossEncoderParameters
+from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderParameters, CrossEncoderRequest
 from endcap_server.shop.store import ItemStore
 from endcap_server.triton.engine_model import BatchingModel
 

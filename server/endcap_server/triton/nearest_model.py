@@ -5,8 +5,7 @@ from typing import Any
 
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.tensors import Tensors, texts_of
-from endcap_server.engines.nearest import Nearest, NearestRequest, NearestResult
-from endcap_server.engines.parameters import NearestParameters
+from endcap_server.engines.nearest import Nearest, NearestParameters, NearestRequest, NearestResult
 from endcap_server.triton.engine_model import BatchingModel
 
 
