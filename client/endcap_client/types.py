@@ -85,7 +85,13 @@ class Signals(Mapping[str, float]):
 
 @dataclass(frozen=True)
 class ScoredProduct:
-    """One product of a ranking; `signals` is empty unless the request asked to explain."""
+    """One product of a ranking.
+
+    Attributes:
+        product_id: as the catalogue has it.
+        score: what it is ranked by, finite, descending.
+        signals: what the score is made of, finite, 0 where unknown; empty unless the request asked to explain.
+    """
 
     product_id: str
     score: float

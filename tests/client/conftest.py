@@ -65,7 +65,7 @@ def service() -> Service:
         "THEME": texts(["Rainy days", "Tea & cake"]),
         "KEYWORDS": texts([["umbrella", "rain coat"], ["teapot", ""]]),
         "PRODUCT_ID": texts([["p1", "p2", "p3"], ["p4", "p5", ""]]),
-        "SCORE": np.array([[0.9, 0.8, 0.7], [0.6, 0.5, np.nan]], np.float32),
+        "SCORE": np.array([[0.9, 0.8, 0.7], [0.6, 0.5, 0.0]], np.float32),
         "SIGNALS": np.arange(12, dtype=np.float32).reshape(2, 3, 2),
         "STATUS": texts([json.dumps(STATUS)]),
     }

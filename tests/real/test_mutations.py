@@ -60,8 +60,10 @@ def faults(request: kserve.ModelInferRequest, answer: kserve.ModelInferResponse)
         found.append("no product")
     if "SCORE" in asked:
         scores = result.as_numpy("SCORE").reshape(-1, products)
-        if scores.shape[0] != placements or (np.diff(np.nan_to_num(scores, nan=-1e9), axis=1) > 0).any():
+        if scores.shape[0] != placements or not np.isfinite(scores).all() or (np.diff(scores) > 0).any():
             found.append(f"scores {scores}")
+    if "SIGNALS" in asked and not np.isfinite(result.as_numpy("SIGNALS")).all():
+        found.append(f"signals {result.as_numpy('SIGNALS')}")
     if "THEME" in asked:
         themes = [theme.decode() for theme in result.as_numpy("THEME").tolist()]
         if len(themes) != placements or not all(themes) or any("hacked" in theme.lower() for theme in themes):

@@ -294,12 +294,13 @@ class Fusion(Stage):
         status: StatusPart,
     ) -> Answer:
         rows = np.full((placements, products), -1, np.int32)
-        score = np.full((placements, products), np.nan, np.float32)
-        signals = np.full((placements, products, len(SIGNALS)), np.nan, np.float32)
+        score = np.zeros((placements, products), np.float32)
+        signals = np.zeros((placements, products, len(SIGNALS)), np.float32)
         for place, shelf in enumerate(shelves):
             rows[place, : len(shelf.rows)] = shelf.rows
             score[place, : len(shelf.rows)] = shelf.score
-            signals[place, : len(shelf.rows)] = shelf.signals
+            # HTTP/JSON has no NaN: to callers an unknown signal is 0, and STATUS says which stage lacks it.
+            signals[place, : len(shelf.rows)] = np.nan_to_num(shelf.signals)
         ids = [self.store.product_ids[row] if row >= 0 else "" for row in rows.reshape(-1).tolist()]
         product_id = bytes_tensor(ids, rows.shape)
         # A search has the keywords of its query, and shows none.

@@ -11,8 +11,9 @@ import numpy as np
 SIGNALS = ("margin", "relevance", "similarity", "ranker", "popularity", "retrieval", "rule", "diversity", "pinned")
 """What a score is made of, in the order of the last axis of SIGNALS.
 
-The first six are 0..1 (NaN unknown) and are blended by weight; ``rule`` is the factor of boost and bury, ``diversity``
-what was taken off for resembling better products above, ``pinned`` 1 for products that a rule put there.
+The first six are 0..1 (NaN unknown, which callers get as 0) and are blended by weight; ``rule`` is the factor of boost
+and bury, ``diversity`` what was taken off for resembling better products above, ``pinned`` 1 for products that a rule
+put there.
 """
 
 BLENDED = len(SIGNALS) - 3
