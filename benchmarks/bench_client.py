@@ -30,7 +30,7 @@ from typing import Any
 
 import grpc
 import numpy as np
-from endcap_client import AsyncClient, Client, Hedge, Options
+from endcap_client import AsyncClient, Client, Hedge, Options, numbers
 from rich.console import Console
 from rich.table import Table
 from tritonclient import grpc as triton
@@ -250,9 +250,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Overhead of the client over raw tritonclient, in turns in one run.")
     parser.add_argument("--address", help="HOST:PORT of a running server to measure against as well")
     parser.add_argument("--build", help="taken and not needed, for `make bench`")
-    parser.add_argument("--rounds", type=int, default=2000, help="calls of each (default: %(default)s)")
-    parser.add_argument("--served-rounds", type=int, default=100, help="the same with --address (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--rounds", type=numbers.count, default=2000, help="calls of each (default: %(default)s)")
+    parser.add_argument(
+        "--served-rounds", type=numbers.count, default=100, help="the same with --address (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=numbers.seed, default=7)
     arguments = parser.parse_args()
     random.seed(arguments.seed)
     with canned_server() as address:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from endcap_client import numbers
 from endcap_server.engines.cross_encoder import MAX_TEXT_TOKENS, CrossEncoder, CrossEncoderRequest, CrossEncoderResult
 from endcap_server.engines.encoder_runtime import RuntimeOptions
 from endcap_server.shop.store import ItemStore
@@ -74,13 +75,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=Path, required=True, help="build folder with store, index and cross_encoder")
     parser.add_argument("--checkpoint", type=Path, help="the checkpoint that was exported (default: in the build)")
-    parser.add_argument("--texts", type=int, default=4, help="requests measured at a time")
-    parser.add_argument("--candidates", type=int, default=100, help="products a request")
-    parser.add_argument("--repeats", type=int, default=7, help="rounds; medians are shown")
-    parser.add_argument("--threads", type=int, default=0, help="threads of both (0: all cores)")
+    parser.add_argument("--texts", type=numbers.count, default=4, help="requests measured at a time")
+    parser.add_argument("--candidates", type=numbers.count, default=100, help="products a request")
+    parser.add_argument("--repeats", type=numbers.count, default=7, help="rounds; medians are shown")
+    parser.add_argument("--threads", type=numbers.count_or_none, default=0, help="threads of both (0: all cores)")
     parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "f32"], help="of the engine")
-    parser.add_argument("--batch-size", type=int, default=32, help="of the baseline (its own default: 32)")
-    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--batch-size", type=numbers.count, default=32, help="of the baseline (its own default: 32)")
+    parser.add_argument("--seed", type=numbers.seed, default=7)
     options = parser.parse_args()
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

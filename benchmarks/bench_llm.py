@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from endcap_builders.llm.examples import listed_candidates, read_examples, split_held_out
+from endcap_client import numbers
 from endcap_server.engines.llm_engine import LLM_PARAMETERS, LlmEngine, open_llm
 from endcap_server.shop import prompts
 from endcap_server.shop.grammar import keyword_grammar, theme_grammar
@@ -121,11 +122,11 @@ def measure(requests: list[Request], callers: int, sides: Mapping[str, Answer]) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--build", type=Path, required=True, help="build folder with merchandising and both students")
-    parser.add_argument("--requests", type=int, default=24, help="requests of each kind")
-    parser.add_argument("--callers", type=int, nargs="+", default=[1, 4, 8], help="requests at a time")
-    parser.add_argument("--themes", type=int, default=6, help="themes of a page, spare ones included")
-    parser.add_argument("--keywords", type=int, default=5, help="keywords of a placement")
-    parser.add_argument("--threads", type=int, default=0, help="threads of both (0: all cores)")
+    parser.add_argument("--requests", type=numbers.count, default=24, help="requests of each kind")
+    parser.add_argument("--callers", type=numbers.count, nargs="+", default=[1, 4, 8], help="requests at a time")
+    parser.add_argument("--themes", type=numbers.whole(1, 20), default=6, help="themes of a page, spare ones included")
+    parser.add_argument("--keywords", type=numbers.whole(1, 16), default=5, help="keywords of a placement")
+    parser.add_argument("--threads", type=numbers.count_or_none, default=0, help="threads of both (0: all cores)")
     parser.add_argument("--baseline-precision", default="bf16", choices=PRECISIONS)
     options = parser.parse_args()
 

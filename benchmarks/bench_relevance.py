@@ -18,6 +18,7 @@ from endcap_builders.evaluation.metrics import NAMES
 from endcap_builders.evaluation.report import interval_text
 from endcap_builders.evaluation.request import Request
 from endcap_builders.pipeline import BuildError, read_manifest
+from endcap_client import numbers
 from rich.console import Console
 from rich.table import Table
 
@@ -30,8 +31,13 @@ def main() -> None:
     add("--queries", type=Path, help="queries.parquet, or its folder (default: held-out queries of the catalogue)")
     add("--labels", type=Path, help="labels.parquet, or its folder")
     add("--split", default="dev", help="of the queries, if they have splits (default: %(default)s)")
-    add("--max-queries", type=int, default=0, help="most queries (default: all)")
-    add("--corpus-queries", type=int, default=50, help="of which the whole corpus is ranked (default: %(default)s)")
+    add("--max-queries", type=numbers.count_or_none, default=0, help="most queries (default: all)")
+    add(
+        "--corpus-queries",
+        type=numbers.count_or_none,
+        default=50,
+        help="of which the whole corpus is ranked (default: %(default)s)",
+    )
     options = parser.parse_args()
     catalogue = options.catalogue or Path(read_manifest(options.build).get("catalogue", {}).get("folder", ""))
     request = Request(

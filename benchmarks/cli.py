@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from endcap_client import numbers
+
 from benchmarks.plan import PARTS, Part, Plan
 
 DESCRIPTION = (
@@ -53,18 +55,28 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help=f"one of {', '.join(PARTS)}; may be repeated",
     )
     add("--profile", action="store_true", help="also record a storefront and a search as traces (Perfetto, Chrome)")
-    add("--requests", type=_positive(int), metavar="N", help="pages, and searches, in turns with the baseline")
-    add("--rates", type=_list(float), metavar="R,R,...", help="open loop: arrivals a second (default: by capacity)")
-    add("--concurrency", type=_list(int), metavar="N,N,...", help="closed loop: clients (default: 1,2,4,8)")
-    add("--seconds", type=_positive(float), metavar="S", help="length of each phase of load (default: 5 to 10)")
+    add("--requests", type=numbers.count, metavar="N", help="pages, and searches, in turns with the baseline")
+    add(
+        "--rates",
+        type=numbers.listed(numbers.number(0, 100_000, above=True)),
+        metavar="R,R,...",
+        help="open loop: arrivals a second (default: by capacity)",
+    )
+    add(
+        "--concurrency",
+        type=numbers.listed(numbers.whole(1, 1_000)),
+        metavar="N,N,...",
+        help="closed loop: clients (default: 1,2,4,8)",
+    )
+    add("--seconds", type=numbers.seconds, metavar="S", help="length of each phase of load (default: 5 to 10)")
     add(
         "--budget-ms",
-        type=_positive(int),
+        type=numbers.milliseconds,
         default=Plan.budget_ms,
         metavar="N",
         help="until when an answer is worth something (default: %(default)s)",
     )
-    add("--seed", type=int, default=Plan.seed, help="of the requests drawn (default: %(default)s)")
+    add("--seed", type=numbers.seed, default=Plan.seed, help="of the requests drawn (default: %(default)s)")
     add("--base", type=Path, metavar="FILE", help="report.json of an earlier run to compare with")
 
 
@@ -173,25 +185,3 @@ def _print(report: dict[str, Any], paths: Sequence[Path]) -> None:
         print(f"{row['series']}: {row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}] {row['verdict']}")
     for path in paths:
         print(path)
-
-
-def _positive(kind: Any) -> Any:
-    def read(text: str) -> Any:
-        value = kind(text)
-        if value <= 0:
-            raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-        return value
-
-    return read
-
-
-def _list(kind: Any) -> Any:
-    one = _positive(kind)
-
-    def read(text: str) -> Any:
-        try:
-            return tuple(sorted({one(part) for part in text.split(",")}))
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"expected numbers with commas between them, got {text!r}") from None
-
-    return read

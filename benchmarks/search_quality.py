@@ -24,7 +24,7 @@ import bm25s
 import numpy as np
 import polars as pl
 from endcap_builders.intervals import bootstrap
-from endcap_client import Client
+from endcap_client import Client, numbers
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -218,9 +218,13 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, required=True)
     parser.add_argument("--split", default="dev")
     parser.add_argument("--address", default="127.0.0.1:8001", help="HOST:PORT of the gRPC port (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, default=5.0, help="seconds a search may take (default: %(default)s)")
+    parser.add_argument(
+        "--timeout", type=numbers.seconds, default=5.0, help="seconds a search may take (default: %(default)s)"
+    )
     parser.add_argument("--judged-only", action="store_true", help="order the judged products only")
-    parser.add_argument("--max-queries", type=int, default=0, help="only so many queries (default: all)")
+    parser.add_argument(
+        "--max-queries", type=numbers.count_or_none, default=0, help="only so many queries (default: all)"
+    )
     arguments = parser.parse_args()
 
     judged, products = (

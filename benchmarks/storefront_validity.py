@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from endcap_client import Client, Page
+from endcap_client import Client, Page, numbers
 from endcap_server.shop.store import ItemStore
 from rich.progress import track
 
@@ -131,10 +131,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", type=Path, required=True)
     parser.add_argument("--address", default="127.0.0.1:8001")
-    parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--timeout-s", type=float, default=10.0)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--requests", type=numbers.count, default=1000)
+    parser.add_argument("--clients", type=numbers.count, default=4)
+    parser.add_argument("--timeout-s", type=numbers.seconds, default=10.0)
+    parser.add_argument("--seed", type=numbers.seed, default=1)
     arguments = parser.parse_args()
     store = ItemStore.open(arguments.build)
     rng = random.Random(arguments.seed)

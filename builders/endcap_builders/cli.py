@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from endcap_client import numbers
+
 
 def add_build_command(subparsers: Any) -> None:
     """Add `endcap build` to the command line."""
@@ -42,13 +44,13 @@ def add_build_command(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--hold-out-orders",
-        type=int,
+        type=numbers.count,
         metavar="N",
         help="leave out each shopper's last N orders instead, for data without real times; short for "
         "--set catalogue.hold_out_orders=N",
     )
     parser.add_argument("--checkpoint", metavar="DIR", help="with a step: the local checkpoint it starts from")
-    parser.add_argument("--seed", type=int, default=7, help="of everything random (default: %(default)s)")
+    parser.add_argument("--seed", type=numbers.seed, default=7, help="of everything random (default: %(default)s)")
     evaluate = parser.add_argument_group("evaluate", "what `endcap build evaluate` measures on")
     evaluate.add_argument("--queries", type=Path, metavar="PATH", help="queries.parquet, or its folder")
     evaluate.add_argument("--labels", type=Path, metavar="PATH", help="labels.parquet, or its folder")

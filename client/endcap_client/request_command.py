@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from endcap_client import numbers
 from endcap_client.client import DEFAULT_ADDRESS, Client
 from endcap_client.errors import DeadlineExceeded, EndcapError, InvalidArgument, Overloaded, Refused
 from endcap_client.options import Hedge, Options, Retry, Tls
@@ -37,7 +38,9 @@ def add_request_command(subparsers: Any) -> None:
         epilog=EXIT_CODES,
     )
     _add_texts(storefront, "--session", "TEXT", "search texts of this session, oldest first")
-    storefront.add_argument("--placements", type=int, default=4, metavar="N", help="placements (default: %(default)s)")
+    storefront.add_argument(
+        "--placements", type=numbers.count, default=4, metavar="N", help="placements (default: %(default)s)"
+    )
     search = kinds.add_parser(
         "search", help="products for a query", description="Print the products that answer a query.", epilog=EXIT_CODES
     )
@@ -53,7 +56,11 @@ def add_request_command(subparsers: Any) -> None:
     )
     batch.add_argument("file", metavar="FILE", help="JSON-lines file, or - for standard input")
     batch.add_argument(
-        "--concurrency", type=int, default=8, metavar="N", help="requests at once (default: %(default)s)"
+        "--concurrency",
+        type=numbers.whole(1, 1_000),
+        default=8,
+        metavar="N",
+        help="requests at once (default: %(default)s)",
     )
     for kind in (storefront, search):
         _add_request_options(kind)
@@ -71,10 +78,13 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
     _add_texts(parser, "--history", "ID", "product ids the shopper bought or engaged with, oldest first")
     parser.add_argument("--rules", type=Path, metavar="FILE", help="merchandising rules, a JSON file")
     parser.add_argument(
-        "--products", type=int, default=12, metavar="N", help="products per ranking (default: %(default)s)"
+        "--products", type=numbers.count, default=12, metavar="N", help="products per ranking (default: %(default)s)"
     )
     parser.add_argument(
-        "--budget-ms", type=int, metavar="N", help="time the server may spend, ms (default: the deadline less a margin)"
+        "--budget-ms",
+        type=numbers.milliseconds,
+        metavar="N",
+        help="time the server may spend, ms (default: the deadline less a margin)",
     )
     parser.add_argument(
         "--catalogue", type=Path, metavar="DIR",
@@ -91,11 +101,11 @@ def _add_connection_options(parser: argparse.ArgumentParser) -> None:
         help=f"gRPC port of the server, or of several in turn (default: {DEFAULT_ADDRESS})",
     )  # fmt: skip
     group.add_argument(
-        "--timeout-s", type=float, default=2.0, metavar="S", help="deadline, seconds (default: %(default)s)"
+        "--timeout-s", type=numbers.seconds, default=2.0, metavar="S", help="deadline, seconds (default: %(default)s)"
     )
     group.add_argument(
         "--attempts",
-        type=int,
+        type=numbers.whole(1, 10),
         default=3,
         metavar="N",
         help="tries of a call; 1 turns retries off (default: %(default)s)",

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from endcap_client import numbers
+
 from endcap_server.launch import LaunchError, Server, ServerOptions, Supervisor, Tls
 
 
@@ -21,16 +23,24 @@ def add_serve_command(subparsers: Any) -> None:
     )
     parser.add_argument("--build", type=Path, required=True, metavar="DIR", help="a build, e.g. build/demo")
     parser.add_argument("--address", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--grpc-port", type=int, default=8001, help="gRPC port, 0 picks one (default: %(default)s)")
-    parser.add_argument("--http-port", type=int, default=8000, help="HTTP port, 0 picks one (default: %(default)s)")
-    parser.add_argument("--metrics-port", type=int, default=8002, help="Prometheus port (default: %(default)s)")
+    parser.add_argument(
+        "--grpc-port", type=numbers.port, default=8001, help="gRPC port, 0 picks one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--http-port", type=numbers.port, default=8000, help="HTTP port, 0 picks one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--metrics-port", type=numbers.port, default=8002, help="Prometheus port (default: %(default)s)"
+    )
     parser.add_argument(
         "--profile", choices=("cpu", "gpu"), default="cpu", help="which configs the models load (default: %(default)s)"
     )
     _add_access_options(parser)
-    parser.add_argument("--cache-mb", type=int, default=64, help="response cache, MB (default: %(default)s)")
+    parser.add_argument(
+        "--cache-mb", type=numbers.whole(1, 1_048_576), default=64, help="response cache, MB (default: %(default)s)"
+    )
     parser.add_argument("--python", type=Path, help="Python of the serving environment (default: .venv-serving)")
-    parser.add_argument("--ready-timeout", type=float, default=120.0, help="seconds (default: %(default)s)")
+    parser.add_argument("--ready-timeout", type=numbers.seconds, default=120.0, help="seconds (default: %(default)s)")
     parser.add_argument(
         "--no-restart", action="store_true", help="start neither the server nor a model again that ends by itself"
     )

@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from endcap_client import numbers
+
 from endcap_server.apply.control import ControlError
 from endcap_server.apply.generation import ApplyError
 from endcap_server.apply.journal import Run, Standing
@@ -70,7 +72,13 @@ def add_compare_command(subparsers: Any) -> None:
         help="the live generation and the one beside it, side by side",
         description="Show what both generations have answered since the trial began, and ask both the same requests.",
     )
-    parser.add_argument("--sample", type=int, default=32, metavar="N", help="requests to ask (default: %(default)s)")
+    parser.add_argument(
+        "--sample",
+        type=numbers.whole(1, 10_000),
+        default=32,
+        metavar="N",
+        help="requests to ask (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     _add_server_options(parser)
     parser.set_defaults(run=_compare)
@@ -97,7 +105,9 @@ def add_rollback_command(subparsers: Any) -> None:
         "one of --to, beside what is live, and switch to it. No request fails on the way.",
         epilog=_EXIT_CODES,
     )
-    parser.add_argument("--to", type=int, default=0, metavar="N", help="generation (default: the one before)")
+    parser.add_argument(
+        "--to", type=numbers.whole(0, 2**31 - 1), default=0, metavar="N", help="generation (default: the one before)"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a limit, before that of apply.toml"
     )
@@ -110,7 +120,9 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--build", type=Path, metavar="DIR", help="the build of the server (default: the one that runs)"
     )
-    parser.add_argument("--grpc-port", type=int, metavar="N", help="the server's gRPC port, if several run")
+    parser.add_argument(
+        "--grpc-port", type=numbers.whole(1, 65_535), metavar="N", help="the server's gRPC port, if several run"
+    )
 
 
 def _apply(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,69 @@
+"""Numbers on the command line: argparse types that refuse what is out of range, in one sentence and with exit code 2.
+
+Every command of `endcap` takes its types from here, whichever package it comes with.
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A type for whole numbers from `low` to `high`."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {low} to {high}, got {_shown(text)}")
+        return value
+
+    return read
+
+
+def number(low: float, high: float, *, above: bool = False) -> Callable[[str], float]:
+    """A type for finite numbers from `low` to `high`, or, if `above`, for those above `low`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or (above and value == low):
+            start = "above" if above else "from"
+            raise argparse.ArgumentTypeError(f"expected a number {start} {low:.12g} to {high:.12g}, got {_shown(text)}")
+        return value
+
+    return read
+
+
+def listed(one: Callable[[str], Number]) -> Callable[[str], tuple[Number, ...]]:
+    """A type for different numbers with commas between them, each of the type `one`; in ascending order."""
+
+    def read(text: str) -> tuple[Number, ...]:
+        return tuple(sorted({one(part) for part in text.split(",")}))
+
+    return read
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")
+
+
+count = whole(1, 1_000_000)
+"""How many of something."""
+count_or_none = whole(0, 1_000_000)
+"""The same, 0 for none, all or a choice by the machine, as the option says."""
+port = whole(0, 65_535)
+"""A TCP port, 0 for one that is free."""
+seed = whole(0, 2**32 - 1)
+"""A seed, as NumPy takes it."""
+milliseconds = whole(1, 2**31 - 1)
+"""As BUDGET_MS is sent: INT32."""
+seconds = number(0, 86_400, above=True)
+"""A time of at most a day."""
