@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 export GOMP_SPINCOUNT := 10000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test lint render bench bench-kernels clean
+.PHONY: help setup demo serve test test-long lint render bench bench-kernels clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,8 +34,14 @@ demo: setup ## Build the demo catalogue and its models, start the server, print 
 serve: setup ## Serve the build in BUILD (default build/demo) until Ctrl-C
 	$(VENV)/endcap serve --build $(BUILD)
 
-test: setup ## Run every test, including those against the real server
-	$(VENV)/python -m pytest
+# Torch's and OpenBLAS' threads of several test processes would wait for each other on few cores.
+test: setup ## Run every test, including those against the real server (kills and mutations sampled)
+	OMP_NUM_THREADS=1 $(VENV)/python -m pytest -m "not server" --numprocesses auto --dist worksteal
+	$(VENV)/python -m pytest -m server
+
+test-long: setup ## The same with every kill and every mutation
+	OMP_NUM_THREADS=1 $(VENV)/python -m pytest -m "not server" --numprocesses auto --dist worksteal
+	$(VENV)/python -m pytest -m server --long
 
 lint: setup ## ruff, mypy, and endcap lint on model_repository
 	$(VENV)/ruff check .

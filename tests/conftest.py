@@ -32,6 +32,27 @@ SMALL_BUILD: dict[str, dict[str, Any]] = {
 """Settings that build a small shop in about two minutes: the same code as the demo's, trained for less long."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--long", action="store_true", help="every kill and every mutation, where the default tries a sample of them"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs the finished build or a real server; leave out the tests marked `long` unless they are asked for.
+
+    `make test` runs the marked tests in one process, one after the other, and all others in several.
+    """
+    left_out = [] if config.getoption("--long") else [item for item in items if item.get_closest_marker("long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "build" in fixtures or item.path.is_relative_to(ROOT / "tests/real"):
+            item.add_marker(pytest.mark.server)
+
+
 @pytest.fixture(scope="session")
 def build() -> Path:
     """A finished build of a small demo catalogue; kept in build/test, and made again only when something changed."""

@@ -2,15 +2,22 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+import pytest
 from endcap_client import Client
 from endcap_client.errors import EndcapError, Overloaded
 from endcap_server.launch.server import ENGINES
 from endcap_server.launch.watchdog import model_processes
+
+
+def sampled(models: Sequence[str]) -> list[Any]:
+    """Parameters of a test that kills models: the first one by default, all of them under ``--long``."""
+    return [models[0], *(pytest.param(model, marks=pytest.mark.long) for model in models[1:])]
 
 
 def memory(server: int) -> dict[str, int]:

@@ -1,9 +1,8 @@
 """Rollouts on the real server under a constant stream of requests; `python -m benchmarks.apply_evidence` does them all.
 
-ENDCAP_APPLY_EVIDENCE=full runs every edit and every kill here too.
+`--long` runs every edit and every kill here too.
 """
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,11 +16,15 @@ from benchmarks.apply_sources import FAULTY, GOOD, code, copy_build, other_build
 
 pytestmark = pytest.mark.server
 
-FULL = os.environ.get("ENDCAP_APPLY_EVIDENCE") == "full"
 NAMES = ("misspelt tensor", "absurd weight", "ranker that is no model", "code that fails on every request")
-SOME_FAULTY = FAULTY if FULL else [edit for edit in FAULTY if edit.name in NAMES]
-SOME_GOOD = GOOD if FULL else (GOOD[7],)
-SOME_KILLS = KILLED_AT if FULL else [("switch", "after"), ("watch", "before")]
+SOME_KILLS = [("switch", "after"), ("watch", "before")]
+KILLS = [at if at in SOME_KILLS else pytest.param(at, marks=pytest.mark.long) for at in KILLED_AT]
+
+
+@pytest.fixture(scope="module")
+def whole(pytestconfig: pytest.Config) -> bool:
+    """Whether every edit is tried, or a sample of them."""
+    return bool(pytestconfig.getoption("--long"))
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +40,18 @@ def nothing_failed(running: Bench) -> Iterator[None]:
     assert running.traffic.mixed() == []
 
 
-def test_faulty_edits_are_stopped(running: Bench) -> None:
-    found = faulty(running, SOME_FAULTY)
+def test_faulty_edits_are_stopped(running: Bench, whole: bool) -> None:
+    found = faulty(running, [edit for edit in FAULTY if whole or edit.name in NAMES])
     assert [each for each in found["edits"] if not each["stopped"] or each["by"] != each["expected"]] == []
     assert found["answers_unchanged"]
     assert running.loaded() == set(running.state.read(1).models) - {"storefront", "search"}
 
 
-def test_good_edits_go_live(running: Bench) -> None:
+def test_good_edits_go_live(running: Bench, whole: bool) -> None:
+    edits = GOOD if whole else (GOOD[7],)
     before, processes = running.standing.live, running.processes()
-    found = good(running, SOME_GOOD)
-    assert found.get("rolled_out") == len(SOME_GOOD), found
+    found = good(running, edits)
+    assert found.get("rolled_out") == len(edits), found
     assert running.standing.live > before
     live = running.state.read(running.standing.live)
     assert "cross_encoder" not in live.models.values(), "loaded under another name"
@@ -114,15 +118,15 @@ class TritonPythonModel(TritonPythonModel):
     assert running.answers() == before
 
 
-def test_whole_builds(running: Bench) -> None:
+def test_whole_builds(running: Bench, whole: bool) -> None:
     others = [
         (other_build(running.source, running.folder / "b", "b~"), "b~"),
         (copy_build(running.source, running.folder / "a"), ""),
     ]
-    found = builds(running, 5 if FULL else 1, others)
+    found = builds(running, 5 if whole else 1, others)
     assert found.get("builds"), found
     assert found["mixed"] == []
-    assert abs(found["memory_growth"]) < 0.05 or not FULL
+    assert abs(found["memory_growth"]) < 0.05 or not whole
 
 
 def test_too_little_memory_is_said_before(running: Bench) -> None:
@@ -134,9 +138,9 @@ def test_too_little_memory_is_said_before(running: Bench) -> None:
     assert "MB of memory are available" in outcome.output
 
 
-@pytest.mark.parametrize("at", SOME_KILLS, ids=" ".join)
+@pytest.mark.parametrize("at", KILLS, ids=" ".join)
 def test_killed(running: Bench, at: tuple[str, str]) -> None:
-    number = SOME_KILLS.index(at)
+    number = KILLED_AT.index(at)
     [found] = killed(running, [at], first=number)["kills"]
     kept = ("was_killed", "found_open", "served", "in_order", "live")
     assert all(found[name] for name in kept), found

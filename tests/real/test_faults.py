@@ -19,7 +19,7 @@ from endcap_server.launch import Server
 from endcap_server.launch.server import ENGINES
 from endcap_server.shop.store import ItemStore
 from mutations import OUTPUTS, add, packed
-from serving import Traffic, assert_flat, memory, process_of, wait_for
+from serving import Traffic, assert_flat, memory, process_of, sampled, wait_for
 from tritonclient.grpc import InferenceServerClient, service_pb2_grpc
 from tritonclient.grpc import service_pb2 as kserve
 
@@ -83,7 +83,7 @@ def history(build: Path) -> Callable[[int], list[str]]:
     return lambda number: [store.product_ids[row % len(store)] for row in (number, number * 13 + 5, number * 29 + 11)]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", sampled(ENGINES))
 def test_killed_engine(served: Served, history: Callable[[int], list[str]], engine: str) -> None:
     killed, restarts = process_of(served.server, engine), len(served.said("started it again"))
     assert killed is not None
@@ -115,7 +115,7 @@ def test_killed_engine(served: Served, history: Callable[[int], list[str]], engi
         )
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", sampled(STAGES))
 def test_killed_stage(served: Served, history: Callable[[int], list[str]], stage: str) -> None:
     killed = process_of(served.server, stage)
     assert killed is not None

@@ -22,7 +22,6 @@ from tritonclient.grpc import service_pb2 as kserve
 
 pytestmark = pytest.mark.server
 
-MUTATIONS = 5000
 CLIENTS = 2
 BUDGET_MS = 40
 
@@ -105,15 +104,18 @@ def ask(
     return run
 
 
-def test_mutated_requests(server: Server, ask: Callable[[int, int], tuple[Counter[str], list[str]]]) -> None:
+def test_mutated_requests(
+    pytestconfig: pytest.Config, server: Server, ask: Callable[[int, int], tuple[Counter[str], list[str]]]
+) -> None:
     assert server.process is not None
+    mutations = 5000 if pytestconfig.getoption("--long") else 800
     before = set(model_processes(server.process.pid))
-    ask(1, MUTATIONS // 5)
+    ask(1, mutations // 5)
     filled = memory(server.process.pid)
-    counts, wrong = ask(2, MUTATIONS)
+    counts, wrong = ask(2, mutations)
     assert wrong == []
-    assert counts["refused"] > MUTATIONS / 4
-    assert counts["answered"] > MUTATIONS / 20
+    assert counts["refused"] > mutations / 4
+    assert counts["answered"] > mutations / 20
     assert_flat(filled, memory(server.process.pid))
     assert set(model_processes(server.process.pid)) == before, "no process died"
     os.kill(server.process.pid, 0)
