@@ -1,13 +1,17 @@
 """What a request may ask for, and what its answer promises, against the real server."""
 
 import json
+import re
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from endcap_client import Client
+from endcap_client import Client, Rules
 from endcap_server.launch import Server
+from endcap_server.shop.store import ItemStore
 
 pytestmark = pytest.mark.server
 
@@ -66,3 +70,26 @@ def test_answers_are_json(server: Server, model: str, inputs: dict[str, Any]) ->
     for index in padded:
         assert scores[index] == 0
         assert not any(signals[index * width : (index + 1) * width])
+
+
+@pytest.mark.parametrize(
+    ("rules", "session"),
+    [
+        (Rules(exclude_categories=("Pets",)), []),
+        (Rules(exclude_categories=("Pets",)), ["cat food", "kitty dinner", "dog treats"]),
+        (Rules(exclude_brands=("Whisker Row",)), ["whisker row"]),
+    ],
+)
+def test_no_text_of_a_page_names_what_is_excluded(
+    client: Client, build: Path, rules: Rules, session: list[str]
+) -> None:
+    store = ItemStore.open(build)
+    brands, categories = np.array([*store.brands, ""]), np.array([*store.categories, ""])
+    gone = np.isin(brands[store.brand], rules.exclude_brands) | np.char.startswith(categories[store.category], "Pets")
+    history = store.product_ids.take(np.flatnonzero(gone & store.in_stock)[:8])
+    page = client.storefront(history=history, session=session, rules=rules, placements=6, products=4)
+    said = [text for placement in page.placements for text in (placement.theme, *placement.keywords)]
+    pattern = r"\b(pets?|cats?|kitty|dogs?|pupp|litter)\b" if rules.exclude_categories else r"whisker"
+    assert [text for text in said if re.search(pattern, text.lower())] == []
+    assert len(page.placements) == 6
+    assert all(placement.theme and placement.products for placement in page.placements)

@@ -112,6 +112,38 @@ def test_a_page(shop: Path) -> None:
     assert all(part["ms"] >= 0 for part in status["stages"].values())
 
 
+@pytest.mark.parametrize("broken", [{}, {"theme_llm": "dead"}, {"keyword_llm": "dead"}, {"nearest": "dead"}])
+@pytest.mark.parametrize(
+    ("exclude", "word"),
+    [
+        ({"categories": ["home > lamps"]}, "lamp"),
+        ({"categories": ["grocery"]}, "tea"),
+        ({"brands": ["Ostara"]}, "ostara"),
+    ],
+)
+def test_no_text_names_what_is_excluded(
+    shop: Path, exclude: dict[str, list[str]], word: str, broken: dict[str, str]
+) -> None:
+    out = storefront(
+        shop,
+        broken,
+        HISTORY=bytes_tensor(["p0", "p2", "p41", "p45"]),
+        SESSION=bytes_tensor(["desk lamp", "green tea", "ostara"]),
+        RULES=rules(exclude=exclude),
+    )
+    check_page(out)
+    said = [*texts_of(out["THEME_OUT"]), *texts_of(out["KEYWORDS_OUT"])]
+    assert [text for text in said if word in text.lower()] == []
+    assert all(texts_of(out["THEME_OUT"]))
+    assert json_of(out["STATUS"])["stages"]["retrieval"]["aiqa"]["session_excluded"] >= 1
+
+
+def test_a_required_theme_that_names_what_is_excluded_is_said(shop: Path) -> None:
+    out = storefront(shop, RULES=rules(exclude={"categories": ["home > lamps"]}, required_themes=["Lamps to love"]))
+    assert "Lamps to love" in texts_of(out["THEME_OUT"])
+    assert json_of(out["STATUS"])["stages"]["theme"]["aiqa"]["required_theme_excluded"] == 1
+
+
 def test_a_search(shop: Path) -> None:
     out = search(shop, "green tea", HISTORY=bytes_tensor(["p0", "gone"]), PRODUCTS=np.array([6], np.int32))
     check_page(out)

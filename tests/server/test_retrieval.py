@@ -118,7 +118,10 @@ def test_rules_hold_for_candidates(shop: Path) -> None:
     out = answer(shop, HISTORY=ids(0, 2, 40), RULES=rules)
     assert not [name for name in categories_of(shop, out["CANDIDATE_ROW"]) if name.startswith("home")]
     assert "campaign:Tea week" in themes(out).shopper
-    assert themes(out).rules == {"campaign": "Tea week"}
+    assert themes(out).rules == {
+        "campaign": "Tea week",
+        "exclude": {"brands": ["Ostara"], "categories": ["home"]},
+    }
     assert page(out).rules.exclude == Exclude(brands=("Ostara",), categories=("home",))
 
 

@@ -96,8 +96,10 @@ class Rules(BaseModel):
         return {key: value for key, value in document.items() if value not in ({}, [], "", None)}
 
     def of_themes(self) -> dict[str, Any]:
-        """The part that LLM 1's themes depend on, and so a part of its cache key."""
-        return {key: value for key, value in self.canonical().items() if key in ("campaign", "required_themes")}
+        """The part that themes and their keywords depend on, and so a part of their cache keys."""
+        return {
+            key: value for key, value in self.canonical().items() if key in ("campaign", "required_themes", "exclude")
+        }
 
 
 def read_rules(document: bytes | str) -> Rules:

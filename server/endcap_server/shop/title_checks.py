@@ -11,11 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from endcap_server.shop.store import ItemStore
+from endcap_server.shop.words import LITTLE_WORDS
 
 _WORD = re.compile(r"[^\W_]+")
-_LITTLE_WORDS = frozenset(
-    ("a", "an", "and", "at", "by", "for", "from", "in", "into", "of", "on", "or", "our", "the", "to", "with", "your")
-)
 _SAMPLE = 500
 _LEAST_SHARE = 0.01
 
@@ -125,7 +123,7 @@ def _words(text: str) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def _content(title: str) -> frozenset[str]:
-    words = [word for word in _words(title) if word not in _LITTLE_WORDS]
+    words = [word for word in _words(title) if word not in LITTLE_WORDS]
     # Plural and singular say the same; "ss" is no plural.
     return frozenset(word[:-1] if len(word) > 3 and word[-1] == "s" and word[-2] != "s" else word for word in words)
 

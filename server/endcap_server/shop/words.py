@@ -8,6 +8,9 @@ from functools import lru_cache
 import snowballstemmer
 
 _WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
+LITTLE_WORDS = frozenset(
+    ("a", "an", "and", "at", "by", "for", "from", "in", "into", "of", "on", "or", "our", "the", "to", "with", "your")
+)
 _stemmer = snowballstemmer.stemmer("english")
 
 

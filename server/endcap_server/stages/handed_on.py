@@ -98,12 +98,14 @@ class Themes(HandedOn):
     Attributes:
         titles: Q of them; those that the checks left nothing for are empty.
         concepts: What each is about, in words a shop is searched with; a search has none.
+        exclude: What keywords may not be about, as RULES has it.
         keywords_ms: As of `ThemeRequest`.
         generation: As of `ThemeRequest`.
     """
 
     titles: tuple[str, ...]
     concepts: tuple[tuple[str, ...], ...] = ()
+    exclude: dict[str, Any] = {}
     keywords_ms: int = 0
     generation: tuple[int, int] = (0, 0)
 

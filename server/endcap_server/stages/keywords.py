@@ -14,6 +14,7 @@ from endcap_server.declared.model import ModelDeclaration
 from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.shop import prompts
+from endcap_server.shop.exclusion import ExcludedNames, Exclusions
 from endcap_server.shop.grammar import keyword_grammar
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.words import distinct_things
@@ -70,6 +71,7 @@ class Keywords(Stage):
         super().__init__(build, parameters, engines)
         self.store = ItemStore.open(build)
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
+        self.exclusions = Exclusions(self.store)
         self.generations = Generations()
 
     async def answer(self, inputs: Tensors) -> Answer:
@@ -77,19 +79,21 @@ class Keywords(Stage):
         status = self.status("generated")
         themes = Themes.read(inputs["THEMES"])
         deadline_ns = after_ms(themes.keywords_ms)
+        excluded = self.exclusions.of(themes.exclude)
         works = [
             _Work(title, list(dict.fromkeys(filter(None, concepts))) or [title])
             for title, concepts in zip(themes.titles, themes.concepts, strict=True)
         ]
         asked = [work for work in works if work.theme]
-        if asked and await self._find_candidates(asked, deadline_ns, status):
+        if asked and await self._find_candidates(asked, excluded, deadline_ns, status):
             complete = await self._choose([work for work in asked if work.rows], deadline_ns, status)
         else:
             complete = False
             for work in asked:
                 # Without the engine the concepts that are known keywords themselves are left.
                 found = self.store.keywords.find([" ".join(text.casefold().split()) for text in work.concepts])
-                work.chosen = list(dict.fromkeys(row for row in found.tolist() if row >= 0))[: self.settings.keywords]
+                known = self._allowed(list(dict.fromkeys(row for row in found.tolist() if row >= 0)), excluded, status)
+                work.chosen = known[: self.settings.keywords]
         if status.source == "fallback" or not complete:
             self.generations.bump(themes.generation[0])
         width = self.settings.keywords
@@ -98,7 +102,9 @@ class Keywords(Stage):
             rows[row, : len(work.chosen)] = work.chosen
         return Answer({}, status.document, KeywordRows.of(rows).json_text())
 
-    async def _find_candidates(self, works: Sequence[_Work], deadline_ns: int, status: StatusPart) -> bool:
+    async def _find_candidates(
+        self, works: Sequence[_Work], excluded: ExcludedNames | None, deadline_ns: int, status: StatusPart
+    ) -> bool:
         """The known keywords nearest to each theme's concepts, interleaved over the concepts; False if that failed."""
         settings = self.settings
         texts = list(dict.fromkeys(chain.from_iterable([work.theme, *work.concepts] for work in works)))
@@ -116,10 +122,19 @@ class Keywords(Stage):
             of_concepts = [found.rows[place[text]].tolist() for text in work.concepts]
             taken = dict.fromkeys(row for turn in zip_longest(*of_concepts, fillvalue=-1) for row in turn if row >= 0)
             said = [place[text] for text in (work.theme, *work.concepts)]
-            self._judge(work, list(taken)[: 2 * settings.candidates], found.vectors[said])
+            near = self._allowed(list(taken)[: 2 * settings.candidates], excluded, status)
+            self._judge(work, near, found.vectors[said])
             if not work.rows:
                 status.count("theme_without_keywords")
         return True
+
+    def _allowed(self, rows: list[int], excluded: ExcludedNames | None, status: StatusPart) -> list[int]:
+        """The keywords that neither are about what is excluded nor name it."""
+        if excluded is None:
+            return rows
+        kept = excluded.free_keywords(rows)
+        status.count("keyword_excluded", len(rows) - len(kept))
+        return kept
 
     def _judge(self, work: _Work, rows: list[int], vectors: np.ndarray) -> None:
         """Keep the candidates whose texts a prompt can hold, with their fit: cosine to title and concepts together."""

@@ -21,6 +21,7 @@ from endcap_server.declared.model import ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters, SetBy
 from endcap_server.declared.tensors import Tensors, json_text
 from endcap_server.shop import kinds, prompts
+from endcap_server.shop.exclusion import Exclusions
 from endcap_server.shop.kinds import Kinds
 from endcap_server.shop.rules import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
@@ -126,6 +127,7 @@ class Retrieval(Stage):
         self.store = ItemStore.open(build)
         self.kinds = Kinds.open(build, self.store)
         self.rule_index = RuleIndex(self.store)
+        self.exclusions = Exclusions(self.store)
         self.generations = Generations(ttl_s=self.settings.cache_ttl_s)
         self.admission = Admission(
             InFlight(name=self.settings.in_flight),
@@ -171,12 +173,15 @@ class Retrieval(Stage):
                 request.query, request.products, allowed, own_deadline_ns, status
             )
         else:
+            # What is excluded is no interest to write themes about either; the ranker still knows the whole history.
+            taken = history[rules.allowed(history)]
+            session = self._session(request, status)
             candidates, liked = await asyncio.gather(
-                self._explore(history, request.session, allowed, own_deadline_ns, status),
-                self._favourites(history, own_deadline_ns, status),
+                self._explore(taken, session, allowed, own_deadline_ns, status),
+                self._favourites(taken, own_deadline_ns, status),
             )
-            categories = self._favourite_categories(history, candidates)
-            shopper = self._describe(history, liked, request)
+            categories = self._favourite_categories(taken, candidates)
+            shopper = self._describe(taken, liked, session, request)
 
         theme_rules = request.rules.of_themes()
         placements = 0 if request.is_search else request.placements
@@ -217,6 +222,15 @@ class Retrieval(Stage):
             status.document,
             page.json_text(),
         )
+
+    def _session(self, request: contract.Request, status: StatusPart) -> tuple[str, ...]:
+        """The texts of the session that do not ask for what is excluded."""
+        excluded = self.exclusions.of(request.rules.of_themes().get("exclude", {}))
+        if excluded is None:
+            return request.session
+        kept = tuple(text for text in request.session if not excluded.names(text))
+        status.count("session_excluded", len(request.session) - len(kept))
+        return kept
 
     def _known(self, history: tuple[str, ...]) -> tuple[np.ndarray, int]:
         """Rows of the most recent known products, oldest first: int32 [H]; and how many of the ids read are unknown.
@@ -326,7 +340,9 @@ class Retrieval(Stage):
         rows = found.rows.reshape(-1) if found is not None else np.empty(0, np.int32)
         return list(dict.fromkeys(self.store.keywords.take(rows[rows >= 0])))
 
-    def _describe(self, history: np.ndarray, liked: list[str], request: contract.Request) -> str:
+    def _describe(
+        self, history: np.ndarray, liked: list[str], session: tuple[str, ...], request: contract.Request
+    ) -> str:
         """The shopper in LLM 1's words."""
         store, settings = self.store, self.settings
         brands = [store.brands[i] if i >= 0 else "" for i in store.brand[history].tolist()]
@@ -337,7 +353,7 @@ class Retrieval(Stage):
             favourite_kinds=liked,
             due_kinds=self.kinds.due(history, _DUE),
             brands=prompts.favourites(brands, _BRANDS, settings.half_life),
-            session=request.session,
+            session=session,
             season=season,
             campaign=request.rules.campaign,
         )

@@ -13,6 +13,7 @@ from endcap_server.declared.model import ModelDeclaration
 from endcap_server.declared.parameters import IsFile, ModelParameters
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.shop import prompts
+from endcap_server.shop.exclusion import BEST_PRODUCTS, MOSTLY, ExcludedNames, Exclusions
 from endcap_server.shop.grammar import theme_grammar
 from endcap_server.shop.prompts import MalformedAnswer, ThemeDraft
 from endcap_server.shop.store import STORE_FILES, ItemStore
@@ -84,6 +85,7 @@ class Theme(Stage):
         strict = self.settings.unknown_words == "refuse"
         self.words = WordCheck.of(store, build / "theme_llm") if strict else None
         self.categories = CategoryThemes(store)
+        self.exclusions = Exclusions(store)
         self.nearest = NearestClient(engines, len(store), len(store.keywords))
         self.generations = Generations()
 
@@ -99,16 +101,22 @@ class Theme(Stage):
             status.count("required_theme_without_place", len(required) - placements)
             required = required[:placements]
 
+        excluded = self.exclusions.of(request.rules.get("exclude", {}))
         drafts, complete = await self._generate(shopper, wanted, required, deadline_ns, status)
-        themes = self._required(required, drafts, status)
-        checked = (self._check(draft, shopper, status) for draft in drafts[len(required) :])
+        themes = self._required(required, drafts, excluded, status)
+        checked = (self._check(draft, shopper, excluded, status) for draft in drafts[len(required) :])
         fresh = [draft for draft in checked if draft]
-        vectors = await self._vectors([*themes, *fresh], deadline_ns, status)
+        vectors, about = await self._vectors([*themes, *fresh], excluded, deadline_ns, status)
+        if about[len(required) :].any():
+            status.count("theme_excluded", int(about[len(required) :].sum()))
+            kept = np.flatnonzero(~about | (np.arange(len(about)) < len(required)))
+            fresh = [fresh[index - len(required)] for index in kept[len(required) :].tolist()]
+            vectors = None if vectors is None else vectors[kept]
         themes = self._distinct([*themes, *fresh], len(required), vectors, status)
         generated = len(themes) if drafts else 0
         # LLM 1's spare theme may go to the checks; categories stand in for what the page itself would lack.
         least = placements if drafts else wanted
-        filling = self._fill(themes, least - len(themes), request.categories)
+        filling = self._fill(themes, least - len(themes), request.categories, excluded)
         themes += filling
         status.extra |= {"generated_themes": generated, "category_themes": len(filling)}
         if filling and drafts:
@@ -119,6 +127,7 @@ class Theme(Stage):
         found = Themes(
             titles=tuple(theme.title for theme in themes),
             concepts=tuple(theme.concepts[:MAX_CONCEPTS] for theme in themes),
+            exclude=request.rules.get("exclude", {}),
             keywords_ms=request.keywords_ms,
             generation=request.generation,
         )
@@ -159,17 +168,27 @@ class Theme(Stage):
             status.count("cut_answer")
         return [*of_required, *drafts[len(askable) :]], finish == "stop"
 
-    def _required(self, titles: Sequence[str], drafts: Sequence[ThemeDraft], status: StatusPart) -> list[ThemeDraft]:
+    def _required(
+        self,
+        titles: Sequence[str],
+        drafts: Sequence[ThemeDraft],
+        excluded: ExcludedNames | None,
+        status: StatusPart,
+    ) -> list[ThemeDraft]:
         """The merchandiser's themes, always shown; LLM 1's concepts for them, or their own words."""
         themes = []
         for index, title in enumerate(titles):
             if self.policy.find(title):
                 status.count("required_theme_against_policy")
-            concepts = self._clean_concepts(drafts[index].concepts, status) if drafts else ()
+            if excluded is not None and excluded.names(title):
+                status.count("required_theme_excluded")
+            concepts = self._clean_concepts(drafts[index].concepts, excluded, status) if drafts else ()
             themes.append(ThemeDraft(title, concepts or (title,)))
         return themes
 
-    def _check(self, draft: ThemeDraft, shopper: str, status: StatusPart) -> ThemeDraft | None:
+    def _check(
+        self, draft: ThemeDraft, shopper: str, excluded: ExcludedNames | None, status: StatusPart
+    ) -> ThemeDraft | None:
         """A theme that may be shown, with the concepts that may be, or None; the reason is counted."""
         settings = self.settings
         title = " ".join(draft.title.split())
@@ -183,7 +202,9 @@ class Theme(Stage):
             status.count("title_word")
         elif self._names_a_brand(title, shopper):
             status.count("title_brand")
-        elif concepts := self._clean_concepts(draft.concepts, status):
+        elif excluded is not None and excluded.names(title):
+            status.count("title_excluded")
+        elif concepts := self._clean_concepts(draft.concepts, excluded, status):
             return ThemeDraft(title, concepts)
         else:
             status.count("no_concepts")
@@ -197,26 +218,46 @@ class Theme(Stage):
             named -= self.brands.named_in(shopper)
         return bool(named)
 
-    def _clean_concepts(self, concepts: Sequence[str], status: StatusPart) -> tuple[str, ...]:
+    def _clean_concepts(
+        self, concepts: Sequence[str], excluded: ExcludedNames | None, status: StatusPart
+    ) -> tuple[str, ...]:
         kept = [" ".join(text.split()) for text in concepts if text.strip()]
         allowed = [text for text in kept if not self.policy.find(text) and self.scripts.allows(text)]
         status.count("concept_policy", len(kept) - len(allowed))
+        if excluded is not None:
+            named = [text for text in allowed if excluded.names(text)]
+            status.count("concept_excluded", len(named))
+            allowed = [text for text in allowed if text not in named]
         return tuple(dict.fromkeys(allowed))[:MAX_CONCEPTS]
 
-    async def _vectors(self, themes: Sequence[ThemeDraft], deadline_ns: int, status: StatusPart) -> np.ndarray | None:
-        """Embeddings of the titles: float32 [T, D]; None (then words alone are compared) when the engine fails."""
-        if len(themes) < 2:
-            return None
+    async def _vectors(
+        self, themes: Sequence[ThemeDraft], excluded: ExcludedNames | None, deadline_ns: int, status: StatusPart
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """Embeddings of the titles, and which themes are about what is excluded, by the keywords nearest to them.
+
+        Returns:
+            float32 [T, D], or None when the engine fails (then words alone are compared); bool [T].
+        """
+        about = np.zeros(len(themes), bool)
+        if len(themes) < 2 and excluded is None:
+            return None, about
         # The keywords stage is about to ask for the concepts. The engine remembers texts, and to read all its weights
         # once more would take longer than some texts more.
         concepts = dict.fromkeys(concept for theme in themes for concept in theme.concepts)
         texts = [*(theme.title for theme in themes), *concepts]
         # Even a spent budget leaves this much: near-duplicates are the most visible fault of a page.
         try:
-            return (await self.nearest.encode(texts, max(deadline_ns, after_ms(5))))[: len(themes)]
+            if excluded is None:
+                return (await self.nearest.encode(texts, max(deadline_ns, after_ms(5))))[: len(themes)], about
+            found = await self.nearest.keywords(texts, BEST_PRODUCTS, max(deadline_ns, after_ms(5)))
         except EngineError as error:
             status.fall_back(f"near-duplicates by words only ({error})", whole=False)
-            return None
+            return None, about
+        place = {text: index for index, text in enumerate(texts)}
+        for index, theme in enumerate(themes):
+            rows = found.rows[[place[text] for text in (theme.title, *theme.concepts)]]
+            about[index] = excluded.keywords(rows[rows >= 0]).mean() >= MOSTLY if (rows >= 0).any() else False
+        return found.vectors[: len(themes)], about
 
     def _distinct(
         self, themes: Sequence[ThemeDraft], required: int, vectors: np.ndarray | None, status: StatusPart
@@ -235,13 +276,21 @@ class Theme(Stage):
             return True
         return vectors is not None and float(vectors[i] @ vectors[j]) >= self.settings.max_similarity
 
-    def _fill(self, themes: Sequence[ThemeDraft], missing: int, categories: Sequence[int]) -> list[ThemeDraft]:
+    def _fill(
+        self,
+        themes: Sequence[ThemeDraft],
+        missing: int,
+        categories: Sequence[int],
+        excluded: ExcludedNames | None,
+    ) -> list[ThemeDraft]:
         """Themes of the categories the shopper buys from, then of popular ones, that do not repeat ``themes``."""
         added: list[ThemeDraft] = []
         for theme in self.categories.themes(categories):
             if len(added) >= missing:
                 break
             if self.policy.find(theme.title):
+                continue
+            if excluded is not None and any(excluded.names(text) for text in (theme.title, *theme.concepts)):
                 continue
             if all(title_overlap(theme.title, other.title) < self.settings.max_overlap for other in [*themes, *added]):
                 added.append(theme)

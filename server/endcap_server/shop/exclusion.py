@@ -1,0 +1,123 @@
+"""What excluded products, brands and categories are called: no title, concept or keyword of a page may name them.
+
+An exclusion removes products. A text that names what is gone would stand above products of something else.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from endcap_server.shop.rules import CompiledRules, RuleIndex, Rules
+from endcap_server.shop.store import ItemStore
+from endcap_server.shop.words import LITTLE_WORDS, stem, words
+
+BEST_PRODUCTS = 8
+"""Best products of a search keyword that say what it is about."""
+MOSTLY = 0.5
+"""Share of them that is excluded, from which the keyword is about what is excluded."""
+_MAX_WORDS = 5
+
+
+class Exclusions:
+    """Makes the names of what rules exclude; those of the latest rules are kept."""
+
+    def __init__(self, store: ItemStore):
+        self._rule_index = RuleIndex(store)
+        self._made = lru_cache(maxsize=128)(self._make)
+
+    def of(self, exclude: Mapping[str, Any]) -> "ExcludedNames | None":
+        """The names for the `exclude` object of RULES; None for one that excludes nothing."""
+        return self._made(json.dumps(exclude, sort_keys=True)) if exclude else None
+
+    def _make(self, exclude: str) -> "ExcludedNames":
+        rules = Rules.model_validate_json(f'{{"exclude":{exclude}}}')
+        return ExcludedNames(self._rule_index.store, self._rule_index.compile(rules))
+
+
+class ExcludedNames:
+    """Finds excluded things in texts, by the stems of their words.
+
+    A text names a brand or a category by its whole name, a category also by a word that no allowed category has, and a
+    product by all words of its title. It also names what is excluded where it contains a known search keyword whose
+    best products are mostly excluded.
+    """
+
+    def __init__(self, store: ItemStore, rules: CompiledRules):
+        self._store = store
+        self._rules = rules
+        categories = _category_names(store.categories, set(rules.excluded_categories.tolist()))
+        names = {_stems(store.brands[position]) for position in rules.excluded_brands.tolist()} | categories[0]
+        self._by_first: dict[str, list[tuple[str, ...]]] = {}
+        for name in names - {()}:
+            self._by_first.setdefault(name[0], []).append(name)
+        self._words = categories[1]
+        titles = {frozenset(_stems(store.titles[row])) for row in rules.excluded_rows.tolist()}
+        self._titles = titles - {frozenset()}
+        self._free: dict[int, bool] = {}
+
+    def names(self, text: str) -> bool:
+        """Whether a text names something that is excluded, itself or by a known keyword in it."""
+        return self._names_itself(text) or self._names_by_keyword(words(text))
+
+    def free_keywords(self, rows: Sequence[int]) -> list[int]:
+        """Those of the known keywords ``rows`` that neither are about what is excluded nor name it."""
+        new = [row for row in rows if row not in self._free]
+        for row, about in zip(new, self.keywords(new).tolist(), strict=True):
+            self._free[row] = not about and not self._names_itself(self._store.keywords[row])
+        return [row for row in rows if self._free[row]]
+
+    def _names_itself(self, text: str) -> bool:
+        found = _stems(text)
+        if not self._words.isdisjoint(found):
+            return True
+        for start, first in enumerate(found):
+            if any(found[start : start + len(name)] == name for name in self._by_first.get(first, ())):
+                return True
+        distinct = frozenset(found)
+        return any(title <= distinct for title in self._titles)
+
+    def keywords(self, rows: Sequence[int]) -> np.ndarray:
+        """Which of the known keywords ``rows`` are about what is excluded: bool [k]."""
+        if not len(rows):
+            return np.empty(0, bool)
+        products = self._store.keyword_products[np.asarray(rows), :BEST_PRODUCTS]
+        known = products >= 0
+        excluded = known.copy()
+        excluded[known] = ~self._rules.allowed(products[known])
+        mostly: np.ndarray = excluded.sum(axis=1) >= np.maximum(MOSTLY * known.sum(axis=1), 1e-9)
+        return mostly
+
+    def _names_by_keyword(self, found: Sequence[str]) -> bool:
+        phrases = {
+            " ".join(found[start:end])
+            for start in range(len(found))
+            for end in range(start + 1, min(start + _MAX_WORDS, len(found)) + 1)
+        }
+        rows = self._store.keywords.find(list(phrases))
+        return bool(self.keywords(rows[rows >= 0]).any())
+
+
+def _stems(text: str) -> tuple[str, ...]:
+    return tuple(stem(word) for word in words(text))
+
+
+def _category_names(categories: Sequence[str], excluded: set[int]) -> tuple[set[tuple[str, ...]], frozenset[str]]:
+    """Names of the categories that are excluded whole, and the words that only they have; both as stems."""
+    if not excluded:
+        return set(), frozenset()
+    paths = [[_stems(part) for part in category.split(">")] for category in categories]
+    allowed = [path for position, path in enumerate(paths) if position not in excluded]
+    prefixes = {tuple(path[:length]) for path in allowed for length in range(1, len(path) + 1)}
+    allowed_names = {name for path in allowed for name in path}
+    names = {
+        path[length - 1]
+        for position in excluded
+        for path in (paths[position],)
+        for length in range(1, len(path) + 1)
+        if tuple(path[:length]) not in prefixes
+    } - allowed_names
+    allowed_words = {word for name in allowed_names for word in name}
+    return names, frozenset(word for name in names for word in name) - allowed_words - LITTLE_WORDS
