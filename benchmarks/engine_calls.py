@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from endcap_server.declared.errors import EngineError, EngineTimeout
+from endcap_server.declared.reasons import Cause
 from endcap_server.declared.tensors import Tensors
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
@@ -42,7 +43,7 @@ class EnginesOverGrpc:
         """Answer the asked `outputs` of one request to `engine`; see `endcap_server.stages.base.Engines`."""
         left_s = (deadline_ns - time.monotonic_ns()) / 1e9
         if left_s <= 0:
-            raise EngineTimeout(engine, "no time left to ask")
+            raise EngineTimeout(engine, "no time left to ask", Cause.NO_TIME)
         return await asyncio.to_thread(self._call, engine, inputs, deadline_ns, left_s, outputs)
 
     def _call(self, engine: str, inputs: Tensors, deadline_ns: int, left_s: float, outputs: tuple[str, ...]) -> Tensors:

@@ -8,23 +8,27 @@ from pathlib import Path
 
 import pytest
 from dashboard_schema import Dashboard, Rules
+from endcap_server.declared.reasons import NO_ENGINE, Cause
+from endcap_server.ensembles import ENSEMBLES, STAGES
+from endcap_server.models import ENGINES
 from endcap_server.serving import metrics
+from endcap_server.stages.fusion import RANKER
 from queries import ALERTS, DOCS, SCRAPED, alerts, dashboard, queries, results, selectors
 
 SERIES = {name: metric for metric in metrics.METRICS for name in metric.series}
 EVERYWHERE = SCRAPED | {"model", "process"}
 VALUES = {
-    "stage": set(metrics.SOURCES),
+    "stage": set(STAGES),
     "outcome": {*metrics.OUTCOMES, *metrics.ENGINE_OUTCOMES},
     "reason": {
-        *metrics.OVERLOAD_REASONS,
-        *metrics.CAUSES,
-        *(each for all_ in metrics.AIQA_REASONS.values() for each in all_),
+        *Cause,
+        *(code for each in STAGES.values() for codes in (each.checks, each.causes, each.refusals) for code in codes),
+        metrics.OTHER,
     },
-    "engine": set(metrics.ENGINES),
-    "ensemble": {"storefront", "search"},
+    "engine": {*ENGINES, RANKER, NO_ENGINE},
+    "ensemble": set(ENSEMBLES),
     "degraded": {"yes", "no"},
-    "source": {each for sources in metrics.SOURCES.values() for each in sources},
+    "source": {source for each in STAGES.values() for source in each.sources},
     "result": {"hit", "miss"},
 }
 QUERIES = list(queries())

@@ -1,28 +1,27 @@
 import re
 import threading
-from pathlib import Path
 from typing import Any
 
-import endcap_server
 import numpy as np
 import pytest
 from endcap_server.declared.deadline import after_ms
-from endcap_server.declared.errors import EngineError, EngineTimeout
+from endcap_server.declared.errors import EngineTimeout
+from endcap_server.declared.reasons import Cause
 from endcap_server.declared.tensors import Tensors
+from endcap_server.ensembles import STAGES
 from endcap_server.serving import metrics
 from endcap_server.serving.metrics import (
     Counts,
     EngineMetrics,
     StageMetrics,
-    causes,
     increments,
     nothing,
-    overload_reason,
 )
+from endcap_server.shop.text_policy import DEFAULT_WORDS
+from endcap_server.stages.admission import Refusal
 from endcap_server.stages.handed_on import PageRequest, ThemeRequest
 from endcap_server.stages.status import StatusPart
-
-STAGES = Path(endcap_server.__file__).parent / "stages"
+from endcap_server.stages.theme import ThemeCheck
 
 
 def taken(source: StageMetrics | EngineMetrics) -> dict[tuple[str, ...], list[float]]:
@@ -43,7 +42,7 @@ def test_names_and_labels() -> None:
         assert not {"model", "process", "le", "instance", "job"} & set(metric.labels)
 
 
-@pytest.mark.parametrize("source", [*(StageMetrics(each) for each in metrics.SOURCES), EngineMetrics("nearest")])
+@pytest.mark.parametrize("source", [*(StageMetrics(each) for each in STAGES), EngineMetrics("nearest")])
 def test_what_is_there_from_the_start(source: StageMetrics | EngineMetrics) -> None:
     known = [(metric.name, *labels) for metric, labels in source.known]
     assert len(set(known)) == len(known)
@@ -51,73 +50,21 @@ def test_what_is_there_from_the_start(source: StageMetrics | EngineMetrics) -> N
     assert len(known) < 60, "series are cheap, not free"
 
 
-def test_every_reason_of_the_quality_checks_is_known() -> None:
-    written = {
-        reason: file.stem
-        for file in STAGES.glob("*.py")
-        for reason in re.findall(r'\.count\(\s*"([a-z_]+)"', file.read_text(encoding="utf-8"))
-    }
-    assert len(written) > 20
-    known = {reason for reasons in metrics.AIQA_REASONS.values() for reason in reasons}
-    assert set(written) <= known, "a new reason of a quality check also goes into AIQA_REASONS"
-    # What is written as one f-string: the sections of the built-in word list.
-    assert known - set(written) == {f"policy_{each}" for each in (*sections(), "other")}
+def test_sections_of_the_word_list_are_checks() -> None:
+    text = DEFAULT_WORDS.read_text(encoding="utf-8")
+    sections = re.findall(r"^\[(\w+)\]$", text, re.MULTILINE)
+    assert sections
+    for section in sections:
+        assert ThemeCheck(f"policy_{section}").value == f"policy_{section}"
+    assert ThemeCheck("policy_mine") is ThemeCheck.POLICY_OTHER
 
 
-def sections() -> set[str]:
-    text = (STAGES.parent / "shop/text_policy_words.txt").read_text(encoding="utf-8")
-    return set(re.findall(r"^\[(\w+)\]$", text, re.MULTILINE))
-
-
-LATE, UNKNOWN = EngineTimeout("theme_llm"), "Failed for execute the inference request. Model 'nearest' is not ready."
-
-
-@pytest.mark.parametrize(
-    ("reason", "expected"),
-    [
-        (str(LATE), {("theme_llm", "late")}),
-        (f"theme_llm: {LATE}", {("theme_llm", "late")}),
-        (str(EngineTimeout("nearest", "no time left to ask")), {("nearest", "no_time")}),
-        ("theme_llm: the budget leaves it no time", {("theme_llm", "no_time")}),
-        ("theme_llm: no theme was complete in time", {("theme_llm", "late")}),
-        (str(EngineTimeout("nearest", "it hangs: 16 earlier requests are unanswered")), {("nearest", "hangs")}),
-        (f"{EngineError('nearest', UNKNOWN)}; products are in retrieval's order", {("nearest", "unavailable")}),
-        (f"{EngineError('cross_encoder', 'RuntimeError: out of memory')}", {("cross_encoder", "failed")}),
-        (f"near-duplicates by words only ({EngineTimeout('nearest')})", {("nearest", "late")}),
-        (f"no similarity ({EngineTimeout('nearest')}); {EngineError('cross_encoder', 'broken')}; products are in order",
-         {("nearest", "late"), ("cross_encoder", "failed")}),
-        ("ranker: ValueError: 3 features", {("ranker", "failed")}),
-        (f"{EngineTimeout('keyword_llm')}; 4 of 4 themes have the nearest keywords", {("keyword_llm", "late")}),
-        ("1 of 4 themes have the nearest keywords", {("none", "too_few")}),
-        ("2 of 4 themes are categories", {("none", "too_few")}),
-        ("the catalogue has no known keywords", {("none", "no_keywords")}),
-        ("something new", {("none", "other")}),
-        ("", {("none", "other")}),
-    ],
-)  # fmt: skip
-def test_causes(reason: str, expected: set[tuple[str, str]]) -> None:
-    assert causes(reason) == expected
-    assert all(engine in metrics.ENGINES and cause in metrics.CAUSES for engine, cause in expected)
-
-
-def test_every_way_to_degrade_has_a_cause() -> None:
-    """The texts that stages pass to `fall_back`, with an engine's error where they have one."""
-    texts = [
-        text.replace("{error}", str(EngineTimeout("nearest")))
-        for file in STAGES.glob("*.py")
-        for text in re.findall(r'fall_back\(f?"([^"]+)"', file.read_text(encoding="utf-8"))
-    ]
-    assert len(texts) > 7
-    for text in texts:
-        assert all(cause != metrics.OTHER for _, cause in causes(text)), f"{text}: also goes into `causes`"
-
-
-def test_overload_reasons() -> None:
-    expected = "2 requests in flight, an answer is expected to take 1830 ms, more than 85% of the budget of 2000 ms"
-    assert overload_reason(f"overloaded: {expected}; try again later") == "late"
-    assert overload_reason("overloaded: 64 requests in flight, the most that max_in_flight allows; ...") == "full"
-    assert overload_reason("overloaded: 64 requests in flight, the most that the table holds; ...") == "full"
-    assert overload_reason("something new") == "other"
+@pytest.mark.parametrize("stage", STAGES)
+def test_codes_of_a_stage_are_labels(stage: str) -> None:
+    found = STAGES[stage]
+    for codes in (found.checks, found.causes, found.refusals):
+        assert all(re.fullmatch(r"[a-z_]+", code) for code in codes)
+    assert not {*found.causes} & {*Cause}, "an engine's cause and the stage's own would be one"
 
 
 def page(left_ms: float, placements: int = 4) -> Tensors:
@@ -128,7 +75,7 @@ def test_retrieval() -> None:
     stage = StageMetrics("retrieval")
     document = part(budget_ms=800, candidates=120, in_flight=3, ms=30.0)
     stage.answered({}, document)
-    stage.overloaded("overloaded: an answer is expected to take 9 ms")
+    stage.overloaded(Refusal.LATE)
     stage.ended("invalid")
     found = taken(stage)
     assert found["endcap_stage_requests_total", "retrieval", "answered"] == [1]
@@ -148,7 +95,7 @@ def test_theme() -> None:
     status.count("title_word", 3)
     status.count("policy_mine", 2)
     status.count("of_tomorrow")
-    status.fall_back(str(LATE))
+    status.fall_back_on(EngineTimeout("theme_llm"))
     request = ThemeRequest(shopper="", placements=4, budget_ms=250, keywords_ms=150, generation=(1, 0))
     stage.answered({"THEME_REQUEST": request.tensor()}, status.document())
     found = taken(stage)

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from endcap_server.declared.errors import EngineTimeout
 from endcap_server.declared.tensors import json_of, json_tensor
 from endcap_server.stages.handed_on import KeywordRows
 from endcap_server.stages.status import StatusPart, arrived_ns, carried, finish, part_of
+from endcap_server.stages.theme import ThemeCause
 
 
 def test_time_counts_from_arrival_in_the_process() -> None:
@@ -32,14 +34,19 @@ def test_time_counts_from_the_first_look_outside_a_server() -> None:
 def test_a_part_that_fell_back_keeps_its_source() -> None:
     part = StatusPart("generated")
     part.count("title_policy", 2)
-    part.fall_back("two titles refused", whole=False)
-    part.fall_back("two titles refused", whole=False)
+    part.fall_back("two titles refused", ThemeCause.TOO_FEW, whole=False)
+    part.fall_back("two titles refused", ThemeCause.TOO_FEW, whole=False)
+    part.fall_back_on(EngineTimeout("nearest"), "by words only ({error})", whole=False)
     document = part.document()
     assert (document["source"], document["reason"], document["aiqa"]) == (
         "generated",
-        "two titles refused",
+        "two titles refused; by words only (nearest: no answer within its share of the budget)",
         {"title_policy": 2},
     )
+    assert document["causes"] == [
+        {"engine": "none", "cause": "too_few"},
+        {"engine": "nearest", "cause": "late"},
+    ]
 
 
 def test_a_part_on_its_way_says_when_its_stage_finished_at_last() -> None:

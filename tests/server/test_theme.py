@@ -98,6 +98,7 @@ def test_without_the_llm_themes_are_the_shoppers_categories(shop: Path, broken: 
     assert themes_of(out).concepts[0][:2] == ("drinks", "apple juice")
     assert status["source"] == "fallback"
     assert reason in status["reason"]
+    assert {each["engine"] for each in status["causes"]} == {"theme_llm"}
     assert Generations().current(b"key") != before
 
 

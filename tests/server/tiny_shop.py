@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from endcap_server.declared.deadline import left_ms
 from endcap_server.declared.errors import EngineError, EngineTimeout
+from endcap_server.declared.reasons import Cause
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.shop.prompts import ThemeDraft, theme_completion
 from endcap_server.shop.store import ItemStore, KeywordColumns, ProductColumns, Ragged, write_keyword_links
@@ -103,7 +104,7 @@ class TinyEngines:
         self.calls.append((engine, inputs))
         failure = self.broken.get(engine)
         if failure == "dead":
-            raise EngineError(engine, "is not ready")
+            raise EngineError(engine, "is not ready", Cause.UNAVAILABLE)
         if failure == "late" or left_ms(deadline_ns) <= 0:
             await asyncio.sleep(max(0.0, left_ms(deadline_ns)) / 1e3)
             raise EngineTimeout(engine)

@@ -1,20 +1,27 @@
 """Errors that models raise and that reach clients as statuses."""
 
+from enum import StrEnum
+
+from endcap_server.declared.reasons import Cause
+
 
 class EngineError(Exception):
-    """An engine could not answer."""
+    """An engine could not answer; `cause` says why in one word, `reason` in a sentence."""
 
-    def __init__(self, engine: str, reason: str):
+    def __init__(self, engine: str, reason: str, cause: Cause = Cause.FAILED):
         super().__init__(f"{engine}: {reason}")
         self.engine = engine
         self.reason = reason
+        self.cause = cause
 
 
 class EngineTimeout(EngineError):  # noqa: N818 - what happened, not whose fault
     """An engine did not answer before the deadline of the call."""
 
-    def __init__(self, engine: str, reason: str = "no answer within its share of the budget"):
-        super().__init__(engine, reason)
+    def __init__(
+        self, engine: str, reason: str = "no answer within its share of the budget", cause: Cause = Cause.LATE
+    ):
+        super().__init__(engine, reason, cause)
 
 
 class InvalidRequest(ValueError):  # noqa: N818 - the status it becomes
@@ -36,7 +43,14 @@ class InvalidRequest(ValueError):  # noqa: N818 - the status it becomes
 
 
 class Overloaded(Exception):  # noqa: N818 - the state of the server
-    """More is asked for than can be answered in time; reaches the client as UNAVAILABLE, at once."""
+    """More is asked for than can be answered in time; reaches the client as UNAVAILABLE, at once.
+
+    `code` is one of the refusals that the stage declares.
+    """
+
+    def __init__(self, message: str, code: StrEnum):
+        super().__init__(message)
+        self.code = code
 
 
 class ParameterError(ValueError):

@@ -4,7 +4,6 @@ Nothing here knows Triton. Figures are collected in memory, beside the request's
 their sums to the server. Every label has a fixed set of values: what comes as text is mapped to one of them.
 """
 
-import re
 import threading
 from bisect import bisect_left
 from collections import deque
@@ -13,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from endcap_server.declared.deadline import now_ns
+from endcap_server.declared.reasons import NO_ENGINE, Source
 from endcap_server.declared.tensors import Tensors
+from endcap_server.ensembles import ENSEMBLES, STAGES
 from endcap_server.stages.handed_on import PageRequest, ThemeRequest, Themes
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -104,94 +105,6 @@ METRICS = (*STAGE_METRICS, *PAGE_METRICS, *ADMISSION_METRICS, *ENGINE_METRICS)
 
 OUTCOMES = ("answered", "invalid", "overloaded", "abandoned", "failed")
 ENGINE_OUTCOMES = ("answered", "invalid", "abandoned", "failed")
-SOURCES = {
-    "retrieval": ("computed", "fallback"),
-    "theme": ("generated", "cached", "fallback"),
-    "keywords": ("generated", "cached", "fallback"),
-    "rerank": ("computed", "fallback"),
-    "fusion": ("computed", "fallback"),
-}
-OVERLOAD_REASONS = ("late", "full", OTHER)
-ENGINES = ("nearest", "cross_encoder", "theme_llm", "keyword_llm", "ranker", "none")
-CAUSES = ("late", "no_time", "hangs", "unavailable", "failed", "no_keywords", "too_few", OTHER)
-AIQA_REASONS = {
-    "retrieval": (),
-    "theme": (
-        "required_theme_without_place",
-        "required_theme_against_policy",
-        "malformed_answer",
-        "cut_answer",
-        "title_length",
-        "title_script",
-        "title_word",
-        "title_brand",
-        "policy_profanity",
-        "policy_hate",
-        "policy_sexual",
-        "policy_violence",
-        "policy_drugs",
-        "policy_claims",
-        "policy_other",
-        "no_concepts",
-        "concept_policy",
-        "near_duplicate",
-    ),
-    "keywords": (
-        "theme_without_keywords",
-        "not_a_candidate",
-        "keyword_fit",
-        "keyword_repeats",
-        "cut_answer",
-        "keyword_added",
-    ),
-    "rerank": (),
-    "fusion": (
-        "placement_empty",
-        "placement_unfit",
-        "placement_near_duplicate",
-        "placement_kept_to_fill",
-        "placement_short",
-        "placement_missing",
-        "placement_below_floor",
-        "pin_excluded",
-        "pin_out_of_stock",
-        "product_unfit",
-        "product_repeated",
-    ),
-}
-_CAUSES = (
-    (re.compile(r"no time"), "no_time"),
-    (re.compile(r"it hangs|earlier requests"), "hangs"),
-    (re.compile(r"no answer within|deadline passed|in time|nobody waits"), "late"),
-    (re.compile(r"not ready|not healthy|not found|is not loaded|unknown model", re.IGNORECASE), "unavailable"),
-)
-_OF_ENGINE = re.compile(rf"\b({'|'.join(ENGINES[:-1])}): (?:\1: )?([^;]*)")
-
-
-def causes(reason: str) -> set[tuple[str, str]]:
-    """(engine, cause) of the text that a stage says why it degraded with; both from the fixed sets."""
-    found = {(engine, _cause(why)) for engine, why in _OF_ENGINE.findall(reason)}
-    if found:
-        return found
-    if "no known keywords" in reason:
-        return {("none", "no_keywords")}
-    if "themes are categories" in reason or "nearest keywords" in reason:
-        # Part of what the LLM wrote passed the checks, too little of it.
-        return {("none", "too_few")}
-    return {("none", OTHER)}
-
-
-def _cause(why: str) -> str:
-    return next((name for pattern, name in _CAUSES if pattern.search(why)), "failed")
-
-
-def overload_reason(message: str) -> str:
-    """Why admission refused: it was expected to be too late, or too many were in flight."""
-    if "is expected to take" in message:
-        return "late"
-    return "full" if "the most that" in message else OTHER
-
-
 Sums = dict[tuple[Metric, tuple[str, ...]], list[float]]
 _BUDGETS = ("THEME_REQUEST", "THEMES", "PAGE")
 """Inputs that say how much time a stage has."""
@@ -262,29 +175,29 @@ class StageMetrics:
         stage = self.stage
         yield from ((STAGE_REQUESTS, (stage, outcome)) for outcome in OUTCOMES)
         yield from ((metric, (stage,)) for metric in (STAGE_SECONDS, STAGE_BUDGET))
-        yield from ((AIQA, (stage, reason)) for reason in (*AIQA_REASONS[stage], OTHER))
-        yield DEGRADED, (stage, "none", OTHER)
+        yield from ((AIQA, (stage, check)) for check in (*STAGES[stage].checks, OTHER))
+        yield from ((DEGRADED, (stage, NO_ENGINE, cause)) for cause in (*STAGES[stage].causes, OTHER))
         if stage in ("retrieval", "rerank"):
             yield CANDIDATES, (stage,)
         if stage == "retrieval":
-            yield from ((OVERLOAD, (reason,)) for reason in OVERLOAD_REASONS)
+            yield from ((OVERLOAD, (code,)) for code in STAGES[stage].refusals)
             yield IN_FLIGHT, ()
         if stage == "fusion":
-            for ensemble in ("storefront", "search"):
-                yield from ((PAGES, (ensemble, degraded)) for degraded in ("no", "yes"))
-                yield PAGE_SECONDS, (ensemble,)
-                for part, sources in SOURCES.items():
-                    if ensemble == "storefront" or part not in ("theme", "keywords"):
-                        yield from ((PAGE_SOURCE, (ensemble, part, source)) for source in sources)
+            for ensemble in ENSEMBLES.values():
+                yield from ((PAGES, (ensemble.name, degraded)) for degraded in ("no", "yes"))
+                yield PAGE_SECONDS, (ensemble.name,)
+                for step in ensemble.steps:
+                    part, sources = step.stage.name, step.stage.sources
+                    yield from ((PAGE_SOURCE, (ensemble.name, part, source)) for source in sources)
 
     def ended(self, outcome: str) -> None:
         """A request was not answered."""
         self.counts.add(STAGE_REQUESTS, (self.stage, outcome))
 
-    def overloaded(self, message: str) -> None:
-        """Admission refused a request."""
+    def overloaded(self, code: str) -> None:
+        """A valid request was refused, for one of the reasons that the stage declares."""
         self.ended("overloaded")
-        self.counts.add(OVERLOAD, (overload_reason(message),))
+        self.counts.add(OVERLOAD, (code,))
 
     def answered(self, inputs: Tensors, status: Mapping[str, Any]) -> None:
         """A request was answered, with this STATUS or part of it."""
@@ -318,11 +231,12 @@ class StageMetrics:
     def _part(self, part: Mapping[str, Any]) -> None:
         stage, counts = self.stage, self.counts
         counts.observe(STAGE_SECONDS, (stage,), part["ms"] / 1e3)
-        for reason, number in part["aiqa"].items():
-            counts.add(AIQA, (stage, _aiqa_reason(stage, reason)), number)
-        if "reason" in part or part["source"] == "fallback":
-            for engine, cause in causes(part.get("reason", "")):
-                counts.add(DEGRADED, (stage, engine, cause))
+        for check, number in part["aiqa"].items():
+            counts.add(AIQA, (stage, _check(stage, check)), number)
+        if "reason" in part or part["source"] == Source.FALLBACK:
+            unexplained = [{"engine": NO_ENGINE, "cause": OTHER}]
+            for each in part.get("causes") or unexplained:
+                counts.add(DEGRADED, (stage, each["engine"], each["cause"]))
         if stage == "retrieval":
             counts.observe(CANDIDATES, (stage,), part["candidates"])
             if "in_flight" in part:
@@ -334,7 +248,7 @@ class StageMetrics:
         self.counts.add(PAGES, (ensemble, "yes" if status["degraded"] else "no"))
         self.counts.observe(PAGE_SECONDS, (ensemble,), status["ms"] / 1e3)
         for stage, part in status["stages"].items():
-            source = part["source"] if part["source"] in SOURCES[stage] else OTHER
+            source = part["source"] if part["source"] in STAGES[stage].sources else OTHER
             self.counts.add(PAGE_SOURCE, (ensemble, stage, source))
 
     def _budget_ms(self, inputs: Tensors, part: Mapping[str, Any], answered_ns: int) -> float:
@@ -348,11 +262,11 @@ class StageMetrics:
         return max(0.0, left_ms + float(part["ms"]))
 
 
-def _aiqa_reason(stage: str, reason: str) -> str:
-    if reason in AIQA_REASONS[stage]:
-        return reason
-    # Sections of an operator's own word list are the operator's to name.
-    return "policy_other" if reason.startswith("policy_") and stage == "theme" else OTHER
+def _check(stage: str, name: str) -> str:
+    try:
+        return STAGES[stage].checks(name).value
+    except ValueError:
+        return OTHER
 
 
 class EngineMetrics:

@@ -13,6 +13,7 @@ an engine that hangs, for example, takes time but is no work.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from time import monotonic_ns
 
 from endcap_server.declared.errors import Overloaded
@@ -27,6 +28,15 @@ _CORRECTIONS = (0.1, 2.0)
 _PATIENCE = 3
 _GRACE_NS = 500_000_000
 _REMEMBERED_NS = 10_000_000_000
+
+
+class Refusal(StrEnum):
+    """Why a valid request is not let in."""
+
+    LATE = "late"
+    """It is not expected to finish within its budget."""
+    FULL = "full"
+    """As many requests as may be are in flight."""
 
 
 @dataclass
@@ -110,18 +120,19 @@ class Admission:
         self._catch_up(now_ns)
         count, budget_ns = len(self._admitted), budget_ms * 1e6
         if count >= self.max_in_flight:
-            raise self._overloaded(f"{count} requests in flight, the most that max_in_flight allows")
+            raise self._overloaded(f"{count} requests in flight, the most that max_in_flight allows", Refusal.FULL)
         expected_ns = self._expected(kind, now_ns)
         if count >= self.min_in_flight and expected_ns > self.aim * budget_ns:
             raise self._overloaded(
                 f"{count} requests in flight, an answer is expected to take {expected_ns / 1e6:.0f} ms, more than "
-                f"{self.aim:.0%} of the budget of {budget_ms:.0f} ms"
+                f"{self.aim:.0%} of the budget of {budget_ms:.0f} ms",
+                Refusal.LATE,
             )
         # A request that its client gave up is nowhere heard of again: it must not count for a long budget.
         until_ns = min(deadline_ns + _GRACE_NS, now_ns + _REMEMBERED_NS)
         key = self.table.enter(deadline_ns, until_ns)
         if key is None:
-            raise self._overloaded(f"{count} requests in flight, the most that the table holds")
+            raise self._overloaded(f"{count} requests in flight, the most that the table holds", Refusal.FULL)
         if expected_ns:
             until_ns = min(until_ns, now_ns + int(_PATIENCE * expected_ns) + _GRACE_NS)
         judged = count >= self.min_in_flight
@@ -134,9 +145,9 @@ class Admission:
         self._admitted.pop(key, None)
         self._overdue.pop(key, None)
 
-    def _overloaded(self, reason: str) -> Overloaded:
+    def _overloaded(self, reason: str, code: Refusal) -> Overloaded:
         self._refused = True
-        return Overloaded(f"overloaded: {reason}; try again later")
+        return Overloaded(f"overloaded: {reason}; try again later", code)
 
     def _expected(self, kind: str, now_ns: int) -> float:
         """Nanoseconds that one more request is expected to take.

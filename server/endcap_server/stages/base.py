@@ -8,6 +8,7 @@ hand it the engine objects themselves.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -16,6 +17,7 @@ import numpy as np
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.model import ModelDeclaration
 from endcap_server.declared.parameters import ModelParameters
+from endcap_server.declared.reasons import NoCodes, Source
 from endcap_server.declared.tensors import Tensors
 from endcap_server.stages.status import STATUS_TENSORS, StatusPart, carried
 
@@ -64,6 +66,14 @@ class Stage(ABC):
     """
 
     declaration: ClassVar[ModelDeclaration]
+    sources: ClassVar[tuple[Source, ...]] = (Source.COMPUTED, Source.FALLBACK)
+    """Where its answers may come from."""
+    checks: ClassVar[type[StrEnum]] = NoCodes
+    """What its quality checks count; `checks._missing_` may map what an operator has named."""
+    causes: ClassVar[type[StrEnum]] = NoCodes
+    """Why it degrades by itself, besides the causes of engines."""
+    refusals: ClassVar[type[StrEnum]] = NoCodes
+    """Why it refuses valid requests."""
     name: ClassVar[str]
     requires: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """Output -> (input, what is expected of it): who asks for the output has to send the input."""
@@ -85,7 +95,7 @@ class Stage(ABC):
             else self.declaration.parameters.from_strings(self.name, parameters)
         )
 
-    def status(self, source: str = "computed") -> StatusPart:
+    def status(self, source: str = Source.COMPUTED) -> StatusPart:
         """A new part of STATUS for a request that begins; it says which model it comes from."""
         return StatusPart(source, {"model": self.model})
 

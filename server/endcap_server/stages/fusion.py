@@ -1,6 +1,7 @@
 """Fusion: blends ranker, relevance and rules into scores, and makes the page (P2: fusion and page-level AIQA)."""
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 
 from endcap_server.declared.model import ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters, SetBy
+from endcap_server.declared.reasons import Cause
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_tensor
 from endcap_server.shop.rules import CompiledRules, RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
@@ -17,14 +19,43 @@ from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.generations import run_folder
 from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
 from endcap_server.stages.in_flight import NAME_PATTERN, TABLE, InFlight
-from endcap_server.stages.page import BLENDED, MEASURED, SIGNALS, Pool, Shelf, blend, choose_placements, fill
+from endcap_server.stages.page import (
+    BLENDED,
+    MEASURED,
+    SIGNALS,
+    PlacementCheck,
+    Pool,
+    Shelf,
+    blend,
+    choose_placements,
+    fill,
+)
 from endcap_server.stages.ranking import Ranker
 from endcap_server.stages.status import STATUS_TENSORS, StatusPart, part_of, read_versions, status_document
 from endcap_server.stages.trial import Trial
 
+RANKER = "ranker"
+"""Named among the engines in STATUS and metrics, although it runs in the stage itself."""
+
 
 def _weight(default: float, what: str, where: str) -> Any:
     return Field(default, ge=0, le=100, description=f"weight of {what} in the score of a {where}'s products")
+
+
+class FusionCheck(StrEnum):
+    """What the quality checks of a page find."""
+
+    PLACEMENT_EMPTY = PlacementCheck.EMPTY
+    PLACEMENT_UNFIT = PlacementCheck.UNFIT
+    PLACEMENT_NEAR_DUPLICATE = PlacementCheck.NEAR_DUPLICATE
+    PLACEMENT_KEPT_TO_FILL = PlacementCheck.KEPT_TO_FILL
+    PLACEMENT_SHORT = "placement_short"
+    PLACEMENT_MISSING = "placement_missing"
+    PLACEMENT_BELOW_FLOOR = "placement_below_floor"
+    PIN_EXCLUDED = "pin_excluded"
+    PIN_OUT_OF_STOCK = "pin_out_of_stock"
+    PRODUCT_UNFIT = "product_unfit"
+    PRODUCT_REPEATED = "product_repeated"
 
 
 class FusionParameters(ModelParameters):
@@ -123,6 +154,7 @@ class Fusion(Stage):
         files=lambda settings: STORE_FILES,
         optional_files=("ranker/ranker.json", "ranker/model.txt"),
     )
+    checks = FusionCheck
     settings: FusionParameters
 
     def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
@@ -169,13 +201,13 @@ class Fusion(Stage):
         # A theme that LLM 1's spare did not fill is no placement.
         unused = 0 if is_search else sum(not theme for theme in themes)
         for reason, number in choice.dropped.items():
-            status.count(reason, number - (unused if reason == "placement_empty" else 0))
+            status.count(reason, number - (unused if reason is PlacementCheck.EMPTY else 0))
         shown = choice.shown
         if len(pins.rows) and not shown:
             shown = [0]
         shelves = self._fill(pools, shown, pins, products, compiled.max_per_brand, is_search, status)
-        status.count("placement_short", sum(len(shelf.rows) < products for shelf in shelves))
-        status.count("placement_missing", placements - len(shelves))
+        status.count(FusionCheck.PLACEMENT_SHORT, sum(len(shelf.rows) < products for shelf in shelves))
+        status.count(FusionCheck.PLACEMENT_MISSING, placements - len(shelves))
         return self._tensors(inputs, themes, shown, shelves, placements, products, status)
 
     def _pools(
@@ -184,9 +216,9 @@ class Fusion(Stage):
         """The products that may be shown, by placement, and the pinned ones in their order."""
         rows = inputs["ROW"]
         pins = rules.pins[rules.allowed(rules.pins)]
-        status.count("pin_excluded", len(rules.pins) - len(pins))
+        status.count(FusionCheck.PIN_EXCLUDED, len(rules.pins) - len(pins))
         stocked = pins[self.store.in_stock[pins]]
-        status.count("pin_out_of_stock", len(pins) - len(stocked))
+        status.count(FusionCheck.PIN_OUT_OF_STOCK, len(pins) - len(stocked))
         given = rows >= 0
         # Every product's own signals once, however many placements it is a candidate of.
         unique, member = np.unique(np.concatenate([rows[given], stocked]), return_inverse=True)
@@ -229,7 +261,7 @@ class Fusion(Stage):
             measured = _columns(inputs["MEASURED"][index][places])
             measured["retrieval"] = 1 - np.arange(len(places)) / max(1, len(places))
             each = pool(members, measured, 0.0)
-            status.count("product_unfit", int((~each.fit).sum()))
+            status.count(FusionCheck.PRODUCT_UNFIT, int((~each.fit).sum()))
             pools.append(each)
         return pools, pool(member[start:], _measured(inputs, stocked), 1.0)
 
@@ -239,7 +271,7 @@ class Fusion(Stage):
         try:
             return self.ranker.score(self.store, history, rows)
         except Exception as error:  # one signal of six: a page without it is better than none
-            status.fall_back(f"ranker: {type(error).__name__}: {error}", whole=False)
+            status.fall_back(f"ranker: {type(error).__name__}: {error}", Cause.FAILED, RANKER, whole=False)
             return np.full(len(rows), np.nan, np.float32)
 
     def _fits(self, signals: np.ndarray, similarity: np.ndarray | None, is_search: bool) -> np.ndarray:
@@ -271,11 +303,11 @@ class Fusion(Stage):
         for place, index in enumerate(shown):
             pool = pools[index]
             free = ~np.isin(pool.rows, used)
-            status.count("product_repeated", int((pool.fit & ~free).sum()))
+            status.count(FusionCheck.PRODUCT_REPEATED, int((pool.fit & ~free).sum()))
             fitting = pool.take(free & pool.fit)
             if not len(fitting.rows) and free.any():
                 # A page with a gap is worse than a placement that fits its title badly, and STATUS says which it is.
-                status.count("placement_below_floor")
+                status.count(FusionCheck.PLACEMENT_BELOW_FLOOR)
                 fitting = pool.take(free)
             leading = pins.take(np.arange(place * products, min((place + 1) * products, len(pins.rows))))
             shelf = fill(leading, fitting, products, weight, self.settings.diversity_threshold, cap)

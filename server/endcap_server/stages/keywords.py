@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from itertools import chain, zip_longest
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from endcap_server.declared.deadline import after_ms, left_ms
 from endcap_server.declared.errors import EngineError
 from endcap_server.declared.model import ModelDeclaration
 from endcap_server.declared.parameters import ModelParameters
+from endcap_server.declared.reasons import Cause, Source
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.shop import prompts
 from endcap_server.shop.exclusion import ExcludedNames, Exclusions
@@ -24,6 +26,25 @@ from endcap_server.stages.generations import Generations
 from endcap_server.stages.handed_on import KeywordRows, Themes
 from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.status import StatusPart
+
+
+class KeywordsCheck(StrEnum):
+    """What the quality checks of keywords find."""
+
+    THEME_WITHOUT_KEYWORDS = "theme_without_keywords"
+    NOT_A_CANDIDATE = "not_a_candidate"
+    KEYWORD_FIT = "keyword_fit"
+    KEYWORD_REPEATS = "keyword_repeats"
+    CUT_ANSWER = "cut_answer"
+    KEYWORD_EXCLUDED = "keyword_excluded"
+    KEYWORD_ADDED = "keyword_added"
+
+
+class KeywordsCause(StrEnum):
+    """Why keywords are not LLM 2's, though no engine failed."""
+
+    NO_KEYWORDS = "no_keywords"
+    TOO_FEW = "too_few"
 
 
 class KeywordsParameters(ModelParameters):
@@ -65,6 +86,9 @@ class Keywords(Stage):
         ordered=(("min_keywords", "keywords"),),
         reserve=("checks_ms", "keywords_share"),
     )
+    sources = (Source.GENERATED, Source.CACHED, Source.FALLBACK)
+    checks = KeywordsCheck
+    causes = KeywordsCause
     settings: KeywordsParameters
 
     def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
@@ -76,7 +100,7 @@ class Keywords(Stage):
 
     async def answer(self, inputs: Tensors) -> Answer:
         """Answer KEYWORDS: rows of the known keywords, [Q, K]."""
-        status = self.status("generated")
+        status = self.status(Source.GENERATED)
         themes = Themes.read(inputs["THEMES"])
         deadline_ns = after_ms(themes.keywords_ms)
         excluded = self.exclusions.of(themes.exclude)
@@ -94,7 +118,7 @@ class Keywords(Stage):
                 found = self.store.keywords.find([" ".join(text.casefold().split()) for text in work.concepts])
                 known = self._allowed(list(dict.fromkeys(row for row in found.tolist() if row >= 0)), excluded, status)
                 work.chosen = known[: self.settings.keywords]
-        if status.source == "fallback" or not complete:
+        if status.source == Source.FALLBACK or not complete:
             self.generations.bump(themes.generation[0])
         width = self.settings.keywords
         rows = np.full((len(works), width), -1, np.int32)
@@ -109,13 +133,13 @@ class Keywords(Stage):
         settings = self.settings
         texts = list(dict.fromkeys(chain.from_iterable([work.theme, *work.concepts] for work in works)))
         if not len(self.store.keywords):
-            status.fall_back("the catalogue has no known keywords")
+            status.fall_back("the catalogue has no known keywords", KeywordsCause.NO_KEYWORDS)
             return False
         try:
             # A spent budget still leaves time for this: without it the page has no products of its themes.
             found = await self.nearest.keywords(texts, settings.candidates, max(deadline_ns, after_ms(5)))
         except EngineError as error:
-            status.fall_back(str(error))
+            status.fall_back_on(error)
             return False
         place = {text: index for index, text in enumerate(texts)}
         for work in works:
@@ -125,7 +149,7 @@ class Keywords(Stage):
             near = self._allowed(list(taken)[: 2 * settings.candidates], excluded, status)
             self._judge(work, near, found.vectors[said])
             if not work.rows:
-                status.count("theme_without_keywords")
+                status.count(KeywordsCheck.THEME_WITHOUT_KEYWORDS)
         return True
 
     def _allowed(self, rows: list[int], excluded: ExcludedNames | None, status: StatusPart) -> list[int]:
@@ -133,7 +157,7 @@ class Keywords(Stage):
         if excluded is None:
             return rows
         kept = excluded.free_keywords(rows)
-        status.count("keyword_excluded", len(rows) - len(kept))
+        status.count(KeywordsCheck.KEYWORD_EXCLUDED, len(rows) - len(kept))
         return kept
 
     def _judge(self, work: _Work, rows: list[int], vectors: np.ndarray) -> None:
@@ -156,17 +180,17 @@ class Keywords(Stage):
             row_of = dict(zip(work.texts, work.rows, strict=True))
             parts = prompts.parse_keywords(text, work.texts) if text else []
             valid = [row_of[part] for part in parts]
-            status.count("not_a_candidate", len(set(text.split())) - len(valid))
+            status.count(KeywordsCheck.NOT_A_CANDIDATE, len(set(text.split())) - len(valid))
             fitting = [row for row in valid if work.fit[row] >= self.settings.fit_floor]
-            status.count("keyword_fit", len(valid) - len(fitting))
+            status.count(KeywordsCheck.KEYWORD_FIT, len(valid) - len(fitting))
             distinct = self._distinct(fitting)
-            status.count("keyword_repeats", len(fitting) - len(distinct))
+            status.count(KeywordsCheck.KEYWORD_REPEATS, len(fitting) - len(distinct))
             work.chosen = distinct[: self.settings.keywords]
             fallen += not fitting
             self._complete(work, bool(fitting), status)
         if fallen:
             missing = f"{fallen} of {len(works)} themes have the nearest keywords"
-            status.fall_back(missing, whole=fallen == len(works))
+            status.fall_back(missing, KeywordsCause.TOO_FEW, whole=fallen == len(works))
             status.extra["nearest_keyword_themes"] = fallen
         return all(finish == "stop" for finish in finishes) and not fallen
 
@@ -177,7 +201,7 @@ class Keywords(Stage):
         if not works:
             return nothing, nothing
         if left_ms(llm_deadline_ns) <= 0:
-            status.fall_back("keyword_llm: the budget leaves it no time")
+            status.fall_back("keyword_llm: the budget leaves it no time", Cause.NO_TIME, "keyword_llm")
             return nothing, nothing
         choose = self.settings.keywords
         inputs = {
@@ -188,10 +212,10 @@ class Keywords(Stage):
         try:
             answer = await self.engines.call("keyword_llm", inputs, llm_deadline_ns, ("TEXT", "FINISH"))
         except EngineError as error:
-            status.fall_back(str(error))
+            status.fall_back_on(error)
             return nothing, nothing
         texts, finishes = texts_of(answer["TEXT"]), texts_of(answer["FINISH"])
-        status.count("cut_answer", sum(finish != "stop" for finish in finishes))
+        status.count(KeywordsCheck.CUT_ANSWER, sum(finish != "stop" for finish in finishes))
         return texts, finishes
 
     def _complete(self, work: _Work, chosen_by_llm: bool, status: StatusPart) -> None:
@@ -205,7 +229,7 @@ class Keywords(Stage):
         nearest = fitting or sorted(work.rows, key=lambda row: -work.fit[row])
         work.chosen += self._distinct(nearest, work.chosen)[: wanted - before]
         if chosen_by_llm:
-            status.count("keyword_added", len(work.chosen) - before)
+            status.count(KeywordsCheck.KEYWORD_ADDED, len(work.chosen) - before)
 
     def _distinct(self, rows: Sequence[int], taken: Sequence[int] = ()) -> list[int]:
         """Rows of keywords that each name another thing, beside those that are taken."""

@@ -5,6 +5,7 @@ Plain functions over NumPy arrays, without tensors, engines or parameters files;
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import numpy as np
 
@@ -139,14 +140,23 @@ def fill(pins: Pool, pool: Pool, count: int, weight: float, threshold: float, ca
     )
 
 
+class PlacementCheck(StrEnum):
+    """Why a placement is left out, or shown although it has a fault."""
+
+    EMPTY = "placement_empty"
+    UNFIT = "placement_unfit"
+    NEAR_DUPLICATE = "placement_near_duplicate"
+    KEPT_TO_FILL = "placement_kept_to_fill"
+
+
 @dataclass
 class Choice:
     """Which placements a page shows, and why others were left out (reason -> count)."""
 
     shown: list[int]
-    dropped: dict[str, int] = field(default_factory=dict)
+    dropped: dict[PlacementCheck, int] = field(default_factory=dict)
 
-    def count(self, reason: str) -> None:
+    def count(self, reason: PlacementCheck) -> None:
         """Count a placement that was left out or shown in spite of a finding."""
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
@@ -175,14 +185,14 @@ def choose_placements(
     enough = min(least_products, products)
     for index, pool in enumerate(pools):
         if not len(pool.rows):
-            choice.count("placement_empty")
+            choice.count(PlacementCheck.EMPTY)
         elif index < required:
             good.append(index)
         elif int(pool.fit.sum()) < enough:
-            choice.count("placement_unfit")
+            choice.count(PlacementCheck.UNFIT)
             spare.append(index)
         elif any(_repeats(index, other, pools, tops, means, max_overlap, max_similarity) for other in good):
-            choice.count("placement_near_duplicate")
+            choice.count(PlacementCheck.NEAR_DUPLICATE)
             spare.append(index)
         else:
             good.append(index)
@@ -193,7 +203,7 @@ def choose_placements(
     free = sorted((index for index in good if index >= required), key=quality, reverse=True)
     shown = ([index for index in good if index < required] + free)[:placements]
     for index in sorted(spare, key=quality, reverse=True)[: placements - len(shown)]:
-        choice.count("placement_kept_to_fill")
+        choice.count(PlacementCheck.KEPT_TO_FILL)
         shown.append(index)
     choice.shown = sorted(shown)
     return choice

@@ -163,7 +163,7 @@ class Rerank(Stage):
         try:
             return (await self.nearest.products(themes, count, deadline_ns, allowed.bits)).rows
         except EngineError as error:
-            status.fall_back(f"themes without keywords have the shopper's candidates ({error})", whole=False)
+            status.fall_back_on(error, "themes without keywords have the shopper's candidates ({error})", whole=False)
             return np.full((len(themes), 0), -1, np.int32)
 
     async def _score(
@@ -178,7 +178,7 @@ class Rerank(Stage):
         try:
             answer = await self.engines.call("cross_encoder", inputs, deadline_ns, ("SCORE", "MARGIN"))
         except EngineError as error:
-            status.fall_back(f"{error}; products are in retrieval's order")
+            status.fall_back_on(error, "{error}; products are in retrieval's order")
             return relevance, margin
         relevance[asked], margin[asked] = answer["SCORE"], answer["MARGIN"]
         return relevance, margin
@@ -194,7 +194,7 @@ class Rerank(Stage):
         try:
             vectors = await self.nearest.encode([texts[index] for index in asked.tolist()], deadline_ns)
         except EngineError as error:
-            status.fall_back(f"no similarity ({error})", whole=False)
+            status.fall_back_on(error, "no similarity ({error})", whole=False)
             return similarity
         for index, vector in zip(asked.tolist(), vectors, strict=True):
             given = rows[index] >= 0

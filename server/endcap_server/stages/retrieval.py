@@ -19,6 +19,7 @@ from endcap_server.declared.deadline import left_ms, tier_ms
 from endcap_server.declared.errors import EngineError
 from endcap_server.declared.model import ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters, SetBy
+from endcap_server.declared.reasons import Source
 from endcap_server.declared.tensors import Tensors, json_text
 from endcap_server.shop import kinds, prompts
 from endcap_server.shop.exclusion import Exclusions
@@ -26,7 +27,7 @@ from endcap_server.shop.kinds import Kinds
 from endcap_server.shop.rules import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.stages import contract, handed_on
-from endcap_server.stages.admission import Admission
+from endcap_server.stages.admission import Admission, Refusal
 from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.candidates import Candidates, bend, interests, merge, popular_rows, recency
@@ -120,6 +121,7 @@ class Retrieval(Stage):
     )
     # Without QUERY, Triton would report a deadlock of the ensemble: its tensor is optional there, and required here.
     requires: ClassVar = {"QUERY_THEMES": ("QUERY", "exactly 1 text of 1 to 512 characters")}
+    refusals = Refusal
     settings: RetrievalParameters
 
     def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
@@ -229,7 +231,7 @@ class Retrieval(Stage):
         if excluded is None:
             return request.session
         kept = tuple(text for text in request.session if not excluded.names(text))
-        status.count("session_excluded", len(request.session) - len(kept))
+        status.count(RetrievalCheck.SESSION_EXCLUDED, len(request.session) - len(kept))
         return kept
 
     def _known(self, history: tuple[str, ...]) -> tuple[np.ndarray, int]:
@@ -302,7 +304,7 @@ class Retrieval(Stage):
             search = self.nearest.products(vectors, settings.candidates, deadline_ns, allowed.bits)
             if (found := await self._found(search, status)) is not None:
                 return merge(allowed, found.rows, found.similarity, weights, settings.candidates)
-        elif status.source != "fallback":
+        elif status.source != Source.FALLBACK:
             status.extra["candidates_from"] = "popularity"
         rows = allowed.first(self.popular, settings.candidates)
         return Candidates(rows, np.zeros(len(rows), np.float32))
@@ -312,7 +314,7 @@ class Retrieval(Stage):
         try:
             return await call
         except EngineError as error:
-            status.fall_back(str(error), whole=whole)
+            status.fall_back_on(error, whole=whole)
             return None
 
     def _favourite_categories(self, history: np.ndarray, candidates: Candidates) -> np.ndarray:

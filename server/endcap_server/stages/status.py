@@ -4,11 +4,14 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from endcap_server.declared.errors import EngineError
+from endcap_server.declared.reasons import NO_ENGINE, Source
 from endcap_server.declared.tensors import compact_json, document_tensor, json_of
 
 STATUS_TENSORS = {"retrieval": "PAGE", "theme": "THEME_STATUS", "keywords": "KEYWORDS", "rerank": "RERANK_STATUS"}
@@ -34,24 +37,37 @@ class StatusPart:
     begins when the request reaches its process: reading tensors and waiting for the stage's loop are part of it.
     """
 
-    def __init__(self, source: str = "computed", extra: Mapping[str, Any] | None = None):
+    def __init__(self, source: str = Source.COMPUTED, extra: Mapping[str, Any] | None = None):
         self.started_ns = arrived_ns.get(0) or time.monotonic_ns()
         self.source = source
         self.reasons: list[str] = []
+        self.causes: dict[tuple[str, str], None] = {}
         self.aiqa: dict[str, int] = {}
         self.extra: dict[str, Any] = dict(extra or {})
 
-    def count(self, reason: str, number: int = 1) -> None:
-        """Count ``number`` findings of the quality checks."""
+    def count(self, check: str, number: int = 1) -> None:
+        """Count ``number`` findings of a quality check, one of those that the stage declares."""
         if number:
-            self.aiqa[reason] = self.aiqa.get(reason, 0) + int(number)
+            self.aiqa[str(check)] = self.aiqa.get(check, 0) + int(number)
 
-    def fall_back(self, reason: str, whole: bool = True) -> None:
-        """Say that the stage degraded: the whole answer, or a part of it (the source then stays what it was)."""
+    def fall_back(self, reason: str, cause: StrEnum, engine: str = NO_ENGINE, *, whole: bool = True) -> None:
+        """Say that the stage degraded: the whole answer, or a part of it (the source then stays what it was).
+
+        Args:
+            reason: A sentence for people.
+            cause: The same as a code: of the engine, or one that the stage declares.
+            engine: Whose answer is missing.
+            whole: Whether nothing is left of what the stage normally gives.
+        """
         if whole:
-            self.source = "fallback"
+            self.source = Source.FALLBACK
         if reason not in self.reasons:
             self.reasons.append(reason)
+        self.causes[engine, str(cause)] = None
+
+    def fall_back_on(self, error: EngineError, sentence: str = "{error}", *, whole: bool = True) -> None:
+        """Say that the stage degraded because an engine failed; ``sentence`` says what that means."""
+        self.fall_back(sentence.format(error=error), error.cause, error.engine, whole=whole)
 
     def document(self) -> dict[str, Any]:
         """The stage's part of STATUS so far; `ms` and `finished_ns` are up to now."""
@@ -64,6 +80,7 @@ class StatusPart:
         }
         if self.reasons:
             part["reason"] = "; ".join(self.reasons)
+            part["causes"] = [{"engine": engine, "cause": cause} for engine, cause in self.causes]
         return part | {"started_ns": self.started_ns, "finished_ns": finished_ns}
 
 
@@ -116,7 +133,7 @@ def status_document(
         began_ns, ended_ns = int(part.pop("started_ns")), int(part.pop("finished_ns"))
         # What was finished before this request began came from the response cache.
         if ended_ns < started_ns:
-            part |= {"source": "cached" if part["source"] == "generated" else part["source"], "ms": 0.0}
+            part |= {"source": Source.CACHED if part["source"] == Source.GENERATED else part["source"], "ms": 0.0}
         else:
             part["ms"] = _ms(began_ns, ended_ns)
     return {
@@ -125,7 +142,7 @@ def status_document(
         "versions": versions,
         "unknown_ids": unknown_ids,
         "unknown_rules": unknown_rules,
-        "degraded": [name for name, part in parts.items() if part["source"] == "fallback" or "reason" in part],
+        "degraded": [name for name, part in parts.items() if part["source"] == Source.FALLBACK or "reason" in part],
         "ms": _ms(started_ns, finished_ns),
     }
 

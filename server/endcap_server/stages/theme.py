@@ -1,6 +1,7 @@
 """Theme: LLM 1 writes the page's themes, quality checks (AIQA, P2) drop what may not be shown, categories fill gaps."""
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ from endcap_server.declared.deadline import after_ms, left_ms
 from endcap_server.declared.errors import EngineError
 from endcap_server.declared.model import ModelDeclaration
 from endcap_server.declared.parameters import IsFile, ModelParameters
+from endcap_server.declared.reasons import Cause, Source
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.shop import prompts
 from endcap_server.shop.exclusion import BEST_PRODUCTS, MOSTLY, ExcludedNames, Exclusions
@@ -29,6 +31,44 @@ from endcap_server.stages.status import StatusPart
 
 MAX_CONCEPTS = 4
 _SPARE = prompts.MAX_PLACEMENTS - 16
+
+
+class ThemeCheck(StrEnum):
+    """What the quality checks of themes find."""
+
+    REQUIRED_THEME_WITHOUT_PLACE = "required_theme_without_place"
+    REQUIRED_THEME_AGAINST_POLICY = "required_theme_against_policy"
+    MALFORMED_ANSWER = "malformed_answer"
+    CUT_ANSWER = "cut_answer"
+    TITLE_LENGTH = "title_length"
+    TITLE_SCRIPT = "title_script"
+    TITLE_WORD = "title_word"
+    TITLE_BRAND = "title_brand"
+    POLICY_PROFANITY = "policy_profanity"
+    POLICY_HATE = "policy_hate"
+    POLICY_SEXUAL = "policy_sexual"
+    POLICY_VIOLENCE = "policy_violence"
+    POLICY_DRUGS = "policy_drugs"
+    POLICY_CLAIMS = "policy_claims"
+    POLICY_OTHER = "policy_other"
+    NO_CONCEPTS = "no_concepts"
+    CONCEPT_POLICY = "concept_policy"
+    NEAR_DUPLICATE = "near_duplicate"
+    CONCEPT_EXCLUDED = "concept_excluded"
+    REQUIRED_THEME_EXCLUDED = "required_theme_excluded"
+    THEME_EXCLUDED = "theme_excluded"
+    TITLE_EXCLUDED = "title_excluded"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "ThemeCheck | None":
+        """Sections of an operator's own word list are the operator's to name."""
+        return cls.POLICY_OTHER if str(value).startswith("policy_") else None
+
+
+class ThemeCause(StrEnum):
+    """Why themes are not LLM 1's, though it answered."""
+
+    TOO_FEW = "too_few"
 
 
 class ThemeParameters(ModelParameters):
@@ -73,6 +113,9 @@ class Theme(Stage):
         ordered=(("min_title", "max_title"),),
         reserve=("checks_ms", "theme_share"),
     )
+    sources = (Source.GENERATED, Source.CACHED, Source.FALLBACK)
+    checks = ThemeCheck
+    causes = ThemeCause
     settings: ThemeParameters
 
     def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
@@ -91,14 +134,14 @@ class Theme(Stage):
 
     async def answer(self, inputs: Tensors) -> Answer:
         """Answer THEMES of Q = P + spare themes, required ones first, padded with empty ones."""
-        status = self.status("generated")
+        status = self.status(Source.GENERATED)
         request = ThemeRequest.read(inputs["THEME_REQUEST"])
         deadline_ns = after_ms(request.budget_ms)
         shopper, placements = request.shopper, request.placements
         wanted = placements + self.settings.spare
         required = list(request.rules.get("required_themes", ()))
         if len(required) > placements:
-            status.count("required_theme_without_place", len(required) - placements)
+            status.count(ThemeCheck.REQUIRED_THEME_WITHOUT_PLACE, len(required) - placements)
             required = required[:placements]
 
         excluded = self.exclusions.of(request.rules.get("exclude", {}))
@@ -108,7 +151,7 @@ class Theme(Stage):
         fresh = [draft for draft in checked if draft]
         vectors, about = await self._vectors([*themes, *fresh], excluded, deadline_ns, status)
         if about[len(required) :].any():
-            status.count("theme_excluded", int(about[len(required) :].sum()))
+            status.count(ThemeCheck.THEME_EXCLUDED, int(about[len(required) :].sum()))
             kept = np.flatnonzero(~about | (np.arange(len(about)) < len(required)))
             fresh = [fresh[index - len(required)] for index in kept[len(required) :].tolist()]
             vectors = None if vectors is None else vectors[kept]
@@ -120,8 +163,9 @@ class Theme(Stage):
         themes += filling
         status.extra |= {"generated_themes": generated, "category_themes": len(filling)}
         if filling and drafts:
-            status.fall_back(f"{len(filling)} of {len(themes)} themes are categories", whole=generated == 0)
-        if status.source == "fallback" or not complete:
+            sentence = f"{len(filling)} of {len(themes)} themes are categories"
+            status.fall_back(sentence, ThemeCause.TOO_FEW, whole=generated == 0)
+        if status.source == Source.FALLBACK or not complete:
             self.generations.bump(request.generation[0])
         themes = themes[:wanted] + [ThemeDraft("", ())] * (wanted - len(themes))
         found = Themes(
@@ -139,7 +183,7 @@ class Theme(Stage):
         """What LLM 1 writes, and whether it came to its end; nothing, said in ``status``, when it could not."""
         llm_deadline_ns = deadline_ns - int(self.settings.checks_ms * 1e6)
         if left_ms(llm_deadline_ns) <= 0:
-            status.fall_back("theme_llm: the budget leaves it no time")
+            status.fall_back("theme_llm: the budget leaves it no time", Cause.NO_TIME, "theme_llm")
             return [], False
         # A required title that a prompt cannot hold is not asked for; an empty draft keeps its place.
         askable = [index for index, title in enumerate(required) if prompts.clean(title, prompts.TITLE_CHARACTERS)]
@@ -152,20 +196,20 @@ class Theme(Stage):
             answer = await self.engines.call("theme_llm", inputs, llm_deadline_ns, ("TEXT", "FINISH"))
             drafts = prompts.parse_themes(texts_of(answer["TEXT"])[0])
         except MalformedAnswer as error:
-            status.count("malformed_answer")
-            status.fall_back(f"theme_llm: {error}")
+            status.count(ThemeCheck.MALFORMED_ANSWER)
+            status.fall_back(f"theme_llm: {error}", Cause.FAILED, "theme_llm")
             return [], False
         except EngineError as error:
-            status.fall_back(str(error))
+            status.fall_back_on(error)
             return [], False
         if not drafts:
-            status.fall_back("theme_llm: no theme was complete in time")
+            status.fall_back("theme_llm: no theme was complete in time", Cause.LATE, "theme_llm")
             return [], False
         by_place = dict(zip(askable, drafts, strict=False))
         of_required = [by_place.get(index, ThemeDraft(title, ())) for index, title in enumerate(required)]
         finish = texts_of(answer["FINISH"])[0]
         if finish != "stop":
-            status.count("cut_answer")
+            status.count(ThemeCheck.CUT_ANSWER)
         return [*of_required, *drafts[len(askable) :]], finish == "stop"
 
     def _required(
@@ -179,9 +223,9 @@ class Theme(Stage):
         themes = []
         for index, title in enumerate(titles):
             if self.policy.find(title):
-                status.count("required_theme_against_policy")
+                status.count(ThemeCheck.REQUIRED_THEME_AGAINST_POLICY)
             if excluded is not None and excluded.names(title):
-                status.count("required_theme_excluded")
+                status.count(ThemeCheck.REQUIRED_THEME_EXCLUDED)
             concepts = self._clean_concepts(drafts[index].concepts, excluded, status) if drafts else ()
             themes.append(ThemeDraft(title, concepts or (title,)))
         return themes
@@ -193,21 +237,21 @@ class Theme(Stage):
         settings = self.settings
         title = " ".join(draft.title.split())
         if not settings.min_title <= len(title) <= settings.max_title or len(title.split()) > settings.max_title_words:
-            status.count("title_length")
+            status.count(ThemeCheck.TITLE_LENGTH)
         elif section := self.policy.find(title):
             status.count(f"policy_{section}")
         elif not self.scripts.allows(title):
-            status.count("title_script")
+            status.count(ThemeCheck.TITLE_SCRIPT)
         elif self.words is not None and self.words.unknown_in(title, shopper):
-            status.count("title_word")
+            status.count(ThemeCheck.TITLE_WORD)
         elif self._names_a_brand(title, shopper):
-            status.count("title_brand")
+            status.count(ThemeCheck.TITLE_BRAND)
         elif excluded is not None and excluded.names(title):
-            status.count("title_excluded")
+            status.count(ThemeCheck.TITLE_EXCLUDED)
         elif concepts := self._clean_concepts(draft.concepts, excluded, status):
             return ThemeDraft(title, concepts)
         else:
-            status.count("no_concepts")
+            status.count(ThemeCheck.NO_CONCEPTS)
         return None
 
     def _names_a_brand(self, title: str, shopper: str) -> bool:
@@ -223,10 +267,10 @@ class Theme(Stage):
     ) -> tuple[str, ...]:
         kept = [" ".join(text.split()) for text in concepts if text.strip()]
         allowed = [text for text in kept if not self.policy.find(text) and self.scripts.allows(text)]
-        status.count("concept_policy", len(kept) - len(allowed))
+        status.count(ThemeCheck.CONCEPT_POLICY, len(kept) - len(allowed))
         if excluded is not None:
             named = [text for text in allowed if excluded.names(text)]
-            status.count("concept_excluded", len(named))
+            status.count(ThemeCheck.CONCEPT_EXCLUDED, len(named))
             allowed = [text for text in allowed if text not in named]
         return tuple(dict.fromkeys(allowed))[:MAX_CONCEPTS]
 
@@ -251,7 +295,7 @@ class Theme(Stage):
                 return (await self.nearest.encode(texts, max(deadline_ns, after_ms(5))))[: len(themes)], about
             found = await self.nearest.keywords(texts, BEST_PRODUCTS, max(deadline_ns, after_ms(5)))
         except EngineError as error:
-            status.fall_back(f"near-duplicates by words only ({error})", whole=False)
+            status.fall_back_on(error, "near-duplicates by words only ({error})", whole=False)
             return None, about
         place = {text: index for index, text in enumerate(texts)}
         for index, theme in enumerate(themes):
@@ -266,7 +310,7 @@ class Theme(Stage):
         kept: list[int] = []
         for index, theme in enumerate(themes):
             if index >= required and any(self._alike(theme, themes[other], vectors, index, other) for other in kept):
-                status.count("near_duplicate")
+                status.count(ThemeCheck.NEAR_DUPLICATE)
             else:
                 kept.append(index)
         return [themes[index] for index in kept]

@@ -10,12 +10,18 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from endcap_server.declared.errors import EngineError, EngineTimeout
+from endcap_server.declared.reasons import Cause
 from endcap_server.declared.tensors import Tensors
 from endcap_server.serving.threads import call_threads
 
 _MOST_UNANSWERED = call_threads() // 2
 """Calls that an engine may leave unanswered before no more are made: each keeps its threads, of the loop's executor and
 of the server."""
+_CAUSES = {
+    pb_utils.TritonError.CANCELLED: Cause.LATE,  # an engine drops what nobody waits for
+    pb_utils.TritonError.NOT_FOUND: Cause.UNAVAILABLE,
+    pb_utils.TritonError.UNAVAILABLE: Cause.UNAVAILABLE,
+}
 _GRACE_S = 0.010
 """An engine answers what it has at the deadline; so long may that answer be under way, seconds."""
 
@@ -38,9 +44,10 @@ class BlsEngines:
         """Answer the asked `outputs` of one request to `engine`; see `endcap_server.stages.base.Engines`."""
         left_s = (deadline_ns - time.monotonic_ns()) / 1e9
         if left_s <= 0:
-            raise EngineTimeout(engine, "no time left to ask")
+            raise EngineTimeout(engine, "no time left to ask", Cause.NO_TIME)
         if self._unanswered[engine] >= _MOST_UNANSWERED:
-            raise EngineTimeout(engine, f"it hangs: {self._unanswered[engine]} earlier requests are unanswered")
+            reason = f"it hangs: {self._unanswered[engine]} earlier requests are unanswered"
+            raise EngineTimeout(engine, reason, Cause.HANGS)
         request = pb_utils.InferenceRequest(
             model_name=self._names.get(engine, engine),
             requested_output_names=list(outputs),
@@ -55,10 +62,11 @@ class BlsEngines:
             raise EngineTimeout(engine)
         try:
             response = answer.result()
-        except pb_utils.TritonModelException as error:
-            raise EngineError(engine, str(error)) from None
+        except pb_utils.TritonModelException as error:  # the server did not take the request
+            raise EngineError(engine, str(error), Cause.UNAVAILABLE) from None
         if response.has_error():
-            raise EngineError(engine, response.error().message())
+            answered = response.error()
+            raise EngineError(engine, answered.message(), _CAUSES.get(answered.code(), Cause.FAILED))
         return {name: pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in outputs}
 
     def _drop(self, engine: str, late: "asyncio.Future[Any]") -> None:

@@ -102,7 +102,7 @@ class StageModel:
             self._metrics.ended("invalid")
         except Overloaded as error:
             refuse(sender, str(error), pb_utils.TritonError.UNAVAILABLE)
-            self._metrics.overloaded(str(error))
+            self._metrics.overloaded(error.code)
         except Exception as error:  # the border: whatever went wrong, this request is answered and the next is served
             self._logger.log_error(f"{name}: {type(error).__name__}: {error}")
             refuse(sender, f"{name} failed: {type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
