@@ -21,6 +21,7 @@ _CAUSES = {
     pb_utils.TritonError.CANCELLED: Cause.LATE,  # an engine drops what nobody waits for
     pb_utils.TritonError.NOT_FOUND: Cause.UNAVAILABLE,
     pb_utils.TritonError.UNAVAILABLE: Cause.UNAVAILABLE,
+    pb_utils.TritonError.INTERNAL: Cause.UNAVAILABLE,  # the server's own, as of a process that died
 }
 _GRACE_S = 0.010
 """An engine answers what it has at the deadline; so long may that answer be under way, seconds."""

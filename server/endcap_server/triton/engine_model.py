@@ -61,7 +61,8 @@ class Job:
             refuse(self.sender, str(result) or "the deadline passed", pb_utils.TritonError.CANCELLED)
             outcome = "abandoned"
         elif isinstance(result, Exception):
-            refuse(self.sender, f"{type(result).__name__}: {result}", pb_utils.TritonError.INTERNAL)
+            # Not INTERNAL: that is what the server itself answers for an engine whose process has died.
+            refuse(self.sender, f"{type(result).__name__}: {result}", pb_utils.TritonError.UNKNOWN)
             outcome = "failed"
         else:
             complete(self.sender, pb_utils.InferenceResponse(output_tensors(result, self.requested)))
