@@ -43,10 +43,11 @@ test-long: setup ## The same with every kill and every mutation
 	OMP_NUM_THREADS=1 $(VENV)/python -m pytest -m "not server" --numprocesses auto --dist worksteal
 	$(VENV)/python -m pytest -m server --long
 
-lint: setup ## ruff, mypy, and endcap lint on model_repository
+lint: setup ## ruff, mypy, import-linter, and endcap lint on model_repository
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
+	$(VENV)/lint-imports
 	$(VENV)/endcap lint --strict model_repository
 
 render: setup ## Write model_repository/**/*.pbtxt and the tables of docs/lint.md from the declarations

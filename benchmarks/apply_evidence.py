@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 from endcap_client import Client
-from endcap_server.apply.generation import StateFolder
-from endcap_server.apply.journal import Standing
-from endcap_server.apply.running import RunningServer, find_server
 from endcap_server.launch import Server, ServerOptions
-from endcap_server.launch.watchdog import model_processes
 from endcap_server.models import base_name
+from endcap_server.serving.generation import StateFolder
+from endcap_server.serving.journal import Standing
+from endcap_server.serving.processes import model_processes
+from endcap_server.serving.running import RunningServer, find_server
 from endcap_server.shop.store import ItemStore
 
 from benchmarks.apply_sources import FAULTY, GOOD, Edit, copy_build, other_build, parameter

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from endcap_client.cli import main
-from endcap_server.apply.journal import Journal
+from endcap_server.serving.journal import Journal
 
 
 def kill_at(step: str, when: str) -> None:

@@ -20,7 +20,8 @@ from typing import Any
 
 from endcap_builders.llm.examples import listed_candidates, read_examples, split_held_out
 from endcap_client import numbers
-from endcap_server.engines.llm_engine import LLM_PARAMETERS, LlmEngine, open_llm
+from endcap_server.engines.llm_engine import LlmEngine
+from endcap_server.engines.llm_models import LLM_PARAMETERS, open_llm
 from endcap_server.shop import prompts
 from endcap_server.shop.grammar import keyword_grammar, theme_grammar
 from rich.console import Console

@@ -10,7 +10,7 @@ from pathlib import Path
 from endcap_client import Client, EndcapError
 from endcap_client.client import DEFAULT_ADDRESS
 from endcap_server.launch import Server, ServerOptions, connect
-from endcap_server.launch.access import key_file_of, read_key
+from endcap_server.serving.access import key_file_of, read_key
 from tritonclient.grpc import InferenceServerClient
 
 from benchmarks.processes import ProcessTree

@@ -12,7 +12,7 @@ import pytest
 from endcap_client import Client
 from endcap_client.errors import EndcapError, Overloaded
 from endcap_server.launch.server import ENGINES
-from endcap_server.launch.watchdog import model_processes
+from endcap_server.serving.processes import model_processes
 
 
 def sampled(models: Sequence[str]) -> list[Any]:

@@ -15,7 +15,7 @@ from endcap_client import Client, EndcapError, Options
 from endcap_client import Tls as ClientTls
 from endcap_server.launch import LaunchError, Server, ServerOptions, Tls, connect
 from endcap_server.launch.command_line import hide_argument
-from endcap_server.launch.watchdog import model_processes
+from endcap_server.serving.processes import model_processes
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from endcap_client import Client, DeadlineExceeded, InvalidArgument
 from endcap_server.launch import Server
-from endcap_server.launch.watchdog import model_processes
+from endcap_server.serving.processes import model_processes
 from endcap_server.shop.store import ItemStore
 from queries import SCRAPED, queries, selectors
 from serving import Traffic, wait_for

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from endcap_client.errors import InvalidArgument, from_grpc
 from endcap_server.launch import Server
-from endcap_server.launch.watchdog import model_processes
+from endcap_server.serving.processes import model_processes
 from endcap_server.shop.store import ItemStore
 from mutations import mutate, valid
 from serving import assert_flat, memory

@@ -8,7 +8,7 @@ import pytest
 from endcap_client import Client, Page
 from endcap_client.errors import Overloaded
 from endcap_server.launch import Server
-from endcap_server.launch.watchdog import model_processes
+from endcap_server.serving.processes import model_processes
 from endcap_server.shop.store import ItemStore
 from serving import Traffic, wait_for
 

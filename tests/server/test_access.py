@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from endcap_server.launch import LaunchError, control_headers
-from endcap_server.launch.access import RESTRICTED, ensure_key, headers, read_key, restriction_flags
+from endcap_server.serving.access import RESTRICTED, ensure_key, headers, read_key, restriction_flags
 
 
 def test_a_key_is_made_once(tmp_path: Path) -> None:

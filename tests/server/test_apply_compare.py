@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from endcap_server.apply.compare import Comparison, compare
-from endcap_server.apply.generation import ApplyError
 from endcap_server.apply.limits import Limits
 from endcap_server.apply.replay import Answer, Sample, choose
+from endcap_server.serving.errors import ApplyError
 
 NAMES = {"search": "search"}
 STAGED = {"search": "search__g2"}

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from endcap_server.apply.composition import compose, view_of
 from endcap_server.apply.difference import difference
-from endcap_server.apply.generation import KEPT, ApplyError, Generation, StateFolder
-from endcap_server.apply.render import render_ensemble, render_models, table_of
-from endcap_server.apply.snapshot import source_folders, take_snapshot
-from endcap_server.apply.start import prepare
+from endcap_server.generations.composition import compose, view_of
+from endcap_server.generations.render import render_ensemble, render_models, table_of
+from endcap_server.generations.snapshot import source_folders, take_snapshot
+from endcap_server.generations.start import prepare
 from endcap_server.lint.repository import View
+from endcap_server.serving.generation import KEPT, ApplyError, Generation, StateFolder
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 

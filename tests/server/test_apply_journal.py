@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from endcap_server.apply.journal import Journal, Standing
+from endcap_server.serving.journal import Journal, Standing
 
 
 @pytest.fixture

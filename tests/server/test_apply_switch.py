@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from endcap_server.apply import switch
-from endcap_server.apply.control import Control
-from endcap_server.apply.generation import ApplyError, Generation, StateFolder
+from endcap_server.serving.control import Control
+from endcap_server.serving.errors import ApplyError
+from endcap_server.serving.generation import Generation, StateFolder
 
 
 class Stuck(Control):

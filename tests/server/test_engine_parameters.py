@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from endcap_server.declared.errors import ParameterError
 from endcap_server.engines.cross_encoder import CrossEncoderParameters
-from endcap_server.engines.llm_engine import LLM_PARAMETERS, LlmError, LlmParameters, open_llm
+from endcap_server.engines.llm_engine import LlmError
+from endcap_server.engines.llm_models import LLM_PARAMETERS, LlmParameters, open_llm
 from endcap_server.models import ENGINES as DECLARATIONS
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2

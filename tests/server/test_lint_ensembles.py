@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from endcap_server.lint import Finding, View, read_repository
-from endcap_server.lint.finding import CHECKS
+from endcap_server.lint.registry import CHECKS
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_repository import Map, ensemble, model, tensor

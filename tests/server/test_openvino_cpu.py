@@ -9,7 +9,8 @@ import pytest
 _BEGIN = """
 import os, signal, sys
 from pathlib import Path
-from endcap_server.engines.encoder_runtime import RuntimeOptions, open_encoder
+from endcap_server.engines.encoder_runtime import RuntimeOptions
+from endcap_server.engines.encoders import open_encoder
 from endcap_server.engines.llm import Llm
 
 def handle(number, frame):

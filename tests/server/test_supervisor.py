@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from endcap_server.launch import LaunchError, Server, Supervisor, supervisor
 from endcap_server.launch.server_log import ServerLog
-from endcap_server.launch.watchdog import model_processes
+from endcap_server.serving.processes import model_processes
 
 
 class ShellServer(Server):

@@ -12,7 +12,8 @@ from endcap_builders.export.onnx import export_cross_encoder_onnx
 from endcap_builders.export.tensorrt import shape_ranges
 from endcap_server.engines import openvino_cpu
 from endcap_server.engines.cross_encoder import CrossEncoder
-from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions, open_encoder
+from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
+from endcap_server.engines.encoders import open_encoder
 from endcap_server.engines.tensorrt_runtime import TensorRtRuntime
 from transformers import BertForSequenceClassification
 

@@ -11,15 +11,15 @@ from typing import Any
 
 from endcap_client import numbers
 
-from endcap_server.apply.control import ControlError
-from endcap_server.apply.generation import ApplyError
-from endcap_server.apply.journal import Run, Standing
 from endcap_server.apply.limits import Limits
 from endcap_server.apply.recovery import recover
 from endcap_server.apply.rollout import Refused, Rollout, Share, Wishes
-from endcap_server.apply.running import RunningServer, find_server
 from endcap_server.apply.side_by_side import side_by_side
 from endcap_server.lint import RepositoryError
+from endcap_server.serving.control import ControlError
+from endcap_server.serving.errors import ApplyError
+from endcap_server.serving.journal import Run, Standing
+from endcap_server.serving.running import RunningServer, find_server
 
 _EXIT_CODES = "exit codes: 0 done, or nothing to do; 1 refused or failed: what was live is live"
 

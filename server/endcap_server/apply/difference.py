@@ -5,9 +5,9 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from endcap_server.apply.composition import called_engines
-from endcap_server.apply.generation import Generation
+from endcap_server.generations.composition import called_engines
 from endcap_server.lint.repository import View
+from endcap_server.serving.generation import Generation
 
 _MOST_LINES = 12
 

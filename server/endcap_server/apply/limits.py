@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from endcap_server.apply.generation import ApplyError
 from endcap_server.declared.parameters import describe_validation
+from endcap_server.serving.errors import ApplyError
 
 FILE = "apply.toml"
 

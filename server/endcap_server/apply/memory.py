@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from endcap_server.apply.generation import Generation
-from endcap_server.launch.watchdog import model_processes
+from endcap_server.serving.generation import Generation
+from endcap_server.serving.processes import model_processes
 
 _KB = 1024
 _GROUPS = (

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from endcap_server.apply.generation import Generation
 from endcap_server.lint.repository import View
 from endcap_server.models import base_name, declared_model
+from endcap_server.serving.generation import Generation
 
 
 def notices(view: View, generation: Generation, live: Generation) -> Iterator[str]:

@@ -8,21 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from endcap_server.apply.compare import compare
-from endcap_server.apply.composition import compose, same_content, view_of
-from endcap_server.apply.control import ControlError
 from endcap_server.apply.difference import difference
-from endcap_server.apply.generation import ApplyError, Generation, StateFolder, write_whole
 from endcap_server.apply.limits import Limits
 from endcap_server.apply.memory import memory_need
 from endcap_server.apply.notices import notices
-from endcap_server.apply.render import table_of
 from endcap_server.apply.replay import Asker, samples, smoke_samples
-from endcap_server.apply.running import RunningServer
-from endcap_server.apply.snapshot import REPOSITORY, source_folders, take_snapshot
 from endcap_server.apply.switch import Switch, Watch
+from endcap_server.generations.composition import compose, same_content, view_of
+from endcap_server.generations.render import table_of
+from endcap_server.generations.snapshot import REPOSITORY, source_folders, take_snapshot
 from endcap_server.lint import lint_repository
 from endcap_server.lint.command import describe_finding
 from endcap_server.lint.finding import Finding
+from endcap_server.serving.control import ControlError
+from endcap_server.serving.errors import ApplyError
+from endcap_server.serving.generation import Generation, StateFolder, write_whole
+from endcap_server.serving.running import RunningServer
 from endcap_server.stages.trial import FILE as TRIAL_FILE
 
 Report = Callable[[str], None]

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from endcap_server.apply.compare import Comparison, compare
-from endcap_server.apply.control import Answered
-from endcap_server.apply.generation import ApplyError
-from endcap_server.apply.render import table_of
 from endcap_server.apply.replay import Asker, samples
-from endcap_server.apply.running import RunningServer
+from endcap_server.generations.render import table_of
+from endcap_server.serving.control import Answered
+from endcap_server.serving.errors import ApplyError
+from endcap_server.serving.running import RunningServer
 from endcap_server.stages.trial import FILE as TRIAL_FILE
 
 

@@ -5,14 +5,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from endcap_server.apply.composition import view_of
-from endcap_server.apply.control import Answered, Control, ControlError
-from endcap_server.apply.generation import ApplyError, Generation, StateFolder
 from endcap_server.apply.limits import Limits
-from endcap_server.apply.render import render_ensemble, render_models, table_of
 from endcap_server.apply.replay import Answer, Asker, Sample
-from endcap_server.launch.watchdog import model_processes
+from endcap_server.generations.composition import view_of
+from endcap_server.generations.render import render_ensemble, render_models, table_of
 from endcap_server.models import base_name
+from endcap_server.serving.control import Answered, Control, ControlError
+from endcap_server.serving.errors import ApplyError
+from endcap_server.serving.generation import Generation, StateFolder
+from endcap_server.serving.processes import model_processes
 from endcap_server.stages.in_flight import InFlight
 from endcap_server.stages.recorder import FOLDER as RECORDED
 from endcap_server.stages.retrieval import RetrievalParameters

@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tokenizers import Tokenizer
 
-from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions, open_encoder
+from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
+from endcap_server.engines.encoders import open_encoder
 from endcap_server.shop.columns import Array
 
 DEFAULT_OPTIONS = RuntimeOptions()

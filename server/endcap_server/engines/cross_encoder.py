@@ -18,8 +18,9 @@ from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.model import GpuProfile, Implementation, ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters
 from endcap_server.engines.bi_encoder import load_tokenizer
-from endcap_server.engines.encoder_runtime import IMPLEMENTATIONS as ENCODERS
-from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions, open_encoder, precision_field
+from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
+from endcap_server.engines.encoders import IMPLEMENTATIONS as ENCODERS
+from endcap_server.engines.encoders import open_encoder, precision_field
 from endcap_server.engines.margins import pairwise_margins
 from endcap_server.engines.packed_runtime import PackedRuntime
 from endcap_server.engines.score_cache import ScoreCache

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from pydantic import Field
 
-from endcap_server.declared.model import Implementation
 from endcap_server.engines import openvino_cpu
 from endcap_server.shop.columns import Array
 
@@ -56,18 +54,6 @@ class RuntimeOptions:
         return replace(self, threads=threads, streams=min(streams, threads), precision=precision)
 
 
-IMPLEMENTATIONS = {
-    "openvino": Implementation("cpu", ("model.xml", "model.bin", "tokenizer.json")),
-    "tensorrt": Implementation("gpu", ("model.plan", "tokenizer.json")),
-}
-"""What can run either encoder."""
-
-
-def precision_field(default: str, meaning: str) -> Any:
-    """The parameter `precision` of an engine."""
-    return Field(default, pattern="^(auto|f32|bf16)$", description=meaning)
-
-
 class Encoder(Protocol):
     """A compiled encoder, whatever computes it."""
 
@@ -76,17 +62,6 @@ class Encoder(Protocol):
 
     def run(self, lengths: Array, fill: Fill, alive: Callable[[], Array] | None = None) -> tuple[Array, Array]:
         """As ``EncoderRuntime.run``."""
-
-
-def open_encoder(folder: Path, options: RuntimeOptions) -> Encoder:
-    """Load the encoder that a build step wrote to ``folder``; only the chosen implementation is imported."""
-    if options.implementation == "openvino":
-        return EncoderRuntime(folder / "model.xml", options)
-    if options.implementation == "tensorrt":
-        from endcap_server.engines.tensorrt_runtime import TensorRtRuntime
-
-        return TensorRtRuntime(folder / "model.plan", options)
-    raise EngineLoadError(f"implementation: expected openvino or tensorrt, got {options.implementation!r}")
 
 
 def plan_micro_batches(lengths: Array, token_budget: int, streams: int = 1) -> list[Array]:

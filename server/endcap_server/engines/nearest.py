@@ -14,7 +14,8 @@ from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.model import GpuProfile, ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters
 from endcap_server.engines.bi_encoder import BiEncoder
-from endcap_server.engines.encoder_runtime import IMPLEMENTATIONS, EngineLoadError, RuntimeOptions, precision_field
+from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
+from endcap_server.engines.encoders import IMPLEMENTATIONS, precision_field
 from endcap_server.engines.vector_cache import VectorCache
 from endcap_server.engines.vector_index import VectorIndex
 from endcap_server.shop.columns import Array

@@ -1,11 +1,12 @@
 """Starting and stopping the real tritonserver on a build."""
 
-from endcap_server.launch.access import connect, control_headers
-from endcap_server.launch.installation import Installation, LaunchError, find_installation
+from endcap_server.launch.installation import Installation, find_installation
 from endcap_server.launch.listening import Tls
 from endcap_server.launch.options import ServerOptions
 from endcap_server.launch.server import Server
 from endcap_server.launch.supervisor import Supervisor
+from endcap_server.serving.access import connect, control_headers
+from endcap_server.serving.errors import LaunchError
 
 __all__ = [
     "Installation",

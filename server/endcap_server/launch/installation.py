@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from endcap_server.serving.errors import LaunchError
+
 CONTAINER = Path("/opt/tritonserver")
 _PROBE = """
 import importlib.util, json, pathlib, sys, sysconfig
@@ -27,10 +29,6 @@ print(json.dumps({
     "version": f"{sys.version_info[0]}.{sys.version_info[1]}",
 }))
 """
-
-
-class LaunchError(Exception):
-    """The server cannot be started; the message is one sentence that says what to do."""
 
 
 @dataclass(frozen=True)

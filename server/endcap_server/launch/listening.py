@@ -10,7 +10,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from endcap_server.launch.installation import LaunchError
+from endcap_server.serving.errors import LaunchError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")

@@ -1,6 +1,6 @@
 """One tritonserver process on one build: start, wait until ready, stop without leaving anything behind.
 
-It reads a model repository of its own (`apply.start`), which `endcap apply` changes while it runs.
+It reads a model repository of its own (`generations.start`), which `endcap apply` changes while it runs.
 """
 
 import os
@@ -14,18 +14,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from endcap_server.apply.control import Control
-from endcap_server.apply.generation import ApplyError, Generation
-from endcap_server.apply.running import PREFIX, RunningServer
-from endcap_server.apply.start import prepare, state_folder
-from endcap_server.launch.access import connect, ensure_key, headers, key_file_of, restriction_flags
+from endcap_server.generations.start import prepare, state_folder
 from endcap_server.launch.command_line import hide_argument
-from endcap_server.launch.installation import Installation, LaunchError, find_installation
+from endcap_server.launch.installation import Installation, find_installation
 from endcap_server.launch.listening import check_address, free_ports, joined, loopback_beside
 from endcap_server.launch.options import ServerOptions
 from endcap_server.launch.server_log import ServerLog
 from endcap_server.launch.watchdog import CONTROL_TIMEOUT_S, Watchdog
 from endcap_server.models import ENSEMBLES
+from endcap_server.serving.access import connect, ensure_key, headers, key_file_of, restriction_flags
+from endcap_server.serving.control import Control
+from endcap_server.serving.errors import ApplyError, LaunchError
+from endcap_server.serving.generation import Generation
+from endcap_server.serving.running import PREFIX, RunningServer
 from endcap_server.serving.threads import model_threads
 from endcap_server.stages.generations import Generations
 

@@ -8,8 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from endcap_server.launch.installation import LaunchError
 from endcap_server.launch.server import Server
+from endcap_server.serving.errors import LaunchError
 
 MOST_RESTARTS = 5
 WITHIN_S = 60.0

@@ -6,40 +6,17 @@ unloaded first. A generation that a rollout loads or lets go is the rollout's ow
 be unloaded, and stays so. (Often the whole server ends with a model's process: that is `supervisor`'s to mend.)
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from endcap_server.apply.control import Control, ControlError
+from endcap_server.serving.control import Control, ControlError
+from endcap_server.serving.processes import model_processes
 
-_STUB = "triton_python_backend_stub"
 POLL_S = 0.5
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 CONTROL_TIMEOUT_S = 120.0
-
-
-def model_processes(group: int) -> dict[int, str]:
-    """Process id -> model name of the model processes in a server's process group; without those that have ended."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            if os.getpgid(int(folder.name)) != group:
-                continue
-            command = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:  # ended meanwhile
-            continue
-        if len(command) < 2 or not command[0].endswith(_STUB.encode()):
-            continue
-        model_file = Path(os.fsdecode(command[1]))
-        # One that is just being started or ended may have no arguments to show.
-        if len(model_file.parents) > 1:
-            found[int(folder.name)] = model_file.parents[1].name
-    return found
 
 
 class Watchdog:

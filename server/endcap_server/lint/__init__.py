@@ -12,7 +12,8 @@ from endcap_server.lint import (
     checks_models,
     checks_parameters,
 )
-from endcap_server.lint.finding import CHECKS, CODES, Code, Finding, Where
+from endcap_server.lint.finding import CODES, Code, Finding, Where
+from endcap_server.lint.registry import CHECKS
 from endcap_server.lint.repository import PROFILES, Repository, RepositoryError, View, read_repository
 
 __all__ = [

@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from endcap_server.declared.model import ADAPTER_PARAMETERS
-from endcap_server.lint.finding import Finding, Where, check, code
+from endcap_server.lint.finding import Finding, Where, code
+from endcap_server.lint.registry import check
 from endcap_server.lint.repository import Config, View
 from endcap_server.models import DECLARATIONS, base_name
 

@@ -6,7 +6,8 @@ that were asked for are part of it. An answer with an empty output is not kept.
 
 from collections.abc import Iterator
 
-from endcap_server.lint.finding import Finding, check, code
+from endcap_server.lint.finding import Finding, code
+from endcap_server.lint.registry import check
 from endcap_server.lint.repository import Config, View
 from endcap_server.models import declared_model
 

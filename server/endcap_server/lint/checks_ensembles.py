@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from endcap_server.lint.dataflow import Flow, Use, compatible, first_loops
-from endcap_server.lint.finding import Finding, Where, check, closest, code, did_you_mean
+from endcap_server.lint.finding import Finding, Where, closest, code, did_you_mean
+from endcap_server.lint.registry import check
 from endcap_server.lint.repository import Config, Step, View
 from endcap_server.models import MODELS, base_name, declared_model
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from google.protobuf.descriptor import Descriptor
 from tritonclient.grpc import model_config_pb2
 
-from endcap_server.lint.finding import Finding, Where, check, closest, code, did_you_mean
+from endcap_server.lint.finding import Finding, Where, closest, code, did_you_mean
 from endcap_server.lint.pbtxt import Field
+from endcap_server.lint.registry import check
 from endcap_server.lint.repository import CONFIG, PROFILES, Config, View
 
 UNREADABLE = code(

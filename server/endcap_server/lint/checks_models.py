@@ -7,7 +7,8 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2
 
 from endcap_server.declared.model import DeclaredTensor
-from endcap_server.lint.finding import Finding, Where, check, code, did_you_mean
+from endcap_server.lint.finding import Finding, Where, code, did_you_mean
+from endcap_server.lint.registry import check
 from endcap_server.lint.repository import CONFIG, Config, Tensor, View
 from endcap_server.models import ENGINES, base_name, declared_model
 

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from endcap_server.declared.deadline import tier_ms
 from endcap_server.declared.model import ADAPTER_PARAMETERS, ModelDeclaration
 from endcap_server.declared.parameters import DeclaredParameter, describe_validation
-from endcap_server.lint.finding import Finding, Where, check, code, did_you_mean
+from endcap_server.lint.finding import Finding, Where, code, did_you_mean
+from endcap_server.lint.registry import check
 from endcap_server.lint.repository import Config, Parameter, View
 from endcap_server.models import DECLARATIONS, base_name
 

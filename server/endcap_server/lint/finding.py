@@ -1,23 +1,16 @@
-"""What a check finds, the codes of what can be found, and the registry of the checks.
+"""What a check finds, and the codes of what can be found.
 
 A code is declared once, beside the check that reports it, with what is wrong and why that matters; messages,
 `--json` and `docs/lint.md` take both from there.
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from endcap_server.lint.repository import View
 
 CODES: dict[str, "Code"] = {}
 """Every code by its name."""
-
-CHECKS: list["Check"] = []
-"""Every check of a repository."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +61,6 @@ class Code:
         return Finding(where, self, what, mend)
 
 
-@dataclass(frozen=True)
-class Check:
-    """A function from one profile's view of a repository to findings."""
-
-    run: Callable[["View"], Iterable[Finding]]
-    codes: tuple[Code, ...]
-
-    @property
-    def rank(self) -> str:
-        """Checks run by the numbers of their codes: causes before what follows from them."""
-        return min(each.name[1:] for each in self.codes)
-
-
 def code(name: str, title: str, why: str) -> Code:
     """Declare a code.
 
@@ -91,16 +71,6 @@ def code(name: str, title: str, why: str) -> Code:
         raise ValueError(f"code {name}: expected a new name, got that of {CODES[name].title!r}")
     CODES[name] = Code(name, title, why)
     return CODES[name]
-
-
-def check(*codes: Code) -> Callable[[Callable[["View"], Iterator[Finding]]], Callable[["View"], Iterator[Finding]]]:
-    """Register a check and the codes that it may report."""
-
-    def register(run: Callable[["View"], Iterator[Finding]]) -> Callable[["View"], Iterator[Finding]]:
-        CHECKS.append(Check(run, codes))
-        return run
-
-    return register
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
-from endcap_server.engines.llm_engine import LLM_PARAMETERS, AbandonedError, Answer, open_llm
+from endcap_server.engines.llm_engine import AbandonedError, Answer
+from endcap_server.engines.llm_models import LLM_PARAMETERS, open_llm
 from endcap_server.triton.engine_model import EngineModel, Job
 
 

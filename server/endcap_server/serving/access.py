@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from endcap_server.launch.installation import LaunchError
+from endcap_server.serving.errors import LaunchError
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient

@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from endcap_server.apply.generation import ApplyError
 from endcap_server.lint.repository import CONFIG
+from endcap_server.serving.errors import ApplyError
 
 REPOSITORY = "repository"
 _NOT_SERVED = {REPOSITORY, "logs", "serving"}

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from endcap_server.apply.generation import ApplyError, Generation, staged_name
-from endcap_server.apply.snapshot import REPOSITORY
+from endcap_server.generations.snapshot import REPOSITORY
 from endcap_server.lint.checks_artefacts import needed_files, read_build_manifest
 from endcap_server.lint.repository import CONFIG, Config, View, read_repository
 from endcap_server.models import ENSEMBLES, base_name, declared_model
+from endcap_server.serving.errors import ApplyError
+from endcap_server.serving.generation import Generation, staged_name
 
 REPORTS_GENERATION = "fusion"
 """The stage that writes STATUS and so has to know its generation: it is never shared."""

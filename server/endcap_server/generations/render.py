@@ -8,10 +8,10 @@ from typing import Any
 
 from google.protobuf import text_format
 
-from endcap_server.apply.composition import called_engines
-from endcap_server.apply.generation import Generation, StateFolder, staged_name, write_whole
+from endcap_server.generations.composition import called_engines
 from endcap_server.lint.repository import CONFIG, Config, View
 from endcap_server.models import base_name
+from endcap_server.serving.generation import Generation, StateFolder, staged_name, write_whole
 from endcap_server.stages.in_flight import TABLE
 
 _TABLE_USERS = ("retrieval", "fusion")

@@ -10,16 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from endcap_server.apply.journal import Journal
 from endcap_server.models import VERSION_MARK
+from endcap_server.serving.errors import ApplyError
+from endcap_server.serving.journal import Journal
 
 _FILE = "generation.json"
 KEPT = 5
 """Generations whose configurations and artefacts are kept to go back to, besides what the live one uses."""
-
-
-class ApplyError(Exception):
-    """A rollout cannot go on; the message says what, why and what to do. Nothing live has changed."""
 
 
 @dataclass(frozen=True)

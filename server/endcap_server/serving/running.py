@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from endcap_server.apply.control import Control
-from endcap_server.apply.generation import ApplyError, StateFolder, write_whole
+from endcap_server.serving.access import headers, read_key
+from endcap_server.serving.control import Control
+from endcap_server.serving.errors import ApplyError, LaunchError
+from endcap_server.serving.generation import StateFolder, write_whole
 
 PREFIX = "endcap-"
 _FILE = "server.json"
@@ -43,9 +45,6 @@ class RunningServer:
     @property
     def control(self) -> Control:
         """Its model control; raises ApplyError if the key cannot be read."""
-        from endcap_server.launch.access import headers, read_key  # the launcher, which imports this module, made it
-        from endcap_server.launch.installation import LaunchError
-
         try:
             return Control(self.http, headers(read_key(Path(self.key_file))) if self.key_file else {})
         except LaunchError as error:

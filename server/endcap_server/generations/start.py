@@ -3,12 +3,13 @@
 import shutil
 from pathlib import Path
 
-from endcap_server.apply.composition import compose, view_of
-from endcap_server.apply.generation import ApplyError, Generation, StateFolder
-from endcap_server.apply.render import render_ensemble, render_models
-from endcap_server.apply.snapshot import REPOSITORY, take_snapshot
+from endcap_server.generations.composition import compose, view_of
+from endcap_server.generations.render import render_ensemble, render_models
+from endcap_server.generations.snapshot import REPOSITORY, take_snapshot
 from endcap_server.lint.checks_models import signatures
 from endcap_server.lint.repository import CONFIG, View
+from endcap_server.serving.errors import ApplyError
+from endcap_server.serving.generation import Generation, StateFolder
 
 
 def state_folder(build: Path, port: int) -> StateFolder:

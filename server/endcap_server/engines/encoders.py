@@ -1,0 +1,30 @@
+"""What can run an encoder, the bi-encoder or the cross-encoder: declared, and opened."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from endcap_server.declared.model import Implementation
+from endcap_server.engines.encoder_runtime import Encoder, EncoderRuntime, EngineLoadError, RuntimeOptions
+from endcap_server.engines.tensorrt_runtime import TensorRtRuntime
+
+IMPLEMENTATIONS = {
+    "openvino": Implementation("cpu", ("model.xml", "model.bin", "tokenizer.json")),
+    "tensorrt": Implementation("gpu", ("model.plan", "tokenizer.json")),
+}
+"""What can run either encoder."""
+
+
+def precision_field(default: str, meaning: str) -> Any:
+    """The parameter `precision` of an engine."""
+    return Field(default, pattern="^(auto|f32|bf16)$", description=meaning)
+
+
+def open_encoder(folder: Path, options: RuntimeOptions) -> Encoder:
+    """Load the encoder that a build step wrote to ``folder``; only the chosen implementation is imported."""
+    if options.implementation == "openvino":
+        return EncoderRuntime(folder / "model.xml", options)
+    if options.implementation == "tensorrt":
+        return TensorRtRuntime(folder / "model.plan", options)
+    raise EngineLoadError(f"implementation: expected openvino or tensorrt, got {options.implementation!r}")
