@@ -92,9 +92,9 @@ def test_retrieval() -> None:
 def test_theme() -> None:
     stage = StageMetrics("theme")
     status = StatusPart("generated")
-    status.count("title_word", 3)
-    status.count("policy_mine", 2)
-    status.count("of_tomorrow")
+    status.count(ThemeCheck.TITLE_WORD, 3)
+    status.count(ThemeCheck.POLICY_OTHER, 2, name="policy_mine")
+    status.count(ThemeCheck.TITLE_WORD, name="of_tomorrow")
     status.fall_back_on(EngineTimeout("theme_llm"))
     request = ThemeRequest(shopper="", placements=4, budget_ms=250, keywords_ms=150, generation=(1, 0))
     stage.answered({"THEME_REQUEST": request.tensor()}, status.document())

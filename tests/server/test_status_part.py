@@ -10,7 +10,7 @@ from endcap_server.declared.errors import EngineTimeout
 from endcap_server.declared.tensors import json_of, json_tensor
 from endcap_server.stages.handed_on import KeywordRows
 from endcap_server.stages.status import StatusPart, arrived_ns, carried, finish, part_of
-from endcap_server.stages.theme import ThemeCause
+from endcap_server.stages.theme import ThemeCause, ThemeCheck
 
 
 def test_time_counts_from_arrival_in_the_process() -> None:
@@ -33,7 +33,7 @@ def test_time_counts_from_the_first_look_outside_a_server() -> None:
 
 def test_a_part_that_fell_back_keeps_its_source() -> None:
     part = StatusPart("generated")
-    part.count("title_policy", 2)
+    part.count(ThemeCheck.TITLE_WORD, 2)
     part.fall_back("two titles refused", ThemeCause.TOO_FEW, whole=False)
     part.fall_back("two titles refused", ThemeCause.TOO_FEW, whole=False)
     part.fall_back_on(EngineTimeout("nearest"), "by words only ({error})", whole=False)
@@ -41,7 +41,7 @@ def test_a_part_that_fell_back_keeps_its_source() -> None:
     assert (document["source"], document["reason"], document["aiqa"]) == (
         "generated",
         "two titles refused; by words only (nearest: no answer within its share of the budget)",
-        {"title_policy": 2},
+        {"title_word": 2},
     )
     assert document["causes"] == [
         {"engine": "none", "cause": "too_few"},

@@ -9,6 +9,7 @@ same products; the history reaches the ranker.
 import asyncio
 from collections.abc import Awaitable, Mapping
 from datetime import date
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeVar
 
@@ -41,6 +42,12 @@ from endcap_server.stages.status import StatusPart
 _IDS_AT_ONCE = 1024
 _FAVOURITES, _DUE, _BRANDS = 6, 3, 3
 _Found = TypeVar("_Found", Hits, np.ndarray)
+
+
+class RetrievalCheck(StrEnum):
+    """What is left out of a request before candidates are looked for."""
+
+    SESSION_EXCLUDED = "session_excluded"
 
 
 class RetrievalParameters(ModelParameters):
@@ -121,6 +128,7 @@ class Retrieval(Stage):
     )
     # Without QUERY, Triton would report a deadlock of the ensemble: its tensor is optional there, and required here.
     requires: ClassVar = {"QUERY_THEMES": ("QUERY", "exactly 1 text of 1 to 512 characters")}
+    checks = RetrievalCheck
     refusals = Refusal
     settings: RetrievalParameters
 

@@ -45,10 +45,11 @@ class StatusPart:
         self.aiqa: dict[str, int] = {}
         self.extra: dict[str, Any] = dict(extra or {})
 
-    def count(self, check: str, number: int = 1) -> None:
-        """Count ``number`` findings of a quality check, one of those that the stage declares."""
+    def count(self, check: StrEnum, number: int = 1, *, name: str = "") -> None:
+        """Count ``number`` findings of a quality check that the stage declares, in STATUS under ``name`` if given."""
         if number:
-            self.aiqa[str(check)] = self.aiqa.get(check, 0) + int(number)
+            key = name or check.value
+            self.aiqa[key] = self.aiqa.get(key, 0) + int(number)
 
     def fall_back(self, reason: str, cause: StrEnum, engine: str = NO_ENGINE, *, whole: bool = True) -> None:
         """Say that the stage degraded: the whole answer, or a part of it (the source then stays what it was).

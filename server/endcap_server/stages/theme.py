@@ -239,7 +239,8 @@ class Theme(Stage):
         if not settings.min_title <= len(title) <= settings.max_title or len(title.split()) > settings.max_title_words:
             status.count(ThemeCheck.TITLE_LENGTH)
         elif section := self.policy.find(title):
-            status.count(f"policy_{section}")
+            name = f"policy_{section}"
+            status.count(ThemeCheck(name), name=name)
         elif not self.scripts.allows(title):
             status.count(ThemeCheck.TITLE_SCRIPT)
         elif self.words is not None and self.words.unknown_in(title, shopper):
