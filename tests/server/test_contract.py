@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.tensors import bytes_tensor
-from endcap_server.stages.contract import Request, clean_text, read_request
+from endcap_server.shop.text import plain_text
+from endcap_server.stages.contract import Request, read_request
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -92,11 +93,6 @@ def test_invalid_requests_say_what_is_wrong(inputs: dict[str, Any], message: str
         read(**inputs)
 
 
-def test_clean_text_keeps_letters_and_joiners() -> None:
-    assert clean_text("Cafe\u0301\u00a0 \u202eau\u2028lait") == "Café au lait"
-    assert clean_text("می‌خواهم") == "می‌خواهم"
-
-
 TEXTS = st.one_of(st.binary(max_size=600), st.text(max_size=520).map(lambda text: text.encode(errors="replace")))
 
 
@@ -129,5 +125,5 @@ def test_any_bytes_are_read_or_refused(
         assert 1 <= request.products <= 100
         assert 1 <= request.budget_ms <= 30_000
         for text in (*request.session, request.query or "x"):
-            assert text == clean_text(text)
+            assert text == plain_text(text)
             assert text

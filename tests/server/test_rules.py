@@ -141,3 +141,26 @@ def test_any_document_is_compiled_or_refused(index: RuleIndex, document: Any) ->
     assert np.array_equal(one.allowed(rows), two.allowed(rows))
     assert np.allclose(one.factors(rows), two.factors(rows))
     assert (one.factors(rows) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("brand:Norrland", "brand: NORRLAND "),
+        ("brand:Norrland", "brand:\uff2eorrland"),
+        ("category:home > lamps", "category:Home>Lamps"),
+    ],
+)
+@pytest.mark.parametrize("key", ["boost", "bury"])
+def test_one_thing_in_two_spellings_is_refused(key, one, two):
+    with pytest.raises(RulesError, match="once") as refused:
+        read_rules(json.dumps({key: {one: 1, two: 1}}))
+    assert repr(two) in refused.value.got
+
+
+def test_factors_of_nested_categories_have_a_bound(tmp_path):
+    store = ItemStore.open(build_shop(tmp_path))
+    boost = {"category:home": 100, "category:home > lamps": 100, "brand:norrland": 100, "product:p0": 100}
+    factors = RuleIndex(store).compile(read_rules(json.dumps({"boost": boost}))).factors(np.arange(len(store)))
+    assert factors.max() == 100
+    assert np.isfinite(factors).all()

@@ -7,18 +7,40 @@ from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from endcap_server.shop.store import ItemStore
+from endcap_server.shop.text import folded_name, plain_text
 
 MAX_PINS = 100
 MAX_NAMES = 5000
 MAX_REQUIRED_THEMES = 16
 MAX_BOOST = 100.0
+MAX_TITLE = 60
 SUBJECTS = ("brand", "category", "product")
 
+
+def _title(text: str) -> str:
+    title = plain_text(text)
+    # Folding can leave nothing, or write one character as several.
+    if not 1 <= len(title) <= MAX_TITLE:
+        raise ValueError(f"titles of 1 to {MAX_TITLE} characters, not {_shown(text)}")
+    return title
+
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Title = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60)]
+Title = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_TITLE), AfterValidator(_title)
+]
 Factors = dict[Name, float]
 
 
@@ -56,7 +78,7 @@ class Rules(BaseModel):
     boost: Annotated[Factors, Field(max_length=MAX_NAMES)] = {}
     bury: Annotated[Factors, Field(max_length=MAX_NAMES)] = {}
     max_per_brand: int | None = Field(default=None, ge=1, le=1000)
-    campaign: Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)] = ""
+    campaign: Annotated[str, StringConstraints(max_length=200), AfterValidator(plain_text)] = ""
     required_themes: Annotated[
         tuple[Title, ...], BeforeValidator(_distinct), Field(max_length=MAX_REQUIRED_THEMES)
     ] = ()
@@ -64,10 +86,15 @@ class Rules(BaseModel):
     @field_validator("boost", "bury")
     @classmethod
     def _check_subjects(cls, factors: Factors) -> Factors:
+        seen: dict[tuple[str, str | tuple[str, ...]], str] = {}
         for name in factors:
             kind, separator, value = name.partition(":")
             if kind not in SUBJECTS or not separator or not value.strip():
                 raise ValueError(f"keys like brand:NAME, category:PATH or product:ID, not {name!r}")
+            # Factors multiply, so two spellings of one name would count twice.
+            subject = (kind, _path(value) if kind == "category" else value if kind == "product" else folded_name(value))
+            if (other := seen.setdefault(subject, name)) != name:
+                raise ValueError(f"each {kind} once, not {name!r} beside {other!r}")
         return factors
 
     @field_validator("boost")
@@ -148,7 +175,7 @@ def _shown(value: Any) -> str:
 
 
 def _path(category: str) -> tuple[str, ...]:
-    return tuple(" ".join(part.split()).casefold() for part in category.split(">"))
+    return tuple(folded_name(part) for part in category.split(">"))
 
 
 @dataclass(frozen=True)
@@ -162,7 +189,7 @@ class RuleIndex:
         """Brand positions by folded name."""
         found: dict[str, list[int]] = {}
         for position, brand in enumerate(self.store.brands):
-            found.setdefault(" ".join(brand.split()).casefold(), []).append(position)
+            found.setdefault(folded_name(brand), []).append(position)
         return found
 
     @cached_property
@@ -185,7 +212,7 @@ class RuleIndex:
             return found[found >= 0].astype(np.int32)
 
         def brands(name: str) -> list[int]:
-            if not (found := self.brands.get(" ".join(name.split()).casefold(), [])):
+            if not (found := self.brands.get(folded_name(name), [])):
                 unknown_names.append(f"brand:{name}")
             return found
 
@@ -274,8 +301,11 @@ class CompiledRules:
         return mask
 
     def factors(self, rows: np.ndarray) -> np.ndarray:
-        """What boost and bury multiply the score of each of ``rows`` by: float32 [k], 1 where nothing is said."""
-        factors = np.ones(len(rows), dtype=np.float32)
+        """What boost and bury multiply the score of each of ``rows`` by: float32 [k], at most `MAX_BOOST`.
+
+        1 where nothing is said.
+        """
+        factors = np.ones(len(rows), dtype=np.float64)
         for column, by_position in (
             (self.store.brand, self.brand_factors),
             (self.store.category, self.category_factors),
@@ -283,5 +313,5 @@ class CompiledRules:
         ):
             if by_position:
                 values = rows if column is None else column[rows]
-                factors *= np.array([by_position.get(value, 1.0) for value in values.tolist()], dtype=np.float32)
-        return factors
+                factors *= np.array([by_position.get(value, 1.0) for value in values.tolist()])
+        return np.minimum(factors, MAX_BOOST).astype(np.float32)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from endcap_server.shop.store import ItemStore
+from endcap_server.shop.text import folded_name
 from endcap_server.shop.words import LITTLE_WORDS
 
 _WORD = re.compile(r"[^\W_]+")
@@ -118,7 +119,7 @@ def title_words(titles: Iterable[str]) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return _WORD.findall(folded_name(text))
 
 
 @lru_cache(maxsize=4096)

@@ -1,11 +1,12 @@
 """Words and their stems: how every part of endcap tells that two texts name the same thing."""
 
 import re
-import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
 
 import snowballstemmer
+
+from endcap_server.shop.text import folded_name
 
 _WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
 LITTLE_WORDS = frozenset(
@@ -16,7 +17,7 @@ _stemmer = snowballstemmer.stemmer("english")
 
 def words(text: str) -> list[str]:
     """Case-folded words of a text; an apostrophe, a hyphen or a dot within a word does not end it."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return _WORD.findall(folded_name(text))
 
 
 @lru_cache(maxsize=200_000)

@@ -1,11 +1,10 @@
 """The border: reads the inputs of ``storefront`` and ``search`` and refuses what the contract does not allow.
 
-Texts (QUERY, SESSION and the texts of RULES) must be UTF-8. Control and invisible formatting characters in QUERY and
-SESSION become spaces rather than errors: they come from copying and pasting, not from malice, and mean nothing.
+Texts (QUERY, SESSION and the texts of RULES) must be UTF-8. Texts are folded by `plain_text`. Control and invisible
+formatting characters become spaces rather than errors: they come from copying and pasting, and mean nothing.
 Session texts that are blank after that are skipped; a blank QUERY is refused. Product ids are compared as they are.
 """
 
-import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.tensors import Tensors
 from endcap_server.shop.rules import Rules, RulesError, read_rules
+from endcap_server.shop.text import plain_text
 
 MAX_HISTORY = 10_000
 MAX_ID_BYTES = 256
@@ -25,7 +25,6 @@ DEFAULT_PLACEMENTS = 4
 DEFAULT_PRODUCTS = 12
 
 _BYTES_PER_CHARACTER = 4
-_JOINERS = {"‌", "‍"}
 
 
 @dataclass(frozen=True)
@@ -73,16 +72,6 @@ def read_request(inputs: Tensors, default_budget_ms: int, max_budget_ms: int) ->
         placements=1 if query is not None else _number(inputs, "PLACEMENTS", DEFAULT_PLACEMENTS, MAX_PLACEMENTS),
         products=_number(inputs, "PRODUCTS", DEFAULT_PRODUCTS, MAX_PRODUCTS),
         budget_ms=min(_number(inputs, "BUDGET_MS", default_budget_ms, None), max_budget_ms),
-    )
-
-
-def clean_text(text: str) -> str:
-    """One line without control or invisible characters, composed (NFC), with single spaces."""
-    return " ".join(
-        "".join(
-            char if unicodedata.category(char) not in ("Cc", "Cf", "Zl", "Zp") or char in _JOINERS else " "
-            for char in unicodedata.normalize("NFC", text)
-        ).split()
     )
 
 
@@ -152,7 +141,7 @@ def _texts(tensor: np.ndarray, name: str, most: int, expected: str, advice: str 
         text = _decoded(value, name, position)
         if len(text) > MAX_TEXT_CHARACTERS:
             raise InvalidRequest(name, limit, f"{len(text)}{where}")
-        texts.append(clean_text(text))
+        texts.append(plain_text(text))
     return texts
 
 
