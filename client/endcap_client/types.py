@@ -141,6 +141,11 @@ class Status:
     document: Mapping[str, Any]
 
     @property
+    def understood(self) -> bool:
+        """Whether the models can know what the query says; of a page always."""
+        return bool(self.document.get("understood", True))
+
+    @property
     def degraded(self) -> tuple[str, ...]:
         """Names of the stages that fell back, wholly or in part."""
         return tuple(name for name, stage in self.stages.items() if stage.source == "fallback" or stage.reason)

@@ -93,3 +93,19 @@ def test_no_text_of_a_page_names_what_is_excluded(
     assert [text for text in said if re.search(pattern, text.lower())] == []
     assert len(page.placements) == 6
     assert all(placement.theme and placement.products for placement in page.placements)
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [("\u043b\u0430\u043c\u043f\u0430", "unknown_script"), ("\U0001f600\U0001f415", "no_words"), ("lamp", None)],
+)
+def test_a_search_that_cannot_be_understood_says_so(client: Client, query: str, reason: str | None) -> None:
+    result = client.search(query, explain=True)
+    assert result.status.understood == (reason is None)
+    assert result.status.document.get("not_understood") == reason
+    assert reason is None or max(product.signals["relevance"] for product in result.products) < 0.1
+
+
+def test_full_width_letters_are_those_that_they_show(client: Client) -> None:
+    plain, wide = client.search("desk lamp"), client.search("\uff24\uff45\uff53\uff4b \uff4c\uff41\uff4d\uff50".lower())
+    assert [product.product_id for product in plain.products] == [product.product_id for product in wide.products]

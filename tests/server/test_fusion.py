@@ -144,6 +144,18 @@ def test_a_required_theme_that_names_what_is_excluded_is_said(shop: Path) -> Non
     assert json_of(out["STATUS"])["stages"]["theme"]["aiqa"]["required_theme_excluded"] == 1
 
 
+def test_a_search_in_an_unknown_script_says_so(shop: Path) -> None:
+    out = search(shop, "\u043b\u0430\u043c\u043f\u0430", PRODUCTS=np.array([6], np.int32))
+    check_page(out)
+    status = json_of(out["STATUS"])
+    assert status["understood"] is False
+    assert status["not_understood"] == "unknown_script"
+    assert not out["FIRST_SIGNALS"][:, SIGNALS.index("relevance")].any()
+    status = json_of(search(shop, "green tea")["STATUS"])
+    assert status["understood"] is True
+    assert "not_understood" not in status
+
+
 def test_a_search(shop: Path) -> None:
     out = search(shop, "green tea", HISTORY=bytes_tensor(["p0", "gone"]), PRODUCTS=np.array([6], np.int32))
     check_page(out)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import polars as pl
+from endcap_server.shop.text import plain_text
 
 from endcap_builders.catalogue.schema import EVENT_TYPES, PATH_SEPARATOR, Column
 
@@ -75,9 +76,10 @@ class ColumnCheck:
         texts = self._strings(raw)
         if texts is None:
             return
+        plain = _plain(texts)
         if self._column.required:
-            self._rows(texts.is_null() | (texts.str.strip_chars() == ""), "text")
-        self.values = texts.fill_null("").str.strip_chars()
+            self._rows(plain == "", "text")
+        self.values = plain
 
     def _check_id(self, raw: pl.Series) -> None:
         if raw.dtype.is_integer():
@@ -109,7 +111,7 @@ class ColumnCheck:
         texts = self._strings(raw)
         if texts is None:
             return
-        texts = texts.fill_null("").str.strip_chars()
+        texts = _plain(texts)
         parts = texts.str.split(PATH_SEPARATOR).list.eval(pl.element().str.strip_chars())
         self._rows((texts != "") & parts.list.contains(""), "a path of non-empty parts")
         self.values = parts.list.join(f" {PATH_SEPARATOR} ")
@@ -237,3 +239,8 @@ def default_column(column: Column, rows: int) -> pl.Series:
         return pl.Series(column.name, [None], dtype=pl.Float32).new_from_index(0, rows)
     value: bool | str = True if column.kind == "flag" else ""
     return pl.Series(column.name, [value]).new_from_index(0, rows)
+
+
+def _plain(texts: pl.Series) -> pl.Series:
+    """Texts in the form in which requests are read too; "" for null."""
+    return texts.fill_null("").map_elements(plain_text, return_dtype=pl.String)

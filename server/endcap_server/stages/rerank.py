@@ -15,6 +15,7 @@ from endcap_server.declared.tensors import Tensors, bytes_tensor
 from endcap_server.shop import prompts
 from endcap_server.shop.rules import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
+from endcap_server.shop.understanding import Understanding
 from endcap_server.stages import handed_on
 from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.base import Answer, Engines, Stage
@@ -67,6 +68,7 @@ class Rerank(Stage):
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
+        self.understanding = Understanding.of(self.store)
         self.in_flight = InFlight()
 
     def abandon(self, inputs: Tensors) -> None:
@@ -98,6 +100,8 @@ class Rerank(Stage):
             rows[index, : len(each)] = each
         if page.is_search:
             relevance, margin = await self._score(texts, rows, deadline_ns, status)
+            # The calibration holds for texts that the models know.
+            relevance *= np.float32(self.understanding.relevance_factor(texts[0]))
             similarity = self._search_similarity(rows, keyword_rows[0], inputs)
         else:
             (relevance, margin), similarity = await asyncio.gather(

@@ -27,6 +27,7 @@ from endcap_server.shop.exclusion import Exclusions
 from endcap_server.shop.kinds import Kinds
 from endcap_server.shop.rules import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
+from endcap_server.shop.understanding import Understanding
 from endcap_server.stages import contract, handed_on
 from endcap_server.stages.admission import Admission, Refusal
 from endcap_server.stages.allowed import Allowed
@@ -138,6 +139,7 @@ class Retrieval(Stage):
         self.kinds = Kinds.open(build, self.store)
         self.rule_index = RuleIndex(self.store)
         self.exclusions = Exclusions(self.store)
+        self.understanding = Understanding.of(self.store)
         self.generations = Generations(ttl_s=self.settings.cache_ttl_s)
         self.admission = Admission(
             InFlight(name=self.settings.in_flight),
@@ -179,6 +181,7 @@ class Retrieval(Stage):
         keyword_rows = np.full(self.settings.search_keywords, -1, np.int32)
         shopper, categories = "", np.empty(0, np.int32)
         if request.query is not None:
+            status.extra["not_understood"] = self.understanding.doubt(request.query)
             candidates, keyword_rows = await self._search(
                 request.query, request.products, allowed, own_deadline_ns, status
             )

@@ -130,6 +130,10 @@ def status_document(
     started_ns, finished_ns = int(parts["retrieval"]["started_ns"]), int(parts["fusion"]["finished_ns"])
     unknown_ids = int(parts["retrieval"].pop("unknown_ids", 0))
     unknown_rules = parts["retrieval"].pop("unknown_rules", [])
+    understood = {}
+    if "not_understood" in parts["retrieval"]:
+        reason = parts["retrieval"].pop("not_understood")
+        understood = {"understood": reason is None} | ({"not_understood": reason} if reason else {})
     for part in parts.values():
         began_ns, ended_ns = int(part.pop("started_ns")), int(part.pop("finished_ns"))
         # What was finished before this request began came from the response cache.
@@ -143,6 +147,7 @@ def status_document(
         "versions": versions,
         "unknown_ids": unknown_ids,
         "unknown_rules": unknown_rules,
+        **understood,
         "degraded": [name for name, part in parts.items() if part["source"] == Source.FALLBACK or "reason" in part],
         "ms": _ms(started_ns, finished_ns),
     }
