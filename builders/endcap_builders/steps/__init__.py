@@ -9,6 +9,7 @@ STEP_NAMES = (
     "bi_encoder",
     "store",
     "index",
+    "lexical",
     "merchandising",
     "teacher",
     "cross_encoder",

@@ -1,4 +1,4 @@
-"""Nearest products and nearest search keywords: the bi-encoder and the FAISS indexes in one process."""
+"""Products and search keywords by meaning and by words: bi-encoder, FAISS indexes and lexical index in one process."""
 
 import time
 from collections.abc import Sequence
@@ -16,12 +16,16 @@ from endcap_server.declared.parameters import ModelParameters
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
 from endcap_server.engines.encoders import IMPLEMENTATIONS, precision_field
+from endcap_server.engines.lexical import Boosts, LexicalIndex
 from endcap_server.engines.vector_cache import VectorCache
 from endcap_server.engines.vector_index import VectorIndex
 from endcap_server.shop.columns import Array
 
 DEFAULT_OPTIONS = RuntimeOptions()
-INDEXES = ("products", "keywords")
+DEFAULT_BOOSTS = Boosts()
+VECTOR_INDEXES = ("products", "keywords")
+WORDS = "words"
+INDEXES = (*VECTOR_INDEXES, WORDS)
 MAX_K = 2000
 _NEVER_NS = 2**63 - 1
 
@@ -101,7 +105,7 @@ class NearestRequest:
 
     texts: Sequence[str] = ()  # T
     vectors: Array | None = None  # float [T, D]; need not be of unit length
-    index: str | None = "products"  # "products", "keywords", or None: encode only
+    index: str | None = "products"  # "products", "keywords", "words" (products, by theirs), or None: encode only
     k: int = 100
     allowed: Array | None = None  # uint8 [ceil(n / 8)], a bit a product, the lowest first; None: every product
     deadline_ns: int = _NEVER_NS  # on the clock of time.monotonic_ns
@@ -109,11 +113,12 @@ class NearestRequest:
 
 @dataclass(frozen=True, eq=False)
 class NearestResult:
-    """Answers one request. ``rows`` and ``similarity`` are [T, 0] without an index."""
+    """Answers one request. ``rows``, ``similarity`` and ``exact`` are [T, 0] without an index."""
 
     rows: Array  # int32 [T, K], nearest first, -1 where the index holds fewer than K
-    similarity: Array  # float32 [T, K], cosine, NaN where padded
-    vectors: Array  # float32 [T, D], what was searched with, of unit length
+    similarity: Array  # float32 [T, K], cosine, or of "words" the lexical score; NaN where padded
+    vectors: Array  # float32 [T, D], what was searched with, of unit length; of "words" [0, D]
+    exact: Array  # bool [T, K], of "words": the text names this product
 
 
 class Nearest:
@@ -125,20 +130,27 @@ class Nearest:
         options: RuntimeOptions = DEFAULT_OPTIONS,
         faiss_device: str = "cpu",
         cache_texts: int = 0,
+        boosts: Boosts = DEFAULT_BOOSTS,
     ) -> None:
-        """Load ``bi_encoder/`` and ``index/`` of the build folder ``build``; search on ``cpu`` or ``gpu``.
+        """Load ``bi_encoder/``, ``index/`` and ``lexical/`` of the build folder ``build``; search on ``cpu`` or ``gpu``.
 
         The vectors of up to ``cache_texts`` texts are remembered.
         """
         self.encoder = BiEncoder(build / "bi_encoder", options)
         self._cache = VectorCache(self.encoder.encode, cache_texts)
-        self._indexes = {name: VectorIndex.read(build / "index" / f"{name}.faiss") for name in INDEXES}
+        self._indexes = {name: VectorIndex.read(build / "index" / f"{name}.faiss") for name in VECTOR_INDEXES}
         for name, index in self._indexes.items():
             if index.dimension != self.encoder.dimension:
                 raise EngineLoadError(
                     f"{build}/index/{name}.faiss: expected {self.encoder.dimension} dimensions (the bi-encoder's), got "
                     f"{index.dimension}; run endcap build store, then endcap build index"
                 )
+        self._words = LexicalIndex(build / "lexical", boosts)
+        if len(self._words) != len(self._indexes["products"]):
+            raise EngineLoadError(
+                f"{build}/lexical: expected {len(self._indexes['products'])} products (those of index/), got "
+                f"{len(self._words)}; run endcap build lexical, then endcap build index"
+            )
         if faiss_device == "gpu":
             from endcap_server.engines.faiss_gpu import on_gpu
 
@@ -160,14 +172,16 @@ class Nearest:
         if request.index is not None and not 1 <= request.k <= MAX_K:
             raise InvalidRequest("K", f"1..{MAX_K}", str(request.k))
         if request.allowed is not None:
-            if request.index != "products":
-                raise InvalidRequest("ALLOWED", "INDEX products with it", repr(request.index))
+            if request.index not in ("products", WORDS):
+                raise InvalidRequest("ALLOWED", f"INDEX products or {WORDS} with it", repr(request.index))
             expected = (-(-len(self._indexes["products"]) // 8),)
             if request.allowed.shape != expected:
                 raise InvalidRequest("ALLOWED", f"shape {list(expected)}", str(list(request.allowed.shape)))
         vectors = request.vectors
         if vectors is None:
             return
+        if request.index == WORDS:
+            raise InvalidRequest("VECTOR", f"TEXT with INDEX {WORDS}", "VECTOR")
         if len(request.texts):
             raise InvalidRequest("VECTOR", "TEXT or VECTOR", "both")
         if vectors.ndim != 2 or vectors.shape[1] != self.encoder.dimension:
@@ -198,15 +212,36 @@ class Nearest:
             hits = self._search(name, [vectors[place] for place in places], ks, first.allowed)
             found.update(zip(places, hits, strict=True))
         for place, number in enumerate(open_):
+            if requests[number].index == WORDS:
+                answers[number] = self._by_words(requests[number])
+                continue
             rows, similarity = found.get(place) or _no_hits(len(vectors[place]))
-            answers[number] = NearestResult(rows, similarity, vectors[place])
+            answers[number] = NearestResult(rows, similarity, vectors[place], np.zeros(rows.shape, np.bool_))
         return [answer for answer in answers if answer is not None]
 
+    def _by_words(self, request: NearestRequest) -> NearestResult:
+        """The products whose words fit each text; those that it names come first."""
+        shape = (len(request.texts), request.k)
+        rows, score = np.full(shape, -1, np.int32), np.full(shape, np.nan, np.float32)
+        exact = np.zeros(shape, np.bool_)
+        allowed = None
+        if request.allowed is not None:
+            allowed = np.unpackbits(request.allowed, count=len(self._words), bitorder="little").view(np.bool_)
+        for line, text in enumerate(request.texts):
+            found = self._words.search(text, request.k, allowed)
+            count = len(found.rows)
+            rows[line, :count], score[line, :count] = found.rows, found.scores
+            exact[line, : len(found.exact)] = True
+        vectors = np.empty((0, self.encoder.dimension), np.float32)
+        return NearestResult(rows, score, vectors, exact)
+
     def _vectors(self, requests: Sequence[NearestRequest]) -> list[Array]:
-        encoded = self._cache.encode([text for request in requests for text in request.texts])
+        encoded = self._cache.encode([text for each in requests if each.index != WORDS for text in each.texts])
         vectors, start = [], 0
         for request in requests:
-            if request.vectors is None:
+            if request.index == WORDS:
+                vectors.append(np.empty((0, self.encoder.dimension), np.float32))
+            elif request.vectors is None:
                 vectors.append(encoded[start : start + len(request.texts)])
                 start += len(request.texts)
             else:
@@ -232,7 +267,7 @@ def _alike(requests: Sequence[NearestRequest]) -> dict[tuple[str, bytes], list[i
     """Places of the requests that one search can answer: those of the same index and the same allowed rows."""
     groups: dict[tuple[str, bytes], list[int]] = {}
     for place, request in enumerate(requests):
-        if request.index is not None:
+        if request.index in VECTOR_INDEXES:
             allowed = b"" if request.allowed is None else request.allowed.tobytes()
             groups.setdefault((request.index, allowed), []).append(place)
     return groups

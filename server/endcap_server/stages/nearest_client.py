@@ -27,6 +27,21 @@ class Hits:
     vectors: np.ndarray
 
 
+@dataclass(frozen=True)
+class Words:
+    """What a search by words found for one text.
+
+    Attributes:
+        rows: int32 [K], best first, at most as many as asked for.
+        score: float32 [K], 0..1, of the best one's.
+        exact: bool [K]; the text names this product by its id, part number, EAN or model number. Those come first.
+    """
+
+    rows: np.ndarray
+    score: np.ndarray
+    exact: np.ndarray
+
+
 class NearestClient:
     """Calls the engine. Every method raises EngineTimeout or EngineError as `Engines.call` does.
 
@@ -57,6 +72,18 @@ class NearestClient:
             allowed: uint8 [ceil(n / 8)], a bit for each product, the lowest first; None: every product.
         """
         return await self._search("products", what, count, deadline_ns, {} if allowed is None else {"ALLOWED": allowed})
+
+    async def words(self, text: str, count: int, deadline_ns: int, allowed: np.ndarray | None = None) -> Words:
+        """The products whose words fit a text; arguments as of :meth:`products`."""
+        if not (count := min(count, self._sizes["products"])):
+            return Words(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.bool_))
+        inputs = {"TEXT": bytes_tensor([text]), "INDEX": bytes_tensor(["words"]), "K": np.array([count], np.int32)}
+        if allowed is not None:
+            inputs["ALLOWED"] = allowed
+        answer = await self._engines.call(_ENGINE, inputs, deadline_ns, ("ROW", "SIMILARITY", "EXACT"))
+        rows, score, exact = (answer[name][0] for name in ("ROW", "SIMILARITY", "EXACT"))
+        found = rows >= 0
+        return Words(rows[found], score[found] / max(float(score[found].max(initial=0.0)), 1e-9), exact[found])
 
     async def keywords(self, what: Sequence[str] | np.ndarray, count: int, deadline_ns: int) -> Hits:
         """The nearest known keywords; arguments as of :meth:`products`."""

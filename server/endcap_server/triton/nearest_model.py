@@ -10,7 +10,7 @@ from endcap_server.triton.engine_model import BatchingModel
 
 
 class TritonPythonModel(BatchingModel):
-    """TEXT [T] or VECTOR [T, D], INDEX [1], K [1], ALLOWED [ceil(n / 8)] -> ROW, SIMILARITY [T, K], VECTOR [T, D].
+    """TEXT [T] or VECTOR [T, D], INDEX [1], K [1], ALLOWED [ceil(n / 8)] -> ROW, SIMILARITY, EXACT [T, K], VECTOR [T, D].
 
     Without INDEX the texts are encoded and nothing is searched.
     """
@@ -50,4 +50,4 @@ class TritonPythonModel(BatchingModel):
 
 
 def _tensors(result: NearestResult) -> Tensors:
-    return {"ROW": result.rows, "SIMILARITY": result.similarity, "VECTOR": result.vectors}
+    return {"ROW": result.rows, "SIMILARITY": result.similarity, "VECTOR": result.vectors, "EXACT": result.exact}

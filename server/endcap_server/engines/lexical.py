@@ -1,0 +1,233 @@
+"""Lexical retrieval: a tantivy index of the words of products, and of the codes that name one of them."""
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tantivy
+
+from endcap_server.engines.encoder_runtime import EngineLoadError
+from endcap_server.shop.columns import Array
+
+LANGUAGES = (
+    "arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian", "italian",
+    "norwegian", "portuguese", "romanian", "russian", "spanish", "swedish", "tamil", "turkish",
+)  # fmt: skip
+"""Whose words can be stemmed."""
+META_FILE = "lexical.json"
+_ANALYZER, _RAW = "words", "raw"
+_TEXTS = ("title", "brand", "category", "description")
+_HEAP_BYTES = 256 << 20
+_MOST_QUERY_WORDS = 64
+_SET_ROWS = 4096
+"""Up to so many allowed rows a filter is a part of the query; above, more products are found and filtered."""
+_SEPARATOR = re.compile(r"[\s,;|()\[\]{}\"'<>=]+")
+_JOINTS = re.compile(r"[-/_.+#*:–—·\\]+")  # noqa: RUF001 - dashes that catalogues have
+_QUANTITY = re.compile(r"\d+(?:x\d+)*[a-z]{0,4}")
+_LEAST_CODE = 5
+"""Characters of a code that may name a product inside a longer text."""
+
+
+@dataclass(frozen=True)
+class ProductWords:
+    """What is indexed of one product."""
+
+    product_id: str
+    title: str
+    brand: str = ""
+    category: str = ""
+    identifiers: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Boosts:
+    """Weights of the fields, and of the query's words as a phrase in the title. A word counts where it counts most."""
+
+    title: float = 1.0
+    brand: float = 0.5
+    category: float = 0.5
+    code: float = 1.0
+    description: float = 0.5
+    phrase: float = 0.5
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found: ``rows`` int64 [k], best first; ``scores`` float32 [k].
+
+    ``exact`` bool [k] is true of the products that the text names: they come first, whatever their score.
+    """
+
+    rows: Array
+    scores: Array
+    exact: Array
+
+
+def codes(text: str) -> list[str]:
+    """The tokens of a text that have a digit, as they are compared: whole, in lower case, without what joins parts."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    found = (_JOINTS.sub("", token) for token in _SEPARATOR.split(folded))
+    return [code for code in found if len(code) > 1 and any(character.isdigit() for character in code)]
+
+
+def _whole(text: str) -> str:
+    """A text as one code."""
+    return _JOINTS.sub("", "".join(_SEPARATOR.split(unicodedata.normalize("NFKC", text).casefold())))
+
+
+def _names_a_product(code: str) -> bool:
+    """Whether a code inside a longer text may stand for a product: no size, number or year."""
+    if len(code) < _LEAST_CODE:
+        return False
+    return len(code) >= _LEAST_CODE + 1 if code.isdigit() else not _QUANTITY.fullmatch(code)
+
+
+def _schema() -> Any:
+    builder = tantivy.SchemaBuilder()
+    builder.add_unsigned_field("row", indexed=True, fast=True)
+    for field in _TEXTS:
+        builder.add_text_field(field, tokenizer_name=_ANALYZER)
+    for field in ("code", "name"):
+        builder.add_text_field(field, tokenizer_name=_RAW, index_option="basic")
+    return builder.build()
+
+
+def _analyzer(language: str) -> Any:
+    steps = (tantivy.Filter.remove_long(60), tantivy.Filter.lowercase(), tantivy.Filter.ascii_fold())
+    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
+    for step in steps:
+        builder = builder.filter(step)
+    if language:
+        builder = builder.filter(tantivy.Filter.stemmer(language))
+    return builder.build()
+
+
+def write_lexical(folder: Path, products: Iterable[ProductWords], language: str) -> None:
+    """Write the index of products, in the order of their rows, into an empty folder.
+
+    Args:
+        folder: ``lexical/`` of a build.
+        products: One a row.
+        language: Whose words are stemmed, one of LANGUAGES; "" for none.
+    """
+    index = tantivy.Index(_schema(), path=str(folder))
+    index.register_tokenizer(_ANALYZER, _analyzer(language))
+    # One thread: the rows stay in order, and equal catalogues make equal indexes.
+    writer = index.writer(_HEAP_BYTES, 1)
+    for row, product in enumerate(products):
+        document = tantivy.Document()
+        document.add_unsigned("row", row)
+        for field in _TEXTS:
+            if text := getattr(product, field):
+                document.add_text(field, unicodedata.normalize("NFKC", text))
+        names = {_whole(each) for each in (product.product_id, *product.identifiers.split("|"))} - {""}
+        for code in names | set(codes(f"{product.title} {product.identifiers}")):
+            document.add_text("code", code)
+        for name in names:
+            document.add_text("name", name)
+        writer.add_document(document)
+    writer.commit()
+    writer.wait_merging_threads()
+    (folder / META_FILE).write_text(json.dumps({"language": language}) + "\n", encoding="utf-8")
+
+
+class LexicalIndex:
+    """Finds products by their words.
+
+    Args:
+        folder: ``lexical/`` of a build.
+        boosts: Weights of the fields.
+
+    Raises:
+        EngineLoadError: the folder holds no such index.
+    """
+
+    def __init__(self, folder: Path, boosts: Boosts):
+        try:
+            meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+            self._index = tantivy.Index.open(str(folder))
+            self._analyzer = _analyzer(meta["language"])
+        except (OSError, ValueError, KeyError) as error:
+            raise EngineLoadError(
+                f"{folder}: expected a lexical index, got {error}; run endcap build lexical"
+            ) from error
+        self._index.register_tokenizer(_ANALYZER, self._analyzer)
+        self._searcher, self._schema, self._boosts = self._index.searcher(), self._index.schema, boosts
+
+    def __len__(self) -> int:
+        """Number of products."""
+        return int(self._searcher.num_docs)
+
+    def search(self, text: str, k: int, allowed: Array | None = None) -> Found:
+        """The products whose words fit ``text`` best, at most ``k``.
+
+        Args:
+            text: What is searched for.
+            k: Products to find.
+            allowed: bool [n], which products may be found; None: every product.
+        """
+        query = self._query(text)
+        if query is None or not k:
+            return Found(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.bool_))
+        rows, scores = self._allowed(query, k, allowed)
+        exact = np.isin(rows, self._exact(text))
+        order = np.argsort(~exact, kind="stable")
+        return Found(rows[order], scores[order], exact[order])
+
+    def _term(self, field: str, term: str, boost: float, option: str) -> Any:
+        return tantivy.Query.boost_query(tantivy.Query.term_query(self._schema, field, term, option), boost)
+
+    def _query(self, text: str) -> Any:
+        boosts = self._boosts
+        words = self._analyzer.analyze(unicodedata.normalize("NFKC", text))[:_MOST_QUERY_WORDS]
+        weights = {field: getattr(boosts, field) for field in _TEXTS}
+        should = []
+        for word in dict.fromkeys(words):
+            fields = [self._term(field, word, weight, "freq") for field, weight in weights.items() if weight]
+            should.append(tantivy.Query.disjunction_max_query(fields))
+        if boosts.code:
+            named = dict.fromkeys([*codes(text), _whole(text)])
+            should += [self._term("code", code, boosts.code, "basic") for code in named]
+        if boosts.phrase and len(words) > 1:
+            phrase = tantivy.Query.phrase_query(self._schema, "title", list(words))
+            should.append(tantivy.Query.boost_query(phrase, boosts.phrase))
+        return tantivy.Query.boolean_query([(tantivy.Occur.Should, each) for each in should]) if should else None
+
+    def _allowed(self, query: Any, k: int, allowed: Array | None) -> tuple[Array, Array]:
+        if allowed is None:
+            return self._hits(query, k)
+        count = int(allowed.sum())
+        if count <= _SET_ROWS:
+            among = tantivy.Query.term_set_query(self._schema, "row", np.flatnonzero(allowed).tolist())
+            both = [(tantivy.Occur.Must, query), (tantivy.Occur.Must, tantivy.Query.boost_query(among, 0.0))]
+            return self._hits(tantivy.Query.boolean_query(both), k)
+        depth = min(len(self), 2 * k * len(allowed) // count)
+        while True:
+            rows, scores = self._hits(query, depth)
+            kept = allowed[rows]
+            if kept.sum() >= k or len(rows) < depth or depth >= len(self):
+                return rows[kept][:k], scores[kept][:k]
+            depth = min(len(self), 4 * depth)
+
+    def _hits(self, query: Any, k: int) -> tuple[Array, Array]:
+        hits = self._searcher.search(query, k, count=False).hits
+        rows = self._searcher.fast_field_values("row", [address for _, address in hits])
+        return np.array(rows, np.int64), np.array([score for score, _ in hits], np.float32)
+
+    def _exact(self, text: str) -> Array:
+        """Row of the product that a text names by id, part number, EAN or model number: int64 [at most 1]."""
+        whole = _whole(text)
+        candidates = [("name", whole), ("code", whole)]
+        inside = [code for code in dict.fromkeys(codes(text)) if _names_a_product(code)]
+        candidates += [(field, code) for code in inside for field in ("name", "code")]
+        for field, code in candidates:
+            if code and self._searcher.doc_freq(field, code) == 1:
+                rows, _ = self._hits(tantivy.Query.term_query(self._schema, field, code, "basic"), 1)
+                return rows
+        return np.empty(0, np.int64)
