@@ -105,6 +105,7 @@ STOREFRONT = Ensemble(
     ),
 )
 
+_CANDIDATES = ("CANDIDATE_ROW", "CANDIDATE_SIMILARITY", "CANDIDATE_LEXICAL")
 _OF_QUERY = {"THEMES": "query_themes", "KEYWORDS": "query_keywords"}
 
 SEARCH = Ensemble(
@@ -114,11 +115,11 @@ SEARCH = Ensemble(
         EnsembleStep(
             Retrieval,
             _same("QUERY", "HISTORY", "RULES", "PRODUCTS", "BUDGET_MS"),
-            _inner("CANDIDATE_ROW", "CANDIDATE_SIMILARITY", "PAGE", "QUERY_THEMES", "QUERY_KEYWORDS"),
+            _inner(*_CANDIDATES, "PAGE", "QUERY_THEMES", "QUERY_KEYWORDS"),
         ),
         EnsembleStep(
             Rerank,
-            {**_OF_QUERY, **_inner("CANDIDATE_ROW", "CANDIDATE_SIMILARITY", "PAGE")},
+            {**_OF_QUERY, **_inner(*_CANDIDATES, "PAGE")},
             _inner("ROW", "MEASURED", "RERANK_STATUS"),
         ),
         EnsembleStep(

@@ -51,6 +51,27 @@ def test_graded_sets_can_give_the_dev_split(tmp_path: Path) -> None:
     assert catalogue.judgements.select("query", "product_id").rows() == [("rain shower", "12"), ("rain shower", "10")]
 
 
+def test_icecat_keeps_part_numbers_and_no_queries(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "source",
+        products={
+            "product_id": ["3920564", "5"],
+            "title": ["Xerox toner Black", "Cable &amp; plug"],
+            "part_number": ["006R90321", None],
+            "description": ["Toner", None],
+            "brand": ["Xerox", "C2G"],
+            "price": [49.95, None],
+            "image": ["http://example.com/1.jpg", None],
+        },
+        queries={"query_id": ["q0"], "query": ["monitor"], "split": ["dev"]},
+    )
+    catalogue = run_importer("icecat", source, tmp_path / "shop")
+    assert catalogue.products["identifiers"].to_list() == ["006R90321", ""]
+    assert catalogue.products["title"].to_list() == ["Xerox toner Black", "Cable & plug"]
+    assert catalogue.queries is None
+    assert catalogue.judgements is None
+
+
 def test_completejourney_titles_are_readable(tmp_path: Path) -> None:
     source = write(
         tmp_path / "source",

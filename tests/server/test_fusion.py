@@ -334,7 +334,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "THEMES": Themes(titles=tuple(f"Theme {index}" for index in range(size[0]))).tensor(),
         "ROW": rows,
-        "MEASURED": np.stack([values(), values(), similarity], axis=-1),
+        "MEASURED": np.stack([values(), values(), similarity, values()], axis=-1),
         "PAGE": carried(part, page.json_text()),
         "RERANK_STATUS": carried(part),
         "document": document,

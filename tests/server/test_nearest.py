@@ -9,9 +9,11 @@ import tiny_encoders
 from endcap_builders.export.encoder import export_sentence_encoder
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
+from endcap_server.engines.lexical import ProductWords, write_lexical
 from endcap_server.engines.nearest import Nearest, NearestRequest, NearestResult
 
 D = 32
+TITLES = ("red lamp", "oak table", "green tea", "blue chair")
 
 
 def write_index(path: Path, vectors: np.ndarray) -> None:
@@ -39,6 +41,8 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (build / "bi_encoder" / "encoder.json").write_text('{"dimension": 32, "max_tokens": 16}', encoding="utf-8")
     write_index(build / "index" / "products.faiss", unit(200, seed=1))
     write_index(build / "index" / "keywords.faiss", unit(5, seed=2))
+    (build / "lexical").mkdir()
+    write_lexical(build / "lexical", (ProductWords(f"p{row}", TITLES[row % 4]) for row in range(200)), "english")
     return build
 
 
@@ -93,6 +97,17 @@ def test_only_allowed_products_are_found(nearest: Nearest) -> None:
     assert (nothing.rows == -1).all()
 
 
+def test_words_and_names(nearest: Nearest) -> None:
+    (result,) = answer(nearest, NearestRequest(["lamps", "p7", "telescope"], index="words", k=4))
+    assert {TITLES[row % 4] for row in result.rows[0].tolist()} == {"red lamp"}
+    assert result.rows[1].tolist() == [7, -1, -1, -1]
+    assert result.exact.tolist() == [[False] * 4, [True, False, False, False], [False] * 4]
+    assert (result.rows[2] == -1).all()
+    assert np.isnan(result.similarity[2]).all()
+    (allowed,) = answer(nearest, NearestRequest(["lamps"], index="words", k=4, allowed=bits([4, 5])))
+    assert allowed.rows.tolist() == [[4, -1, -1, -1]]
+
+
 def test_encode_only(nearest: Nearest) -> None:
     (result,) = answer(nearest, NearestRequest(["mug", "rug"], index=None, k=0))
     assert result.vectors.shape == (2, D)
@@ -109,20 +124,27 @@ def test_requests_answered_together_equal_those_answered_alone(nearest: Nearest)
         NearestRequest(["tea", "oak"], k=4, allowed=bits(range(0, 200, 3))),
         NearestRequest(["lamp"], k=2, allowed=bits(range(0, 200, 3))),
         NearestRequest(["lamp"], k=5, allowed=bits([7])),
+        NearestRequest(["green tea", "p7 chair"], index="words", k=3),
+        NearestRequest(["lamp"], index="words", k=3, allowed=bits([4, 5])),
     ]
     for request, result in zip(requests, answer(nearest, *requests), strict=True):
         (alone,) = answer(nearest, request)
         np.testing.assert_array_equal(result.rows, alone.rows)
         np.testing.assert_allclose(result.vectors, alone.vectors, atol=1e-5)
+        np.testing.assert_array_equal(result.exact, alone.exact)
 
 
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (NearestRequest(["a"], index="shops"), "INDEX: expected one of products, keywords, got 'shops'"),
-        (NearestRequest(["a"], index="keywords", allowed=np.zeros(25, np.uint8)), "ALLOWED: expected INDEX products"),
+        (NearestRequest(["a"], index="shops"), "INDEX: expected one of products, keywords, words, got 'shops'"),
+        (
+            NearestRequest(["a"], index="keywords", allowed=np.zeros(25, np.uint8)),
+            "ALLOWED: expected INDEX products or words",
+        ),
         (NearestRequest(["a"], allowed=np.zeros(24, np.uint8)), r"ALLOWED: expected shape \[25\], got \[24\]"),
         (NearestRequest(["a"], k=0), r"K: expected 1\.\.2000, got 0"),
+        (NearestRequest(vectors=unit(1, 1), index="words"), "VECTOR: expected TEXT with INDEX words"),
         (NearestRequest(["a"], vectors=unit(1, 1)), "VECTOR: expected TEXT or VECTOR, got both"),
         (NearestRequest(vectors=np.zeros((1, 3))), r"VECTOR: expected shape \[T, 32\], got \[1, 3\]"),
         (NearestRequest(vectors=np.full((1, D), np.nan)), "VECTOR: expected finite numbers"),

@@ -51,6 +51,7 @@ def answer(
                 "THEMES": Themes(titles=tuple(theme for theme, _ in themes)).tensor(),
                 "KEYWORDS": KeywordRows.of(keyword_rows).tensor(),
                 "CANDIDATE_ROW": np.array(candidates, np.int32),
+                "CANDIDATE_LEXICAL": np.linspace(1, 0, len(candidates), dtype=np.float32),
                 "CANDIDATE_SIMILARITY": engines.store.vectors[list(candidates)].astype(np.float32) @ query,
                 "PAGE": page.tensor(),
             }
@@ -75,9 +76,10 @@ def test_products_of_the_keywords_and_of_the_shopper(shop: Path) -> None:
         given = row[row >= 0].tolist()
         assert len(set(given)) == len(given)
     assert out["MEASURED"].dtype == np.float32
-    assert out["MEASURED"].shape == (*rows.shape, 3)
+    assert out["MEASURED"].shape == (*rows.shape, 4)
     assert np.isnan(out["MEASURED"][rows < 0]).all()
-    assert not np.isnan(out["MEASURED"][rows >= 0]).any()
+    assert not np.isnan(out["MEASURED"][rows >= 0][:, :3]).any()
+    assert np.isnan(measured(out, "lexical")).all()
     assert status["source"] == "computed"
     assert status["pairs"] == int((rows >= 0).sum())
     text = next(inputs["TEXT"] for name, inputs in engines.calls if name == "cross_encoder")
@@ -155,6 +157,8 @@ def test_a_search(shop: Path) -> None:
     given = out["ROW"][0] >= 0
     expected = engines.store.vectors[out["ROW"][0][given]].astype(np.float32) @ embed("green tea")
     np.testing.assert_allclose(measured(out, "similarity")[0][given], expected, atol=2e-3)
+    matched = dict(zip((45, 40, 42, 43, 44), np.linspace(1, 0, 5).tolist(), strict=True))
+    assert measured(out, "lexical")[0][given].tolist() == [matched.get(row, 0.0) for row in out["ROW"][0][given]]
     assert status["source"] == "computed"
 
 

@@ -131,7 +131,8 @@ def test_a_search(shop: Path) -> None:
     same = answer(shop, QUERY=query)
     assert out["CANDIDATE_ROW"].tolist() == same["CANDIDATE_ROW"].tolist()
     assert set(categories_of(shop, out["CANDIDATE_ROW"][:2])) == {"grocery > drinks"}
-    assert (np.diff(out["CANDIDATE_SIMILARITY"]) <= 0).all()
+    assert (np.diff(out["CANDIDATE_SIMILARITY"] + out["CANDIDATE_LEXICAL"]) <= 1e-6).all()
+    assert out["CANDIDATE_LEXICAL"][0] == 1
     assert (page(out).is_search, page(out).products) == (True, 12)
     assert Themes.read(out["QUERY_THEMES"]).titles == ("Green tea",)
     keyword = list(CATEGORIES.values())[5].index("green tea") + 5 * 4
@@ -152,6 +153,25 @@ def test_a_broad_exclusion_leaves_as_many_products_as_asked_for(
 def test_a_search_has_at_least_as_many_candidates_as_products(shop: Path) -> None:
     out = answer(shop, QUERY=bytes_tensor(["tea"]), PRODUCTS=np.array([50], np.int32))
     assert len(out["CANDIDATE_ROW"]) == 50
+
+
+def test_a_product_that_a_search_names_leads(shop: Path) -> None:
+    out = answer(shop, QUERY=bytes_tensor(["p33"]))
+    assert out["CANDIDATE_ROW"][0] == 33
+    assert page(out).named == (33,)
+    rules = bytes_tensor(['{"exclude": {"products": ["p33"]}}'])
+    assert page(answer(shop, QUERY=bytes_tensor(["p33"]), RULES=rules)).named == ()
+    assert page(answer(shop, QUERY=bytes_tensor(["p1"]))).named == ()
+
+
+def test_words_find_what_vectors_do_not(shop: Path) -> None:
+    """The tiny shop's vectors know no brand by a part of its name; its words do."""
+    out = answer(shop, QUERY=bytes_tensor(["wooden puzzle large"]), parameters={"search_candidates": "10"})
+    assert out["CANDIDATE_LEXICAL"].max() == 1
+    without = answer(
+        shop, QUERY=bytes_tensor(["wooden puzzle large"]), parameters={"search_candidates": "10", "search_words": "0"}
+    )
+    assert out["CANDIDATE_ROW"].tolist() != without["CANDIDATE_ROW"].tolist()
 
 
 def test_a_search_without_the_engine_finds_a_known_keyword(shop: Path) -> None:

@@ -115,10 +115,13 @@ class TinyEngines:
         return {name: answer[name] for name in outputs}
 
     def nearest(self, inputs: Tensors) -> dict[str, Any]:
+        index = texts_of(inputs["INDEX"])[0] if "INDEX" in inputs else ""
+        if index == "words":
+            return self._words(texts_of(inputs["TEXT"])[0], int(inputs["K"][0]), inputs.get("ALLOWED"))
         vectors = np.stack([embed(text) for text in texts_of(inputs["TEXT"])]) if "TEXT" in inputs else inputs["VECTOR"]
-        if "INDEX" not in inputs:
+        if not index:
             return {"VECTOR": vectors}
-        of_products = texts_of(inputs["INDEX"])[0] == "products"
+        of_products = index == "products"
         table = self.store.vectors if of_products else self.store.keyword_vectors
         similarity = vectors @ table.astype(np.float32).T
         if "ALLOWED" in inputs:
@@ -131,6 +134,17 @@ class TinyEngines:
             "SIMILARITY": np.where(found, similarity, np.nan).astype(np.float32),
             "VECTOR": vectors,
         }
+
+    def _words(self, text: str, count: int, allowed: np.ndarray | None) -> dict[str, Any]:
+        words = set(text.lower().split())
+        score = np.array([len(words & set(title.lower().split())) for title in self.store.titles], np.float32)
+        exact = np.array([name == text for name in self.store.product_ids])
+        shown = (score > 0) | exact
+        if allowed is not None:
+            shown &= np.unpackbits(allowed, count=len(score), bitorder="little").astype(bool)
+        rows = np.flatnonzero(shown)
+        rows = rows[np.lexsort((-score[rows], ~exact[rows]))][:count]
+        return {"ROW": rows[None].astype(np.int32), "SIMILARITY": score[rows][None], "EXACT": exact[rows][None]}
 
     def cross_encoder(self, inputs: Tensors) -> dict[str, Any]:
         rows = inputs["ROW"]

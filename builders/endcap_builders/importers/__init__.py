@@ -8,6 +8,7 @@ from endcap_builders.catalogue.schema import Catalogue, CatalogueError
 from endcap_builders.importers.completejourney import import_completejourney
 from endcap_builders.importers.esci import import_esci
 from endcap_builders.importers.graded import import_crowdflower, import_homedepot
+from endcap_builders.importers.icecat import import_icecat
 from endcap_builders.importers.instacart import import_instacart
 from endcap_builders.importers.wands import import_wands
 
@@ -17,6 +18,7 @@ IMPORTERS: dict[str, Callable[..., Catalogue]] = {
     "completejourney": import_completejourney,
     "instacart": import_instacart,
     "esci": import_esci,
+    "icecat": import_icecat,
     "wands": import_wands,
 }
 

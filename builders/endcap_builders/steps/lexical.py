@@ -31,8 +31,12 @@ def run(ctx: BuildContext, settings: LexicalSettings) -> dict[str, Any]:
         pl.col("description").str.slice(0, settings.description_characters),
     )  # fmt: skip
     rows = ctx.track(columns.iter_rows(), "words of products", total=columns.height)
-    write_lexical(ctx.output, (ProductWords(*row[:5], plain_text(row[5])) for row in rows), settings.language)
+    write_lexical(ctx.output, (_words(*row) for row in rows), settings.language)
     return {"products": products.height, "language": settings.language or "none"}
+
+
+def _words(product_id: str, title: str, brand: str, category: str, identifiers: str, description: str) -> ProductWords:
+    return ProductWords(product_id, title, brand, category, identifiers, plain_text(description))
 
 
 STEP = Step(

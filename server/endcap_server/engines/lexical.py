@@ -3,7 +3,7 @@
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ _MOST_QUERY_WORDS = 64
 _SET_ROWS = 4096
 """Up to so many allowed rows a filter is a part of the query; above, more products are found and filtered."""
 _SEPARATOR = re.compile(r"[\s,;|()\[\]{}\"'<>=]+")
-_JOINTS = re.compile(r"[-/_.+#*:–—·\\]+")  # noqa: RUF001 - dashes that catalogues have
+_JOINTS = re.compile(r"[-/_.+#*:–—·\\]+")
 _QUANTITY = re.compile(r"\d+(?:x\d+)*[a-z]{0,4}")
 _LEAST_CODE = 5
 """Characters of a code that may name a product inside a longer text."""
@@ -222,12 +222,15 @@ class LexicalIndex:
 
     def _exact(self, text: str) -> Array:
         """Row of the product that a text names by id, part number, EAN or model number: int64 [at most 1]."""
-        whole = _whole(text)
-        candidates = [("name", whole), ("code", whole)]
-        inside = [code for code in dict.fromkeys(codes(text)) if _names_a_product(code)]
-        candidates += [(field, code) for code in inside for field in ("name", "code")]
-        for field, code in candidates:
+        if len(rows := self._named(_whole(text))):
+            return rows
+        inside = [self._named(code) for code in dict.fromkeys(codes(text)) if _names_a_product(code)]
+        rows = np.unique(np.concatenate([np.empty(0, np.int64), *inside]))
+        return rows if len(rows) == 1 else rows[:0]
+
+    def _named(self, code: str) -> Array:
+        """Row of the only product of this name, or else of the only one that has this code: int64 [at most 1]."""
+        for field in ("name", "code"):
             if code and self._searcher.doc_freq(field, code) == 1:
-                rows, _ = self._hits(tantivy.Query.term_query(self._schema, field, code, "basic"), 1)
-                return rows
+                return self._hits(tantivy.Query.term_query(self._schema, field, code, "basic"), 1)[0]
         return np.empty(0, np.int64)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import faiss
 import numpy as np
@@ -16,7 +16,7 @@ from endcap_server.declared.parameters import ModelParameters
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
 from endcap_server.engines.encoders import IMPLEMENTATIONS, precision_field
-from endcap_server.engines.lexical import Boosts, LexicalIndex
+from endcap_server.engines.lexical import META_FILE, Boosts, LexicalIndex
 from endcap_server.engines.vector_cache import VectorCache
 from endcap_server.engines.vector_index import VectorIndex
 from endcap_server.shop.columns import Array
@@ -28,6 +28,10 @@ WORDS = "words"
 INDEXES = (*VECTOR_INDEXES, WORDS)
 MAX_K = 2000
 _NEVER_NS = 2**63 - 1
+
+
+def _boost(default: float, what: str) -> Any:
+    return Field(default, ge=0, le=100, description=f"weight of {what} in lexical searches")
 
 
 class NearestParameters(ModelParameters):
@@ -48,6 +52,17 @@ class NearestParameters(ModelParameters):
         10_000, ge=0, le=10_000_000, description="encoded texts that are remembered (some 2 kB each)"
     )
 
+    title: float = _boost(Boosts.title, "a word in a product's title")
+    brand: float = _boost(Boosts.brand, "one in its brand")
+    category: float = _boost(Boosts.category, "one in its category")
+    code: float = _boost(Boosts.code, "a code with digits, as a part number,")
+    description: float = _boost(Boosts.description, "a word in its description")
+    phrase: float = _boost(Boosts.phrase, "the query as a phrase in its title")
+
+    def boosts(self) -> Boosts:
+        """Weights of the fields in lexical searches."""
+        return Boosts(self.title, self.brand, self.category, self.code, self.description, self.phrase)
+
     def runtime(self) -> RuntimeOptions:
         """How the bi-encoder runs."""
         return RuntimeOptions(
@@ -60,12 +75,13 @@ class NearestParameters(ModelParameters):
 
 def _files(settings: NearestParameters) -> tuple[str, ...]:
     encoder = (*IMPLEMENTATIONS[settings.implementation].files, "encoder.json")
-    return (*(f"bi_encoder/{name}" for name in encoder), *(f"index/{name}.faiss" for name in INDEXES))
+    indexes = (*(f"index/{name}.faiss" for name in VECTOR_INDEXES), f"lexical/{META_FILE}")
+    return (*(f"bi_encoder/{name}" for name in encoder), *indexes)
 
 
 NEAREST = ModelDeclaration(
     name="nearest",
-    summary="Engine: bi-encoder and FAISS indexes of products and search keywords.",
+    summary="Engine: bi-encoder, FAISS indexes of products and search keywords, lexical index of products.",
     inputs=(
         tensor("TEXT", "STRING", -1, optional=True),
         tensor("VECTOR", "FP32", -1, -1, optional=True),
@@ -77,6 +93,7 @@ NEAREST = ModelDeclaration(
         tensor("ROW", "INT32", -1, -1),
         tensor("SIMILARITY", "FP32", -1, -1),
         tensor("VECTOR", "FP32", -1, -1),
+        tensor("EXACT", "BOOL", -1, -1),
     ),
     parameters=NearestParameters,
     files=_files,
@@ -132,9 +149,9 @@ class Nearest:
         cache_texts: int = 0,
         boosts: Boosts = DEFAULT_BOOSTS,
     ) -> None:
-        """Load ``bi_encoder/``, ``index/`` and ``lexical/`` of the build folder ``build``; search on ``cpu`` or ``gpu``.
+        """Load ``bi_encoder/``, ``index/`` and ``lexical/`` of the build ``build``; search on ``cpu`` or ``gpu``.
 
-        The vectors of up to ``cache_texts`` texts are remembered.
+        The vectors of up to ``cache_texts`` texts are remembered; ``boosts`` are of lexical searches.
         """
         self.encoder = BiEncoder(build / "bi_encoder", options)
         self._cache = VectorCache(self.encoder.encode, cache_texts)
@@ -231,7 +248,7 @@ class Nearest:
             found = self._words.search(text, request.k, allowed)
             count = len(found.rows)
             rows[line, :count], score[line, :count] = found.rows, found.scores
-            exact[line, : len(found.exact)] = True
+            exact[line, :count] = found.exact
         vectors = np.empty((0, self.encoder.dimension), np.float32)
         return NearestResult(rows, score, vectors, exact)
 

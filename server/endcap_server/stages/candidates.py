@@ -6,6 +6,7 @@ import numpy as np
 
 from endcap_server.shop.store import ItemStore
 from endcap_server.stages.allowed import Allowed
+from endcap_server.stages.nearest_client import Words
 
 _ATTENTION = 8.0
 """Sharpness of the softmax by which a session search picks what in the history resembles it."""
@@ -19,6 +20,49 @@ class Candidates:
 
     rows: np.ndarray
     similarity: np.ndarray
+
+
+@dataclass(frozen=True)
+class Found:
+    """Candidate products of a search, best first; arrays of one length.
+
+    Attributes:
+        rows: int32 [C].
+        similarity: float32 [C], cosine of the query and the product.
+        lexical: float32 [C], 0..1, how well the words fit, of the best one's; 0 where no word does.
+        named: bool [C]; the query names the product. Those come first.
+    """
+
+    rows: np.ndarray
+    similarity: np.ndarray
+    lexical: np.ndarray
+    named: np.ndarray
+
+    @classmethod
+    def of(cls, rows: np.ndarray, similarity: np.ndarray) -> "Found":
+        """Candidates about whose words nothing is known."""
+        return cls(rows, similarity, np.zeros(len(rows), np.float32), np.zeros(len(rows), np.bool_))
+
+
+def fuse(vectors: np.ndarray, query: np.ndarray, near: np.ndarray, words: Words, weight: float, count: int) -> Found:
+    """Join what the vectors and what the words found, in the order of a weighted sum of both scores.
+
+    Args:
+        vectors: Of all products, float [n, D] of unit length.
+        query: Vector of the query, float32 [D] of unit length.
+        near: Rows of the nearest products, int [k], -1 padded.
+        words: What the words found.
+        weight: Of the words, 0..1; the vectors have the rest.
+        count: Most candidates.
+    """
+    rows = np.union1d(near[near >= 0], words.rows)
+    similarity = vectors[rows].astype(np.float32) @ query
+    lexical, named = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.bool_)
+    place = np.searchsorted(rows, words.rows)
+    lexical[place], named[place] = words.score, words.exact
+    score = (1 - weight) * similarity + weight * lexical
+    order = np.lexsort((-score, ~named))[:count]
+    return Found(rows[order].astype(np.int32), similarity[order], lexical[order], named[order])
 
 
 def recency(count: int, half_life: float) -> np.ndarray:

@@ -64,12 +64,14 @@ class FusionParameters(ModelParameters):
     margin: float = _weight(0.25, "the cross-encoder's win share among the placement's products", "placement")
     relevance: float = _weight(0.20, "the cross-encoder's relevance", "placement")
     similarity: float = _weight(0.10, "the cosine of theme and product", "placement")
+    lexical: float = _weight(0.0, "the match of words; searches alone measure it", "placement")
     ranker: float = _weight(0.35, "the traditional ranker, which knows the shopper,", "placement")
     popularity: float = _weight(0.05, "popularity", "placement")
     retrieval: float = _weight(0.05, "retrieval's order", "placement")
     search_margin: float = _weight(0.35, "the cross-encoder's win share among the found products", "search")
     search_relevance: float = _weight(0.35, "the cross-encoder's relevance", "search")
     search_similarity: float = _weight(0.15, "the cosine of query and product", "search")
+    search_lexical: float = _weight(0.20, "the match of the query's words", "search")
     search_ranker: float = _weight(0.05, "the traditional ranker, which knows the shopper,", "search")
     search_popularity: float = _weight(0.02, "popularity", "search")
     search_retrieval: float = _weight(0.03, "retrieval's order", "search")
@@ -119,7 +121,7 @@ class FusionParameters(ModelParameters):
         return self
 
     def weights(self, is_search: bool) -> np.ndarray:
-        """Weights of the blended signals, float [6] in the order of SIGNALS."""
+        """Weights of the blended signals, float [7] in the order of SIGNALS."""
         prefix = "search_" if is_search else ""
         return np.array([getattr(self, prefix + name) for name in SIGNALS[:BLENDED]], np.float64)
 
@@ -213,28 +215,33 @@ class Fusion(Stage):
     def _pools(
         self, page: PageRequest, inputs: Tensors, rules: CompiledRules, status: StatusPart
     ) -> tuple[list[Pool], Pool]:
-        """The products that may be shown, by placement, and the pinned ones in their order."""
+        """The products that may be shown, by placement, and those that lead: pinned ones in their order, named ones."""
         rows = inputs["ROW"]
         pins = rules.pins[rules.allowed(rules.pins)]
         status.count(FusionCheck.PIN_EXCLUDED, len(rules.pins) - len(pins))
         stocked = pins[self.store.in_stock[pins]]
         status.count(FusionCheck.PIN_OUT_OF_STOCK, len(pins) - len(stocked))
+        # What a search names comes right after the merchandiser's pins.
+        named = np.setdiff1d(np.array(page.named, np.int32), stocked)
+        named = named[self.store.in_stock[named] & rules.allowed(named)]
+        leading = np.concatenate([stocked, named])
         given = rows >= 0
         # Every product's own signals once, however many placements it is a candidate of.
-        unique, member = np.unique(np.concatenate([rows[given], stocked]), return_inverse=True)
+        unique, member = np.unique(np.concatenate([rows[given], leading]), return_inverse=True)
         ranker = self._ranker_scores(np.array(page.history, np.int32), unique, status)
         popularity = self.store.popularity[unique].astype(np.float32)
         factors = rules.factors(unique)
-        shown = self.store.in_stock[unique] & rules.allowed(unique) & ~np.isin(unique, stocked)
+        shown = self.store.in_stock[unique] & rules.allowed(unique) & ~np.isin(unique, leading)
         vectors = self.store.vectors[unique].astype(np.float32)
         brand = self.store.brand[unique]
         weights = self.settings.weights(page.is_search)
 
-        def pool(members: np.ndarray, measured: Mapping[str, np.ndarray], pinned: float) -> Pool:
+        def pool(members: np.ndarray, measured: Mapping[str, np.ndarray], pinned: Any) -> Pool:
             columns = {
                 "margin": np.nan,
                 "relevance": np.nan,
                 "similarity": np.nan,
+                "lexical": np.nan,
                 "retrieval": np.nan,
                 **measured,
                 "ranker": ranker[members],
@@ -263,7 +270,7 @@ class Fusion(Stage):
             each = pool(members, measured, 0.0)
             status.count(FusionCheck.PRODUCT_UNFIT, int((~each.fit).sum()))
             pools.append(each)
-        return pools, pool(member[start:], _measured(inputs, stocked), 1.0)
+        return pools, pool(member[start:], _measured(inputs, leading), np.arange(len(leading)) < len(stocked))
 
     def _ranker_scores(self, history: np.ndarray, rows: np.ndarray, status: StatusPart) -> np.ndarray:
         if self.ranker is None or not len(rows):
@@ -363,7 +370,7 @@ class Fusion(Stage):
 
 
 def _columns(measured: np.ndarray) -> dict[str, np.ndarray]:
-    """Rerank's figures by name: float32 [m] each, of float32 [m, 3]."""
+    """Rerank's figures by name: float32 [m] each, of float32 [m, 4]."""
     return {name: measured[:, column] for column, name in enumerate(MEASURED)}
 
 

@@ -15,6 +15,7 @@ from endcap_server.shop.rules import Rules
 
 CANDIDATE_ROW = tensor("CANDIDATE_ROW", "INT32", -1)
 CANDIDATE_SIMILARITY = tensor("CANDIDATE_SIMILARITY", "FP32", -1)
+CANDIDATE_LEXICAL = tensor("CANDIDATE_LEXICAL", "FP32", -1)
 PAGE = tensor("PAGE", "UINT8", -1)
 THEME_REQUEST = tensor("THEME_REQUEST", "UINT8", -1)
 QUERY_THEMES = tensor("QUERY_THEMES", "UINT8", -1)
@@ -23,7 +24,7 @@ THEMES = tensor("THEMES", "UINT8", -1)
 THEME_STATUS = tensor("THEME_STATUS", "UINT8", -1)
 KEYWORDS = tensor("KEYWORDS", "UINT8", -1)
 ROW = tensor("ROW", "INT32", -1, -1)
-MEASURED = tensor("MEASURED", "FP32", -1, -1, 3)
+MEASURED = tensor("MEASURED", "FP32", -1, -1, 4)
 RERANK_STATUS = tensor("RERANK_STATUS", "UINT8", -1)
 
 
@@ -56,6 +57,7 @@ class PageRequest(HandedOn):
             flight.
         rules: The merchandiser's.
         history: Rows of the products that the shopper is known to have taken, oldest first.
+        named: Rows of the products that a search names by id, part number, EAN or model number.
     """
 
     placements: int
@@ -63,6 +65,7 @@ class PageRequest(HandedOn):
     deadline_ns: int
     rules: Rules = Rules()
     history: tuple[int, ...] = ()
+    named: tuple[int, ...] = ()
 
     @property
     def is_search(self) -> bool:

@@ -41,6 +41,11 @@ class Words:
     score: np.ndarray
     exact: np.ndarray
 
+    @classmethod
+    def none(cls) -> "Words":
+        """Of a search that found nothing."""
+        return cls(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.bool_))
+
 
 class NearestClient:
     """Calls the engine. Every method raises EngineTimeout or EngineError as `Engines.call` does.
@@ -76,7 +81,7 @@ class NearestClient:
     async def words(self, text: str, count: int, deadline_ns: int, allowed: np.ndarray | None = None) -> Words:
         """The products whose words fit a text; arguments as of :meth:`products`."""
         if not (count := min(count, self._sizes["products"])):
-            return Words(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.bool_))
+            return Words.none()
         inputs = {"TEXT": bytes_tensor([text]), "INDEX": bytes_tensor(["words"]), "K": np.array([count], np.int32)}
         if allowed is not None:
             inputs["ALLOWED"] = allowed

@@ -9,16 +9,18 @@ from enum import StrEnum
 
 import numpy as np
 
-SIGNALS = ("margin", "relevance", "similarity", "ranker", "popularity", "retrieval", "rule", "diversity", "pinned")
+SIGNALS = (
+    "margin", "relevance", "similarity", "lexical", "ranker", "popularity", "retrieval", "rule", "diversity", "pinned"
+)  # fmt: skip
 """What a score is made of, in the order of the last axis of SIGNALS.
 
-The first six are 0..1 (NaN unknown, which callers get as 0) and are blended by weight; ``rule`` is the factor of boost
-and bury, ``diversity`` what was taken off for resembling better products above, ``pinned`` 1 for products that a rule
-put there.
+The first seven are 0..1 (NaN unknown, which callers get as 0) and are blended by weight; ``rule`` is the factor of
+boost and bury, ``diversity`` what was taken off for resembling better products above, ``pinned`` 1 for products that a
+rule put there.
 """
 
 BLENDED = len(SIGNALS) - 3
-MEASURED = SIGNALS[:3]
+MEASURED = SIGNALS[:4]
 """Those that rerank measures: the last axis of its output MEASURED."""
 
 
@@ -66,8 +68,8 @@ def blend(signals: np.ndarray, weights: np.ndarray) -> np.ndarray:
     (margin and relevance) go to retrieval's order, which is what the page then degrades to.
 
     Args:
-        signals: float32 [m, >= 6], columns as SIGNALS; NaN unknown.
-        weights: float [6], not negative.
+        signals: float32 [m, >= 7], columns as SIGNALS; NaN unknown.
+        weights: float [7], not negative.
     """
     values = signals[:, :BLENDED]
     known = ~np.isnan(values)

@@ -54,6 +54,7 @@ class Rerank(Stage):
             handed_on.KEYWORDS,
             handed_on.CANDIDATE_ROW,
             handed_on.CANDIDATE_SIMILARITY.as_optional(),
+            handed_on.CANDIDATE_LEXICAL.as_optional(),
             handed_on.PAGE,
         ),
         outputs=(handed_on.ROW, handed_on.MEASURED, handed_on.RERANK_STATUS),
@@ -76,7 +77,7 @@ class Rerank(Stage):
         self.in_flight.abandon(PageRequest.read(inputs["PAGE"]).deadline_ns)
 
     async def answer(self, inputs: Tensors) -> Answer:
-        """Answer ROW [Q, M] in retrieval's order, -1 padded; MEASURED [Q, M, 3] (see `page.MEASURED`), NaN padded."""
+        """Answer ROW [Q, M] in retrieval's order, -1 padded; MEASURED [Q, M, 4] (see `page.MEASURED`), NaN padded."""
         status = self.status()
         page = PageRequest.read(inputs["PAGE"])
         allowed = Allowed.of(self.store, self.rule_index.compile(page.rules))
@@ -102,13 +103,14 @@ class Rerank(Stage):
             relevance, margin = await self._score(texts, rows, deadline_ns, status)
             # The calibration holds for texts that the models know.
             relevance *= np.float32(self.understanding.relevance_factor(texts[0]))
-            similarity = self._search_similarity(rows, keyword_rows[0], inputs)
+            similarity, lexical = self._search_similarity(rows, keyword_rows[0], inputs)
         else:
+            lexical = np.full(rows.shape, np.nan, np.float32)
             (relevance, margin), similarity = await asyncio.gather(
                 self._score(texts, rows, deadline_ns, status), self._similarity(texts, rows, deadline_ns, status)
             )
         status.extra["pairs"] = int((rows >= 0).sum())
-        figures = {"margin": margin, "relevance": relevance, "similarity": similarity}
+        figures = {"margin": margin, "relevance": relevance, "similarity": similarity, "lexical": lexical}
         measured = np.stack([figures[name] for name in MEASURED], axis=-1)
         return Answer({"ROW": rows, "MEASURED": measured}, status.document)
 
@@ -205,26 +207,35 @@ class Rerank(Stage):
             similarity[index, given] = self.store.vectors[rows[index, given]].astype(np.float32) @ vector
         return similarity
 
-    def _search_similarity(self, rows: np.ndarray, keyword_rows: np.ndarray, inputs: Tensors) -> np.ndarray:
-        """Cosine of the query and its products: retrieval's, and the keyword's for products that only it found."""
-        similarity = np.full(rows.shape, np.nan, np.float32)
-        candidates = inputs["CANDIDATE_ROW"]
-        order = np.argsort(candidates, kind="stable")
+    def _search_similarity(
+        self, rows: np.ndarray, keyword_rows: np.ndarray, inputs: Tensors
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cosine and match of words of the query and its products: float32 [1, M] each, retrieval's.
+
+        A product that only a known keyword found has the keyword's cosine, and no words in common that count.
+        """
+        similarity, lexical = np.full(rows.shape, np.nan, np.float32), np.full(rows.shape, np.nan, np.float32)
         given = rows >= 0
-        place = np.searchsorted(candidates, rows[given], sorter=order)
-        found = np.zeros(len(place), bool)
-        values = np.full(len(place), np.nan, np.float32)
-        if len(candidates):
-            nearest = order[np.minimum(place, len(candidates) - 1)]
-            found = candidates[nearest] == rows[given]
-            values[found] = inputs["CANDIDATE_SIMILARITY"][nearest[found]]
+        place, found = _places(inputs["CANDIDATE_ROW"], rows[given])
+        values, words = np.full(len(place), np.nan, np.float32), np.zeros(len(place), np.float32)
+        values[found] = inputs["CANDIDATE_SIMILARITY"][place[found]]
+        words[found] = inputs["CANDIDATE_LEXICAL"][place[found]]
         known = keyword_rows[keyword_rows >= 0]
         if len(known) and not found.all():
             of_keywords = self.store.keyword_vectors[known].astype(np.float32)
             products = self.store.vectors[rows[given][~found]].astype(np.float32)
             values[~found] = (products @ of_keywords.T).max(axis=1)
-        similarity[given] = values
-        return similarity
+        similarity[given], lexical[given] = values, words
+        return similarity, lexical
+
+
+def _places(values: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each of ``wanted`` stands in distinct ``values``: int64 [k], and bool [k] whether it does."""
+    if not len(values):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    order = np.argsort(values, kind="stable")
+    place = order[np.minimum(np.searchsorted(values, wanted, sorter=order), len(values) - 1)]
+    return place, values[place] == wanted
 
 
 def mix(first: Sequence[int], second: Sequence[int], share: float, count: int) -> list[int]:

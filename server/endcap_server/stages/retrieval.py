@@ -32,17 +32,17 @@ from endcap_server.stages import contract, handed_on
 from endcap_server.stages.admission import Admission, Refusal
 from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.base import Answer, Engines, Stage
-from endcap_server.stages.candidates import Candidates, bend, interests, merge, popular_rows, recency
+from endcap_server.stages.candidates import Candidates, Found, bend, fuse, interests, merge, popular_rows, recency
 from endcap_server.stages.generations import Generations, run_folder
 from endcap_server.stages.handed_on import KeywordRows, PageRequest, ThemeRequest, Themes
 from endcap_server.stages.in_flight import NAME_PATTERN, TABLE, InFlight
-from endcap_server.stages.nearest_client import Hits, NearestClient
+from endcap_server.stages.nearest_client import Hits, NearestClient, Words
 from endcap_server.stages.recorder import Recorder
 from endcap_server.stages.status import StatusPart
 
 _IDS_AT_ONCE = 1024
 _FAVOURITES, _DUE, _BRANDS = 6, 3, 3
-_Found = TypeVar("_Found", Hits, np.ndarray)
+_Answer = TypeVar("_Answer", Hits, Words, np.ndarray)
 
 
 class RetrievalCheck(StrEnum):
@@ -76,6 +76,9 @@ class RetrievalParameters(ModelParameters):
     session_blend: float = Field(0.3, ge=0, le=5, description="how much the history bends a session search")
     candidates: int = Field(200, ge=10, le=2000, description="candidate products of a storefront")
     search_candidates: int = Field(150, ge=10, le=2000, description="candidate products of a search")
+    search_words: float = Field(
+        0.5, ge=0, le=1, description="weight of the words, against the vectors, in the choice of a search's candidates"
+    )
     search_keywords: int = Field(3, ge=1, le=16, description="known keywords that a search is matched to")
     search_keyword_similarity: float = Field(
         0.85, ge=0, le=1, description="least cosine of a query and a known keyword that says the same"
@@ -116,6 +119,7 @@ class Retrieval(Stage):
         outputs=(
             handed_on.CANDIDATE_ROW,
             handed_on.CANDIDATE_SIMILARITY,
+            handed_on.CANDIDATE_LEXICAL,
             handed_on.PAGE,
             handed_on.THEME_REQUEST,
             handed_on.QUERY_THEMES,
@@ -182,9 +186,7 @@ class Retrieval(Stage):
         shopper, categories = "", np.empty(0, np.int32)
         if request.query is not None:
             status.extra["not_understood"] = self.understanding.doubt(request.query)
-            candidates, keyword_rows = await self._search(
-                request.query, request.products, allowed, own_deadline_ns, status
-            )
+            found, keyword_rows = await self._search(request.query, request.products, allowed, own_deadline_ns, status)
         else:
             # What is excluded is no interest to write themes about either; the ranker still knows the whole history.
             taken = history[rules.allowed(history)]
@@ -195,6 +197,7 @@ class Retrieval(Stage):
             )
             categories = self._favourite_categories(taken, candidates)
             shopper = self._describe(taken, liked, session, request)
+            found = Found.of(candidates.rows, candidates.similarity)
 
         theme_rules = request.rules.of_themes()
         placements = 0 if request.is_search else request.placements
@@ -205,7 +208,7 @@ class Retrieval(Stage):
             "unknown_ids": unknown + rules.unknown_products,
             "unknown_rules": rules.unknown[:20],
             "known_history": len(history),
-            "candidates": len(candidates.rows),
+            "candidates": len(found.rows),
         }
         generation = self.generations.current(key)
         page = PageRequest(
@@ -214,6 +217,7 @@ class Retrieval(Stage):
             deadline_ns=deadline_ns,
             rules=request.rules,
             history=tuple(history.tolist()),
+            named=tuple(found.rows[found.named].tolist()),
         )
         themes = ThemeRequest(
             shopper=shopper,
@@ -226,8 +230,9 @@ class Retrieval(Stage):
         )
         return Answer(
             {
-                "CANDIDATE_ROW": candidates.rows,
-                "CANDIDATE_SIMILARITY": candidates.similarity,
+                "CANDIDATE_ROW": found.rows,
+                "CANDIDATE_SIMILARITY": found.similarity,
+                "CANDIDATE_LEXICAL": found.lexical,
                 "THEME_REQUEST": themes.tensor(),
                 "QUERY_THEMES": Themes(titles=(request.query or "",)).tensor(),
                 "QUERY_KEYWORDS": KeywordRows.of(keyword_rows.reshape(1, -1)).tensor(),
@@ -270,29 +275,31 @@ class Retrieval(Stage):
 
     async def _search(
         self, query: str, products: int, allowed: Allowed, deadline_ns: int, status: StatusPart
-    ) -> tuple[Candidates, np.ndarray]:
+    ) -> tuple[Found, np.ndarray]:
         """Candidates of a query and the known keywords (int32 [K], -1 padded) that say the same."""
         settings = self.settings
         equal = self.store.keywords.find([prompts.clean(query, contract.MAX_TEXT_CHARACTERS).lower()])[0]
         keyword_rows = np.full(settings.search_keywords, -1, np.int32)
         keyword_rows[0] = equal
         count = max(settings.search_candidates, products)
-        found, keywords = await asyncio.gather(
+        near, words, keywords = await asyncio.gather(
             self._found(self.nearest.products([query], count, deadline_ns, allowed.bits), status),
+            self._found(self.nearest.words(query, count, deadline_ns, allowed.bits), status, whole=False),
             self._found(self.nearest.keywords([query], settings.search_keywords, deadline_ns), status, whole=False),
         )
         if keywords is not None:
             rows, similarity = keywords.rows[0], keywords.similarity[0]
-            near = rows[(rows >= 0) & (rows != equal) & (similarity >= settings.search_keyword_similarity)]
-            near = near[: len(keyword_rows) - (equal >= 0)]
-            keyword_rows[int(equal >= 0) : int(equal >= 0) + len(near)] = near
-        if found is None:
-            known = self.store.keyword_products[equal] if equal >= 0 else np.empty(0, np.int32)
-            rows = np.concatenate([known, allowed.first(self.popular, count)])
-            similarity = np.zeros(len(rows), np.float32)
-        else:
-            rows, similarity = found.rows[0], found.similarity[0]
-        return merge(allowed, rows[None], similarity[None], np.ones(1), count), keyword_rows
+            alike = rows[(rows >= 0) & (rows != equal) & (similarity >= settings.search_keyword_similarity)]
+            alike = alike[: len(keyword_rows) - (equal >= 0)]
+            keyword_rows[int(equal >= 0) : int(equal >= 0) + len(alike)] = alike
+        if near is not None:
+            words = words or Words.none()
+            weight = settings.search_words
+            return fuse(self.store.vectors, near.vectors[0], near.rows[0], words, weight, count), keyword_rows
+        known = self.store.keyword_products[equal] if equal >= 0 else np.empty(0, np.int32)
+        rows = np.concatenate([known, allowed.first(self.popular, count)])
+        without = merge(allowed, rows[None], np.zeros((1, len(rows)), np.float32), np.ones(1), count)
+        return Found.of(without.rows, without.similarity), keyword_rows
 
     async def _explore(
         self,
@@ -320,7 +327,7 @@ class Retrieval(Stage):
         rows = allowed.first(self.popular, settings.candidates)
         return Candidates(rows, np.zeros(len(rows), np.float32))
 
-    async def _found(self, call: Awaitable[_Found], status: StatusPart, *, whole: bool = True) -> _Found | None:
+    async def _found(self, call: Awaitable[_Answer], status: StatusPart, *, whole: bool = True) -> _Answer | None:
         """What a call of the nearest engine answers; None when it failed, which the status then says."""
         try:
             return await call

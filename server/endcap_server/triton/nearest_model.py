@@ -10,7 +10,7 @@ from endcap_server.triton.engine_model import BatchingModel
 
 
 class TritonPythonModel(BatchingModel):
-    """TEXT [T] or VECTOR [T, D], INDEX [1], K [1], ALLOWED [ceil(n / 8)] -> ROW, SIMILARITY, EXACT [T, K], VECTOR [T, D].
+    """TEXT [T] or VECTOR [T, D], INDEX [1], K [1], ALLOWED [ceil(n / 8)] -> VECTOR [T, D], ROW, SIMILARITY, EXACT.
 
     Without INDEX the texts are encoded and nothing is searched.
     """
@@ -20,7 +20,9 @@ class TritonPythonModel(BatchingModel):
     def open(self, build: Path, parameters: dict[str, str]) -> None:
         """Load the engine."""
         settings = NearestParameters.from_strings("nearest", parameters)
-        self._engine = Nearest(build, settings.runtime(), settings.faiss_device, settings.cache_texts)
+        self._engine = Nearest(
+            build, settings.runtime(), settings.faiss_device, settings.cache_texts, settings.boosts()
+        )
         self.max_batch_cost = settings.max_batch_requests
 
     def read(self, tensors: Tensors, deadline_ns: int) -> NearestRequest:
