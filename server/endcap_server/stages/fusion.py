@@ -71,7 +71,7 @@ class FusionParameters(ModelParameters):
     search_margin: float = _weight(0.35, "the cross-encoder's win share among the found products", "search")
     search_relevance: float = _weight(0.35, "the cross-encoder's relevance", "search")
     search_similarity: float = _weight(0.15, "the cosine of query and product", "search")
-    search_lexical: float = _weight(0.20, "the match of the query's words", "search")
+    search_lexical: float = _weight(0.25, "the match of the query's words", "search")
     search_ranker: float = _weight(0.05, "the traditional ranker, which knows the shopper,", "search")
     search_popularity: float = _weight(0.02, "popularity", "search")
     search_retrieval: float = _weight(0.03, "retrieval's order", "search")
