@@ -1,36 +1,17 @@
-"""What a report was measured on: machine, versions, and how busy the machine was with other things."""
+"""What a report was measured on: versions, the commit, and how fast the machine was just then."""
 
-import os
 import platform
 import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import psutil
 
 _PACKAGES = (
     "endcap", "tritonclient", "locust", "torch", "transformers", "sentence-transformers", "xgrammar", "faiss-cpu",
     "lightgbm", "openvino", "openvino-genai", "numpy",
 )  # fmt: skip
-_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-
-
-def machine() -> dict[str, Any]:
-    """Processor, memory, operating system, and the load of the machine as the run begins."""
-    cpu_info = _read("/proc/cpuinfo")
-    models = [line.partition(":")[2].strip() for line in cpu_info.splitlines() if line.startswith("model name")]
-    flags = next((line.split() for line in cpu_info.splitlines() if line.startswith("flags")), [])
-    return {
-        "processor": models[0] if models else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "instructions": [flag for flag in _FLAGS if flag in flags],
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}",
-        "load_average": [round(value, 2) for value in os.getloadavg()],
-    }
 
 
 def versions(server: str = "") -> dict[str, str]:
@@ -68,10 +49,3 @@ def yardstick() -> float:
         np.sort(np.sin(values))
         sum(range(50_000))
     return 1e3 * (time.perf_counter() - start)
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from endcap_builders.machine import machine as described
 from endcap_client import Client
 from endcap_server.stages.status import read_versions
 from rich.console import Console
@@ -57,7 +58,7 @@ def run(plan: Plan, command: str, base: Mapping[str, Any] | None = None, quick: 
         "command": command,
         "revision": machine.revision(Path(__file__).parent),
         "plan": _plan_document(plan, quick),
-        "machine": machine.machine(),
+        "machine": described(),
         "build_versions": read_versions(plan.build),
         "series": {},
         "yardstick_ms": [],

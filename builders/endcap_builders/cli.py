@@ -20,7 +20,7 @@ def add_build_command(subparsers: Any) -> None:
     parser.add_argument(
         "step",
         nargs="?",
-        help="one step alone (default: every step); evaluate: measure search relevance on queries nobody has seen",
+        help="one step alone (default: every step)",
     )
     parser.add_argument(
         "--catalogue", type=Path, metavar="DIR", help="folder with products.parquet (default: as before)"
@@ -51,15 +51,9 @@ def add_build_command(subparsers: Any) -> None:
     )
     parser.add_argument("--checkpoint", metavar="DIR", help="with a step: the local checkpoint it starts from")
     parser.add_argument("--seed", type=numbers.seed, default=7, help="of everything random (default: %(default)s)")
-    evaluate = parser.add_argument_group("evaluate", "what `endcap build evaluate` measures on")
-    evaluate.add_argument("--queries", type=Path, metavar="PATH", help="queries.parquet, or its folder")
-    evaluate.add_argument("--labels", type=Path, metavar="PATH", help="labels.parquet, or its folder")
-    evaluate.add_argument("--split", default="dev", help="of the queries, if they have splits (default: %(default)s)")
-    evaluate.add_argument("--built", action="store_true", help="measure the build's own models; train nothing")
-    evaluate.add_argument("--name", default="", help="of the report (default: the folder of the queries)")
     parser.add_argument("--force", action="store_true", help="build even what is up to date")
     parser.add_argument("--list", action="store_true", help="show the steps and their settings, and stop")
-    parser.set_defaults(run=_reporting(_build))
+    parser.set_defaults(run=reporting(_build))
 
 
 def add_import_command(subparsers: Any) -> None:
@@ -76,7 +70,7 @@ def add_import_command(subparsers: Any) -> None:
     parser.add_argument("catalogue", type=Path, help="catalogue folder to write")
     parser.add_argument("--split", help="which queries and judgements to take, of layouts that have splits (train)")
     parser.add_argument("--locale", help="which locale to take, of layouts that have several (us)")
-    parser.set_defaults(run=_reporting(_import))
+    parser.set_defaults(run=reporting(_import))
 
 
 def add_demo_command(subparsers: Any) -> None:
@@ -88,10 +82,10 @@ def add_demo_command(subparsers: Any) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="the build (default: %(default)s)")
     parser.add_argument("--catalogue", type=Path, help="where the demo catalogue goes (default: beside the build)")
-    parser.set_defaults(run=_reporting(_demo))
+    parser.set_defaults(run=reporting(_demo))
 
 
-def _reporting(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+def reporting(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
     """`command`, with the errors a user can cause told in one sentence."""
 
     def run(arguments: argparse.Namespace) -> int:
@@ -123,12 +117,10 @@ def _build(arguments: argparse.Namespace) -> int:
     catalogue = arguments.catalogue or _catalogue_of(read_manifest(arguments.out))
     if catalogue is None:
         raise BuildError("--catalogue is missing: name the folder with products.parquet")
-    overrides = _overrides(arguments.set)
+    overrides = settings_given(arguments.set)
     for name in ("events_until", "hold_out_orders"):
         if getattr(arguments, name) is not None:
             overrides.setdefault("catalogue", {})[name] = getattr(arguments, name)
-    if arguments.step == "evaluate":
-        return _evaluate(arguments, catalogue, overrides)
     if arguments.checkpoint is not None:
         if arguments.step is None:
             raise BuildError("--checkpoint goes with a step; for a whole build say --set STEP.checkpoint=DIR")
@@ -143,23 +135,6 @@ def _build(arguments: argparse.Namespace) -> int:
     )
     pipeline.run(arguments.step, force=arguments.force)
     print(f"{arguments.out} is built; serve it with `endcap serve --build {arguments.out}`")
-    return 0
-
-
-def _evaluate(arguments: argparse.Namespace, catalogue: Path, overrides: dict[str, dict[str, Any]]) -> int:
-    from endcap_builders.evaluation.command import run_built, run_evaluation
-    from endcap_builders.evaluation.request import Request
-
-    asked = Request(
-        arguments.out,
-        catalogue,
-        arguments.queries,
-        arguments.labels,
-        arguments.split,
-        arguments.name,
-        overrides,
-    )
-    (run_built if arguments.built else run_evaluation)(asked)
     return 0
 
 
@@ -181,7 +156,7 @@ def _demo(arguments: argparse.Namespace) -> int:
     return run_demo(arguments.out, arguments.catalogue or arguments.out.parent / "catalogues" / "demo")
 
 
-def _overrides(texts: list[str]) -> dict[str, dict[str, Any]]:
+def settings_given(texts: list[str]) -> dict[str, dict[str, Any]]:
     """`["store.max_product_tokens=64"]` as `{"store": {"max_product_tokens": "64"}}`; pydantic reads the values."""
     from endcap_builders.pipeline import BuildError
 

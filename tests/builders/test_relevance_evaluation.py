@@ -1,4 +1,4 @@
-"""`endcap build evaluate` on a tiny shop, and the arithmetic of its figures."""
+"""`endcap evaluate search` on a tiny shop, and the arithmetic of its figures."""
 
 import json
 import shutil

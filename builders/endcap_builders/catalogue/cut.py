@@ -14,8 +14,12 @@ ORDER_GAP_HOURS = 3
 """A purchase later than this after the shopper's previous one begins a new order."""
 
 
-def _time(text: str) -> str:
-    """The text, if it is empty or an ISO date or time."""
+def iso_time(text: str) -> str:
+    """The text, if it is empty or an ISO date or time.
+
+    Raises:
+        ValueError: it is neither.
+    """
     if text:
         try:
             datetime.fromisoformat(text)
@@ -24,7 +28,7 @@ def _time(text: str) -> str:
     return text
 
 
-Time = Annotated[str, AfterValidator(_time)]
+Time = Annotated[str, AfterValidator(iso_time)]
 
 
 def moment(text: str) -> datetime:

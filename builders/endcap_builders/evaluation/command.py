@@ -1,4 +1,4 @@
-"""`endcap build evaluate`: trains the grid, scores it on unseen queries, writes figures, tables and plots."""
+"""`endcap evaluate search`: trains the grid, scores it on unseen queries, writes figures, tables and plots."""
 
 import time
 from typing import Any

@@ -155,14 +155,13 @@ def coverage(pages: Sequence[Sequence[str]], products: int) -> float:
 
 
 def gini(pages: Sequence[Sequence[str]], products: int) -> float:
-    """Gini coefficient of exposures over the catalogue's products: 0 if all are shown equally often, near 1 if few are.
+    """Gini coefficient of exposures over the catalogue's products: near 1 if few products have most of them.
 
-    Raises:
-        ValueError: The pages show nothing.
+    0 if all products are shown equally often, and if none is.
     """
     counts = np.fromiter(Counter(product for page in pages for product in page).values(), np.float64)
     if not counts.size:
-        raise ValueError("gini: expected pages with products, got none")
+        return 0.0
     exposed = np.concatenate([np.zeros(products - len(counts)), np.sort(counts)])
     places = np.arange(1, products + 1)
     return float((2 * places - products - 1) @ exposed / (products * exposed.sum()))
@@ -178,7 +177,7 @@ def title_figures(titles: Sequence[Sequence[str]]) -> Mapping[str, Any]:
         shown; distinct; distinct_share of those shown; most_frequent; most_frequent_share: of the pages, with it.
     """
     shown = sum(map(len, titles))
-    on_pages = Counter(title for page in titles for title in set(page))
+    on_pages = Counter(title for page in titles for title in dict.fromkeys(page))
     title, count = on_pages.most_common(1)[0] if on_pages else ("", 0)
     return {
         "shown": shown,

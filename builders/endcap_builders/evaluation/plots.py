@@ -12,8 +12,8 @@ from matplotlib import pyplot
 
 from endcap_builders.evaluation.metrics import NAMES
 
-_STUDENT, _TEACHER, _OTHER = "#2f7fd6", "#c9762b", "#7a7a7a"
-_STYLE: dict[Any, Any] = {
+STUDENT, TEACHER, OTHER = "#2f7fd6", "#c9762b", "#7a7a7a"
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
@@ -31,21 +31,21 @@ def plot_curve(report: Mapping[str, Any], path: Path) -> Path:
     systems, multiples = report["systems"], sorted(report["settings"]["evaluate"]["multiples"])
     labelled = report["settings"]["evaluate"]["labelled_pairs"]
     names = [name for name in ("ndcg", "accuracy", "corpus_ndcg") if name in systems["teacher"]["figures"]]
-    with pyplot.rc_context(_STYLE):
+    with pyplot.rc_context(STYLE):
         figure, panels = pyplot.subplots(1, len(names), figsize=(5 * len(names), 3.8), layout="constrained")
         for axes, name in zip(panels, names, strict=True):
             rows = [systems[f"student x{multiple}"]["figures"][name] for multiple in multiples]
             places = range(len(multiples))
             values = [row["value"] for row in rows]
             axes.fill_between(
-                places, [row["low"] for row in rows], [row["high"] for row in rows], color=_STUDENT, alpha=0.15, lw=0
+                places, [row["low"] for row in rows], [row["high"] for row in rows], color=STUDENT, alpha=0.15, lw=0
             )
-            axes.plot(places, values, marker="o", color=_STUDENT, label="student")
+            axes.plot(places, values, marker="o", color=STUDENT, label="student")
             teacher = systems["teacher"]["figures"][name]
-            axes.axhline(teacher["value"], color=_TEACHER, label="teacher")
-            axes.axhspan(teacher["low"], teacher["high"], color=_TEACHER, alpha=0.12, lw=0)
+            axes.axhline(teacher["value"], color=TEACHER, label="teacher")
+            axes.axhspan(teacher["low"], teacher["high"], color=TEACHER, alpha=0.12, lw=0)
             for other, style in (("BM25", ":"), ("bi-encoder", "--")):
-                axes.axhline(systems[other]["figures"][name]["value"], color=_OTHER, ls=style, lw=1.2, label=other)
+                axes.axhline(systems[other]["figures"][name]["value"], color=OTHER, ls=style, lw=1.2, label=other)
             axes.set_xticks(list(places), [f"{multiple}x" for multiple in multiples])
             axes.set(xlabel=f"mined pairs for each of {labelled:,} labelled ones", title=NAMES[name])
         panels[0].legend(fontsize=9)
@@ -62,18 +62,18 @@ def plot_curve(report: Mapping[str, Any], path: Path) -> Path:
 def plot_cost(report: Mapping[str, Any], path: Path) -> Path:
     """Quality by pairs a second of the students with fewer layers."""
     rows = report["layers"]["rows"]
-    with pyplot.rc_context(_STYLE):
+    with pyplot.rc_context(STYLE):
         figure, axes = pyplot.subplots(figsize=(6.4, 3.8), layout="constrained")
         speeds = [row["ratio"]["value"] for row in rows.values()]
         shares = [100 * row["ndcg_share"]["value"] for row in rows.values()]
         below = [100 * (row["ndcg_share"]["value"] - row["ndcg_share"]["low"]) for row in rows.values()]
         above = [100 * (row["ndcg_share"]["high"] - row["ndcg_share"]["value"]) for row in rows.values()]
-        axes.errorbar(speeds, shares, yerr=[below, above], marker="o", color=_STUDENT, capsize=3, label="student")
+        axes.errorbar(speeds, shares, yerr=[below, above], marker="o", color=STUDENT, capsize=3, label="student")
         for (name, row), speed, share in zip(rows.items(), speeds, shares, strict=True):
             text = f"{name}\n{row['pairs_per_s']:.0f} pairs/s"
             axes.annotate(text, (speed, share), (6, 6), textcoords="offset points", fontsize=9)
-        axes.axhline(98, color=_TEACHER, ls="--", lw=1.2, label="98 % of the full student")
-        axes.axvline(1.7, color=_OTHER, ls=":", lw=1.2, label="1.7 times its pairs/s")
+        axes.axhline(98, color=TEACHER, ls="--", lw=1.2, label="98 % of the full student")
+        axes.axvline(1.7, color=OTHER, ls=":", lw=1.2, label="1.7 times its pairs/s")
         axes.set(
             xlabel="pairs a second, times those of the full student (serving engine)",
             ylabel="nDCG@10, % of the full student's",

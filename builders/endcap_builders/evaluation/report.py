@@ -62,10 +62,10 @@ def interval_text(figure: Mapping[str, Any], sign: bool = False) -> str:
 
 def _quality(report: Mapping[str, Any]) -> list[str]:
     names = [name for name in NAMES if any(name in row["figures"] for row in report["systems"].values())]
-    rows = [_line(["system", "seeds", *(NAMES[name] for name in names)]), _line(["---"] * (2 + len(names)))]
+    rows = [table_line(["system", "seeds", *(NAMES[name] for name in names)]), table_line(["---"] * (2 + len(names)))]
     for system, row in report["systems"].items():
         figures = [interval_text(row["figures"].get(name, {})) for name in names]
-        rows.append(_line([system, str(len(row["seeds"]) or "–"), *figures]))
+        rows.append(table_line([system, str(len(row["seeds"]) or "–"), *figures]))
     return rows
 
 
@@ -77,23 +77,29 @@ def _compared(report: Mapping[str, Any]) -> list[str]:
 def _differences(report: Mapping[str, Any], other: str) -> list[str]:
     names = [name for name in NAMES if name in report["systems"][other]["figures"]]
     title = f"Difference to {other} on the same queries and seeds, and its 95 % interval:"
-    rows = ["", title, "", _line(["system", *(NAMES[name] for name in names)]), _line(["---"] * (1 + len(names)))]
+    rows = [
+        "",
+        title,
+        "",
+        table_line(["system", *(NAMES[name] for name in names)]),
+        table_line(["---"] * (1 + len(names))),
+    ]
     for system, row in report["systems"].items():
         if other in row["minus"]:
             figures = row["minus"][other]
-            rows.append(_line([system, *(interval_text(figures.get(name, {}), sign=True) for name in names)]))
+            rows.append(table_line([system, *(interval_text(figures.get(name, {}), sign=True) for name in names)]))
     return rows
 
 
 def _cost(report: Mapping[str, Any]) -> list[str]:
     rows = [
-        _line(["student", "pairs/s", "times the full one's", "nDCG@10", "share of the full one's"]),
-        _line(["---"] * 5),
+        table_line(["student", "pairs/s", "times the full one's", "nDCG@10", "share of the full one's"]),
+        table_line(["---"] * 5),
     ]
     for name, row in report["layers"]["rows"].items():
         share, ratio = row["ndcg_share"], row["ratio"]
         rows.append(
-            _line([name, f"{row['pairs_per_s']:.0f}", _short(ratio, 2), f"{row['ndcg']:.4f}", _short(share, 3)])
+            table_line([name, f"{row['pairs_per_s']:.0f}", _short(ratio, 2), f"{row['ndcg']:.4f}", _short(share, 3)])
         )
     return rows
 
@@ -102,5 +108,6 @@ def _short(figure: Mapping[str, float], digits: int) -> str:
     return f"{figure['value']:.{digits}f} [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
 
 
-def _line(cells: list[str]) -> str:
+def table_line(cells: list[str]) -> str:
+    """One line of a Markdown table."""
     return "| " + " | ".join(cells) + " |"

@@ -1,4 +1,4 @@
-"""What `endcap build evaluate` is asked, read and checked: settings, build, queries."""
+"""What `endcap evaluate search` is asked, read and checked: settings, build, queries."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,18 @@ class Request:
     split: str = "dev"
     name: str = ""
     overrides: dict[str, dict[str, Any]] | None = None
+
+
+def catalogue_of(build: Path) -> Path:
+    """The catalogue that a build was made from.
+
+    Raises:
+        EvaluationError: there is no build.
+    """
+    manifest = read_manifest(build)
+    if "catalogue" not in manifest:
+        raise EvaluationError(f"{build}: expected a build, got none; run `endcap build` first")
+    return Path(manifest["catalogue"]["folder"])
 
 
 def settings_of(request: Request) -> tuple[EvaluationSettings, TeacherSettings, CrossEncoderSettings]:

@@ -1,4 +1,4 @@
-"""What `endcap build evaluate` measures."""
+"""What `endcap evaluate search --grid` measures."""
 
 from typing import Annotated, Any
 

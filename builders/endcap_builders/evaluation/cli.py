@@ -1,0 +1,136 @@
+"""`endcap evaluate storefront|search` on the command line."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from endcap_client import numbers
+
+from endcap_builders.cli import reporting, settings_given
+
+
+def add_evaluate_command(subparsers: Any) -> None:
+    """Add `endcap evaluate` to the command line."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "evaluate",
+        help="measure a build's pages or searches beside the simplest ones",
+        description="Measure a build on what it has not seen, beside simple baselines, with 95 %% intervals. "
+        "Reports go into the build's folder evaluation.",
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+    _add_storefront(kinds)
+    _add_search(kinds)
+
+
+def _add_storefront(kinds: Any) -> None:
+    parser: argparse.ArgumentParser = kinds.add_parser(
+        "storefront",
+        help="pages by what shoppers bought next",
+        description="Ask for the pages of shoppers as they were when the build's events were cut, and measure which "
+        "share of the products that they bought afterwards the pages show, beside pages of popular products, of the "
+        "shopper's own, and of both. The build has to be made with --events-until or --hold-out-orders. Ctrl-C keeps "
+        "the pages that are there; the same command goes on. See docs/storefront.md.",
+    )
+    _add_common(parser)
+    parser.add_argument(
+        "--against", default="", metavar="HOST:PORT", help="another server, asked for the same pages in turns"
+    )
+    parser.add_argument(
+        "--purchases-until", type=_time, default="", metavar="TIME", help="only purchases before this time count"
+    )
+    parser.add_argument(
+        "--shoppers",
+        type=numbers.count_or_none,
+        default=0,
+        metavar="N",
+        help="at most N shoppers, drawn at random (default: all)",
+    )
+    parser.add_argument("--seed", type=numbers.seed, default=0, help="of the draw (default: %(default)s)")
+    parser.add_argument("--placements", type=numbers.count, default=4, help="of a page (default: %(default)s)")
+    parser.add_argument("--products", type=numbers.count, default=12, help="of a placement (default: %(default)s)")
+    parser.add_argument(
+        "--timeout", type=numbers.seconds, default=10.0, help="seconds for a page (default: %(default)s)"
+    )
+    parser.add_argument("--afresh", action="store_true", help="ask again for the pages of an interrupted run")
+    parser.add_argument("--name", default="storefront", help="of the report (default: %(default)s)")
+    parser.set_defaults(run=reporting(_storefront))
+
+
+def _add_search(kinds: Any) -> None:
+    parser: argparse.ArgumentParser = kinds.add_parser(
+        "search",
+        help="searches by what people judged relevant",
+        description="Measure the build's retrievers, teacher and student on judged queries that no model has seen: "
+        "those of --queries and --labels, or the held-out ones of the catalogue. --grid trains teachers and students "
+        "of several sizes instead (hours). See docs/relevance.md.",
+    )
+    _add_common(parser)
+    parser.add_argument("--queries", type=Path, metavar="PATH", help="queries.parquet, or its folder")
+    parser.add_argument("--labels", type=Path, metavar="PATH", help="labels.parquet, or its folder")
+    parser.add_argument("--split", default="dev", help="of the queries, if they have splits (default: %(default)s)")
+    parser.add_argument("--grid", action="store_true", help="train teachers and students by amount of data and layers")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.SETTING=VALUE",
+        help="change a setting of evaluate, teacher or cross_encoder, e.g. evaluate.max_queries=200; may be repeated",
+    )
+    parser.add_argument("--name", default="", help="of the report (default: the folder of the queries)")
+    parser.set_defaults(run=reporting(_search))
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--build", type=Path, required=True, metavar="DIR", help="a finished build")
+    parser.add_argument("--catalogue", type=Path, metavar="DIR", help="its catalogue (default: as it was built)")
+    parser.add_argument(
+        "--address", default="", metavar="HOST:PORT", help="a server of the build (default: one is started)"
+    )
+
+
+def _time(text: str) -> str:
+    from endcap_builders.catalogue.cut import iso_time
+
+    try:
+        return iso_time(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, got {text!r}") from None
+
+
+def _storefront(arguments: argparse.Namespace) -> int:
+    from endcap_builders.evaluation.storefront import StorefrontRequest, run_storefront
+
+    run_storefront(
+        StorefrontRequest(
+            build=arguments.build,
+            catalogue=arguments.catalogue,
+            address=arguments.address,
+            against=arguments.against,
+            purchases_until=arguments.purchases_until,
+            shoppers=arguments.shoppers,
+            seed=arguments.seed,
+            placements=arguments.placements,
+            products=arguments.products,
+            timeout_s=arguments.timeout,
+            name=arguments.name,
+            afresh=arguments.afresh,
+        )
+    )
+    return 0
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from endcap_builders.evaluation.command import run_built, run_evaluation
+    from endcap_builders.evaluation.request import Request, catalogue_of
+
+    asked = Request(
+        arguments.build,
+        arguments.catalogue or catalogue_of(arguments.build),
+        arguments.queries,
+        arguments.labels,
+        arguments.split,
+        arguments.name,
+        settings_given(arguments.set),
+    )
+    (run_evaluation if arguments.grid else run_built)(asked)
+    return 0
