@@ -230,6 +230,17 @@ def test_pins_exclusions_and_caps(shop: Path) -> None:
     assert status["unknown_rules"] == ["product:ghost"]
 
 
+def test_pins_go_before_the_brand_cap_and_count_towards_it(shop: Path) -> None:
+    store = TinyEngines(shop).store
+    brand = np.flatnonzero((store.brand == 2) & store.in_stock)[:3]
+    out = search(shop, "green tea", RULES=rules(pin=[f"p{row}" for row in brand], max_per_brand=1))
+    shown = texts_of(out["FIRST_PRODUCT_ID"])
+    assert shown[:3] == [f"p{row}" for row in brand]
+    others = store.brand[[int(text[1:]) for text in shown[3:] if text]].tolist()
+    assert 2 not in others
+    assert len(set(others)) == len(others)
+
+
 def test_pins_show_what_was_measured(shop: Path) -> None:
     out = search(shop, "green tea", RULES=rules(pin=["p45", "p0"], exclude={"categories": ["grocery > snacks"]}))
     assert texts_of(out["FIRST_PRODUCT_ID"])[:2] == ["p45", "p0"]

@@ -164,3 +164,12 @@ def test_factors_of_nested_categories_have_a_bound(tmp_path):
     factors = RuleIndex(store).compile(read_rules(json.dumps({"boost": boost}))).factors(np.arange(len(store)))
     assert factors.max() == 100
     assert np.isfinite(factors).all()
+
+
+def test_rules_are_compiled_once_whoever_asks(index: RuleIndex) -> None:
+    document = json.dumps({"exclude": {"brands": ["Ostara"]}, "boost": {"product:p1": 2, "product:gone": 3}})
+    first = index.compile(read_rules(document))
+    assert index.compile(read_rules(document)) is first
+    assert first.unknown == ["product:gone"]
+    assert first.row_factors == {1: 2}
+    assert index.compile(read_rules("{}")) is not first
