@@ -253,11 +253,8 @@ GOOD = (
     Edit("retrieval: longer default budget", parameter("retrieval", "default_budget_ms", "2100")),
     Edit("fusion: two processes", config("fusion", ("count: 1", "count: 2"))),
     Edit("fusion: one process", config("fusion", ("count: 2", "count: 1"))),
-    Edit("keywords: no response cache", config("keywords", ("response_cache { enable: true }", ""))),
-    Edit(
-        "keywords: response cache",
-        config("keywords", ('backend: "python"', 'backend: "python"\nresponse_cache { enable: true }')),
-    ),
+    Edit("keywords: no cache", parameter("keywords", "cache_entries", "0")),
+    Edit("keywords: cache", parameter("keywords", "cache_entries", "10000")),
     Edit("rerank: personal share", parameter("rerank", "personal_share", "0.3")),
     Edit("theme: tokens", parameter("theme", "tokens_per_theme", "60")),
     Edit("keyword_llm: queue", parameter("keyword_llm", "max_waiting", "200")),

@@ -36,9 +36,6 @@ def add_serve_command(subparsers: Any) -> None:
         "--profile", choices=("cpu", "gpu"), default="cpu", help="which configs the models load (default: %(default)s)"
     )
     _add_access_options(parser)
-    parser.add_argument(
-        "--cache-mb", type=numbers.whole(1, 1_048_576), default=64, help="response cache, MB (default: %(default)s)"
-    )
     parser.add_argument("--python", type=Path, help="Python of the serving environment (default: .venv-serving)")
     parser.add_argument("--ready-timeout", type=numbers.seconds, default=120.0, help="seconds (default: %(default)s)")
     parser.add_argument(
@@ -78,7 +75,6 @@ def _serve(arguments: argparse.Namespace) -> int:
         http_port=arguments.http_port,
         metrics_port=arguments.metrics_port,
         profile=arguments.profile,
-        cache_mb=arguments.cache_mb,
         python=arguments.python,
         ready_timeout_s=arguments.ready_timeout,
         verbose=arguments.verbose,

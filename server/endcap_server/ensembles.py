@@ -48,7 +48,6 @@ class Ensemble:
     public = True
     """Nothing of its tensors may change."""
     calls: tuple[str, ...] = ()
-    uncacheable = ""
 
     @property
     def inputs(self) -> tuple[DeclaredTensor, ...]:
@@ -90,7 +89,7 @@ STOREFRONT = Ensemble(
             _same("HISTORY", "SESSION", "RULES", "PLACEMENTS", "PRODUCTS", "BUDGET_MS"),
             _inner("CANDIDATE_ROW", "PAGE", "THEME_REQUEST"),
         ),
-        EnsembleStep(Theme, _inner("THEME_REQUEST"), _inner("THEMES", "THEME_STATUS")),
+        EnsembleStep(Theme, _inner("THEME_REQUEST"), _inner("THEMES")),
         EnsembleStep(Keywords, _inner("THEMES"), _inner("KEYWORDS")),
         EnsembleStep(
             Rerank,
@@ -99,7 +98,7 @@ STOREFRONT = Ensemble(
         ),
         EnsembleStep(
             Fusion,
-            _inner("THEMES", "KEYWORDS", "ROW", "MEASURED", "PAGE", "THEME_STATUS", "RERANK_STATUS"),
+            _inner("THEMES", "KEYWORDS", "ROW", "MEASURED", "PAGE", "RERANK_STATUS"),
             {"THEME_OUT": "THEME", "KEYWORDS_OUT": "KEYWORDS", **_same("PRODUCT_ID", "SCORE", "SIGNALS", "STATUS")},
         ),
     ),

@@ -17,9 +17,7 @@ from tiny_repository import ensemble, model, tensor
 pytestmark = pytest.mark.server
 
 CPU = "instance_group [ { kind: KIND_CPU count: 1 } ]"
-DECOUPLED = "model_transaction_policy { decoupled: true }"
-CACHED = "response_cache { enable: true }"
-X, Y, T = tensor("X", [-1]), tensor("Y", [-1]), tensor("T", [1], "FP64")
+X, Y = tensor("X", [-1]), tensor("Y", [-1])
 OUTPUTS = [tensor("OUT", [-1]), tensor("EMPTY", [-1]), tensor("TIME", [1], "FP64")]
 STEP = ("plain", {"IN": "X"}, {"OUT": "Y"})
 
@@ -56,11 +54,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toys") / "repository"
     one = [tensor("IN", [-1])]
     model(folder, "plain", one, OUTPUTS, more=CPU)
-    model(folder, "cached", one, OUTPUTS, more=f"{CPU}\n{CACHED}")
     model(folder, "two", [*one, tensor("ALSO", [-1])], OUTPUTS, more=CPU)
     model(folder, "maybe", [tensor("IN", [-1], optional=True)], OUTPUTS, more=CPU)
     model(folder, "batching", [tensor("IN", [2])], OUTPUTS, batch=4, more=CPU)
-    model(folder, "both", one, OUTPUTS, more=f"{CPU}\n{CACHED}\n{DECOUPLED}")
     model(folder, "other_name", one, OUTPUTS, more=f'{CPU}\nname: "another"')
     model(folder, "gpu", one, OUTPUTS, more=CPU.replace("CPU", "GPU"))
     model(folder, "newer", one, OUTPUTS, more=f"{CPU}\nmodel_metrics {{ }}")
@@ -68,11 +64,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ensemble(folder, name, inputs, outputs, steps)
         (folder / name / "1").mkdir()
     ensemble(folder, "required", [tensor("X", [-1], optional=True)], [Y], [STEP])
-    ensemble(folder, "cached_page", [X], [Y, T], [("plain", {"IN": "X"}, {"OUT": "Y", "TIME": "T"})], more=CACHED)
-    ensemble(folder, "asks_one", [X], [T], [("cached", {"IN": "X"}, {"TIME": "T"})])
-    ensemble(folder, "asks_two", [X], [Y, T], [("cached", {"IN": "X"}, {"OUT": "Y", "TIME": "T"})])
-    for name in ("required", "cached_page", "asks_one", "asks_two"):
-        (folder / name / "1").mkdir()
+    (folder / "required" / "1").mkdir()
     return folder
 
 
@@ -85,8 +77,6 @@ def client(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         str(installation.binary),
         f"--model-repository={repository}",
         f"--backend-directory={installation.link_python_backend(folder / 'backends')}",
-        f"--cache-directory={installation.caches}",
-        "--cache-config=local,size=1048576",
         "--model-control-mode=explicit",
         "--disable-auto-complete-config",
         "--allow-http=false",
@@ -124,13 +114,13 @@ def errors(repository: Path, name: str) -> set[str]:
 
 def ask(client: triton.InferenceServerClient, name: str, values: list[float], outputs: list[str]) -> dict[str, Any]:
     array = np.array(values, np.float32)
-    sent = triton.InferInput("IN" if name == "cached" else "X", array.shape, "FP32").set_data_from_numpy(array)
+    sent = triton.InferInput("X", array.shape, "FP32").set_data_from_numpy(array)
     wanted = [triton.InferRequestedOutput(each) for each in outputs]
     answer = client.infer(name, [sent] if values else [], outputs=wanted)
     return {each.name: answer.as_numpy(each.name).tolist() for each in answer.get_response().outputs}
 
 
-MODELS = ("both", "other_name", "gpu", "newer")
+MODELS = ("other_name", "gpu", "newer")
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *MODELS])
@@ -152,27 +142,6 @@ def test_a_required_input_that_callers_may_leave_out(repository: Path, client: t
     client.load_model("required")  # Triton does not mind...
     with pytest.raises(triton.InferenceServerException, match="missing required input"):
         ask(client, "required", [], ["Y"])  # ...before it is asked
-
-
-def test_a_cached_ensemble_forgets_what_is_asked_for(repository: Path, client: triton.InferenceServerClient) -> None:
-    assert errors(repository, "cached_page") == {"E402"}
-    client.load_model("cached_page")
-    assert ask(client, "cached_page", [1.0], ["Y"]) == {"Y": [2.0]}
-    assert "T" not in ask(client, "cached_page", [1.0], ["Y", "T"])
-
-
-def test_ensembles_that_ask_a_cached_model_differently(repository: Path, client: triton.InferenceServerClient) -> None:
-    assert errors(repository, "asks_two") == {"E405"}
-    client.load_model("asks_one")
-    client.load_model("asks_two")
-    assert set(ask(client, "asks_one", [5.0], ["T"])) == {"T"}
-    assert set(ask(client, "asks_two", [5.0], ["Y", "T"])) == {"T"}
-
-
-def test_an_empty_output_is_never_cached(client: triton.InferenceServerClient) -> None:
-    client.load_model("cached")
-    assert ask(client, "cached", [7.0], ["TIME"]) == ask(client, "cached", [7.0], ["TIME"])
-    assert ask(client, "cached", [8.0], ["TIME", "EMPTY"]) != ask(client, "cached", [8.0], ["TIME", "EMPTY"])
 
 
 def test_the_repository_of_a_build_is_clean(build: Path) -> None:

@@ -133,7 +133,7 @@ SETTINGS = (
             "[ -1 ] }\n]\noutput",
             '[ -1 ] },\n  { name: "THEME_REQUEST" data_type: TYPE_UINT8 dims: [ -1 ] }\n]\noutput',
         ),
-        ("E205", THEME, 7),
+        ("E205", THEME, 6),
     ),
     fault(
         "misspelt input of a stage and its map",
@@ -401,41 +401,16 @@ ensemble_scheduling {
 
 CACHES = (
     fault(
-        "cached and decoupled",
-        (KEYWORDS, 'backend: "python"', 'backend: "python"\nmodel_transaction_policy { decoupled: true }'),
-        ("E212", KEYWORDS, "decoupled"),
+        "cached stage",
+        (KEYWORDS, 'backend: "python"', _CACHE),
         ("E401", KEYWORDS, "response_cache"),
     ),
     fault(
         "cached ensemble",
         (STOREFRONT, "max_batch_size: 0", "max_batch_size: 0\nresponse_cache {\n  enable: true\n}"),
-        ("E402", STOREFRONT, "enable: true"),
+        ("E401", STOREFRONT, "enable: true"),
     ),
-    fault("cached deadline in", (FUSION, 'backend: "python"', _CACHE), ("E403", FUSION, "response_cache")),
-    fault("cached deadline out", (RETRIEVAL, 'backend: "python"', _CACHE), ("E403", RETRIEVAL, "response_cache")),
-    fault("cached LLM", (THEME_LLM, 'backend: "python"', _CACHE), ("E404", THEME_LLM, "response_cache")),
-    fault(
-        "cached, with other outputs of it asked for",
-        ("E405", "toy_page/config.pbtxt", "model_name"),
-        act=_write(
-            "toy_page/config.pbtxt",
-            """platform: "ensemble"
-input [
-  { name: "THEME_REQUEST" data_type: TYPE_UINT8 dims: [ -1 ] }
-]
-output [ { name: "THEMES" data_type: TYPE_UINT8 dims: [ -1 ] } ]
-ensemble_scheduling {
-  step {
-    model_name: "theme"
-    model_version: -1
-    input_map { key: "THEME_REQUEST" value: "THEME_REQUEST" }
-    output_map { key: "THEMES" value: "THEMES" }
-  }
-}
-""",
-        ),
-    ),
-    fault("cached index", (NEAREST, 'backend: "python"', _CACHE), ("E404", NEAREST, "response_cache")),
+    fault("cached index", (NEAREST, 'backend: "python"', _CACHE), ("E401", NEAREST, "response_cache")),
 )
 
 PARAMETERS = (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from endcap_server.apply.difference import difference
 from endcap_server.generations.composition import compose, view_of
-from endcap_server.generations.render import render_ensemble, render_models, table_of
+from endcap_server.generations.render import render_ensemble, render_models
 from endcap_server.generations.snapshot import source_folders, take_snapshot
 from endcap_server.generations.start import prepare
 from endcap_server.lint.repository import View
@@ -167,9 +167,8 @@ def test_what_triton_reads(state: StateFolder, build: Path) -> None:
         "fusion__g2",
     ]
     assert config(state, "search") == config(state, "search__g2")
-    fusion, retrieval = (config(state, name).parameters for name in ("fusion__g2", "retrieval__g2"))
+    fusion = config(state, "fusion__g2").parameters
     assert fusion["generation"].string_value == "2"
-    assert fusion["in_flight"].string_value == retrieval["in_flight"].string_value == table_of(second)
     place = (state.models / "fusion__g2" / fusion["build"].string_value).resolve()
     assert place == state.snapshot(2).resolve()
     assert (state.models / "fusion__g2/1/model.py").exists()
@@ -198,8 +197,8 @@ def test_one_table_of_requests_in_flight_for_each_retrieval(state: StateFolder, 
     second, _ = generation(state, build, 2, first)
     edit(build, "fusion", '"0.25"', '"0.3"')
     third, _ = generation(state, build, 3, second)
-    assert table_of(first) == "in_flight"
-    assert table_of(second) == table_of(third) == "in_flight__g2"
+    assert first.table == "retrieval"
+    assert second.table == third.table == "retrieval__g2"
 
 
 def test_the_difference_in_words(state: StateFolder, build: Path) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endcap_server.declared.deadline import after_ms
 from endcap_server.declared.errors import ParameterError
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_of, texts_of
 from endcap_server.shop.rules import Rules
@@ -20,6 +19,7 @@ from endcap_server.stages.status import carried, read_versions
 from endcap_server.stages.theme import Theme
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tickets import ticket
 from tiny_shop import TinyEngines, build_shop
 
 OUT_OF_STOCK = (1, 42)
@@ -192,22 +192,6 @@ def test_everything_failing_still_makes_a_page(shop: Path) -> None:
     assert set(json_of(out["STATUS"])["degraded"]) >= {"retrieval", "theme", "keywords", "rerank"}
 
 
-def test_what_was_answered_earlier_is_called_cached(shop: Path) -> None:
-    engines = TinyEngines(shop)
-
-    async def run() -> Tensors:
-        first = await Retrieval(shop, {}, engines).run({})
-        themes = await Theme(shop, {}, engines).run(first)
-        second = await Retrieval(shop, {}, engines).run({}) | themes
-        second |= await Keywords(shop, {}, engines).run(second)
-        second |= await Rerank(shop, {}, engines).run(second)
-        return await Fusion(shop, {}, engines).run(second)
-
-    stages = json_of(asyncio.run(run())["STATUS"])["stages"]
-    assert (stages["theme"]["source"], stages["theme"]["ms"]) == ("cached", 0.0)
-    assert stages["keywords"]["source"] == "generated"
-
-
 def test_pins_exclusions_and_caps(shop: Path) -> None:
     document = rules(
         pin=["p63", "p1", "p40", "ghost"],
@@ -339,7 +323,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
     page = PageRequest(
         placements=placements,
         products=draw(st.integers(1, 12)),
-        deadline_ns=after_ms(1000),
+        ticket=ticket(1000),
         rules=Rules.model_validate_json(json.dumps(document)),
     )
     return {

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from endcap_server.declared.tensors import Tensors, texts_of
 from endcap_server.shop.prompts import ThemeDraft
-from endcap_server.stages.generations import Generations
 from endcap_server.stages.handed_on import KeywordRows, Themes
 from endcap_server.stages.keywords import Keywords
 from endcap_server.stages.status import part_of
+from tickets import ticket, ticketed
 from tiny_shop import THEMES, TinyEngines, build_shop
 
 
@@ -34,16 +34,9 @@ def answer(
     themes = Themes(
         titles=tuple(each.title for each in drafts),
         concepts=tuple(each.concepts for each in drafts),
-        keywords_ms=budget_ms,
-        generation=Generations().current(b"key"),
     )
-    out = asyncio.run(
-        Keywords(shop, parameters or {"candidates": "12"}, engines).run(
-            {
-                "THEMES": themes.tensor(),
-            }
-        )
-    )
+    stage = Keywords(shop, parameters or {"candidates": "12"}, engines)
+    out = asyncio.run(stage.run({"THEMES": ticketed(themes, ticket(budget_ms))}))
     return out, part_of(out["KEYWORDS"]), engines
 
 
@@ -57,7 +50,6 @@ def texts(engines: TinyEngines, rows: np.ndarray) -> list[str]:
 
 
 def test_keywords_of_the_llm(shop: Path) -> None:
-    before = Generations().current(b"key")
     out, status, engines = answer(shop)
     rows = rows_of(out)
     assert rows.shape == (4, 5)
@@ -70,9 +62,31 @@ def test_keywords_of_the_llm(shop: Path) -> None:
     assert texts(engines, rows_of(out)[3]) == [""] * 5
     assert status["source"] == "generated"
     assert "reason" not in status
-    assert Generations().current(b"key") == before
     assert [name for name, _ in engines.calls] == ["nearest", "keyword_llm"]
     assert len(engines.calls[1][1]["PROMPT"]) == 3
+
+
+def test_whole_answers_are_kept_and_nothing_else(shop: Path) -> None:
+    engines = TinyEngines(shop, {"keyword_llm": " 1 2\n 99\n"})
+    stage = Keywords(shop, {"candidates": "12"}, engines)
+
+    def ask() -> tuple[np.ndarray, dict]:
+        themes = Themes(titles=tuple(t.title for t in THEMES[:2]), concepts=tuple(t.concepts for t in THEMES[:2]))
+        request = {"THEMES": ticketed(themes)}
+        known = stage.recall(request)
+        out = {"KEYWORDS": stage.carry(known.status(), known.document)} if known else asyncio.run(stage.run(request))
+        return rows_of(out), part_of(out["KEYWORDS"])
+
+    assert "1 of 2 themes have the nearest keywords" in ask()[1]["reason"]
+    engines.broken["keyword_llm"] = "dead"
+    assert ask()[1]["source"] == "fallback"
+    engines.broken.clear()
+    rows, status = ask()
+    assert status["source"] == "generated"
+    again, kept = ask()
+    assert kept["source"] == "cached"
+    assert again.tolist() == rows.tolist()
+    assert kept["aiqa"] == status["aiqa"]
 
 
 def test_candidates_take_turns_over_the_concepts(shop: Path) -> None:
@@ -92,12 +106,10 @@ def test_candidates_take_turns_over_the_concepts(shop: Path) -> None:
     ],
 )
 def test_without_the_llm_the_nearest_keywords(shop: Path, broken: dict[str, str], reason: str) -> None:
-    before = Generations().current(b"key")
     out, status, engines = answer(shop, broken, budget_ms=40)
     assert texts(engines, rows_of(out)[0])[:2] == ["desk lamp", "floor lamp"]
     assert status["source"] == "fallback"
     assert reason in status["reason"]
-    assert Generations().current(b"key") != before
 
 
 def test_what_is_no_candidate_is_dropped(shop: Path) -> None:

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endcap_server.declared.deadline import after_ms
 from endcap_server.declared.errors import EngineTimeout
 from endcap_server.declared.reasons import Cause
 from endcap_server.declared.tensors import Tensors
@@ -19,9 +18,11 @@ from endcap_server.serving.metrics import (
 )
 from endcap_server.shop.text_policy import DEFAULT_WORDS
 from endcap_server.stages.admission import Refusal
-from endcap_server.stages.handed_on import PageRequest, ThemeRequest
+from endcap_server.stages.answer_cache import AnswerCache, CachedAnswer
+from endcap_server.stages.handed_on import PageRequest, ThemeRequest, Themes
 from endcap_server.stages.status import StatusPart
 from endcap_server.stages.theme import ThemeCheck
+from tickets import ticket, ticketed
 
 
 def taken(source: StageMetrics | EngineMetrics) -> dict[tuple[str, ...], list[float]]:
@@ -37,7 +38,7 @@ def test_names_and_labels() -> None:
     assert len(set(names)) == len(names)
     for metric in metrics.METRICS:
         assert re.fullmatch(r"endcap_[a-z_]+", metric.name)
-        assert metric.buckets or metric.name.endswith("_total"), "Prometheus calls counters so"
+        assert metric.buckets or metric.is_gauge != metric.name.endswith("_total"), "Prometheus calls counters so"
         assert list(metric.buckets) == sorted(set(metric.buckets))
         assert not {"model", "process", "le", "instance", "job"} & set(metric.labels)
 
@@ -68,7 +69,7 @@ def test_codes_of_a_stage_are_labels(stage: str) -> None:
 
 
 def page(left_ms: float, placements: int = 4) -> Tensors:
-    return {"PAGE": PageRequest(placements=placements, products=12, deadline_ns=after_ms(left_ms)).tensor()}
+    return {"PAGE": PageRequest(ticket=ticket(left_ms), placements=placements, products=12).tensor()}
 
 
 def test_retrieval() -> None:
@@ -96,14 +97,31 @@ def test_theme() -> None:
     status.count(ThemeCheck.POLICY_OTHER, 2, name="policy_mine")
     status.count(ThemeCheck.TITLE_WORD, name="of_tomorrow")
     status.fall_back_on(EngineTimeout("theme_llm"))
-    request = ThemeRequest(shopper="", placements=4, budget_ms=250, keywords_ms=150, generation=(1, 0))
+    request = ThemeRequest(ticket=ticket(250), shopper="", placements=4)
     stage.answered({"THEME_REQUEST": request.tensor()}, status.document())
     found = taken(stage)
     assert found["endcap_aiqa_total", "theme", "title_word"] == [3]
     assert found["endcap_aiqa_total", "theme", "policy_other"] == [2]
     assert found["endcap_aiqa_total", "theme", "other"] == [1]
     assert found["endcap_stage_degraded_total", "theme", "theme_llm", "late"] == [1]
-    assert found["endcap_stage_budget_seconds", "theme"][-1] == pytest.approx(0.25)
+    assert found["endcap_stage_budget_seconds", "theme"][-1] == pytest.approx(0.25, abs=0.05)
+
+
+def test_what_a_stage_keeps() -> None:
+    kept = AnswerCache(8, 0)
+    stage = StageMetrics("keywords", kept)
+    kept.put(b"themes", CachedAnswer("{}", {}))
+    status = part(source="generated", aiqa={"keyword_fit": 3}, ms=5.0)
+    for source in ("generated", "cached", "cached"):
+        stage.answered({"THEMES": ticketed(Themes(titles=()))}, status | {"source": source})
+    found = taken(stage)
+    assert found["endcap_stage_cache_total", "keywords", "hit"] == [2]
+    assert found["endcap_stage_cache_total", "keywords", "miss"] == [1]
+    assert found["endcap_stage_cache_entries", "keywords"] == [1]
+    assert found["endcap_aiqa_total", "keywords", "keyword_fit"] == [3], "counted once, when the answer was made"
+    assert found["endcap_stage_requests_total", "keywords", "answered"] == [3]
+    kept.put(b"others", CachedAnswer("{}", {}))
+    assert taken(stage) == {("endcap_stage_cache_entries", "keywords"): [2]}
 
 
 def test_rerank_and_its_budget() -> None:

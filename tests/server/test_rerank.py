@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from endcap_server.declared.deadline import after_ms
 from endcap_server.declared.tensors import Tensors, texts_of
 from endcap_server.shop.rules import Rules
 from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
@@ -13,6 +12,7 @@ from endcap_server.stages.rerank import Rerank, mix
 from endcap_server.stages.status import part_of
 from hypothesis import given
 from hypothesis import strategies as st
+from tickets import ticket
 from tiny_shop import THEMES, TinyEngines, build_shop, embed
 
 OUT_OF_STOCK = (0, 41)
@@ -39,14 +39,15 @@ def answer(
     for row, (_, keywords) in enumerate(themes):
         keyword_rows[row, : len(keywords)] = engines.store.keywords.find(list(keywords))
     query = embed(themes[0][0]) if search else np.zeros(96, np.float32)
+    stage = Rerank(shop, parameters or {"pairs_per_placement": "12", "search_pairs": "16"}, engines)
     page = PageRequest(
         placements=0 if search else len(themes),
         products=products,
-        deadline_ns=after_ms(budget_ms),
+        ticket=ticket(budget_ms),
         rules=Rules.model_validate_json(json.dumps(rules)),
     )
     out = asyncio.run(
-        Rerank(shop, parameters or {"pairs_per_placement": "12", "search_pairs": "16"}, engines).run(
+        stage.run(
             {
                 "THEMES": Themes(titles=tuple(theme for theme, _ in themes)).tensor(),
                 "KEYWORDS": KeywordRows.of(keyword_rows).tensor(),

@@ -5,17 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endcap_server.declared.deadline import tier_ms
 from endcap_server.declared.errors import InvalidRequest, Overloaded, ParameterError
 from endcap_server.declared.tensors import Tensors, bytes_tensor
 from endcap_server.shop.rules import Exclude
 from endcap_server.stages.candidates import popular_rows
-from endcap_server.stages.handed_on import KeywordRows, PageRequest, ThemeRequest, Themes
+from endcap_server.stages.handed_on import KeywordRows, PageRequest, ThemeRequest, Themes, content_and_ticket
 from endcap_server.stages.in_flight import InFlight
 from endcap_server.stages.retrieval import Retrieval
 from endcap_server.stages.status import part_of
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_shop import CATEGORIES, TinyEngines, build_shop
 
 
@@ -193,23 +190,30 @@ def test_a_catalogue_without_categories(tmp_path: Path) -> None:
 def test_budget_and_deadline(shop: Path) -> None:
     before = time.monotonic_ns()
     out = answer(shop, BUDGET_MS=np.array([1000], np.int32), HISTORY=ids(0))
-    deadline = page(out).deadline_ns
-    assert before + 1_000_000_000 <= deadline <= time.monotonic_ns() + 1_000_000_000
-    assert themes(out).budget_ms == tier_ms(350)
-    assert ThemeRequest.read(out["THEME_REQUEST"]).keywords_ms == tier_ms(250)
-    tiny = answer(shop, BUDGET_MS=np.array([1], np.int32), HISTORY=ids(0))
-    assert themes(tiny).budget_ms == 0
+    after = time.monotonic_ns()
+    ticket = page(out).ticket
+    assert ticket == themes(out).ticket
+    assert ticket.table == "retrieval"
+    assert before + 1_000_000_000 <= ticket.deadline_ns <= after + 1_000_000_000
+    assert before + 350_000_000 <= ticket.theme_ns <= after + 350_000_000
+    assert ticket.keywords_ns == pytest.approx(ticket.theme_ns + 250_000_000, abs=5_000_000)
 
 
-def test_generation_is_the_same_for_equal_requests(shop: Path) -> None:
+def test_what_retrieval_takes_beyond_its_share_is_taken_from_the_others(shop: Path) -> None:
+    out = answer(shop, {"nearest": "late"}, BUDGET_MS=np.array([200], np.int32), HISTORY=ids(0))
+    ticket = page(out).ticket
+    assert ticket.theme_ns < ticket.keywords_ns < ticket.deadline_ns
+
+
+def test_equal_requests_ask_for_equal_themes_whatever_their_budgets(shop: Path) -> None:
     stage = Retrieval(shop, {}, TinyEngines(shop))
-    first = themes(asyncio.run(stage.run({"HISTORY": ids(0, 2)}))).generation
-    again = themes(asyncio.run(stage.run({"HISTORY": ids(0, 2)}))).generation
-    other = themes(asyncio.run(stage.run({"HISTORY": ids(40)}))).generation
-    assert first == again
-    assert first[0] != other[0]
-    stage.generations.bump(first[0])
-    assert themes(asyncio.run(stage.run({"HISTORY": ids(0, 2)}))).generation != first
+
+    def content(history: np.ndarray, budget_ms: int) -> bytes:
+        out = asyncio.run(stage.run({"HISTORY": history, "BUDGET_MS": np.array([budget_ms], np.int32)}))
+        return content_and_ticket(out["THEME_REQUEST"])[0]
+
+    assert content(ids(0, 2), 900) == content(ids(0, 2), 7000)
+    assert content(ids(0, 2), 900) != content(ids(40), 900)
 
 
 def test_wrong_requests_and_parameters(shop: Path) -> None:
@@ -238,15 +242,6 @@ def test_popular_rows_take_turns(shop: Path) -> None:
     assert rows[8:10].tolist() == [1, 9]
 
 
-@given(milliseconds=st.floats(0, 1e6))
-def test_tiers_round_down_by_at_most_a_fifth(milliseconds: float) -> None:
-    tier = tier_ms(milliseconds)
-    assert tier <= milliseconds
-    assert tier_ms(tier + 0.5) in (tier, tier_ms(tier))
-    if milliseconds >= 20:
-        assert tier >= 0.75 * milliseconds
-
-
 def test_more_than_it_can_answer_is_refused_and_what_fails_does_not_count(shop: Path) -> None:
     stage = Retrieval(shop, {"max_in_flight": "3"}, TinyEngines(shop))
     for _ in range(10):
@@ -254,10 +249,10 @@ def test_more_than_it_can_answer_is_refused_and_what_fails_does_not_count(shop: 
             asyncio.run(stage.run({"PLACEMENTS": np.array([0], np.int32)}))
     answers = [asyncio.run(stage.run({"QUERY": bytes_tensor(["lamp"])})) for _ in range(3)]
     assert [part_of(answer["PAGE"])["in_flight"] for answer in answers] == [1, 2, 3]
-    assert len({page(answer).deadline_ns for answer in answers}) == 3
+    assert len({page(answer).ticket.deadline_ns for answer in answers}) == 3
     with pytest.raises(Overloaded, match=r"overloaded: 3 requests in flight, the most that max_in_flight allows; try"):
         asyncio.run(stage.run({"QUERY": bytes_tensor(["lamp"])}))
-    InFlight().leave(page(answers[0]).deadline_ns)
+    InFlight().leave(page(answers[0]).ticket.deadline_ns)
     asyncio.run(stage.run({}))
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from endcap_server.declared.tensors import Tensors, texts_of
 from endcap_server.shop.prompts import ThemeDraft, theme_completion
-from endcap_server.stages.generations import Generations
-from endcap_server.stages.handed_on import ThemeRequest, Themes
+from endcap_server.stages.handed_on import ThemeRequest, Themes, ticket_of
 from endcap_server.stages.keywords import Keywords
 from endcap_server.stages.status import part_of
 from endcap_server.stages.theme import Theme
+from tickets import ticket
 from tiny_shop import CATEGORIES, TinyEngines, build_shop
 
 
@@ -33,17 +33,16 @@ def answer(
     categories: tuple[int, ...] = (5, 0),
     **rules: object,
 ) -> tuple[list[str], Tensors, dict]:
+    theme = Theme(shop, parameters or {}, TinyEngines(shop, broken))
     request = ThemeRequest(
+        ticket=ticket(budget_ms),
         shopper=shopper,
         placements=placements,
-        budget_ms=budget_ms,
-        keywords_ms=250,
-        generation=Generations().current(b"key"),
         rules=rules,
         categories=categories,
     )
-    out = asyncio.run(Theme(shop, parameters or {}, TinyEngines(shop, broken)).run({"THEME_REQUEST": request.tensor()}))
-    return list(themes_of(out).titles), out, part_of(out["THEME_STATUS"])
+    out = asyncio.run(theme.run({"THEME_REQUEST": request.tensor()}))
+    return list(themes_of(out).titles), out, part_of(out["THEMES"])
 
 
 def themes_of(out: Tensors) -> Themes:
@@ -53,9 +52,7 @@ def themes_of(out: Tensors) -> Themes:
 def test_what_keywords_will_ask_for_is_encoded_along(shop: Path) -> None:
     """One run of the encoder for both stages: the engine remembers the texts."""
     engines = TinyEngines(shop)
-    request = ThemeRequest(
-        shopper="likes:lamps", placements=3, budget_ms=2000, keywords_ms=250, generation=Generations().current(b"key")
-    )
+    request = ThemeRequest(ticket=ticket(), shopper="likes:lamps", placements=3)
     themes = asyncio.run(Theme(shop, {}, engines).run({"THEME_REQUEST": request.tensor()}))
     asyncio.run(Keywords(shop, {}, engines).run({"THEMES": themes["THEMES"]}))
     along, asked = (texts_of(inputs["TEXT"]) for name, inputs in engines.calls if name == "nearest")
@@ -74,7 +71,6 @@ def test_themes_of_the_llm(shop: Path) -> None:
     assert len(themes) == 5
     assert len(themes_of(out).concepts) == 5
     assert themes_of(out).concepts[0] == ("desk lamp", "floor lamp")
-    assert (themes_of(out).keywords_ms, themes_of(out).generation) == (250, Generations().current(b"key"))
     assert status["source"] == "generated"
     assert "reason" not in status
     assert status["generated_themes"] == 5
@@ -91,7 +87,6 @@ def test_themes_of_the_llm(shop: Path) -> None:
     ],
 )
 def test_without_the_llm_themes_are_the_shoppers_categories(shop: Path, broken: dict[str, str], reason: str) -> None:
-    before = Generations().current(b"key")
     themes, out, status = answer(shop, broken, budget_ms=40)
     assert themes[:2] == ["Drinks", "Lamps"]
     assert len(set(themes)) == 5
@@ -99,7 +94,59 @@ def test_without_the_llm_themes_are_the_shoppers_categories(shop: Path, broken: 
     assert status["source"] == "fallback"
     assert reason in status["reason"]
     assert {each["engine"] for each in status["causes"]} == {"theme_llm"}
-    assert Generations().current(b"key") != before
+
+
+def ask(theme: Theme, shopper: str = "likes:lamps", budget_ms: float = 2000) -> tuple[Tensors, dict]:
+    """The stage's answer as a server gives it: what it keeps, else what it makes."""
+    request = {"THEME_REQUEST": ThemeRequest(ticket=ticket(budget_ms), shopper=shopper, placements=3).tensor()}
+    if known := theme.recall(request):
+        assert known.tensors == {}
+        out = {"THEMES": theme.carry(known.status(), known.document)}
+    else:
+        out = asyncio.run(theme.run(request))
+    assert ticket_of(out["THEMES"]) == ticket_of(request["THEME_REQUEST"]), "of this request, whoever's themes they are"
+    return out, part_of(out["THEMES"])
+
+
+def test_whole_answers_are_kept(shop: Path) -> None:
+    theme = Theme(shop, {}, TinyEngines(shop))
+    first, status = ask(theme)
+    again, kept = ask(theme, budget_ms=400)
+    assert (status["source"], kept["source"]) == ("generated", "cached")
+    assert themes_of(again) == themes_of(first)
+    same = set(status) - {"source", "ms", "started_ns", "finished_ns"}
+    assert {name: kept[name] for name in same} == {name: status[name] for name in same}
+    assert ask(theme, "likes:rugs")[1]["source"] == "generated"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"theme_llm": "dead"},
+        {"theme_llm": '[{"title":"Light up the evening","concepts":["desk lamp"]}'},
+        {"theme_llm": "[]"},
+        {"nearest": "dead"},
+    ],
+)
+def test_nothing_else_is_kept(shop: Path, broken: dict[str, str]) -> None:
+    engines = TinyEngines(shop, broken)
+    theme = Theme(shop, {}, engines)
+    ask(theme)
+    engines.broken.clear()
+    assert ask(theme)[1]["source"] == "generated"
+    assert "reason" not in ask(theme)[1]
+
+
+def test_an_answer_that_was_abandoned_is_not_kept(shop: Path) -> None:
+    theme = Theme(shop, {}, TinyEngines(shop, {"theme_llm": "late"}))
+
+    async def leave() -> None:
+        request = ThemeRequest(ticket=ticket(), shopper="likes:lamps", placements=3)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(theme.run({"THEME_REQUEST": request.tensor()}), 0.01)
+
+    asyncio.run(leave())
+    assert len(theme.cache) == 0
 
 
 def test_a_spare_theme_that_fails_the_checks_is_not_replaced(shop: Path) -> None:

@@ -25,6 +25,6 @@ def notices(view: View, generation: Generation, live: Generation) -> Iterator[st
     ):
         yield "retrieval's knowledge of what requests cost begins anew: for some seconds overload is noticed late"
     yield (
-        "ports, the size of the response cache, the profile and the version of Triton or endcap are the server's own: "
+        "ports, the profile and the version of Triton or endcap are the server's own: "
         "changing them takes a restart, with a gap"
     )

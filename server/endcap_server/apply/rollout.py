@@ -15,7 +15,6 @@ from endcap_server.apply.notices import notices
 from endcap_server.apply.replay import Asker, samples, smoke_samples
 from endcap_server.apply.switch import Switch, Watch
 from endcap_server.generations.composition import compose, same_content, view_of
-from endcap_server.generations.render import table_of
 from endcap_server.generations.snapshot import REPOSITORY, source_folders, take_snapshot
 from endcap_server.lint import lint_repository
 from endcap_server.lint.command import describe_finding
@@ -267,7 +266,7 @@ class Rollout:
     def _compare(self, asker: Asker, generation: Generation, live: Generation, limits: Limits) -> None:
         self._smoke(asker, generation)
         staged = {each: generation.staging(each) for each in generation.public}
-        asked, recorded = samples(self.state.snapshot(live.number), self._run_folder, table_of(live), limits.sample)
+        asked, recorded = samples(self.state.snapshot(live.number), self._run_folder, live.table, limits.sample)
         self.report(f"comparing {len(asked)} requests, {recorded} of them recorded")
         found = compare(asker, asked, {each: each for each in live.public}, staged)
         self.journal.write("compared", generation.number, **found.document())

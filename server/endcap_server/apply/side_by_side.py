@@ -7,7 +7,6 @@ from typing import Any
 
 from endcap_server.apply.compare import Comparison, compare
 from endcap_server.apply.replay import Asker, samples
-from endcap_server.generations.render import table_of
 from endcap_server.serving.control import Answered
 from endcap_server.serving.errors import ApplyError
 from endcap_server.serving.running import RunningServer
@@ -84,7 +83,7 @@ def side_by_side(server: RunningServer, count: int) -> SideBySide:
     live, staged = state.read(standing.live), state.read(standing.staged)
     control, folder = server.control, Path(server.run_folder)
     answered = {each: (control.answered(each), control.answered(staged.staging(each))) for each in live.public}
-    asked, recorded = samples(state.snapshot(live.number), folder, table_of(live), count)
+    asked, recorded = samples(state.snapshot(live.number), folder, live.table, count)
     with Asker(server.http) as asker:
         names = {each: staged.staging(each) for each in staged.public}
         comparison = compare(asker, asked, {each: each for each in live.public}, names)

@@ -8,13 +8,13 @@ from pathlib import Path
 from endcap_server.apply.limits import Limits
 from endcap_server.apply.replay import Answer, Asker, Sample
 from endcap_server.generations.composition import view_of
-from endcap_server.generations.render import render_ensemble, render_models, table_of
+from endcap_server.generations.render import render_ensemble, render_models
 from endcap_server.models import base_name
 from endcap_server.serving.control import Answered, Control, ControlError
 from endcap_server.serving.errors import ApplyError
 from endcap_server.serving.generation import Generation, StateFolder
 from endcap_server.serving.processes import model_processes
-from endcap_server.stages.in_flight import InFlight
+from endcap_server.stages.in_flight import InFlight, table_path
 from endcap_server.stages.recorder import FOLDER as RECORDED
 from endcap_server.stages.retrieval import RetrievalParameters
 
@@ -84,9 +84,9 @@ class Switch:
         # Callers first: ensembles, then what they run in the order of a request, engines last.
         self.drop_staging(generation)
         self._unload([*reversed(own)], report)
-        if (table := table_of(generation)) != table_of(kept):
-            (self._run_folder / f"{table}.i64").unlink(missing_ok=True)
-            shutil.rmtree(self._run_folder / RECORDED / table, ignore_errors=True)
+        if generation.table != kept.table:
+            table_path(self._run_folder, generation.table).unlink(missing_ok=True)
+            shutil.rmtree(self._run_folder / RECORDED / generation.table, ignore_errors=True)
 
     def drop_staging(self, generation: Generation) -> None:
         """Unload a generation's ensembles under their staging names.
@@ -126,7 +126,7 @@ class Switch:
         Raises nothing: a request that never ends expires in the table.
         """
         time.sleep(self._settle_s(generation))
-        table = InFlight(self._run_folder, table_of(generation))
+        table = InFlight(self._run_folder, generation.table)
         waiting, deadline = table.waiting(), time.monotonic() + _LONGEST_DRAIN_S
         while waiting and time.monotonic() < deadline:
             time.sleep(0.05)

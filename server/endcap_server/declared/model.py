@@ -87,8 +87,6 @@ class ModelDeclaration:
         optional_files: Files that it opens if the build has made them.
         devices: Parameter -> value -> device that the value asks for; an engine has at least one, a stage none.
         gpu: Its configuration for the GPU profile, if that differs.
-        uncacheable: Why equal inputs may get different answers, so that Triton must not cache them; empty if not.
-        cached: Whether its rendered configuration enables Triton's response cache.
         ordered: Pairs of parameters (least, most): the first is at most the second.
         reserve: (parameter, parameter of `retrieval`): milliseconds it keeps for itself, and the share of the budget
             that it gets.
@@ -104,8 +102,6 @@ class ModelDeclaration:
     optional_files: tuple[str, ...] = ()
     devices: Mapping[str, Mapping[str, Device]] = field(default_factory=dict)
     gpu: GpuProfile | None = None
-    uncacheable: str = ""
-    cached: bool = False
     ordered: tuple[tuple[str, str], ...] = ()
     reserve: tuple[str, str] | None = None
 

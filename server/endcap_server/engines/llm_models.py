@@ -55,7 +55,6 @@ def _declare(name: str, summary: str) -> ModelDeclaration:
             "TensorRT-LLM on one GPU",
             {"implementation": "tensorrt_llm", "cache_mb": 2048, "max_sequences": 128, "max_waiting": 1024},
         ),
-        uncacheable="prompts that a deadline cut short come back empty, and the deadline is no part of the cache key",
     )
 
 

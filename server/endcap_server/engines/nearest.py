@@ -112,7 +112,6 @@ NEAREST = ModelDeclaration(
             "cache_texts": 200_000,
         },
     ),
-    uncacheable="callers ask for different outputs of equal inputs, and the cache keeps those of whoever came first",
 )
 
 

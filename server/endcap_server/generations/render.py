@@ -11,18 +11,7 @@ from google.protobuf import text_format
 from endcap_server.generations.composition import called_engines
 from endcap_server.lint.repository import CONFIG, Config, View
 from endcap_server.models import base_name
-from endcap_server.serving.generation import Generation, StateFolder, staged_name, write_whole
-from endcap_server.stages.in_flight import TABLE
-
-_TABLE_USERS = ("retrieval", "fusion")
-
-
-def table_of(generation: Generation) -> str:
-    """Name of the table of requests in flight that a generation's retrieval and fusion share."""
-    for model, name in generation.models.items():
-        if base_name(model) == "retrieval" and name != model:
-            return staged_name(TABLE, generation.owners[model])
-    return TABLE
+from endcap_server.serving.generation import Generation, StateFolder, write_whole
 
 
 def render_models(state: StateFolder, view: View, generation: Generation) -> None:
@@ -76,9 +65,6 @@ def _config(config: Config, generation: Generation, folder: Path) -> Any:
     names = {engine: generation.models.get(model, model) for engine, model in called_engines(config).items()}
     if any(engine != name for engine, name in names.items()):
         proto.parameters["engines"].string_value = json.dumps(names)
-    base = base_name(config.model)
-    if base in _TABLE_USERS:
-        proto.parameters["in_flight"].string_value = table_of(generation)
-    if base == "fusion":
+    if base_name(config.model) == "fusion":
         proto.parameters["generation"].string_value = str(generation.number)
     return proto

@@ -37,7 +37,7 @@ class Installation:
 
     python: Path
     server: Path
-    """The server's folder, with `bin`, `backends` and `caches`."""
+    """The server's folder, with `bin` and `backends`."""
     stub: Path
     libraries: tuple[Path, ...]
     """Folders of libpython and of the server's bundled libraries, for LD_LIBRARY_PATH."""
@@ -46,11 +46,6 @@ class Installation:
     def binary(self) -> Path:
         """The tritonserver program."""
         return self.server / "bin" / "tritonserver"
-
-    @property
-    def caches(self) -> Path:
-        """Folder of the response cache implementations."""
-        return self.server / "caches"
 
     @cached_property
     def flags(self) -> str:

@@ -16,8 +16,6 @@ class ServerOptions:
     http_port: int = 8000
     metrics_port: int = 8002
     profile: str = "cpu"
-    cache_mb: int = 64
-    """Size of Triton's response cache, MB (2**20 bytes)."""
     python: Path | None = None
     ready_timeout_s: float = 120.0
     verbose: bool = False

@@ -28,7 +28,6 @@ from endcap_server.serving.errors import ApplyError, LaunchError
 from endcap_server.serving.generation import Generation
 from endcap_server.serving.running import PREFIX, RunningServer
 from endcap_server.serving.threads import model_threads
-from endcap_server.stages.generations import Generations
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
@@ -147,9 +146,7 @@ class Server:
         self._describe(self._run_folder)
         if self.options.revive:
             control = Control(self.http_address, self.control_headers, CONTROL_TIMEOUT_S)
-            # Of a process that dies while it answers, Triton may cache an answer that lacks its tensors.
-            distrust = Generations(self._run_folder).bump_all
-            self._watchdog = Watchdog(self.process.pid, control, self.state.answering, self._report, distrust)
+            self._watchdog = Watchdog(self.process.pid, control, self.state.answering, self._report)
             self._watchdog.start()
 
     def stop(self, grace_s: float = 20.0) -> None:
@@ -217,8 +214,6 @@ class Server:
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             # A stage's calls of engines each hold one of these threads, and so does the stage's answer for a moment.
             f"--backend-config=python,thread-pool-size={model_threads()}",
-            f"--cache-directory={installation.caches}",
-            f"--cache-config=local,size={options.cache_mb << 20}",
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in self._models()),
             "--disable-auto-complete-config",

@@ -27,7 +27,6 @@ class Watchdog:
         control: Its model-control API.
         answering: Names of the models that requests reach; others are not restarted.
         report: Told, in one line, what happened.
-        revived: Called when a model has been loaded again.
     """
 
     def __init__(
@@ -36,10 +35,9 @@ class Watchdog:
         control: Control,
         answering: Callable[[], set[str]],
         report: Callable[[str], None],
-        revived: Callable[[], None] = lambda: None,
     ) -> None:
         self._group, self._control, self._answering = group, control, answering
-        self._report, self._revived = report, revived
+        self._report = report
         self._known: dict[str, int] = {}
         self._pauses: dict[str, tuple[float, float]] = {}  # model -> (not before, next pause), seconds
         self._stopped = threading.Event()
@@ -77,7 +75,6 @@ class Watchdog:
         started = time.monotonic()
         try:
             self._control.restart(model)
-            self._revived()
             self._report(f"the process of {model} died; loaded it again in {time.monotonic() - started:.1f} s")
         except ControlError as error:
             if not self._stopped.is_set():

@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from endcap_server.declared.deadline import tier_ms
 from endcap_server.declared.model import ADAPTER_PARAMETERS, ModelDeclaration
 from endcap_server.declared.parameters import DeclaredParameter, describe_validation
 from endcap_server.lint.finding import Finding, Where, code, did_you_mean
@@ -152,9 +151,11 @@ def budgets(view: View) -> Iterator[Finding]:
         if kept is not None and retrieval is not None:
             reserve, share = kept
             request_ms = min(retrieval.default_budget_ms, retrieval.max_budget_ms)
-            gets, keeps = tier_ms(request_ms * getattr(retrieval, share)), getattr(settings, reserve)
+            gets, keeps = request_ms * getattr(retrieval, share), getattr(settings, reserve)
             if keeps >= gets > 0:
-                what = f"{reserve} keeps {keeps:g} ms of the {gets} ms that {name} gets of a budget of {request_ms} ms"
+                what = (
+                    f"{reserve} keeps {keeps:g} ms of the {gets:g} ms that {name} gets of a budget of {request_ms} ms"
+                )
                 advice = f"lower {reserve}, or raise {share} or default_budget_ms of retrieval"
                 yield BUDGET.at(_value_place(config, reserve), what, advice)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from endcap_server.models import VERSION_MARK
+from endcap_server.models import VERSION_MARK, base_name
 from endcap_server.serving.errors import ApplyError
 from endcap_server.serving.journal import Journal
 
@@ -54,6 +54,11 @@ class Generation:
     def is_applied(self) -> bool:
         """Whether it was rolled out into a running server; else a server started with it."""
         return any(name != model for model, name in self.models.items())
+
+    @property
+    def table(self) -> str:
+        """Name of its table of requests in flight, and of the requests it recorded: that of its retrieval."""
+        return next((name for model, name in self.models.items() if base_name(model) == "retrieval"), "retrieval")
 
     def staging(self, ensemble: str) -> str:
         """Name in the server of a public ensemble while the generation is not live."""

@@ -7,15 +7,17 @@ their sums to the server. Every label has a fixed set of values: what comes as t
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from endcap_server.declared.deadline import now_ns
 from endcap_server.declared.reasons import NO_ENGINE, Source
 from endcap_server.declared.tensors import Tensors
 from endcap_server.ensembles import ENSEMBLES, STAGES
-from endcap_server.stages.handed_on import PageRequest, ThemeRequest, Themes
+from endcap_server.stages.handed_on import TICKETED, ticket_of
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _IN_FLIGHT = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -34,6 +36,8 @@ class Metric:
     meaning: str
     labels: tuple[str, ...]
     buckets: tuple[float, ...] = ()
+    is_gauge: bool = False
+    """It is what it is now, and not counted up."""
 
     @property
     def series(self) -> tuple[str, ...]:
@@ -44,7 +48,9 @@ class Metric:
 STAGE_REQUESTS = Metric(
     "endcap_stage_requests_total", "requests of a stage by what became of them", ("stage", "outcome")
 )
-STAGE_SECONDS = Metric("endcap_stage_seconds", "time from a stage's begin to its answer", ("stage",), _SECONDS)
+STAGE_SECONDS = Metric(
+    "endcap_stage_seconds", "time from a stage's begin to its answer, kept answers included", ("stage",), _SECONDS
+)
 STAGE_BUDGET = Metric(
     "endcap_stage_budget_seconds",
     "budget when a stage begins: the request's in retrieval, their own share in theme and keywords, what is left in "
@@ -66,6 +72,8 @@ CANDIDATES = Metric(
     ("stage",),
     (0.0, 25.0, 50.0, 100.0, 150.0, 200.0, 400.0, 1000.0),
 )
+STAGE_CACHE = Metric("endcap_stage_cache_total", "requests whose answer a stage had kept, or not", ("stage", "result"))
+STAGE_CACHE_ENTRIES = Metric("endcap_stage_cache_entries", "answers that a stage keeps", ("stage",), is_gauge=True)
 OVERLOAD = Metric("endcap_overload_total", "requests that admission refused, by reason", ("reason",))
 IN_FLIGHT = Metric("endcap_in_flight", "requests in flight when one was let in, itself included", (), _IN_FLIGHT)
 PAGES = Metric("endcap_pages_total", "answers of an ensemble, degraded or not", ("ensemble", "degraded"))
@@ -97,7 +105,10 @@ ENGINE_CACHE = Metric(
     ("engine", "result"),
 )
 
-STAGE_METRICS = (STAGE_REQUESTS, STAGE_SECONDS, STAGE_BUDGET, DEGRADED, AIQA, CANDIDATES)
+STAGE_METRICS = (
+    *(STAGE_REQUESTS, STAGE_SECONDS, STAGE_BUDGET, DEGRADED, AIQA, CANDIDATES),
+    *(STAGE_CACHE, STAGE_CACHE_ENTRIES),
+)
 PAGE_METRICS = (PAGES, PAGE_SECONDS, PAGE_SOURCE)
 ADMISSION_METRICS = (OVERLOAD, IN_FLIGHT)
 ENGINE_METRICS = (ENGINE_REQUESTS, ENGINE_SECONDS, ENGINE_QUEUE, ENGINE_BATCH, ENGINE_CACHE)
@@ -106,8 +117,8 @@ METRICS = (*STAGE_METRICS, *PAGE_METRICS, *ADMISSION_METRICS, *ENGINE_METRICS)
 OUTCOMES = ("answered", "invalid", "overloaded", "abandoned", "failed")
 ENGINE_OUTCOMES = ("answered", "invalid", "abandoned", "failed")
 Sums = dict[tuple[Metric, tuple[str, ...]], list[float]]
-_BUDGETS = ("THEME_REQUEST", "THEMES", "PAGE")
-"""Inputs that say how much time a stage has."""
+_DEADLINES = {"theme": "theme_ns", "keywords": "keywords_ns"}
+"""The deadline on a request's ticket that counts in a stage, where it is not the page's."""
 _MOST_NOTED = 256
 """Answers that may wait to be counted."""
 
@@ -132,6 +143,11 @@ class Counts:
                 sums = self._sums[metric, labels] = [0.0] * (len(metric.buckets) + 2)
             sums[bisect_left(metric.buckets, value)] += 1
             sums[-1] += value
+
+    def set(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
+        """What a gauge is now."""
+        with self._lock:
+            self._sums[metric, labels] = [value]
 
     def take(self) -> Sums:
         """Sums by metric and labels, forgotten here: [count], or a histogram's counts by bucket, +Inf's, and sum."""
@@ -165,9 +181,11 @@ class StageMetrics:
     by the next stage's process.
     """
 
-    def __init__(self, stage: str) -> None:
+    def __init__(self, stage: str, cache: Sized | None = None) -> None:
+        """Count for the stage of this name; `cache`: the answers that it keeps, if it does."""
         self.stage, self.counts = stage, Counts()
-        self._noted: deque[tuple[Mapping[str, Any], Tensors, int]] = deque()
+        self._cache = cache
+        self._noted: deque[tuple[Mapping[str, Any], np.ndarray | None, int]] = deque()
 
     @property
     def known(self) -> Iterator[tuple[Metric, tuple[str, ...]]]:
@@ -177,6 +195,9 @@ class StageMetrics:
         yield from ((metric, (stage,)) for metric in (STAGE_SECONDS, STAGE_BUDGET))
         yield from ((AIQA, (stage, check)) for check in (*STAGES[stage].checks, OTHER))
         yield from ((DEGRADED, (stage, NO_ENGINE, cause)) for cause in (*STAGES[stage].causes, OTHER))
+        if self._cache is not None:
+            yield from ((STAGE_CACHE, (stage, result)) for result in ("hit", "miss"))
+            yield STAGE_CACHE_ENTRIES, (stage,)
         if stage in ("retrieval", "rerank"):
             yield CANDIDATES, (stage,)
         if stage == "retrieval":
@@ -201,14 +222,16 @@ class StageMetrics:
 
     def answered(self, inputs: Tensors, status: Mapping[str, Any]) -> None:
         """A request was answered, with this STATUS or part of it."""
-        documents = {name: inputs[name] for name in _BUDGETS if name in inputs}
-        self._noted.append((status, documents, now_ns()))
+        ticket = next((inputs[name] for name in TICKETED if name in inputs), None)
+        self._noted.append((status, ticket, now_ns()))
         if len(self._noted) >= _MOST_NOTED:
             self._count_noted()
 
     def take(self) -> Sums:
         """See :meth:`Counts.take`."""
         self._count_noted()
+        if self._cache is not None:
+            self.counts.set(STAGE_CACHE_ENTRIES, (self.stage,), len(self._cache))
         return self.counts.take()
 
     def _count_noted(self) -> None:
@@ -219,18 +242,22 @@ class StageMetrics:
                 return
             self._count(*noted)
 
-    def _count(self, status: Mapping[str, Any], inputs: Tensors, answered_ns: int) -> None:
+    def _count(self, status: Mapping[str, Any], ticket: np.ndarray | None, answered_ns: int) -> None:
         self.counts.add(STAGE_REQUESTS, (self.stage, "answered"))
         part = status
         if self.stage == "fusion":
             self._page("storefront" if "theme" in status["stages"] else "search", status)
             part = status["stages"]["fusion"]
         self._part(part)
-        self.counts.observe(STAGE_BUDGET, (self.stage,), self._budget_ms(inputs, part, answered_ns) / 1e3)
+        self.counts.observe(STAGE_BUDGET, (self.stage,), self._budget_ms(ticket, part, answered_ns) / 1e3)
 
     def _part(self, part: Mapping[str, Any]) -> None:
         stage, counts = self.stage, self.counts
         counts.observe(STAGE_SECONDS, (stage,), part["ms"] / 1e3)
+        if self._cache is not None:
+            counts.add(STAGE_CACHE, (stage, "hit" if part["source"] == Source.CACHED else "miss"))
+        if part["source"] == Source.CACHED:
+            return  # what the checks found was counted when the answer was made
         for check, number in part["aiqa"].items():
             counts.add(AIQA, (stage, _check(stage, check)), number)
         if "reason" in part or part["source"] == Source.FALLBACK:
@@ -251,15 +278,12 @@ class StageMetrics:
             source = part["source"] if part["source"] in STAGES[stage].sources else OTHER
             self.counts.add(PAGE_SOURCE, (ensemble, stage, source))
 
-    def _budget_ms(self, inputs: Tensors, part: Mapping[str, Any], answered_ns: int) -> float:
-        if self.stage == "retrieval":
+    def _budget_ms(self, ticket: np.ndarray | None, part: Mapping[str, Any], answered_ns: int) -> float:
+        """Milliseconds that the stage had when it began."""
+        if ticket is None:
             return float(part["budget_ms"])
-        if self.stage == "theme":
-            return float(ThemeRequest.read(inputs["THEME_REQUEST"]).budget_ms)
-        if self.stage == "keywords":
-            return float(Themes.read(inputs["THEMES"]).keywords_ms)
-        left_ms = (PageRequest.read(inputs["PAGE"]).deadline_ns - answered_ns) / 1e6
-        return max(0.0, left_ms + float(part["ms"]))
+        deadline_ns: int = getattr(ticket_of(ticket), _DEADLINES.get(self.stage, "deadline_ns"))
+        return max(0.0, (deadline_ns - answered_ns) / 1e6 + float(part["ms"]))
 
 
 def _check(stage: str, name: str) -> str:

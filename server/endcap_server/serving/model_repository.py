@@ -54,8 +54,6 @@ def _model(model: ModelDeclaration, summary: str, group: str, values: Mapping[st
     yield from _tensors("input", model.inputs)
     yield from _tensors("output", model.outputs)
     yield f"instance_group [ {{ {group} }} ]"
-    if model.cached:
-        yield "response_cache { enable: true }"
     yield from ("", _PARAMETERS)
     for each in model.parameters.declared():
         if not each.set_by:

@@ -7,6 +7,7 @@ hand it the engine objects themselves.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +20,9 @@ from endcap_server.declared.model import ModelDeclaration
 from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.reasons import NoCodes, Source
 from endcap_server.declared.tensors import Tensors
+from endcap_server.stages.handed_on import TICKETED, ticket_of
+from endcap_server.stages.in_flight import table_of
+from endcap_server.stages.run_folder import run_folder
 from endcap_server.stages.status import STATUS_TENSORS, StatusPart, carried
 
 
@@ -31,7 +35,7 @@ class Engines(Protocol):
         Args:
             engine: Name of the engine's model.
             inputs: Its input tensors.
-            deadline_ns: ``time.monotonic_ns`` at which the answer is worth nothing any more; no part of a cache key.
+            deadline_ns: ``time.monotonic_ns`` at which the answer is worth nothing any more.
             outputs: Names of the output tensors to bring back.
 
         Raises:
@@ -63,6 +67,7 @@ class Stage(ABC):
         build: The build folder (``build/NAME``) with the item store and manifest.
         parameters: The strings of the model's configuration, or parameters that are already read.
         engines: Reaches the engines.
+        model: Name of the model that the stage runs as; the stage's own unless it runs beside other generations.
     """
 
     declaration: ClassVar[ModelDeclaration]
@@ -79,25 +84,29 @@ class Stage(ABC):
     """Output -> (input, what is expected of it): who asks for the output has to send the input."""
     status_tensor: ClassVar[str]
     """Name of the output with its status, and with the document that goes along."""
+    ticket_tensor: ClassVar[str]
+    """Name of the input with the request's ticket (see `handed_on`); the first stage has none, it writes them."""
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.declaration.name
         cls.status_tensor = STATUS_TENSORS.get(cls.name, "STATUS")
+        inputs = {each.name for each in cls.declaration.inputs}
+        cls.ticket_tensor = next((name for name in TICKETED if name in inputs), "")
 
-    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
+    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines, model: str = ""):
         self.build = build
         self.engines = engines
-        self.model = self.name
-        """Name of the model that this stage runs as: its own, or that of a generation beside others."""
+        self.model = model or self.name
+        self.run_folder = run_folder()
         self.settings: Any = (
             parameters
             if isinstance(parameters, ModelParameters)
             else self.declaration.parameters.from_strings(self.name, parameters)
         )
 
-    def status(self, source: str = Source.COMPUTED) -> StatusPart:
-        """A new part of STATUS for a request that begins; it says which model it comes from."""
-        return StatusPart(source, {"model": self.model})
+    def status(self, source: str = Source.COMPUTED, known: Mapping[str, Any] | None = None) -> StatusPart:
+        """A new part of STATUS for a request that begins, with what is known already; it says which model it is of."""
+        return StatusPart(source, {"model": self.model, **(known or {})})
 
     def check_asked(self, inputs: Tensors, outputs: Iterable[str]) -> None:
         """Refuse a request for outputs whose required input was not sent.
@@ -110,8 +119,18 @@ class Stage(ABC):
             if tensor and tensor not in inputs:
                 raise InvalidRequest(tensor, expected, "no such tensor")
 
-    def abandon(self, inputs: Tensors) -> None:  # noqa: B027 - most stages keep nothing of a request
-        """Take note that this request will not be answered, because its client has gone."""
+    def abandon(self, inputs: Tensors) -> None:
+        """Free the place in flight of a request that ends here without an answer; a first stage holds none yet."""
+        if not self.ticket_tensor:
+            return
+        # What was asked of this stage directly may have no ticket, or one of no table.
+        with suppress(KeyError, ValueError, FileNotFoundError):
+            ticket = ticket_of(inputs[self.ticket_tensor])
+            table_of(self.run_folder, ticket.table).abandon(ticket.deadline_ns)
+
+    def recall(self, inputs: Tensors) -> "Answer | None":
+        """The answer to an equal request, if the stage keeps answers and has it: at once, without an engine."""
+        return None
 
     @abstractmethod
     async def answer(self, inputs: Tensors) -> Answer:

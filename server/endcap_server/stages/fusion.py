@@ -1,6 +1,7 @@
 """Fusion: blends ranker, relevance and rules into scores, and makes the page (P2: fusion and page-level AIQA)."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +17,8 @@ from endcap_server.shop.rules import CompiledRules, RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.stages import handed_on
 from endcap_server.stages.base import Answer, Engines, Stage
-from endcap_server.stages.generations import run_folder
 from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
-from endcap_server.stages.in_flight import NAME_PATTERN, TABLE, InFlight
+from endcap_server.stages.in_flight import table_of
 from endcap_server.stages.page import (
     BLENDED,
     MEASURED,
@@ -106,9 +106,6 @@ class FusionParameters(ModelParameters):
         le=1,
         description="mean score by which a placement must be better to pass one that LLM 1 put earlier",
     )
-    in_flight: Annotated[str, SetBy("endcap apply")] = Field(
-        TABLE, pattern=NAME_PATTERN, description="retrieval's table of the requests in flight; endcap apply sets it"
-    )
     generation: Annotated[int, SetBy("endcap apply")] = Field(
         1, ge=1, description="number of the set of models that a page comes from, for STATUS; endcap apply sets it"
     )
@@ -138,7 +135,6 @@ class Fusion(Stage):
             handed_on.ROW,
             handed_on.MEASURED,
             handed_on.PAGE,
-            handed_on.THEME_STATUS.as_optional(),
             handed_on.RERANK_STATUS,
         ),
         outputs=(
@@ -159,14 +155,13 @@ class Fusion(Stage):
     checks = FusionCheck
     settings: FusionParameters
 
-    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
-        super().__init__(build, parameters, engines)
+    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines, model: str = ""):
+        super().__init__(build, parameters, engines, model)
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
         self.ranker = Ranker.open(build) if (build / "ranker").exists() else None
         self.versions = read_versions(build) | {"generation": str(self.settings.generation)}
-        self.in_flight = InFlight(name=self.settings.in_flight)
-        self.trial = Trial(run_folder())
+        self.trial = Trial(self.run_folder)
 
     async def answer(self, inputs: Tensors) -> Answer:
         """Answer the page (THEME_OUT to STATUS) and, for a search, its first placement alone (FIRST_...)."""
@@ -175,15 +170,12 @@ class Fusion(Stage):
         try:
             return self._page(page, inputs, status)
         finally:
-            self.in_flight.leave(page.deadline_ns)
+            with suppress(FileNotFoundError):
+                table_of(self.run_folder, page.ticket.table).leave(page.ticket.deadline_ns)
 
     def carry(self, status: Mapping[str, Any], document: str) -> np.ndarray:
         """STATUS goes to callers, and nothing with it."""
         return json_tensor(status)
-
-    def abandon(self, inputs: Tensors) -> None:
-        """The request is no longer in flight."""
-        self.in_flight.abandon(PageRequest.read(inputs["PAGE"]).deadline_ns)
 
     def _page(self, page: PageRequest, inputs: Tensors, status: StatusPart) -> Answer:
         is_search, placements, products = page.is_search, max(page.placements, 1), page.products
@@ -359,7 +351,8 @@ class Fusion(Stage):
             "FIRST_SCORE": score[0],
             "FIRST_SIGNALS": signals[0],
         }
-        parts = {name: part_of(inputs[tensor]) for name, tensor in STATUS_TENSORS.items() if tensor in inputs}
+        given_parts = {name: part_of(inputs[tensor]) for name, tensor in STATUS_TENSORS.items() if tensor in inputs}
+        parts = {name: part for name, part in given_parts.items() if part}
         trial = self.trial.document()
 
         def document() -> dict[str, Any]:

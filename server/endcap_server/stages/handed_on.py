@@ -7,7 +7,7 @@ two processes, whatever its size, and a storefront has four such moves.
 from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from endcap_server.declared.model import tensor
 from endcap_server.declared.tensors import document_tensor
@@ -21,15 +21,19 @@ THEME_REQUEST = tensor("THEME_REQUEST", "UINT8", -1)
 QUERY_THEMES = tensor("QUERY_THEMES", "UINT8", -1)
 QUERY_KEYWORDS = tensor("QUERY_KEYWORDS", "UINT8", -1)
 THEMES = tensor("THEMES", "UINT8", -1)
-THEME_STATUS = tensor("THEME_STATUS", "UINT8", -1)
 KEYWORDS = tensor("KEYWORDS", "UINT8", -1)
 ROW = tensor("ROW", "INT32", -1, -1)
 MEASURED = tensor("MEASURED", "FP32", -1, -1, 4)
 RERANK_STATUS = tensor("RERANK_STATUS", "UINT8", -1)
 
+TICKETED = (PAGE.name, THEME_REQUEST.name, THEMES.name)
+"""Tensors with the ticket of a request; of a search THEMES has none."""
+_TICKET = b',"ticket":'
+"""Begins the part of a document that differs between equal requests. No text holds it: JSON escapes quotes."""
+
 
 class HandedOn(BaseModel):
-    """A document of one stage for another; equal contents make equal tensors, which cache keys are made of."""
+    """A document of one stage for another; equal contents make equal texts, which cache keys are made of."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,14 +51,61 @@ class HandedOn(BaseModel):
         return cls.model_validate_json(tensor.tobytes())
 
 
-class PageRequest(HandedOn):
+class Ticket(HandedOn):
+    """What a request is known by on its way, and its deadlines: nanoseconds of `time.monotonic_ns`.
+
+    Attributes:
+        table: Name of the table of requests in flight that its retrieval entered it in.
+        deadline_ns: When the page has to be ready; names the request in that table.
+        theme_ns: When theme has to be ready.
+        keywords_ns: When keywords has to be ready.
+    """
+
+    table: str = Field(pattern="^[A-Za-z0-9_]+$")
+    deadline_ns: int
+    theme_ns: int = 0
+    keywords_ns: int = 0
+
+
+class Ticketed(HandedOn):
+    """A document that travels with the ticket of its request, as the last member."""
+
+    ticket: Ticket
+
+    def json_text(self) -> str:
+        """The document, as text."""
+        return with_ticket(self.model_dump_json(exclude_defaults=True, exclude={"ticket"}), self.ticket.json_text())
+
+
+def content_and_ticket(tensor: np.ndarray) -> tuple[bytes, str]:
+    """What a :class:`Ticketed` document says, and its ticket as JSON; taken apart without reading either.
+
+    Of anything else the ticket is empty.
+    """
+    content, _, rest = tensor.tobytes().partition(_TICKET)
+    return content, rest[: rest.find(b"}") + 1].decode(errors="replace")
+
+
+def with_ticket(document: str, ticket: str) -> str:
+    """A JSON document with the ticket of a request as its last member."""
+    return f'{document[:-1]},"ticket":{ticket}}}'
+
+
+def ticket_of(tensor: np.ndarray) -> Ticket:
+    """The ticket in a :class:`Ticketed` document.
+
+    Raises:
+        ValueError: There is none.
+    """
+    return Ticket.model_validate_json(content_and_ticket(tensor)[1])
+
+
+class PageRequest(Ticketed):
     """What a page is to be: the tensor PAGE, for rerank and fusion.
 
     Attributes:
         placements: P; 0 for a search.
         products: N of each placement.
-        deadline_ns: When the page has to be ready (`time.monotonic_ns`); it also names the request among those in
-            flight.
         rules: The merchandiser's.
         history: Rows of the products that the shopper is known to have taken, oldest first.
         named: Rows of the products that a search names by id, part number, EAN or model number.
@@ -62,7 +113,6 @@ class PageRequest(HandedOn):
 
     placements: int
     products: int
-    deadline_ns: int
     rules: Rules = Rules()
     history: tuple[int, ...] = ()
     named: tuple[int, ...] = ()
@@ -73,44 +123,34 @@ class PageRequest(HandedOn):
         return self.placements == 0
 
 
-class ThemeRequest(HandedOn):
-    """All that themes and their keywords depend on: the tensor THEME_REQUEST, which is theme's cache key.
+class ThemeRequest(Ticketed):
+    """All that themes depend on, and the ticket: the tensor THEME_REQUEST.
 
     Attributes:
         shopper: In LLM 1's words.
         placements: P.
-        budget_ms: Milliseconds for the stage, in tiers.
-        keywords_ms: Those for keywords.
-        generation: (hash of the key, its number), see :class:`endcap_server.stages.generations.Generations`.
         rules: Those that concern themes.
         categories: Category positions that the shopper buys from, best first.
     """
 
     shopper: str
     placements: int
-    budget_ms: int
-    keywords_ms: int
-    generation: tuple[int, int]
     rules: dict[str, Any] = {}
     categories: tuple[int, ...] = ()
 
 
 class Themes(HandedOn):
-    """The themes of a page: the tensor THEMES, keywords' cache key; of a search its query, as QUERY_THEMES.
+    """The themes of a page: the tensor THEMES, with the ticket; of a search its query, as QUERY_THEMES, without.
 
     Attributes:
         titles: Q of them; those that the checks left nothing for are empty.
         concepts: What each is about, in words a shop is searched with; a search has none.
         exclude: What keywords may not be about, as RULES has it.
-        keywords_ms: As of `ThemeRequest`.
-        generation: As of `ThemeRequest`.
     """
 
     titles: tuple[str, ...]
     concepts: tuple[tuple[str, ...], ...] = ()
     exclude: dict[str, Any] = {}
-    keywords_ms: int = 0
-    generation: tuple[int, int] = (0, 0)
 
 
 class KeywordRows(HandedOn):

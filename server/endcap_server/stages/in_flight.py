@@ -8,21 +8,22 @@ which travels with it anyway and is unique here.
 import mmap
 import os
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from endcap_server.stages.generations import run_folder
+from endcap_server.stages.run_folder import run_folder
 
 SLOTS = 4096
 """Most requests in flight that the table holds."""
 
-NAME_PATTERN = "^[a-z0-9_]+$"
-"""Of a table's name, which is a file's."""
-
-TABLE = "in_flight"
-"""Name of the table of a server that serves one generation."""
 _KEY, _EXPIRES, _DONE = range(3)
+
+
+def table_path(folder: Path, name: str) -> Path:
+    """The file of a table in a run folder."""
+    return folder / f"in_flight.{name}.i64"
 
 
 class InFlight:
@@ -32,14 +33,18 @@ class InFlight:
     enter for a moment: a slot that both take costs one count, and both of its requests are answered.
 
     Args:
-        folder: Where the table is kept; :func:`endcap_server.stages.generations.run_folder` by default.
-        name: Which table: each process of ``retrieval`` that admits by itself needs its own.
+        folder: Where the table is kept; :func:`endcap_server.stages.run_folder.run_folder` by default.
+        name: Which table: that of the model of ``retrieval`` with this name. It travels with each request.
+        create: Make it where there is none.
+
+    Raises:
+        FileNotFoundError: There is none, and it is not to be made.
     """
 
-    def __init__(self, folder: Path | None = None, name: str = TABLE):
+    def __init__(self, folder: Path | None = None, name: str = "retrieval", create: bool = True):
         size = SLOTS * 3 * 8
-        path = (folder or run_folder()) / f"{name}.i64"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        path = table_path(folder or run_folder(), name)
+        descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o600)
         try:
             os.ftruncate(descriptor, size)
             self._map = mmap.mmap(descriptor, size)
@@ -91,3 +96,13 @@ class InFlight:
             events.append((done or int(self._expires[slot]), int(self._keys[slot]), done != 0))
             self._keys[slot] = 0
         return sorted(events)
+
+
+@lru_cache(maxsize=8)
+def table_of(folder: Path, name: str) -> InFlight:
+    """The table that a request was entered in, opened once; rollouts leave at most a few in use.
+
+    Raises:
+        FileNotFoundError: There is none: the request came past retrieval.
+    """
+    return InFlight(folder, name, create=False)

@@ -21,9 +21,9 @@ from endcap_server.shop.grammar import keyword_grammar
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.words import distinct_things
 from endcap_server.stages import handed_on
+from endcap_server.stages.answer_cache import AnswerCache, CachedAnswer, CacheParameters
 from endcap_server.stages.base import Answer, Engines, Stage
-from endcap_server.stages.generations import Generations
-from endcap_server.stages.handed_on import KeywordRows, Themes
+from endcap_server.stages.handed_on import KeywordRows, Themes, content_and_ticket, ticket_of
 from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.status import StatusPart
 
@@ -47,7 +47,7 @@ class KeywordsCause(StrEnum):
     TOO_FEW = "too_few"
 
 
-class KeywordsParameters(ModelParameters):
+class KeywordsParameters(CacheParameters):
     """Parameters of ``keywords/config.pbtxt``."""
 
     candidates: int = Field(60, ge=5, le=prompts.MAX_CANDIDATES, description="known keywords that LLM 2 chooses among")
@@ -71,18 +71,16 @@ class _Work:
 
 
 class Keywords(Stage):
-    """The third stage of the storefront; its answers are cached by its inputs."""
+    """The third stage of the storefront; it keeps whole answers for requests that ask for the same."""
 
     declaration = ModelDeclaration(
         name="keywords",
-        summary="Stage 3: LLM 2 chooses each theme's search keywords among the known ones nearest to its concepts.\n"
-        "Everything that changes an answer is an input: the response cache below is keyed by the inputs.",
+        summary="Stage 3: LLM 2 chooses each theme's search keywords among the known ones nearest to its concepts.",
         inputs=(handed_on.THEMES,),
         outputs=(handed_on.KEYWORDS,),
         parameters=KeywordsParameters,
         calls=("nearest", "keyword_llm"),
         files=lambda settings: STORE_FILES,
-        cached=True,
         ordered=(("min_keywords", "keywords"),),
         reserve=("checks_ms", "keywords_share"),
     )
@@ -91,18 +89,26 @@ class Keywords(Stage):
     causes = KeywordsCause
     settings: KeywordsParameters
 
-    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
-        super().__init__(build, parameters, engines)
+    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines, model: str = ""):
+        super().__init__(build, parameters, engines, model)
         self.store = ItemStore.open(build)
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         self.exclusions = Exclusions(self.store)
-        self.generations = Generations()
+        self.cache = AnswerCache(self.settings.cache_entries, self.settings.cache_ttl_s)
+
+    def recall(self, inputs: Tensors) -> Answer | None:
+        """Keywords that were chosen for equal themes."""
+        known = self.cache.get(content_and_ticket(inputs["THEMES"])[0])
+        if known is None:
+            return None
+        return Answer({}, self.status(Source.CACHED, known.status).document, known.document)
 
     async def answer(self, inputs: Tensors) -> Answer:
         """Answer KEYWORDS: rows of the known keywords, [Q, K]."""
         status = self.status(Source.GENERATED)
         themes = Themes.read(inputs["THEMES"])
-        deadline_ns = after_ms(themes.keywords_ms)
+        content, _ = content_and_ticket(inputs["THEMES"])
+        deadline_ns = ticket_of(inputs["THEMES"]).keywords_ns
         excluded = self.exclusions.of(themes.exclude)
         works = [
             _Work(title, list(dict.fromkeys(filter(None, concepts))) or [title])
@@ -118,13 +124,14 @@ class Keywords(Stage):
                 found = self.store.keywords.find([" ".join(text.casefold().split()) for text in work.concepts])
                 known = self._allowed(list(dict.fromkeys(row for row in found.tolist() if row >= 0)), excluded, status)
                 work.chosen = known[: self.settings.keywords]
-        if status.source == Source.FALLBACK or not complete:
-            self.generations.bump(themes.generation[0])
         width = self.settings.keywords
         rows = np.full((len(works), width), -1, np.int32)
         for row, work in enumerate(works):
             rows[row, : len(work.chosen)] = work.chosen
-        return Answer({}, status.document, KeywordRows.of(rows).json_text())
+        chosen = KeywordRows.of(rows).json_text()
+        if complete and status.whole:
+            self.cache.put(content, CachedAnswer(chosen, status.lasting))
+        return Answer({}, status.document, chosen)
 
     async def _find_candidates(
         self, works: Sequence[_Work], excluded: ExcludedNames | None, deadline_ns: int, status: StatusPart

@@ -20,7 +20,6 @@ from endcap_server.stages import handed_on
 from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
-from endcap_server.stages.in_flight import InFlight
 from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.page import MEASURED
 from endcap_server.stages.status import StatusPart
@@ -64,17 +63,12 @@ class Rerank(Stage):
     )
     settings: RerankParameters
 
-    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
-        super().__init__(build, parameters, engines)
+    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines, model: str = ""):
+        super().__init__(build, parameters, engines, model)
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         self.understanding = Understanding.of(self.store)
-        self.in_flight = InFlight()
-
-    def abandon(self, inputs: Tensors) -> None:
-        """The request is no longer in flight: fusion will not see it."""
-        self.in_flight.abandon(PageRequest.read(inputs["PAGE"]).deadline_ns)
 
     async def answer(self, inputs: Tensors) -> Answer:
         """Answer ROW [Q, M] in retrieval's order, -1 padded; MEASURED [Q, M, 4] (see `page.MEASURED`), NaN padded."""
@@ -83,8 +77,8 @@ class Rerank(Stage):
         allowed = Allowed.of(self.store, self.rule_index.compile(page.rules))
         themes, keyword_rows = list(Themes.read(inputs["THEMES"]).titles), KeywordRows.read(inputs["KEYWORDS"]).array
         # A short budget leaves fusion a share rather than nothing to the cross-encoder.
-        left = left_ms(page.deadline_ns)
-        deadline_ns = page.deadline_ns - int(min(self.settings.fusion_ms, max(left, 0) / 5) * 1e6)
+        left = left_ms(page.ticket.deadline_ns)
+        deadline_ns = page.ticket.deadline_ns - int(min(self.settings.fusion_ms, max(left, 0) / 5) * 1e6)
         if page.is_search:
             lists = [self._search_rows(keyword_rows[0], inputs["CANDIDATE_ROW"], allowed, page.products)]
             texts = themes

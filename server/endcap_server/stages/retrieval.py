@@ -11,17 +11,17 @@ from collections.abc import Awaitable, Mapping
 from datetime import date
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from endcap_server.declared.deadline import left_ms, tier_ms
+from endcap_server.declared.deadline import after_ms, left_ms
 from endcap_server.declared.errors import EngineError
 from endcap_server.declared.model import ModelDeclaration, tensor
-from endcap_server.declared.parameters import ModelParameters, SetBy
+from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.reasons import Source
-from endcap_server.declared.tensors import Tensors, json_text
+from endcap_server.declared.tensors import Tensors
 from endcap_server.shop import kinds, prompts
 from endcap_server.shop.exclusion import Exclusions
 from endcap_server.shop.kinds import Kinds
@@ -33,9 +33,8 @@ from endcap_server.stages.admission import Admission, Refusal
 from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.candidates import Candidates, Found, bend, fuse, interests, merge, popular_rows, recency
-from endcap_server.stages.generations import Generations, run_folder
-from endcap_server.stages.handed_on import KeywordRows, PageRequest, ThemeRequest, Themes
-from endcap_server.stages.in_flight import NAME_PATTERN, TABLE, InFlight
+from endcap_server.stages.handed_on import KeywordRows, PageRequest, ThemeRequest, Themes, Ticket
+from endcap_server.stages.in_flight import InFlight
 from endcap_server.stages.nearest_client import Hits, NearestClient, Words
 from endcap_server.stages.recorder import Recorder
 from endcap_server.stages.status import StatusPart
@@ -84,12 +83,6 @@ class RetrievalParameters(ModelParameters):
         0.85, ge=0, le=1, description="least cosine of a query and a known keyword that says the same"
     )
     seasons: Literal["north", "south", "none"] = Field("north", description="whose seasons LLM 1 is told, if any")
-    cache_ttl_s: float = Field(
-        3600.0, ge=0, le=10_000_000, description="seconds that a generated page is kept, 0: forever"
-    )
-    in_flight: Annotated[str, SetBy("endcap apply")] = Field(
-        TABLE, pattern=NAME_PATTERN, description="table of the requests in flight; endcap apply sets it"
-    )
     recorded_requests: int = Field(
         64, ge=0, le=1000, description="latest requests kept for endcap apply to replay, at most 4 a second; 0: none"
     )
@@ -137,21 +130,20 @@ class Retrieval(Stage):
     refusals = Refusal
     settings: RetrievalParameters
 
-    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
-        super().__init__(build, parameters, engines)
+    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines, model: str = ""):
+        super().__init__(build, parameters, engines, model)
         self.store = ItemStore.open(build)
         self.kinds = Kinds.open(build, self.store)
         self.rule_index = RuleIndex(self.store)
         self.exclusions = Exclusions(self.store)
         self.understanding = Understanding.of(self.store)
-        self.generations = Generations(ttl_s=self.settings.cache_ttl_s)
         self.admission = Admission(
-            InFlight(name=self.settings.in_flight),
+            InFlight(self.run_folder, self.model),
             self.settings.max_in_flight,
             self.settings.min_in_flight,
             self.settings.admission_share,
         )
-        self.recorder = Recorder(run_folder(), self.settings.in_flight, self.settings.recorded_requests)
+        self.recorder = Recorder(self.run_folder, self.model, self.settings.recorded_requests)
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         self.popular = popular_rows(self.store)
 
@@ -199,10 +191,8 @@ class Retrieval(Stage):
             shopper = self._describe(taken, liked, session, request)
             found = Found.of(candidates.rows, candidates.similarity)
 
-        theme_rules = request.rules.of_themes()
         placements = 0 if request.is_search else request.placements
-        key = json_text([shopper, theme_rules, placements]).encode()
-        theme_ms, keywords_ms = self._budgets(request.budget_ms, deadline_ns)
+        ticket = self._ticket(request.budget_ms, deadline_ns)
         status.extra |= {
             "budget_ms": request.budget_ms,
             "unknown_ids": unknown + rules.unknown_products,
@@ -210,22 +200,19 @@ class Retrieval(Stage):
             "known_history": len(history),
             "candidates": len(found.rows),
         }
-        generation = self.generations.current(key)
         page = PageRequest(
+            ticket=ticket,
             placements=placements,
             products=request.products,
-            deadline_ns=deadline_ns,
             rules=request.rules,
             history=tuple(history.tolist()),
             named=tuple(found.rows[found.named].tolist()),
         )
         themes = ThemeRequest(
+            ticket=ticket,
             shopper=shopper,
             placements=placements,
-            budget_ms=theme_ms,
-            keywords_ms=keywords_ms,
-            generation=generation,
-            rules=theme_rules,
+            rules=request.rules.of_themes(),
             categories=tuple(categories.tolist()),
         )
         return Answer(
@@ -263,15 +250,20 @@ class Retrieval(Stage):
                 break
         return rows[rows >= 0][-self.settings.history_used :].astype(np.int32), len(rows) - known
 
-    def _budgets(self, budget_ms: int, deadline_ns: int) -> tuple[int, int]:
-        """Milliseconds for theme and keywords.
+    def _ticket(self, budget_ms: int, deadline_ns: int) -> Ticket:
+        """The request's ticket: theme and keywords have their shares, of less where retrieval took more than its own.
 
-        They depend on the budget alone (and so keep the cache key) unless retrieval took longer than its share.
+        What theme does not need of its share, keywords may use.
         """
         settings = self.settings
         later = 1 - settings.retrieval_share
-        base = min(float(budget_ms), max(0.0, left_ms(deadline_ns)) / later)
-        return tier_ms(base * settings.theme_share), tier_ms(base * settings.keywords_share)
+        base_ms = min(float(budget_ms), max(0.0, left_ms(deadline_ns)) / later)
+        return Ticket(
+            table=self.model,
+            deadline_ns=deadline_ns,
+            theme_ns=after_ms(base_ms * settings.theme_share),
+            keywords_ns=after_ms(base_ms * (settings.theme_share + settings.keywords_share)),
+        )
 
     async def _search(
         self, query: str, products: int, allowed: Allowed, deadline_ns: int, status: StatusPart

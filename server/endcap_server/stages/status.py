@@ -14,11 +14,11 @@ from endcap_server.declared.errors import EngineError
 from endcap_server.declared.reasons import NO_ENGINE, Source
 from endcap_server.declared.tensors import compact_json, document_tensor, json_of
 
-STATUS_TENSORS = {"retrieval": "PAGE", "theme": "THEME_STATUS", "keywords": "KEYWORDS", "rerank": "RERANK_STATUS"}
+STATUS_TENSORS = {"retrieval": "PAGE", "theme": "THEMES", "keywords": "KEYWORDS", "rerank": "RERANK_STATUS"}
 """Stages before fusion, in the order of a request's way, and the tensor that brings what each says about itself.
 
-Where a stage hands on a document to the stages after it, its status goes in there: one tensor less to move. Theme's
-goes alone: its document is keywords' cache key, and no two statuses are alike. A search has no theme and keywords.
+Where a stage hands on a document to the stages after it, its status goes in there: one tensor less to move. A search
+has no theme and keywords.
 """
 
 arrived_ns: ContextVar[int] = ContextVar("arrived_ns")
@@ -70,14 +70,23 @@ class StatusPart:
         """Say that the stage degraded because an engine failed; ``sentence`` says what that means."""
         self.fall_back(sentence.format(error=error), error.cause, error.engine, whole=whole)
 
+    @property
+    def whole(self) -> bool:
+        """Whether the answer is what the stage normally gives, without any degradation."""
+        return self.source != Source.FALLBACK and not self.reasons
+
+    @property
+    def lasting(self) -> dict[str, Any]:
+        """What remains true when the answer is given again: all but source, reasons and times."""
+        return {"aiqa": self.aiqa, **self.extra}
+
     def document(self) -> dict[str, Any]:
         """The stage's part of STATUS so far; `ms` and `finished_ns` are up to now."""
         finished_ns = time.monotonic_ns()
         part: dict[str, Any] = {
             "source": self.source,
             "ms": _ms(self.started_ns, finished_ns),
-            "aiqa": self.aiqa,
-            **self.extra,
+            **self.lasting,
         }
         if self.reasons:
             part["reason"] = "; ".join(self.reasons)
@@ -99,8 +108,8 @@ def carried(part: Mapping[str, Any], document: str = "{}") -> np.ndarray:
 
 
 def part_of(tensor: np.ndarray) -> dict[str, Any]:
-    """The part of STATUS in what :func:`carried` made."""
-    part: dict[str, Any] = json_of(tensor)["status"]
+    """The part of STATUS in what :func:`carried` made; empty if that is a document without one."""
+    part: dict[str, Any] = json_of(tensor).get("status", {})
     return part
 
 
@@ -135,12 +144,7 @@ def status_document(
         reason = parts["retrieval"].pop("not_understood")
         understood = {"understood": reason is None} | ({"not_understood": reason} if reason else {})
     for part in parts.values():
-        began_ns, ended_ns = int(part.pop("started_ns")), int(part.pop("finished_ns"))
-        # What was finished before this request began came from the response cache.
-        if ended_ns < started_ns:
-            part |= {"source": Source.CACHED if part["source"] == Source.GENERATED else part["source"], "ms": 0.0}
-        else:
-            part["ms"] = _ms(began_ns, ended_ns)
+        part["ms"] = _ms(int(part.pop("started_ns")), int(part.pop("finished_ns")))
     return {
         "stages": parts,
         "signals": list(signals),

@@ -22,10 +22,10 @@ from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.text_policy import DEFAULT_WORDS, TextPolicy
 from endcap_server.shop.title_checks import BrandCheck, ScriptCheck, WordCheck, title_overlap
 from endcap_server.stages import handed_on
+from endcap_server.stages.answer_cache import AnswerCache, CachedAnswer, CacheParameters
 from endcap_server.stages.base import Answer, Engines, Stage
 from endcap_server.stages.category_themes import CategoryThemes
-from endcap_server.stages.generations import Generations
-from endcap_server.stages.handed_on import ThemeRequest, Themes
+from endcap_server.stages.handed_on import ThemeRequest, Themes, content_and_ticket, with_ticket
 from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.status import StatusPart
 
@@ -71,7 +71,7 @@ class ThemeCause(StrEnum):
     TOO_FEW = "too_few"
 
 
-class ThemeParameters(ModelParameters):
+class ThemeParameters(CacheParameters):
     """Parameters of ``theme/config.pbtxt``."""
 
     spare: int = Field(1, ge=0, le=_SPARE, description="themes beyond P, for the quality checks of later stages")
@@ -97,19 +97,17 @@ class ThemeParameters(ModelParameters):
 
 
 class Theme(Stage):
-    """The second stage of the storefront; its answers are cached by its inputs."""
+    """The second stage of the storefront; it keeps whole answers for requests that ask for the same."""
 
     declaration = ModelDeclaration(
         name="theme",
-        summary="Stage 2: LLM 1 writes the themes of the page; checks drop what may not be shown.\n"
-        "Everything that changes an answer is an input: the response cache below is keyed by the inputs.",
+        summary="Stage 2: LLM 1 writes the themes of the page; checks drop what may not be shown.",
         inputs=(handed_on.THEME_REQUEST,),
-        outputs=(handed_on.THEMES, handed_on.THEME_STATUS),
+        outputs=(handed_on.THEMES,),
         parameters=ThemeParameters,
         calls=("theme_llm", "nearest"),
         files=lambda settings: STORE_FILES,
         optional_files=("theme_llm/title_words.txt",),
-        cached=True,
         ordered=(("min_title", "max_title"),),
         reserve=("checks_ms", "theme_share"),
     )
@@ -118,8 +116,8 @@ class Theme(Stage):
     causes = ThemeCause
     settings: ThemeParameters
 
-    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines):
-        super().__init__(build, parameters, engines)
+    def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines, model: str = ""):
+        super().__init__(build, parameters, engines, model)
         store = ItemStore.open(build)
         words = self.settings.text_policy
         self.policy = TextPolicy.read(Path(words) if words else DEFAULT_WORDS)
@@ -130,13 +128,22 @@ class Theme(Stage):
         self.categories = CategoryThemes(store)
         self.exclusions = Exclusions(store)
         self.nearest = NearestClient(engines, len(store), len(store.keywords))
-        self.generations = Generations()
+        self.cache = AnswerCache(self.settings.cache_entries, self.settings.cache_ttl_s)
+
+    def recall(self, inputs: Tensors) -> Answer | None:
+        """Themes that were generated for an equal request, with the ticket of this one."""
+        content, ticket = content_and_ticket(inputs["THEME_REQUEST"])
+        known = self.cache.get(content)
+        if known is None:
+            return None
+        return Answer({}, self.status(Source.CACHED, known.status).document, with_ticket(known.document, ticket))
 
     async def answer(self, inputs: Tensors) -> Answer:
         """Answer THEMES of Q = P + spare themes, required ones first, padded with empty ones."""
         status = self.status(Source.GENERATED)
+        content, ticket = content_and_ticket(inputs["THEME_REQUEST"])
         request = ThemeRequest.read(inputs["THEME_REQUEST"])
-        deadline_ns = after_ms(request.budget_ms)
+        deadline_ns = request.ticket.theme_ns
         shopper, placements = request.shopper, request.placements
         wanted = placements + self.settings.spare
         required = list(request.rules.get("required_themes", ()))
@@ -165,17 +172,15 @@ class Theme(Stage):
         if filling and drafts:
             sentence = f"{len(filling)} of {len(themes)} themes are categories"
             status.fall_back(sentence, ThemeCause.TOO_FEW, whole=generated == 0)
-        if status.source == Source.FALLBACK or not complete:
-            self.generations.bump(request.generation[0])
         themes = themes[:wanted] + [ThemeDraft("", ())] * (wanted - len(themes))
         found = Themes(
             titles=tuple(theme.title for theme in themes),
             concepts=tuple(theme.concepts[:MAX_CONCEPTS] for theme in themes),
             exclude=request.rules.get("exclude", {}),
-            keywords_ms=request.keywords_ms,
-            generation=request.generation,
-        )
-        return Answer({"THEMES": found.tensor()}, status.document)
+        ).json_text()
+        if complete and status.whole:
+            self.cache.put(content, CachedAnswer(found, status.lasting))
+        return Answer({}, status.document, with_ticket(found, ticket))
 
     async def _generate(
         self, shopper: str, wanted: int, required: Sequence[str], deadline_ns: int, status: StatusPart

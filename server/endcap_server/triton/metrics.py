@@ -68,16 +68,18 @@ class MetricsReporter:
             key = (name, labels, bucket.get("le", ""))
             series = self._series.get(key)
             if series is None:
-                series = self._series[key] = self._family(name, metric.meaning).Metric(
+                series = self._series[key] = self._family(name, metric).Metric(
                     labels={**self._labels, **dict(zip(metric.labels, labels, strict=True)), **bucket}
                 )
-            if amount:
+            if metric.is_gauge:
+                series.set(amount)
+            elif amount:
                 series.increment(amount)
 
-    def _family(self, name: str, meaning: str) -> Any:
+    def _family(self, name: str, metric: Metric) -> Any:
         if name not in self._families:
-            counter = pb_utils.MetricFamily.COUNTER
-            self._families[name] = pb_utils.MetricFamily(name=name, description=meaning, kind=counter)
+            kind = pb_utils.MetricFamily.GAUGE if metric.is_gauge else pb_utils.MetricFamily.COUNTER
+            self._families[name] = pb_utils.MetricFamily(name=name, description=metric.meaning, kind=kind)
         return self._families[name]
 
     def _forget(self) -> None:

@@ -13,7 +13,7 @@ from endcap_server.declared.errors import InvalidRequest, Overloaded
 from endcap_server.declared.tensors import Tensors
 from endcap_server.serving.metrics import StageMetrics
 from endcap_server.serving.threads import call_threads
-from endcap_server.stages.base import Stage
+from endcap_server.stages.base import Answer, Stage
 from endcap_server.stages.status import arrived_ns, finish
 from endcap_server.triton.bls import BlsEngines
 from endcap_server.triton.metrics import MetricsReporter
@@ -51,10 +51,9 @@ class StageModel:
         build = build_folder(args, parameters)
         self._inputs = input_names(args["model_config"])
         engines = BlsEngines(engine_names(parameters))
-        self._stage = self.stage_class(build, parameters, engines)
-        self._stage.model = args["model_name"]
+        self._stage = self.stage_class(build, parameters, engines, args["model_name"])
         self._logger = pb_utils.Logger
-        self._metrics = StageMetrics(self._stage.name)
+        self._metrics = StageMetrics(self._stage.name, getattr(self._stage, "cache", None))
         self._reporter = MetricsReporter(self._metrics, args["model_name"])
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(call_threads(), thread_name_prefix="bls"))
@@ -64,12 +63,20 @@ class StageModel:
         self._thread.start()
 
     def execute(self, requests: list[Any]) -> None:
-        """Take the tensors out of the stub's memory and hand each request to the loop; responses follow later."""
+        """Answer what the stage knows already, and hand the other requests to the loop; responses follow later.
+
+        Tensors are taken out of the stub's memory here: it is reused once this returns.
+        """
         for request in requests:
             arrived = time.monotonic_ns()
+            arrived_ns.set(arrived)
             inputs = read_inputs(request, self._inputs)
-            work = self._serve(arrived, inputs, request.requested_output_names(), request.get_response_sender())
-            self._loop.call_soon_threadsafe(self._begin, work)
+            requested, sender = request.requested_output_names(), request.get_response_sender()
+            known = self._stage.recall(inputs)
+            if known is not None:
+                self._send(known, inputs, requested, sender)
+            else:
+                self._loop.call_soon_threadsafe(self._begin, self._serve(arrived, inputs, requested, sender))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         # Lighter than run_coroutine_threadsafe, whose future nobody would look at: that takes time from the next step.
@@ -89,14 +96,8 @@ class StageModel:
             return
         try:
             self._stage.check_asked(inputs, requested)
-            found = await self._stage.answer(inputs)
-            outputs = output_tensors(found.tensors, requested)
-            status = found.status()
-            carried = self._stage.carry(status, found.document)
-            outputs += output_tensors({self._stage.status_tensor: carried}, requested)
-            response = pb_utils.InferenceResponse(outputs)
-            finish(carried)
-            complete(sender, response)
+            self._send(await self._stage.answer(inputs), inputs, requested, sender)
+            return
         except InvalidRequest as error:
             refuse(sender, str(error), pb_utils.TritonError.INVALID_ARG)
             self._metrics.ended("invalid")
@@ -107,8 +108,17 @@ class StageModel:
             self._logger.log_error(f"{name}: {type(error).__name__}: {error}")
             refuse(sender, f"{name} failed: {type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
             self._metrics.ended("failed")
-        else:
-            self._metrics.answered(inputs, status)
+        self._stage.abandon(inputs)
+
+    def _send(self, found: Answer, inputs: Tensors, requested: list[str], sender: Any) -> None:
+        outputs = output_tensors(found.tensors, requested)
+        status = found.status()
+        carried = self._stage.carry(status, found.document)
+        outputs += output_tensors({self._stage.status_tensor: carried}, requested)
+        response = pb_utils.InferenceResponse(outputs)
+        finish(carried)
+        complete(sender, response)
+        self._metrics.answered(inputs, status)
 
     def finalize(self) -> None:
         """Stop the loop."""

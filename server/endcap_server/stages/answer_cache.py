@@ -1,0 +1,89 @@
+"""Answers of a stage that were generated before, kept in the stage's own process.
+
+Triton's response cache would keep whatever a model sent, also the empty answer of a request that was cancelled. Here a
+stage puts in what it knows to be whole, and nothing else can.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from pydantic import Field
+
+from endcap_server.declared.parameters import ModelParameters
+
+LONGEST_DOCUMENT = 16_384
+"""Longer answers are not kept, so that nobody fills the memory with them; characters."""
+
+
+class CacheParameters(ModelParameters):
+    """Parameters of stages that keep answers."""
+
+    cache_entries: int = Field(10_000, ge=0, le=10_000_000, description="generated answers that are kept, 0: none")
+    cache_ttl_s: float = Field(3600.0, ge=0, le=10_000_000, description="seconds that one is kept, 0: no limit")
+
+
+@dataclass(frozen=True)
+class CachedAnswer:
+    """One answer.
+
+    Attributes:
+        document: JSON object that the stage handed on.
+        status: What it said about itself, without times and source.
+    """
+
+    document: str
+    status: Mapping[str, Any]
+
+
+class AnswerCache:
+    """The latest answers, by the content that they depend on. Any thread may use it.
+
+    Args:
+        entries: Most answers that are kept; 0: none.
+        ttl_s: Seconds that an answer is kept; 0: until others need its place.
+        clock: Seconds, of any beginning.
+    """
+
+    def __init__(self, entries: int, ttl_s: float, clock: Callable[[], float] = time.monotonic):
+        self._entries, self._ttl_s, self._clock = entries, ttl_s, clock
+        self._answers: OrderedDict[bytes, tuple[float, CachedAnswer]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    def get(self, content: bytes) -> CachedAnswer | None:
+        """The answer for this content; None if there is none, or it is too old."""
+        if not self._entries:
+            return None
+        key = _key(content)
+        with self._lock:
+            found = self._answers.get(key)
+            if found is None:
+                return None
+            made_s, answer = found
+            if self._ttl_s and self._clock() - made_s >= self._ttl_s:
+                del self._answers[key]
+                return None
+            self._answers.move_to_end(key)
+            return answer
+
+    def put(self, content: bytes, answer: CachedAnswer) -> None:
+        """Keep a whole answer; what was used longest ago makes place for it."""
+        if not self._entries or len(answer.document) > LONGEST_DOCUMENT:
+            return
+        key = _key(content)
+        with self._lock:
+            self._answers[key] = self._clock(), answer
+            self._answers.move_to_end(key)
+            if len(self._answers) > self._entries:
+                self._answers.popitem(last=False)
+
+
+def _key(content: bytes) -> bytes:
+    return blake2b(content, digest_size=16).digest()
