@@ -3,6 +3,8 @@
 import argparse
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,7 +20,8 @@ def add_serve_command(subparsers: Any) -> None:
         "serve",
         help="serve a build with Triton Inference Server",
         description="Start the real Triton Inference Server on a build, wait until every model is ready, "
-        "print one line with the ports, and stop cleanly on SIGINT or SIGTERM. A server or engine that ends by "
+        "print one line with the ports, and stop cleanly: on SIGINT at once, on SIGTERM once requests in flight had "
+        "time to end. A server or engine that ends by "
         "itself is started again.",
     )
     parser.add_argument("--build", type=Path, required=True, metavar="DIR", help="a build, e.g. build/demo")
@@ -37,6 +40,13 @@ def add_serve_command(subparsers: Any) -> None:
     )
     _add_access_options(parser)
     parser.add_argument("--python", type=Path, help="Python of the serving environment (default: .venv-serving)")
+    parser.add_argument(
+        "--drain-seconds",
+        type=numbers.seconds,
+        default=5.0,
+        help="on SIGTERM: how long new requests are refused, and the server says it is not ready, before it stops "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--ready-timeout", type=numbers.seconds, default=120.0, help="seconds (default: %(default)s)")
     parser.add_argument(
         "--no-restart", action="store_true", help="start neither the server nor a model again that ends by itself"
@@ -77,6 +87,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         profile=arguments.profile,
         python=arguments.python,
         ready_timeout_s=arguments.ready_timeout,
+        drain_s=arguments.drain_seconds,
         verbose=arguments.verbose,
         revive=not arguments.no_restart,
         restricted=not arguments.open_control,
@@ -87,7 +98,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         as_built=arguments.as_built,
     )
     try:
-        with _stop_on_signals(), Server(options, _report) as server:
+        with _stop_on_signals() as signals, Server(options, _report) as server, signals.drained(server):
             print(
                 f"endcap serves {options.build}: grpc {server.grpc_address}, "
                 f"http {server.http_address}, metrics {server.metrics_address} "
@@ -116,16 +127,38 @@ def _report(line: str) -> None:
     print(f"endcap: {line}", file=sys.stderr, flush=True)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which lets requests in flight end; Ctrl-C stops at once."""
+
+
 class _stop_on_signals:  # noqa: N801 - reads as a statement
     """Turn SIGTERM and SIGINT into KeyboardInterrupt; ignore repeats while the server is being stopped."""
 
-    def __enter__(self) -> None:
-        self._before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    def __enter__(self) -> "_stop_on_signals":
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._listen()
+        return self
+
+    @contextmanager
+    def drained(self, server: Server) -> Iterator[None]:
+        """After SIGTERM, let the server refuse requests for a while before it stops; a second signal ends that."""
+        try:
+            yield
+        except _Terminated:
+            self._listen()
+            if server.options.drain_s:
+                _report(f"refusing requests for {server.options.drain_s:g} s, then stopping; once more stops at once")
+                server.drain()
+            raise
+
+    def _listen(self) -> None:
+        for each in self._before:
+            signal.signal(each, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         for each in self._before:
             signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
+        raise _Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():

@@ -19,6 +19,8 @@ class ServerOptions:
     python: Path | None = None
     ready_timeout_s: float = 120.0
     verbose: bool = False
+    drain_s: float = 5.0
+    """How long a server that is told to stop refuses requests before it does; those in flight end meanwhile."""
     revive: bool = True
     """Load models again whose processes have died."""
     restricted: bool = True

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from endcap_server.launch.command_line import hide_argument
 from endcap_server.launch.installation import Installation, find_installation
 from endcap_server.launch.listening import check_address, free_ports, joined, loopback_beside
 from endcap_server.launch.options import ServerOptions
+from endcap_server.launch.readiness import say_not_ready
 from endcap_server.launch.server_log import ServerLog
 from endcap_server.launch.watchdog import CONTROL_TIMEOUT_S, Watchdog
 from endcap_server.models import ENSEMBLES
@@ -28,6 +30,7 @@ from endcap_server.serving.errors import ApplyError, LaunchError
 from endcap_server.serving.generation import Generation
 from endcap_server.serving.running import PREFIX, RunningServer
 from endcap_server.serving.threads import model_threads
+from endcap_server.stages.run_folder import DRAINING
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
@@ -148,6 +151,23 @@ class Server:
             control = Control(self.http_address, self.control_headers, CONTROL_TIMEOUT_S)
             self._watchdog = Watchdog(self.process.pid, control, self.state.answering, self._report)
             self._watchdog.start()
+
+    def drain(self) -> None:
+        """Say that the server is not ready, and refuse new requests, while those in flight end: for `drain_s` seconds.
+
+        To be called before :meth:`stop`, with which connections are reset at once.
+        """
+        if self.process is None or self.process.poll() is not None or self._run_folder is None:
+            return
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        if not say_not_ready(self.process.pid, self.installation):
+            self._report(
+                "the server still calls itself ready while it refuses requests: the kernel lets nobody change it"
+            )
+        (self._run_folder / DRAINING).touch()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(self.options.drain_s)
 
     def stop(self, grace_s: float = 20.0) -> None:
         """SIGTERM, then SIGKILL for what is left of its session; removes its files and shared memory."""

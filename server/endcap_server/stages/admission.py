@@ -37,6 +37,8 @@ class Refusal(StrEnum):
     """It is not expected to finish within its budget."""
     FULL = "full"
     """As many requests as may be are in flight."""
+    STOPPING = "stopping"
+    """The server is about to stop."""
 
 
 @dataclass

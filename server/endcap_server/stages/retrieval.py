@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from endcap_server.declared.deadline import after_ms, left_ms
-from endcap_server.declared.errors import EngineError
+from endcap_server.declared.errors import EngineError, Overloaded
 from endcap_server.declared.model import ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.reasons import Source
@@ -37,6 +37,7 @@ from endcap_server.stages.handed_on import KeywordRows, PageRequest, ThemeReques
 from endcap_server.stages.in_flight import InFlight
 from endcap_server.stages.nearest_client import Hits, NearestClient, Words
 from endcap_server.stages.recorder import Recorder
+from endcap_server.stages.run_folder import DRAINING
 from endcap_server.stages.status import StatusPart
 
 _IDS_AT_ONCE = 1024
@@ -143,6 +144,7 @@ class Retrieval(Stage):
             self.settings.min_in_flight,
             self.settings.admission_share,
         )
+        self._draining = self.run_folder / DRAINING
         self.recorder = Recorder(self.run_folder, self.model, self.settings.recorded_requests)
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         self.popular = popular_rows(self.store)
@@ -152,9 +154,12 @@ class Retrieval(Stage):
 
         Raises:
             InvalidRequest: The request breaks the contract.
-            Overloaded: It cannot be answered within its budget, because of what is in flight already.
+            Overloaded: It cannot be answered within its budget, because of what is in flight already; or the server
+                is about to stop.
         """
         status = self.status()
+        if self._draining.exists():
+            raise Overloaded("the server is stopping; ask another one", Refusal.STOPPING)
         request = contract.read_request(inputs, self.settings.default_budget_ms, self.settings.max_budget_ms)
         self.recorder.note(inputs)
         deadline_ns = status.started_ns + request.budget_ms * 1_000_000

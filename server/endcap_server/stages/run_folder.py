@@ -5,6 +5,9 @@ import stat
 import tempfile
 from pathlib import Path
 
+DRAINING = "draining"
+"""A file of the run folder: while it is there, no new request is let in, because the server is about to stop."""
+
 
 def run_folder() -> Path:
     """``$ENDCAP_RUN_DIR``, or a private temporary folder that the processes of one parent (the server) share.
