@@ -42,7 +42,7 @@ def add_serve_command(subparsers: Any) -> None:
     parser.add_argument("--python", type=Path, help="Python of the serving environment (default: .venv-serving)")
     parser.add_argument(
         "--drain-seconds",
-        type=numbers.seconds,
+        type=numbers.number(0, 600),
         default=5.0,
         help="on SIGTERM: how long new requests are refused, and the server says it is not ready, before it stops "
         "(default: %(default)s)",
