@@ -147,7 +147,7 @@ def shopper_text(
         due_kinds: those that the shopper probably needs again, as `due` finds them; 3 are used.
 
     Returns:
-        One short line, the same for shoppers who are alike; it is part of the key of the response cache.
+        One short line, the same for shoppers who are alike; it is part of the key of kept themes.
     """
     liked = _items(favourite_kinds, _MAX_FAVOURITES, CONCEPT_CHARACTERS, lower=True)
     searched = _items(reversed(session), _MAX_SESSION, CONCEPT_CHARACTERS, lower=True)
