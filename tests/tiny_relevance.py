@@ -7,7 +7,7 @@ import polars as pl
 import tiny_encoders
 import torch
 from endcap_builders.pipeline import BuildContext, Pipeline, Settings, Step
-from endcap_builders.steps import bi_encoder, catalogue, cross_encoder, store, teacher
+from endcap_builders.steps import bi_encoder, catalogue, cross_encoder, lexical, store, teacher
 from rich.console import Console
 from transformers import BertForSequenceClassification, BertTokenizerFast
 
@@ -50,7 +50,7 @@ def write_theme_products(ctx: BuildContext, settings: Settings) -> dict[str, Any
 
 
 MERCHANDISING = Step("merchandising", "writing theme products", ("store",), Settings, write_theme_products)
-STEPS = [catalogue.STEP, bi_encoder.STEP, store.STEP, MERCHANDISING, teacher.STEP, cross_encoder.STEP]
+STEPS = [catalogue.STEP, bi_encoder.STEP, store.STEP, lexical.STEP, MERCHANDISING, teacher.STEP, cross_encoder.STEP]
 
 
 def pipeline(folder: Path, **overrides: dict[str, Any]) -> Pipeline:

@@ -88,7 +88,7 @@ def shop(tmp_path_factory):
     write_catalogue(folder / "catalogue", graded_by_words())
     write_checkpoints(folder)
     steps = pipeline(folder)
-    for step in ("catalogue", "bi_encoder", "store"):
+    for step in ("catalogue", "bi_encoder", "store", "lexical"):
         steps.run(step)
     write_unseen(folder / "unseen")
     return folder

@@ -6,6 +6,7 @@ import numpy as np
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
 from endcap_server.engines.encoder_runtime import RuntimeOptions
+from endcap_server.engines.lexical import Boosts, LexicalIndex
 from endcap_server.shop.store import ItemStore
 
 from endcap_builders.evaluation.queries import EvaluationError, Judged
@@ -28,7 +29,7 @@ def evaluate_built(
         store: its products.
         judged: queries that none of its models has seen.
         corpus: those for which the whole corpus is ranked.
-        depth: candidates of each retriever that the rerankers order.
+        depth: candidates that the rerankers order.
         relevant: relevance from which a product counts for recall.
 
     Raises:
@@ -37,11 +38,12 @@ def evaluate_built(
     if not ctx.input("cross_encoder").is_dir():
         raise EvaluationError(f"{ctx.build}: expected a build with the step cross_encoder, got none; run endcap build")
     lexical, encoder = Lexical(product_texts(ctx, store)), BiEncoder(ctx.input("bi_encoder"))
+    words = LexicalIndex(ctx.input("lexical"), Boosts())
 
     def encode(texts: list[str]) -> np.ndarray:
         return encoder.encode(texts, "query")
 
-    protocol = Protocol.of(judged, corpus, lexical, encode, store.vectors, depth, relevant)
+    protocol = Protocol.of(judged, corpus, lexical, words, encode, store.vectors, depth, relevant)
     systems: dict[str, Runs] = {
         name: {None: figures} for name, figures in baselines(protocol, lexical, encode, store.vectors, seed=0).items()
     }

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from endcap_server.engines.bi_encoder import BiEncoder
+from endcap_server.engines.lexical import Boosts, LexicalIndex
 from endcap_server.shop.store import ItemStore
 from rich.console import Console
 
@@ -47,13 +48,14 @@ def run_evaluation(request: Request, console: Console | None = None) -> dict[str
     grid.unseen = judged.pairs.queries
     ctx.log(f"{len(judged.pairs):,} judged pairs of {len(judged.pairs.queries):,} queries: {judged.source}")
     lexical, encoder = Lexical(product_texts(ctx, grid.store)), BiEncoder(ctx.input("bi_encoder"))
+    words = LexicalIndex(ctx.input("lexical"), Boosts())
 
     def encode(texts: list[str]) -> np.ndarray:
         return encoder.encode(texts, "query")
 
     corpus = corpus_of(judged, settings.corpus_queries)
     protocol = Protocol.of(
-        judged, corpus, lexical, encode, grid.store.vectors, settings.corpus_depth, settings.relevant
+        judged, corpus, lexical, words, encode, grid.store.vectors, settings.corpus_depth, settings.relevant
     )
     systems: dict[str, Runs] = {
         name: {None: figures}

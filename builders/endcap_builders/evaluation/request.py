@@ -27,7 +27,7 @@ class Request:
     """What to evaluate on.
 
     Attributes:
-        build: a build whose steps store and bi_encoder are there.
+        build: a build whose steps bi_encoder, store and lexical are there.
         catalogue: its catalogue.
         queries: file or folder of queries nobody has seen; None: the catalogue's held-out queries.
         labels: file or folder of their labels.
@@ -85,11 +85,11 @@ def settings_of(request: Request) -> tuple[EvaluationSettings, TeacherSettings, 
 def context_of(request: Request, console: Console) -> BuildContext:
     """The build, with a place for the models of the grid."""
     manifest = read_manifest(request.build)
-    for step in ("bi_encoder", "store"):
+    for step in ("bi_encoder", "store", "lexical"):
         if step not in manifest["steps"] or not (request.build / step).is_dir():
             raise EvaluationError(
-                f"{request.build}: expected a build with the steps bi_encoder and store, got none of {step}; run "
-                f"`endcap build {step} --catalogue {request.catalogue} --out {request.build}` first"
+                f"{request.build}: expected a build with the steps bi_encoder, store and lexical, got none of {step}; "
+                f"run `endcap build {step} --catalogue {request.catalogue} --out {request.build}` first"
             )
     work = request.build / WORK
     work.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ class EvaluationSettings(Settings):
     max_queries: int = Field(0, ge=0, description="most queries to evaluate on, drawn at random; 0: all")
     corpus_queries: int = Field(100, ge=0, description="most queries for which the whole corpus is ranked; 0: none")
     corpus_seeds: int = Field(1, ge=1, description="for how many of the seeds: a corpus has many candidates to score")
-    corpus_depth: int = Field(100, ge=10, description="candidates of each retriever that the rerankers order")
+    corpus_depth: int = Field(100, ge=10, description="candidates of a query, as search chooses them, to rerank")
     relevant: float = Field(0.5, gt=0, le=1, description="relevance from which a product counts for recall")
     speed_pairs: int = Field(128, ge=1, description="pairs whose scoring is timed")
     speed_rounds: int = Field(15, ge=3, description="rounds in which the students take turns")

@@ -4,6 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from endcap_server.engines.lexical import LexicalIndex
+from endcap_server.stages.candidates import fuse
+from endcap_server.stages.nearest_client import Words
+from endcap_server.stages.retrieval import RetrievalParameters
 
 from endcap_builders.evaluation.metrics import corpus_figures, judged_figures
 from endcap_builders.evaluation.queries import Judged
@@ -25,7 +29,7 @@ class Protocol:
         lexical: products that BM25 finds for each of these, best first.
         dense: the same of the bi-encoder.
         relevant: relevance from which a product counts for recall.
-        candidates: union of both, as pairs.
+        candidates: those that `search` chooses of what the vectors and the words find, as pairs.
     """
 
     judged: Judged
@@ -37,26 +41,30 @@ class Protocol:
 
     @classmethod
     def of(
-        cls, judged: Judged, corpus: Judged, lexical: Lexical, encode: Callable[[list[str]], np.ndarray],
-        vectors: np.ndarray, depth: int, relevant: float,
+        cls, judged: Judged, corpus: Judged, lexical: Lexical, words: LexicalIndex,
+        encode: Callable[[list[str]], np.ndarray], vectors: np.ndarray, depth: int, relevant: float,
     ) -> "Protocol":  # fmt: skip
         """Retrieve candidates.
 
         Args:
             judged: all queries.
             corpus: queries for which the whole corpus is ranked.
-            lexical: BM25 over the products.
+            lexical: BM25 over the products, the baseline.
+            words: the build's lexical index, which serves.
             encode: texts -> unit vectors float [q, D].
             vectors: of the products, float [n, D].
-            depth: candidates of each retriever.
+            depth: candidates of a query.
             relevant: relevance from which a product counts for recall.
         """
         queries = corpus.pairs.queries
         found = lexical.top(queries, max(depth, RETURNED)) if queries else []
-        near = dense_top(encode(queries), vectors, max(depth, RETURNED)) if queries else []
-        both = [np.union1d(one[:depth], other[:depth]) for one, other in zip(found, near, strict=True)]
-        texts = [text for text, rows in zip(queries, both, strict=True) for _ in rows]
-        rows = np.concatenate([np.empty(0, np.int64), *both])
+        encoded = encode(queries) if queries else np.empty((0, vectors.shape[1]), np.float32)
+        near = dense_top(encoded, vectors, max(depth, RETURNED))
+        served = [
+            served_candidates(words, vectors, *of_query, depth) for of_query in zip(queries, encoded, near, strict=True)
+        ]
+        texts = [text for text, rows in zip(queries, served, strict=True) for _ in rows]
+        rows = np.concatenate([np.empty(0, np.int64), *served])
         return cls(judged, corpus, found, near, relevant, make_pairs(texts, rows, np.full(len(rows), np.nan)))
 
     def of_scores(self, judged_scores: np.ndarray, candidate_scores: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -77,6 +85,25 @@ class Protocol:
         if not ranked:
             return figures
         return {**figures, **corpus_figures(self.corpus, [rows[:RETURNED] for rows in ranked], self.relevant)}
+
+
+def served_candidates(
+    words: LexicalIndex, vectors: np.ndarray, query: str, encoded: np.ndarray, near: np.ndarray, depth: int
+) -> np.ndarray:
+    """The candidates that `search` hands to the cross-encoder, best first: int64 [at most depth].
+
+    Args:
+        words: the build's lexical index.
+        vectors: of the products, float [n, D].
+        query: what is searched for.
+        encoded: its vector, float32 [D].
+        near: its nearest products, best first.
+        depth: most candidates.
+    """
+    found = words.search(query, depth)
+    matched = Words.of(found.rows, found.scores, found.exact)
+    weight = RetrievalParameters.from_strings("retrieval", {}).search_words
+    return fuse(vectors, encoded, near[:depth], matched, weight, depth).rows.astype(np.int64)
 
 
 def baselines(

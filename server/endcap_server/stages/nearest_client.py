@@ -46,6 +46,13 @@ class Words:
         """Of a search that found nothing."""
         return cls(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.bool_))
 
+    @classmethod
+    def of(cls, rows: np.ndarray, score: np.ndarray, exact: np.ndarray) -> "Words":
+        """Of the lexical index's rows (-1 padded) and scores of any scale."""
+        found = rows >= 0
+        best = max(float(score[found].max(initial=0.0)), 1e-9)
+        return cls(rows[found].astype(np.int32), (score[found] / best).astype(np.float32), exact[found])
+
 
 class NearestClient:
     """Calls the engine. Every method raises EngineTimeout or EngineError as `Engines.call` does.
@@ -86,9 +93,7 @@ class NearestClient:
         if allowed is not None:
             inputs["ALLOWED"] = allowed
         answer = await self._engines.call(_ENGINE, inputs, deadline_ns, ("ROW", "SIMILARITY", "EXACT"))
-        rows, score, exact = (answer[name][0] for name in ("ROW", "SIMILARITY", "EXACT"))
-        found = rows >= 0
-        return Words(rows[found], score[found] / max(float(score[found].max(initial=0.0)), 1e-9), exact[found])
+        return Words.of(answer["ROW"][0], answer["SIMILARITY"][0], answer["EXACT"][0])
 
     async def keywords(self, what: Sequence[str] | np.ndarray, count: int, deadline_ns: int) -> Hits:
         """The nearest known keywords; arguments as of :meth:`products`."""
