@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from endcap_builders.pipeline import digests_read, file_hashes
+from endcap_builders.pipeline import file_hashes, files_read
 from endcap_builders.steps import all_steps
 from endcap_server.generations.snapshot import take_snapshot
 from endcap_server.shop.columns import StringColumn
@@ -106,7 +106,7 @@ def list_files(build: Path) -> None:
         entry = manifest["steps"].get(step.name)
         if entry is not None and step.name != "repository":
             entry["files"] = file_hashes(build / step.name)
-            entry["read"] = digests_read(step, manifest["steps"])
+            entry["read"] = files_read(step, manifest["steps"])
     put(path, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
 
 

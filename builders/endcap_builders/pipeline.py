@@ -1,10 +1,13 @@
 """The build pipeline: named steps with settings, resumable, each writing one folder of a build.
 
-A step is up to date while its *fingerprint* - its settings, the fingerprints of the steps it needs, and (for the first
-step) the bytes of the catalogue - equals the one in `manifest.json`, and the files of the steps it needs are those that
-it read: an earlier step that was built anew by force has its followers built anew. A step writes into a fresh folder
-that takes the place of the old one only when the step has succeeded: a failed or interrupted build leaves what is
-served usable.
+A step is up to date while its *fingerprint* equals the one in `manifest.json`. A fingerprint holds the step's settings,
+its own code, and the contents of what it reads: files of earlier steps and, for the first step, the bytes of the
+catalogue. Which groups of the catalogue's columns a later step reads is declared like the files it reads: the first
+step writes a digest of each group. So a changed price writes the item store anew and trains nothing, and an earlier
+step that was built anew with the same result has no follower built anew.
+
+A step writes into a fresh folder that takes the place of the old one only when the step has succeeded: a failed or
+interrupted build leaves what is served usable.
 """
 
 import hashlib
@@ -12,8 +15,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -25,9 +29,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from endcap_builders.catalogue import Catalogue, catalogue_digest, read_catalogue
 from endcap_builders.catalogue.cut import EventCut
+from endcap_builders.catalogue.groups import GROUPS, restricted
+from endcap_builders.code_digest import code_digest
 
 T = TypeVar("T")
 MANIFEST = "manifest.json"
+CATALOGUE = "catalogue"
+"""The step whose files are the digests of the catalogue's groups."""
+_EVERYTHING = ("*",)
 _TOOLS = ("torch", "transformers", "openvino", "openvino-genai", "faiss-cpu", "lightgbm", "polars", "numpy")
 
 
@@ -56,13 +65,15 @@ class BuildContext:
     console: Console
     _shared: dict[str, Any] = field(repr=False)
     cut: EventCut = field(default_factory=EventCut)
+    groups: frozenset[str] = frozenset(GROUPS)
+    """Of the catalogue's columns, those that the step declares to read."""
 
     @cached_property
     def catalogue(self) -> Catalogue:
         """The checked catalogue with the events that the build may see, read once for all steps."""
         if "catalogue" not in self._shared:
             self._shared["catalogue"] = self.cut.before(read_catalogue(self.catalogue_folder))
-        return self._shared["catalogue"]
+        return restricted(self._shared["catalogue"], self.groups)
 
     def input(self, step: str) -> Path:
         """Folder of a finished step."""
@@ -89,6 +100,26 @@ class Step:
     run: Callable[[BuildContext, Any], dict[str, Any]]
     digest: Callable[[Any], str] | None = None
     """Of what a step reads besides other steps' folders, given its settings: a change runs the step again."""
+    reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Patterns of the files that it reads of a needed step, by default all; `!` before one takes files out again. Of
+    `catalogue` they are groups of columns."""
+    code: tuple[Callable[..., Any], ...] = ()
+    """Functions besides `run` whose code decides what the step writes, which the pipeline calls for it."""
+
+    def files_read(self, needed: str, files: Mapping[str, str]) -> dict[str, str]:
+        """Of the files of a needed step (path -> digest), those that this step reads."""
+        patterns = self.reads.get(needed, _EVERYTHING)
+        return {name: digest for name, digest in files.items() if _matches(name, patterns)}
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """Groups of the catalogue's columns that it reads; a step that needs no other reads the catalogue itself."""
+        if not self.needs:
+            return frozenset(GROUPS)
+        if CATALOGUE not in self.needs:
+            return frozenset()
+        patterns = self.reads.get(CATALOGUE, _EVERYTHING)
+        return frozenset(group for group in GROUPS if _matches(group, patterns))
 
 
 def build_context(build: Path, catalogue: Path, work: Path, console: Console, *, seed: int = 7) -> BuildContext:
@@ -156,19 +187,17 @@ class Pipeline:
             raise BuildError(f"unknown step {only!r}; the steps are {', '.join(self.steps)}")
         digest = catalogue_digest(self.catalogue_folder)
         self.build.mkdir(parents=True, exist_ok=True)
-        fingerprints: dict[str, str] = {}
         for number, step in enumerate(self.steps.values(), 1):
-            fingerprints[step.name] = self._fingerprint(step, fingerprints, digest)
             if only not in (None, step.name):
                 continue
             head = f"[{number}/{len(self.steps)}] {step.name}"
             forced = force and (only is None or only == step.name)
-            if not forced and self._up_to_date(step, fingerprints[step.name]):
+            if not forced and self._up_to_date(step, digest):
                 self.console.print(f"{head}: up to date", highlight=False, markup=False)
                 continue
-            self._check_needs(step, fingerprints)
+            self._check_needs(step, digest)
             self.console.print(f"{head}: {step.help}", highlight=False, markup=False)
-            self._run_step(step, fingerprints[step.name], digest)
+            self._run_step(step, self._fingerprint(step, digest), digest)
         return read_manifest(self.build)
 
     def _run_step(self, step: Step, fingerprint: str, digest: str) -> None:
@@ -187,6 +216,7 @@ class Pipeline:
             console=self.console,
             _shared=self._shared,
             cut=next((each for each in self.settings.values() if isinstance(each, EventCut)), EventCut()),
+            groups=step.groups,
         )
         start = time.monotonic()
         try:
@@ -208,30 +238,29 @@ class Pipeline:
         work.mkdir(parents=True, exist_ok=True)
         stamp.write_text(fingerprint, encoding="utf-8")
 
-    def _fingerprint(self, step: Step, earlier: dict[str, str], digest: str) -> str:
+    def _fingerprint(self, step: Step, digest: str) -> str:
+        """Of what the step would be built from now."""
         parts = {
             "step": step.name,
             "settings": self.settings[step.name].model_dump(mode="json"),
-            "needs": {name: earlier[name] for name in step.needs},
+            "code": code_digest(step.run, step.settings, *step.code),
+            "needs": files_read(step, read_manifest(self.build)["steps"]),
             "catalogue": digest if not step.needs else "",
             "reads": step.digest(self.settings[step.name]) if step.digest else "",
-            "endcap": _version("endcap"),
             "seed": self.seed,
             "profile": self.profile,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _up_to_date(self, step: Step, fingerprint: str) -> bool:
-        steps = read_manifest(self.build)["steps"]
-        entry = steps.get(step.name, {})
-        if entry.get("fingerprint") != fingerprint or not (self.build / step.name).is_dir():
-            return False
-        now = digests_read(step, steps)
-        return bool(entry.get("read", now) == now)
+    def _up_to_date(self, step: Step, digest: str) -> bool:
+        entry = read_manifest(self.build)["steps"].get(step.name, {})
+        return (self.build / step.name).is_dir() and entry.get("fingerprint") == self._fingerprint(step, digest)
 
-    def _check_needs(self, step: Step, fingerprints: dict[str, str]) -> None:
+    def _check_needs(self, step: Step, digest: str) -> None:
         for name in step.needs:
-            if not self._up_to_date(self.steps[name], fingerprints[name]):
+            needed = self.steps[name]
+            self._check_needs(needed, digest)
+            if not self._up_to_date(needed, digest):
                 raise BuildError(
                     f"step {step.name} needs {name}, which is missing or older than its inputs; "
                     f"run `endcap build {name}` first, or `endcap build` for every step"
@@ -248,7 +277,7 @@ class Pipeline:
             "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "settings": self.settings[step.name].model_dump(mode="json"),
             "figures": figures,
-            "read": digests_read(step, manifest["steps"]),
+            "read": files_read(step, manifest["steps"]),
             "files": file_hashes(self.build / step.name),
         }
         temporary = self.build / f".{MANIFEST}.new"
@@ -292,10 +321,15 @@ def _swap(new: Path, place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def digests_read(step: Step, entries: dict[str, Any]) -> dict[str, str]:
-    """Digests of the files of the steps that a step needs, as the manifest has them."""
-    files = {name: json.dumps(entries.get(name, {}).get("files", {}), sort_keys=True) for name in step.needs}
-    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in files.items()}
+def files_read(step: Step, entries: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Files that a step reads of those it needs, with their digests, as the manifest's `entries` have them."""
+    return {name: step.files_read(name, entries.get(name, {}).get("files", {})) for name in step.needs}
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a pattern without `!` fits, and none with it."""
+    out = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
+    return any(fnmatchcase(name, each) for each in patterns) and not any(fnmatchcase(name, each) for each in out)
 
 
 def file_hashes(folder: Path) -> dict[str, str]:

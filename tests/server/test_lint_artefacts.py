@@ -154,9 +154,9 @@ def test_a_changed_artefact(build: Path) -> None:
 def test_an_index_of_another_store(build: Path) -> None:
     """A store that was built anew, with an index that was not."""
     manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
-    manifest["steps"]["index"]["read"]["store"] = "0123456789abcdef"
+    manifest["steps"]["index"]["read"]["store"]["vectors.npy"] = "0123456789abcdef"
     (build / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8")
-    assert found(build) == {("E604", "manifest.json", manifest_line(build, "index", "store"))}
+    assert found(build) == {("E604", "manifest.json", manifest_line(build, "index", "vectors.npy"))}
 
 
 def unlink(build: Path) -> None:

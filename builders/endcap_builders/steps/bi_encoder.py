@@ -93,4 +93,5 @@ STEP = Step(
     settings=BiEncoderSettings,
     run=run,
     help="exporting the bi-encoder",
+    reads={"catalogue": ()},
 )

@@ -1,9 +1,11 @@
-"""Step `catalogue`: check the catalogue before anything is built from it."""
+"""Step `catalogue`: check the catalogue before anything is built from it, and write a digest of each of its groups."""
 
 import json
 from typing import Any
 
 from endcap_builders.catalogue.cut import EventCut
+from endcap_builders.catalogue.groups import group_digests
+from endcap_builders.catalogue.read import read_catalogue
 from endcap_builders.pipeline import BuildContext, Settings, Step
 
 
@@ -12,7 +14,7 @@ class CatalogueSettings(EventCut, Settings):
 
 
 def run(ctx: BuildContext, settings: CatalogueSettings) -> dict[str, Any]:
-    """Read and check every file; keep the counts, and the warnings in the manifest."""
+    """Read and check every file; write each group's digest; keep counts and warnings in the manifest."""
     catalogue = ctx.catalogue
     figures: dict[str, Any] = {
         "products": catalogue.products.height,
@@ -22,7 +24,16 @@ def run(ctx: BuildContext, settings: CatalogueSettings) -> dict[str, Any]:
     }
     ctx.log(", ".join(f"{count:,} {name}" for name, count in figures.items()))
     (ctx.output / "counts.json").write_text(json.dumps(figures) + "\n", encoding="utf-8")
+    for group, digest in group_digests(catalogue).items():
+        (ctx.output / group).write_text(digest + "\n", encoding="utf-8")
     return {**figures, "warnings": list(catalogue.warnings)}
 
 
-STEP = Step(name="catalogue", needs=(), settings=CatalogueSettings, run=run, help="checking the catalogue")
+STEP = Step(
+    name="catalogue",
+    needs=(),
+    settings=CatalogueSettings,
+    run=run,
+    help="checking the catalogue",
+    code=(read_catalogue,),
+)

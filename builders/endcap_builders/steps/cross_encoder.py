@@ -9,6 +9,7 @@ from endcap_server.engines.cross_encoder import MAX_TEXT_TOKENS
 from endcap_server.shop.store import ItemStore
 from pydantic import Field
 
+from endcap_builders.catalogue.groups import JUDGEMENTS, TEXTS
 from endcap_builders.export.encoder import export_cross_encoder
 from endcap_builders.export.onnx import export_cross_encoder_onnx
 from endcap_builders.export.tensorrt import compile_engine, require_tensorrt
@@ -17,6 +18,7 @@ from endcap_builders.relevance.augmentation import AugmentationSettings, draw_se
 from endcap_builders.relevance.calibration import calibrate
 from endcap_builders.relevance.checkpoints import freeze_embeddings, load_model, save_model
 from endcap_builders.relevance.data import (
+    THEME_PRODUCTS,
     Labelled,
     SampleSettings,
     draw_labelled,
@@ -33,6 +35,7 @@ from endcap_builders.relevance.measure import group_figures
 from endcap_builders.relevance.pairs import Pairs, RelevanceError, add_random_negatives, among, merge_pairs, without
 from endcap_builders.relevance.student import ElementwiseHead, head_from_teacher, student_targets, train_student
 from endcap_builders.relevance.training import Schedule, steps_of, tell_if_cut
+from endcap_builders.steps.store import TEXTS_ONLY
 from endcap_builders.steps.teacher import labels_of
 
 
@@ -251,8 +254,9 @@ def _for_export(folder: Path) -> Any:
 
 STEP = Step(
     name="cross_encoder",
-    needs=("bi_encoder", "store", "merchandising", "teacher"),
+    needs=("catalogue", "bi_encoder", "store", "merchandising", "teacher"),
     settings=CrossEncoderSettings,
     run=run,
     help="distilling and exporting the cross-encoder",
+    reads={"catalogue": (TEXTS, JUDGEMENTS), "store": TEXTS_ONLY, "merchandising": (THEME_PRODUCTS,)},
 )

@@ -9,8 +9,10 @@ from endcap_server.shop.columns import Array
 from endcap_server.shop.store import KEYWORD_PRODUCTS, ItemStore, write_keyword_links
 from pydantic import Field
 
+from endcap_builders.catalogue.groups import TEXTS
 from endcap_builders.keywords import WordIndex
 from endcap_builders.pipeline import BuildContext, Settings, Step
+from endcap_builders.steps.store import WITHOUT_FACTS
 
 _BLOCK = 256
 _RECALL_K = 100
@@ -175,4 +177,5 @@ STEP = Step(
     settings=IndexSettings,
     run=run,
     help="indexing products and keywords",
+    reads={"catalogue": (TEXTS,), "bi_encoder": (), "store": WITHOUT_FACTS},
 )

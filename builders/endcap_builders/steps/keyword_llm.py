@@ -34,4 +34,5 @@ STEP = Step(
     needs=("merchandising",),
     settings=KeywordStudentSettings,
     run=run,
+    reads={"merchandising": ("keywords.jsonl",)},
 )

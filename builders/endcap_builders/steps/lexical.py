@@ -6,6 +6,7 @@ import polars as pl
 from endcap_server.engines.lexical import LANGUAGES, ProductWords, write_lexical
 from pydantic import Field
 
+from endcap_builders.catalogue.groups import TEXTS
 from endcap_builders.markup import plain_text
 from endcap_builders.pipeline import BuildContext, Settings, Step
 
@@ -45,4 +46,5 @@ STEP = Step(
     settings=LexicalSettings,
     run=run,
     help="indexing the words of products",
+    reads={"catalogue": (TEXTS,)},
 )

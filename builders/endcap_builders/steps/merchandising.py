@@ -13,6 +13,7 @@ from endcap_server.shop.prompts import MAX_CANDIDATES, ThemeDraft
 from endcap_server.shop.store import ItemStore
 from pydantic import Field
 
+from endcap_builders.catalogue.groups import EVENTS, QUERIES, TEXTS
 from endcap_builders.llm.examples import write_examples
 from endcap_builders.merchandising.examples import keyword_examples, keyword_requests, theme_examples, theme_products
 from endcap_builders.merchandising.lexicon import DEFAULT_LEXICON, read_lexicon
@@ -22,6 +23,7 @@ from endcap_builders.merchandising.profiles import ProfileSampler
 from endcap_builders.merchandising.statistics import compute_statistics
 from endcap_builders.merchandising.teacher import Teacher
 from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
+from endcap_builders.steps.store import WITHOUT_FACTS
 
 
 class MerchandisingSettings(Settings):
@@ -108,4 +110,5 @@ STEP = Step(
     needs=("catalogue", "bi_encoder", "store", "index"),
     settings=MerchandisingSettings,
     run=run,
+    reads={"catalogue": (TEXTS, EVENTS, QUERIES), "store": WITHOUT_FACTS},
 )

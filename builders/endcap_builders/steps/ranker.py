@@ -13,8 +13,10 @@ from endcap_server.shop.store import ItemStore
 from endcap_server.stages.ranking import CAPTION_FEATURES, FEATURES, META_FILE, MODEL_FILE, FeatureTables, calibrated
 from pydantic import Field
 
+from endcap_builders.catalogue.groups import EVENTS
 from endcap_builders.pipeline import BuildContext, Settings, Step
 from endcap_builders.ranking_examples import Array, Examples, make_examples, popularity_before, read_visits
+from endcap_builders.steps.store import WITHOUT_FACTS
 
 _MIN_VISITS = 20
 _GAIN = tuple(2**grade - 1 for grade in range(4))
@@ -178,4 +180,6 @@ STEP = Step(
     settings=RankerSettings,
     run=run,
     help="training the traditional ranker on the events",
+    # It learns from prices as they were; a new price is only another input to it.
+    reads={"catalogue": (EVENTS,), "store": WITHOUT_FACTS},
 )

@@ -12,6 +12,7 @@ from endcap_server.shop.prompts import leaf_name
 from endcap_server.shop.store import KeywordColumns, ProductColumns, Ragged, tokenizer_digest
 from pydantic import Field
 
+from endcap_builders.catalogue.groups import EVENTS, FACTS, QUERIES, TEXTS
 from endcap_builders.keywords import WordIndex, known_keywords
 from endcap_builders.markup import plain_text
 from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
@@ -189,10 +190,16 @@ def _popularity(products: pl.DataFrame, events: pl.DataFrame | None) -> Array:
     return (logs / max(float(logs.max()), 1e-9)).astype(np.float32)
 
 
+WITHOUT_FACTS = ("*", "!price.npy", "!in_stock.npy")
+"""What the steps after it read: prices and stock change by the minute, and no model is trained anew for them."""
+TEXTS_ONLY = (*WITHOUT_FACTS, "!popularity.npy")
+"""What those read that do not look at shoppers' behaviour either."""
+
 STEP = Step(
     name="store",
     needs=("catalogue", "bi_encoder"),
     settings=StoreSettings,
     run=run,
     help="writing the item store",
+    reads={"catalogue": (TEXTS, FACTS, EVENTS, QUERIES)},
 )

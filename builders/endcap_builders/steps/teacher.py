@@ -9,9 +9,10 @@ import torch
 from endcap_server.shop.store import ItemStore
 from pydantic import Field
 
+from endcap_builders.catalogue.groups import JUDGEMENTS, TEXTS
 from endcap_builders.pipeline import BuildContext, Step
 from endcap_builders.relevance.checkpoints import freeze_embeddings, load_model, with_lora
-from endcap_builders.relevance.data import SampleSettings, draw_labelled, pair_encoder, read_labelled
+from endcap_builders.relevance.data import THEME_PRODUCTS, SampleSettings, draw_labelled, pair_encoder, read_labelled
 from endcap_builders.relevance.encode import EncodedPairs, PairEncoder
 from endcap_builders.relevance.labels import LabelScale
 from endcap_builders.relevance.measure import group_figures
@@ -20,6 +21,7 @@ from endcap_builders.relevance.reliability import reliability
 from endcap_builders.relevance.teacher import Teacher, train_teacher
 from endcap_builders.relevance.training import Schedule, steps_of, tell_if_cut
 from endcap_builders.relevance.warm_up import warm_up_pairs
+from endcap_builders.steps.store import TEXTS_ONLY
 
 LABELS_FILE = "labels.json"
 
@@ -190,8 +192,9 @@ def teacher_figures(teacher: Teacher, unseen: EncodedPairs) -> dict[str, Any]:
 
 STEP = Step(
     name="teacher",
-    needs=("bi_encoder", "store", "merchandising"),
+    needs=("catalogue", "bi_encoder", "store", "merchandising"),
     settings=TeacherSettings,
     run=run,
     help="training the relevance teacher",
+    reads={"catalogue": (TEXTS, JUDGEMENTS), "store": TEXTS_ONLY, "merchandising": (THEME_PRODUCTS,)},
 )

@@ -32,4 +32,5 @@ STEP = Step(
     needs=("store", "merchandising"),
     settings=StudentSettings,
     run=run,
+    reads={"store": ("keywords.*",), "merchandising": ("themes.jsonl", "topics.*")},
 )

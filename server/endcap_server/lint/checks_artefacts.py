@@ -1,8 +1,7 @@
 """The build beside the repository: the files that its models open, and whether they are those of the manifest.
 
 `manifest.json` holds, for each build step, `files`: a path in the step's folder -> the first 16 hexadecimal digits of
-its SHA-256, and `read`: a step that it needs -> the same of that step's `files` as JSON with sorted keys, as they were
-when it read them.
+its SHA-256, and `read`: a step that it needs -> those of its `files` that it reads, as they were when it read them.
 """
 
 import hashlib
@@ -71,10 +70,14 @@ def manifests(view: View) -> Iterator[Finding]:
                         yield GONE.at(where, f"{build.name}/{place} does not exist", advice)
                 elif view.hashes and _digest(path, path.stat().st_mtime_ns) != digest:
                     yield CHANGED.at(where, f"{build.name}/{place} is not the file that was built", advice)
-            for other, digest in steps[step].get("read", {}).items():
-                if other in served and other in steps and digest != _files_digest(steps[other]):
-                    where = _line_of(build, step, f'"{other}": "{digest}"') or Where(build / MANIFEST)
-                    what = f"{step} was built from another {other}"
+            for other, read in steps[step].get("read", {}).items():
+                # Older versions wrote one digest of all files, which tells nothing of those that were read.
+                if other not in served or other not in steps or not isinstance(read, dict):
+                    continue
+                now = steps[other].get("files", {})
+                for name in sorted(name for name, digest in read.items() if now.get(name) != digest)[:1]:
+                    where = _line_of(build, step, f'"{name}": "{read[name]}"') or Where(build / MANIFEST)
+                    what = f"{step} was built from another {other}/{name}"
                     yield OTHER_BUILD.at(where, what, f"run `endcap build {step} --out ...`")
 
 
@@ -147,11 +150,6 @@ def _line_of(build: Path, step: str, text: str) -> Where | None:
         elif inside and line.strip().startswith(text):
             return Where(path, number)
     return None
-
-
-def _files_digest(entry: dict[str, Any]) -> str:
-    text = json.dumps(entry.get("files", {}), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
 
 @lru_cache(maxsize=4096)

@@ -1,0 +1,58 @@
+"""The catalogue in groups of columns: a build step says which it reads, and is built anew only when those change."""
+
+import hashlib
+from dataclasses import fields
+from typing import Any
+
+import polars as pl
+
+from endcap_builders.catalogue.schema import Catalogue
+
+TEXTS, FACTS = "texts", "facts"
+EVENTS, QUERIES, JUDGEMENTS = "events", "queries", "judgements"
+GROUPS = (TEXTS, FACTS, EVENTS, QUERIES, JUDGEMENTS)
+FACT_COLUMNS = ("price", "in_stock")
+"""Columns of products that change by the minute; all others are texts."""
+_ROWS = 65_536
+
+
+def group_digests(catalogue: Catalogue) -> dict[str, str]:
+    """Hash of each group's values, whatever files they were read from; "" of a table that the catalogue lacks."""
+    facts = [name for name in catalogue.products.columns if name in FACT_COLUMNS]
+    return {
+        TEXTS: _digest(catalogue.products.drop(facts)),
+        # With the ids: the same prices of other products are other facts.
+        FACTS: _digest(catalogue.products.select("product_id", *facts)),
+        **{name: _digest(getattr(catalogue, name)) for name in (EVENTS, QUERIES, JUDGEMENTS)},
+    }
+
+
+def restricted(catalogue: Catalogue, groups: frozenset[str]) -> Catalogue:
+    """The catalogue for a step that reads only these groups: what belongs to others is not there."""
+    products = catalogue.products if FACTS in groups else catalogue.products.drop(FACT_COLUMNS, strict=False)
+    values = {each.name: getattr(catalogue, each.name) for each in fields(Catalogue)}
+    found = _Restricted(**values | {"products": products})
+    object.__setattr__(found, "groups", groups)
+    return found
+
+
+class _Restricted(Catalogue):
+    """Raises on a table that the step does not declare: it would miss the table's changes."""
+
+    def __getattribute__(self, name: str) -> Any:
+        group = TEXTS if name == "products" else name
+        if group in GROUPS and group not in object.__getattribute__(self, "__dict__").get("groups", GROUPS):
+            raise LookupError(
+                f"a build step reads {name} of the catalogue without saying so in Step.reads: add {group}"
+            )
+        return object.__getattribute__(self, name)
+
+
+def _digest(frame: pl.DataFrame | None) -> str:
+    if frame is None:
+        return ""
+    digest = hashlib.sha256(repr(frame.schema).encode())
+    # As text, which no version of polars writes differently; in parts, because it takes more memory than the table.
+    for part in frame.iter_slices(_ROWS):
+        digest.update(part.write_csv(datetime_format="%s%.f").encode())
+    return digest.hexdigest()[:16]
