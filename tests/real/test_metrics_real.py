@@ -89,7 +89,9 @@ def test_answers_are_counted(server: Server, rise: Callable[..., float], history
         for source in ("generated", "cached", "fallback"):
             assert rise("endcap_page_source_total", stage=stage, source=source) == sources[source]
         runs[stage] = 3 - sources["cached"]
-    for stage, asked in {"retrieval": 4, "rerank": 4, "fusion": 4, **runs}.items():
+        assert rise("endcap_stage_cache_total", stage=stage, result="hit") == sources["cached"]
+        assert rise("endcap_stage_cache_total", stage=stage, result="miss") == runs[stage]
+    for stage, asked in {"retrieval": 4, "theme": 3, "keywords": 3, "rerank": 4, "fusion": 4}.items():
         assert rise("endcap_stage_requests_total", stage=stage, outcome="answered") == asked
         assert rise("endcap_stage_seconds_bucket", stage=stage, le="+Inf") == asked
         assert rise("endcap_stage_budget_seconds_count", stage=stage) == asked

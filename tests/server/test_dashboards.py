@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from dashboard_schema import Dashboard, Rules
 from endcap_server.declared.reasons import NO_ENGINE, Cause
 from endcap_server.ensembles import ENSEMBLES, STAGES
-from endcap_server.models import ENGINES
+from endcap_server.models import DECLARATIONS, ENGINES
 from endcap_server.serving import metrics
+from endcap_server.serving.generation import staged_name
 from endcap_server.stages.fusion import RANKER
 from queries import ALERTS, DOCS, SCRAPED, alerts, dashboard, queries, results, selectors
 
@@ -91,6 +93,26 @@ def test_queries(where: str, query: str, shown: set[str]) -> None:
                     assert any(re.fullmatch(part, each) for each in VALUES[label]), f"{where}: {label} never is {part}"
     given = results(query)
     assert "*" in given or shown <= given, f"{where}: the text shows labels that the query does not give"
+
+
+def matched(operator: str, pattern: str, names: Iterable[str]) -> set[str]:
+    """The names that a matcher lets through."""
+    found = {name for name in names if (re.fullmatch(pattern, name) if "Re" in operator else name == pattern)}
+    return set(names) - found if "Not" in operator else found
+
+
+def test_a_query_for_a_model_finds_it_after_a_rollout_too() -> None:
+    asked = 0
+    for where, query, _ in QUERIES:
+        for label, operator, pattern in (each for selector in selectors(query) for each in selector.matchers):
+            if label != "model":
+                continue
+            asked += 1
+            built = matched(operator, pattern, DECLARATIONS)
+            applied = matched(operator, pattern, [staged_name(each, 12) for each in DECLARATIONS])
+            assert built, f"{where}: no model is called so"
+            assert applied == {staged_name(each, 12) for each in built}, f"{where}: blind after a rollout"
+    assert asked
 
 
 def test_histograms_are_asked_for_with_their_buckets() -> None:
