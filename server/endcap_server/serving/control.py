@@ -1,10 +1,12 @@
 """The server's control and statistics over HTTP: loading, unloading, what is ready, what was answered."""
 
-import json
-import urllib.error
-import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
 
 _TIMEOUT_S = 600.0
 _READY_TIMEOUT_S = 5.0
@@ -45,7 +47,7 @@ class Answered:
 
 
 class Control:
-    """Model control of one server.
+    """Model control of one server, from any thread: each call has a connection of its own.
 
     Args:
         address: HOST:PORT of its HTTP service.
@@ -54,17 +56,18 @@ class Control:
     """
 
     def __init__(self, address: str, headers: dict[str, str] | None = None, timeout_s: float = _TIMEOUT_S) -> None:
-        self._url, self._timeout_s = f"http://{address}/v2", timeout_s
-        self._headers = {"Content-Type": "application/json", **(headers or {})}
+        self._address, self._timeout_s = address, timeout_s
+        self._headers = dict(headers or {})
 
     def load(self, model: str) -> None:
         """Load a model from the repository, in place of one of that name; raises ControlError with the reason."""
-        self._ask(f"repository/models/{model}/load", b"{}")
+        with self._client() as client:
+            client.load_model(model, headers=self._headers)
 
     def unload(self, *models: str) -> None:
         """Have models unloaded, which takes a while (`loaded`); those that are not loaded are passed over."""
         for model in self.loaded(*models):
-            self._ask(f"repository/models/{model}/unload", b"{}")
+            self._unload(model)
 
     def loaded(self, *models: str) -> list[str]:
         """Those of some models whose memory is not free."""
@@ -73,26 +76,29 @@ class Control:
 
     def restart(self, model: str) -> None:
         """Unload and load a model whose process has died; raises ControlError with the reason."""
-        self._ask(f"repository/models/{model}/unload", b"{}")
+        self._unload(model)
         self.load(model)
 
     def states(self) -> dict[str, str]:
         """Model -> READY, LOADING, UNLOADING or UNAVAILABLE, of those that were ever loaded."""
-        index = json.loads(self._ask("repository/index", b"{}"))
+        with self._client() as client:
+            index = client.get_model_repository_index(headers=self._headers)
         return {each["name"]: each["state"] for each in index if each.get("state")}
 
     def is_ready(self, model: str = "") -> bool:
         """Whether a model, or the server, is ready."""
         try:
-            self._ask(f"models/{model}/ready" if model else "health/ready", None, _READY_TIMEOUT_S)
+            with self._client(_READY_TIMEOUT_S) as client:
+                ready = client.is_model_ready(model, headers=self._headers) if model else client.is_server_ready()
+                return bool(ready)
         except ControlError:
             return False
-        return True
 
     def answered(self, model: str) -> Answered:
         """What a model has answered since it was loaded; nothing of one that is not loaded."""
         try:
-            statistics = json.loads(self._ask(f"models/{model}/stats", None))
+            with self._client() as client:
+                statistics = client.get_inference_statistics(model, headers=self._headers)
         except ControlError:
             return Answered()
         totals = [0, 0, 0]
@@ -103,17 +109,19 @@ class Control:
                 totals[place] += int(value)
         return Answered(*totals)
 
-    def _ask(self, path: str, body: bytes | None, timeout_s: float | None = None) -> bytes:
-        request = urllib.request.Request(f"{self._url}/{path}", body, self._headers)
+    def _unload(self, model: str) -> None:
+        with self._client() as client:
+            client.unload_model(model, headers=self._headers)
+
+    @contextmanager
+    def _client(self, timeout_s: float | None = None) -> Iterator[Any]:
+        """A client for one call; its errors become ControlErrors."""
+        client = triton.InferenceServerClient(self._address, network_timeout=timeout_s or self._timeout_s)
         try:
-            with urllib.request.urlopen(request, timeout=timeout_s or self._timeout_s) as answer:
-                return bytes(answer.read())
-        except urllib.error.HTTPError as error:
-            text = error.read().decode(errors="replace")
-            try:
-                text = json.loads(text)["error"]
-            except (ValueError, KeyError, TypeError):
-                text = text or str(error)
-            raise ControlError(" ".join(text.split())) from None
-        except OSError as error:
-            raise ControlError(f"{path}: the server does not answer ({error})") from None
+            yield client
+        except InferenceServerException as error:
+            raise ControlError(" ".join(error.message().split())) from None
+        except OSError as error:  # no connection, or no answer in time
+            raise ControlError(f"{self._address}: the server does not answer ({error})") from None
+        finally:
+            client.close()
