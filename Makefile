@@ -50,7 +50,7 @@ lint: setup ## ruff, mypy, import-linter, and endcap lint on model_repository
 	$(VENV)/lint-imports
 	$(VENV)/endcap lint --strict model_repository
 
-render: setup ## Write model_repository/**/*.pbtxt and the tables of docs/lint.md from the declarations
+render: setup ## Write model_repository/ and the tables of docs/lint.md from the declarations
 	$(VENV)/python -m endcap_server.serving.model_repository model_repository
 	$(VENV)/python -m endcap_server.lint.document docs/lint.md
 

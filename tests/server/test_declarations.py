@@ -17,9 +17,8 @@ REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
 
 def test_the_repository_is_what_the_declarations_say() -> None:
-    committed = {
-        str(path.relative_to(REPOSITORY)): path.read_text(encoding="utf-8") for path in REPOSITORY.rglob("*.pbtxt")
-    }
+    paths = [*REPOSITORY.rglob("*.pbtxt"), *(REPOSITORY / name / "1/model.py" for name in STAGES)]
+    committed = {str(path.relative_to(REPOSITORY)): path.read_text(encoding="utf-8") for path in paths}
     assert committed == rendered(), "run make render"
 
 

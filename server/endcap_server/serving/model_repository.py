@@ -8,15 +8,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from endcap_server.declared.model import DeclaredTensor, ModelDeclaration
-from endcap_server.ensembles import Ensemble, EnsembleStep
+from endcap_server.ensembles import STAGES, Ensemble, EnsembleStep
 from endcap_server.models import MODELS
+from endcap_server.stages.base import Stage
 
 _PARAMETERS = "# Parameters: value, meaning, range. Unknown names, and values out of range, are refused on loading."
 
 
 def rendered() -> dict[str, str]:
-    """Path in the repository -> text, of every configuration."""
-    files = {}
+    """Path in the repository -> text: every configuration, and the code of every stage.
+
+    The code of an engine is one import of its adapter, which is no declaration's affair.
+    """
+    files = {f"{name}/1/model.py": _stage_code(stage) for name, stage in STAGES.items()}
     for name, model in MODELS.items():
         if isinstance(model, Ensemble):
             files[f"{name}/config.pbtxt"] = _text(_ensemble(model))
@@ -33,11 +37,21 @@ def rendered() -> dict[str, str]:
 
 
 def write(folder: Path) -> None:
-    """Write every configuration into the repository in ``folder``."""
+    """Write all of it into the repository in ``folder``."""
     for name, text in rendered().items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+
+
+def _stage_code(stage: type[Stage]) -> str:
+    return f'''"""The {stage.name} stage; what it computes is `{stage.__module__}`."""
+
+from {stage.__module__} import {stage.__name__}
+from endcap_server.triton.stage_model import stage_model
+
+TritonPythonModel = stage_model({stage.__name__})
+'''
 
 
 def _text(lines: Iterable[str]) -> str:
