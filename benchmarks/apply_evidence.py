@@ -52,7 +52,7 @@ _KILLER = Path(__file__).with_name("apply_killer.py")
 
 
 @dataclass
-class Outcome:
+class RolloutOutcome:
     """One command: its exit code, what it printed, when it ran (`time.monotonic`)."""
 
     code: int
@@ -91,15 +91,15 @@ class Bench:
     def standing(self) -> Standing:
         return self.state.journal.standing()
 
-    def run(self, command: str, *arguments: str, kill: tuple[str, str] | None = None) -> Outcome:
+    def run(self, command: str, *arguments: str, kill: tuple[str, str] | None = None) -> RolloutOutcome:
         """`endcap COMMAND` on this server; with `kill`, its process is killed before or after a step is taken."""
         began = time.monotonic()
         program = ["-P", "-m", "endcap_client.cli"] if kill is None else ["-P", str(_KILLER), *kill]
         words = [sys.executable, *program, command, *arguments, "--grpc-port", str(self.server.grpc_port)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
-        return Outcome(done.returncode, done.stdout + done.stderr, began, time.monotonic())
+        return RolloutOutcome(done.returncode, done.stdout + done.stderr, began, time.monotonic())
 
-    def apply(self, source: Path, *arguments: str, kill: tuple[str, str] | None = None) -> Outcome:
+    def apply(self, source: Path, *arguments: str, kill: tuple[str, str] | None = None) -> RolloutOutcome:
         """`endcap apply --from SOURCE`."""
         return self.run("apply", "--from", str(source), *arguments, kill=kill)
 

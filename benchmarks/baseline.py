@@ -19,8 +19,8 @@ import numpy as np
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.shop.store import ItemStore
 
-from benchmarks.inprocess import Answer, InProcessShop
-from benchmarks.replay import Request
+from benchmarks.inprocess import InProcessAnswer, InProcessShop
+from benchmarks.replay import ReplayedRequest
 
 _START_S = 300.0
 _ANSWER_S = 300.0
@@ -168,17 +168,17 @@ class Baseline:
         """Its process."""
         return int(self._process.pid or 0)
 
-    def answer(self, request: Request) -> Answer:
+    def answer(self, request: ReplayedRequest) -> InProcessAnswer:
         """Answer one request; its seconds were taken inside, without the pipe.
 
         Raises:
             RuntimeError: The baseline failed; the message is its error.
         """
         self._pipe.send(request)
-        answer: Answer = self._receive(_ANSWER_S)
+        answer: InProcessAnswer = self._receive(_ANSWER_S)
         return answer
 
-    def answers(self, requests: Iterable[Request]) -> list[Answer]:
+    def answers(self, requests: Iterable[ReplayedRequest]) -> list[InProcessAnswer]:
         """Answer requests one after another."""
         return [self.answer(request) for request in requests]
 

@@ -47,7 +47,7 @@ _DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.object_): "BYTES"}
 
 
 @dataclass(frozen=True)
-class Case:
+class ClientCase:
     """One request, as both sides send it."""
 
     name: str
@@ -64,22 +64,22 @@ class Case:
         return [*page, "PRODUCT_ID", "SCORE", "STATUS", *(["SIGNALS"] if self.explain else [])]
 
 
-def canned_cases() -> list[Case]:
+def canned_cases() -> list[ClientCase]:
     history = [f"GRO-{number:05d}" for number in range(20)]
     page = {"history": history, "session": ["oat milk"], "placements": PLACEMENTS, "products": PRODUCTS}
     texts = {"HISTORY": history, "SESSION": ["oat milk"]}
     numbers = {"PLACEMENTS": PLACEMENTS, "PRODUCTS": PRODUCTS}
     return [
-        Case("storefront 4x12", "storefront", texts, numbers, arguments=page),
-        Case("storefront 4x12, explained", "storefront", texts, numbers, True, page | {"explain": True}),
+        ClientCase("storefront 4x12", "storefront", texts, numbers, arguments=page),
+        ClientCase("storefront 4x12, explained", "storefront", texts, numbers, True, page | {"explain": True}),
     ]
 
 
-def served_cases() -> list[Case]:
+def served_cases() -> list[ClientCase]:
     # With a budget of 1 ms the stages answer with what they have, so the server takes as little time as it can.
     texts, numbers = {"QUERY": ["milk"]}, {"PRODUCTS": 1, "BUDGET_MS": 1}
     search = {"query": "milk", "products": 1, "budget_ms": 1}
-    return [Case("search of one product, served", "search", texts, numbers, arguments=search)]
+    return [ClientCase("search of one product, served", "search", texts, numbers, arguments=search)]
 
 
 class CannedServer(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -151,7 +151,7 @@ def canned_server() -> Iterator[str]:
         process.join()
 
 
-def raw_arguments(case: Case, module: Any) -> dict[str, Any]:
+def raw_arguments(case: ClientCase, module: Any) -> dict[str, Any]:
     """Pack a request as the documentation of tritonclient does."""
     inputs = []
     for name, texts in case.texts.items():
@@ -166,7 +166,7 @@ def raw_arguments(case: Case, module: Any) -> dict[str, Any]:
     return {"model_name": case.model, "inputs": inputs, "outputs": outputs, "client_timeout": TIMEOUT_S}
 
 
-def raw_read(case: Case, result: Any) -> None:
+def raw_read(case: ClientCase, result: Any) -> None:
     """Take out what was asked for."""
     arrays = {name: result.as_numpy(name) for name in case.outputs}
     json.loads(arrays["STATUS"][0])
@@ -185,7 +185,7 @@ def rounds(calls: list[Callable[[], Any]], count: int) -> np.ndarray:
     return taken
 
 
-def sync_rounds(address: str, case: Case, count: int, hedged: bool = False) -> np.ndarray:
+def sync_rounds(address: str, case: ClientCase, count: int, hedged: bool = False) -> np.ndarray:
     """Times of ours, raw, bare; float64 [3, count]."""
     # Two names of one server: hedging needs two addresses, and its quantile 1 is hardly ever reached.
     addresses = [address, address.replace("127.0.0.1", "localhost")] if hedged else address
@@ -201,7 +201,7 @@ def sync_rounds(address: str, case: Case, count: int, hedged: bool = False) -> n
         return rounds(calls, count)
 
 
-async def async_rounds(address: str, case: Case, count: int) -> np.ndarray:
+async def async_rounds(address: str, case: ClientCase, count: int) -> np.ndarray:
     """As `sync_rounds`, for the asyncio clients."""
     async with AsyncClient(address, timeout_s=TIMEOUT_S) as client, triton_aio.InferenceServerClient(address) as raw:
         call = getattr(client, case.model)
@@ -239,7 +239,7 @@ def figures(case: str, kind: str, taken: np.ndarray) -> dict[str, Any]:
     return found
 
 
-def measure(address: str, cases: list[Case], count: int) -> Iterator[dict[str, Any]]:
+def measure(address: str, cases: list[ClientCase], count: int) -> Iterator[dict[str, Any]]:
     """Figures of each request and client."""
     for case in cases:
         yield figures(case.name, "Client", sync_rounds(address, case, count))

@@ -30,12 +30,12 @@ from rich.table import Table
 
 from benchmarks.huggingface import PRECISIONS, HuggingFaceLlm
 
-Answer = Callable[[Sequence["Request"]], list[str]]
+Answer = Callable[[Sequence["LlmCall"]], list[str]]
 TOKENS_PER_THEME, TOKENS_PER_KEYWORD = 60, 5
 
 
 @dataclass(frozen=True)
-class Request:
+class LlmCall:
     """One prompt as a stage sends it, and a check of its answer."""
 
     prompt: str
@@ -44,7 +44,7 @@ class Request:
     valid: Callable[[str], bool]
 
 
-def theme_requests(build: Path, count: int, themes: int) -> list[Request]:
+def theme_requests(build: Path, count: int, themes: int) -> list[LlmCall]:
     """Held-out shoppers, each asked for the same number of themes."""
     _, held_out = split_held_out(read_examples(build / "merchandising" / "themes.jsonl"), count)
 
@@ -56,7 +56,7 @@ def theme_requests(build: Path, count: int, themes: int) -> list[Request]:
 
     shoppers = [example.prompt.split("\n")[0] for example in held_out]
     return [
-        Request(
+        LlmCall(
             prompts.theme_prompt(shopper, themes),
             theme_grammar(themes, (), shopper),
             TOKENS_PER_THEME * themes,
@@ -66,7 +66,7 @@ def theme_requests(build: Path, count: int, themes: int) -> list[Request]:
     ]
 
 
-def keyword_requests(build: Path, count: int, choose: int) -> list[Request]:
+def keyword_requests(build: Path, count: int, choose: int) -> list[LlmCall]:
     """Held-out themes, each with its candidates."""
     _, held_out = split_held_out(read_examples(build / "merchandising" / "keywords.jsonl"), count)
     requests = []
@@ -78,17 +78,17 @@ def keyword_requests(build: Path, count: int, choose: int) -> list[Request]:
             numbers = text.split()
             return bool(numbers) and all(1 <= int(number) <= len(allowed) for number in numbers)
 
-        requests.append(Request(example.prompt, grammar, TOKENS_PER_KEYWORD * choose, valid))
+        requests.append(LlmCall(example.prompt, grammar, TOKENS_PER_KEYWORD * choose, valid))
     return requests
 
 
-def baseline_answers(llm: HuggingFaceLlm, requests: Sequence[Request]) -> list[str]:
+def baseline_answers(llm: HuggingFaceLlm, requests: Sequence[LlmCall]) -> list[str]:
     """Texts of one batch."""
     prompts_, grammars = [request.prompt for request in requests], [request.grammar for request in requests]
     return [text for text, _ in llm.generate(prompts_, grammars, max(request.max_tokens for request in requests))]
 
 
-def engine_answers(engine: LlmEngine, requests: Sequence[Request]) -> list[str]:
+def engine_answers(engine: LlmEngine, requests: Sequence[LlmCall]) -> list[str]:
     """Texts of requests that arrive together."""
     answers = engine.generate(
         [request.prompt for request in requests],
@@ -98,7 +98,7 @@ def engine_answers(engine: LlmEngine, requests: Sequence[Request]) -> list[str]:
     return [answer.text for answer in answers]
 
 
-def measure(requests: list[Request], callers: int, sides: Mapping[str, Answer]) -> Any:
+def measure(requests: list[LlmCall], callers: int, sides: Mapping[str, Answer]) -> Any:
     """Seconds a group of `callers` requests takes each side, in turns; and how many answers were valid and equal."""
     groups = [requests[start : start + callers] for start in range(0, len(requests) - callers + 1, callers)]
     seconds: dict[str, list[float]] = {name: [] for name in sides}

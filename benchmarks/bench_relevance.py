@@ -16,7 +16,7 @@ from typing import Any
 from endcap_builders.evaluation.command import run_built
 from endcap_builders.evaluation.metrics import NAMES
 from endcap_builders.evaluation.report import interval_text
-from endcap_builders.evaluation.request import Request
+from endcap_builders.evaluation.request import EvaluationRequest
 from endcap_builders.pipeline import BuildError, read_manifest
 from endcap_client import numbers
 from rich.console import Console
@@ -40,7 +40,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     catalogue = options.catalogue or Path(read_manifest(options.build).get("catalogue", {}).get("folder", ""))
-    request = Request(
+    request = EvaluationRequest(
         options.build,
         catalogue,
         options.queries,

@@ -22,7 +22,7 @@ from gevent.event import AsyncResult
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CallOutcome:
     """An answer or an error, and when the call began and ended on ``time.monotonic``."""
 
     answer: Any
@@ -42,7 +42,7 @@ class ClientThread:
         self._client = AsyncClient(address, timeout_s=60)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="client", daemon=True)
-        self._done: deque[tuple[AsyncResult[Outcome], Future[Outcome]]] = deque()
+        self._done: deque[tuple[AsyncResult[CallOutcome], Future[CallOutcome]]] = deque()
         # Its `send` is the one thing of gevent's that another thread may call.
         self._woken = gevent.get_hub().loop.async_()
 
@@ -65,12 +65,12 @@ class ClientThread:
         """Whether both ensembles answer."""
         return asyncio.run_coroutine_threadsafe(self._client.ready(timeout_s), self._loop).result()
 
-    def call(self, make: Callable[[AsyncClient], Awaitable[Any]]) -> Outcome:
+    def call(self, make: Callable[[AsyncClient], Awaitable[Any]]) -> CallOutcome:
         """Make one call; other greenlets run meanwhile."""
-        answered: AsyncResult[Outcome] = AsyncResult()
+        answered: AsyncResult[CallOutcome] = AsyncResult()
         future = asyncio.run_coroutine_threadsafe(self._timed(make), self._loop)
 
-        def tell(done: Future[Outcome]) -> None:
+        def tell(done: Future[CallOutcome]) -> None:
             self._done.append((answered, done))
             self._woken.send()
 
@@ -87,10 +87,10 @@ class ClientThread:
             if not future.cancelled():
                 answered.set(future.result())
 
-    async def _timed(self, make: Callable[[AsyncClient], Awaitable[Any]]) -> Outcome:
+    async def _timed(self, make: Callable[[AsyncClient], Awaitable[Any]]) -> CallOutcome:
         start, answer, error = time.monotonic(), None, None
         try:
             answer = await make(self._client)
         except EndcapError as raised:
             error = raised
-        return Outcome(answer, error, start, time.monotonic())
+        return CallOutcome(answer, error, start, time.monotonic())

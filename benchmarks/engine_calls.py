@@ -20,7 +20,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from benchmarks.inprocess import InProcessShop
-from benchmarks.replay import Request
+from benchmarks.replay import ReplayedRequest
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class StageRun:
 def stage_runs(
     build: Path,
     triton: InferenceServerClient,
-    requests: Sequence[Request],
+    requests: Sequence[ReplayedRequest],
     placements: int,
     products: int,
     budget_ms: int = 30_000,

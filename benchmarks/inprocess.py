@@ -16,13 +16,13 @@ from endcap_server.stages.base import Engines, Stage
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from benchmarks.replay import Request
+from benchmarks.replay import ReplayedRequest
 
 STAGES = ("retrieval", "theme", "keywords", "rerank", "fusion")
 
 
 @dataclass(frozen=True)
-class Shelf:
+class InProcessShelf:
     """One placement of an answer, or the only one of a search: `products` best first, with their scores."""
 
     theme: str
@@ -32,10 +32,10 @@ class Shelf:
 
 
 @dataclass(frozen=True)
-class Answer:
+class InProcessAnswer:
     """What came back for a request, from whichever side."""
 
-    shelves: tuple[Shelf, ...]
+    shelves: tuple[InProcessShelf, ...]
     status: dict[str, Any]
     seconds: float
     stage_ms: dict[str, float] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class InProcessShop:
         self.spans: list[tuple[str, int, int]] = []
         """Of the last request: (stage, start, end), nanoseconds of ``time.monotonic_ns``."""
 
-    def answer(self, request: Request, placements: int, products: int, budget_ms: int) -> Answer:
+    def answer(self, request: ReplayedRequest, placements: int, products: int, budget_ms: int) -> InProcessAnswer:
         """Answer one request, and say what each stage took."""
         start = time.perf_counter()
         tensors: Tensors = {
@@ -79,7 +79,7 @@ class InProcessShop:
         self._loop.run_until_complete(self._run(request.kind, tensors))
         stage_ms = {stage: (end - begin) / 1e6 for stage, begin, end in self.spans}
         shelves, status = _shelves(tensors, request), json_of(tensors["STATUS"])
-        return Answer(shelves, status, time.perf_counter() - start, stage_ms)
+        return InProcessAnswer(shelves, status, time.perf_counter() - start, stage_ms)
 
     def close(self) -> None:
         """Close the event loop."""
@@ -117,7 +117,7 @@ def _stage(build: Path, name: str, engines: Engines) -> Stage:
     return kinds[name](build, parameters, engines)
 
 
-def _shelves(tensors: Tensors, request: Request) -> tuple[Shelf, ...]:
+def _shelves(tensors: Tensors, request: ReplayedRequest) -> tuple[InProcessShelf, ...]:
     ids, scores = np.atleast_2d(tensors["PRODUCT_ID"]), np.atleast_2d(tensors["SCORE"])
     if request.kind == "search":
         themes, keywords = [request.query], [()]
@@ -128,5 +128,5 @@ def _shelves(tensors: Tensors, request: Request) -> tuple[Shelf, ...]:
     for theme, chosen, row, values in zip(themes, keywords, ids, scores, strict=True):
         products = tuple(filter(None, texts_of(row)))
         if theme or products:
-            shelves.append(Shelf(theme, chosen, products, tuple(values[: len(products)].tolist())))
+            shelves.append(InProcessShelf(theme, chosen, products, tuple(values[: len(products)].tolist())))
     return tuple(shelves)

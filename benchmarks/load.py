@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from benchmarks.measures import RatePoint, percentiles
-from benchmarks.replay import Request
+from benchmarks.replay import ReplayedRequest
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Phase:
         budget_ms: Until when an answer is worth something, by the client's clock: what goodput counts.
     """
 
-    requests: Sequence[Request]
+    requests: Sequence[ReplayedRequest]
     steps: Sequence[tuple[float, float]]
     clients: int = 0
     timeout_s: float = 4.0
@@ -43,7 +43,7 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Sample:
+class LoadSample:
     """One request as its client saw it; times in seconds since the phase began."""
 
     kind: str
@@ -120,14 +120,14 @@ class LoadGenerator:
             process.wait()
         process.stdout.close()
 
-    def run(self, phase: Phase) -> list[Sample]:
+    def run(self, phase: Phase) -> list[LoadSample]:
         """Run a phase to the end of its last request."""
         if self._process is None or self._process.stdin is None:
             raise RuntimeError("the load generator is not running; use it in a with statement")
         document = asdict(phase)
         self._process.stdin.write(json.dumps(document) + "\n")
         self._process.stdin.flush()
-        return [Sample(**each) for each in self._read()]
+        return [LoadSample(**each) for each in self._read()]
 
     def _read(self) -> Any:
         if self._process is None or self._process.stdout is None:
@@ -149,14 +149,14 @@ def arrival_times(steps: Sequence[Sequence[float]], generator: np.random.Generat
         begin += seconds
 
 
-def summary(samples: Sequence[Sample], phase: Phase) -> dict[str, Any]:
+def summary(samples: Sequence[LoadSample], phase: Phase) -> dict[str, Any]:
     """Latency, throughput, degraded, cached and failed shares of a phase, overall and by kind."""
     kinds = sorted({sample.kind for sample in samples})
     figures = _figures(samples, phase)
     return figures | {"kinds": {kind: _figures([s for s in samples if s.kind == kind], phase) for kind in kinds}}
 
 
-def _figures(samples: Sequence[Sample], phase: Phase) -> dict[str, Any]:
+def _figures(samples: Sequence[LoadSample], phase: Phase) -> dict[str, Any]:
     answered = [sample for sample in samples if not sample.error]
     latencies = [sample.latency_ms for sample in answered]
     good = [latency for latency in latencies if latency <= phase.budget_ms]
@@ -188,7 +188,7 @@ def _figures(samples: Sequence[Sample], phase: Phase) -> dict[str, Any]:
     }
 
 
-def rate_point(samples: Sequence[Sample], rate: float, budget_ms: float, seconds: float) -> RatePoint:
+def rate_point(samples: Sequence[LoadSample], rate: float, budget_ms: float, seconds: float) -> RatePoint:
     """One point of the latency curve; a request without an answer counts as infinitely late."""
     ordered = sorted(sample.latency_ms for sample in samples)
     # The value that 99 % do not exceed; interpolating towards infinity would be infinite too early.
@@ -197,7 +197,7 @@ def rate_point(samples: Sequence[Sample], rate: float, budget_ms: float, seconds
     return RatePoint(rate, p99, good / seconds)
 
 
-def stage_means(samples: Iterable[Sample]) -> dict[str, float]:
+def stage_means(samples: Iterable[LoadSample]) -> dict[str, float]:
     """Mean milliseconds of each stage, as the stages themselves say in STATUS; a cached stage took none."""
     taken: dict[str, list[float]] = {}
     for sample in samples:
@@ -210,5 +210,5 @@ def _median(values: Sequence[float]) -> float | None:
     return round(float(np.median(values)), 3) if len(values) else None
 
 
-def _share(of: Sequence[Sample], those: Sequence[Sample]) -> float:
+def _share(of: Sequence[LoadSample], those: Sequence[LoadSample]) -> float:
     return round(len(those) / len(of), 4) if of else 0.0

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks import statistics
-from benchmarks.load import LoadGenerator, Phase, Sample, rate_point, summary
+from benchmarks.load import LoadGenerator, LoadSample, Phase, rate_point, summary
 from benchmarks.machine import yardstick
 from benchmarks.measures import RatePoint, knee
 from benchmarks.plan import Plan, rates_of
 from benchmarks.processes import between
-from benchmarks.replay import Kind, Replay, Request
+from benchmarks.replay import Kind, Replay, ReplayedRequest
 from benchmarks.serving import Served
 
 KINDS: tuple[Kind, ...] = ("storefront", "search")
@@ -29,12 +29,12 @@ class Level:
     """One level of load over all its rounds."""
 
     phase: Phase
-    samples: list[list[Sample]] = field(default_factory=list)
+    samples: list[list[LoadSample]] = field(default_factory=list)
     models: list[dict[str, statistics.ModelStatistics]] = field(default_factory=list)
     use: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def all(self) -> list[Sample]:
+    def all(self) -> list[LoadSample]:
         """The samples of all rounds."""
         return [sample for each in self.samples for sample in each]
 
@@ -147,7 +147,7 @@ class LoadPart:
         points = [rate_point(level.all, rate, budget_ms, seconds) for rate, level in levels.items()]
         return points, knee(points, budget_ms)
 
-    def _closed_phase(self, requests: list[Request], clients: int, seconds: float) -> Phase:
+    def _closed_phase(self, requests: list[ReplayedRequest], clients: int, seconds: float) -> Phase:
         return Phase(
             requests,
             [(1.0, seconds)],
@@ -199,7 +199,7 @@ class LoadPart:
         }
 
 
-def overload_document(samples: list[Sample], phase: Phase, best: RatePoint) -> dict[str, Any]:
+def overload_document(samples: list[LoadSample], phase: Phase, best: RatePoint) -> dict[str, Any]:
     """Figures of a phase of two steps: too much, then little."""
     (rate, seconds), _ = phase.steps
     over = [sample for sample in samples if sample.step == 0]

@@ -20,7 +20,7 @@ from locust import User, constant, task
 from locust.env import Environment
 from locust.exception import StopUser
 
-from benchmarks.client_thread import ClientThread, Outcome
+from benchmarks.client_thread import CallOutcome, ClientThread
 from benchmarks.load import arrival_times
 
 _MARGIN_S = 2.0
@@ -81,7 +81,7 @@ class Arrivals:
         self._queue.put(None)
 
 
-class Shopper(User):
+class LocustShopper(User):
     """One of the users: takes the next request, makes it, tells locust how it went."""
 
     wait_time = constant(0)
@@ -112,7 +112,7 @@ class Driver:
         self.arrivals = Arrivals(phase)
         self.samples: list[dict[str, Any]] = []
 
-    def ask(self, request: dict[str, Any]) -> Outcome:
+    def ask(self, request: dict[str, Any]) -> CallOutcome:
         """Make a request."""
         history, options = request["history"], self._options
         if request["kind"] == "search":
@@ -150,7 +150,7 @@ class Driver:
 
 def run_phase(client: ClientThread, phase: dict[str, Any]) -> list[dict[str, Any]]:
     """Run one phase to the end of its last request; its samples."""
-    environment = Environment(user_classes=[Shopper], catch_exceptions=False)
+    environment = Environment(user_classes=[LocustShopper], catch_exceptions=False)
     runner = environment.create_local_runner()
     rate = max(rate for rate, _ in phase["steps"])
     users = phase["clients"] or min(_MAX_USERS, int(rate * phase["timeout_s"] * 1.5) + 8)

@@ -21,7 +21,7 @@ class ReplayError(ValueError):
 
 
 @dataclass(frozen=True)
-class Request:
+class ReplayedRequest:
     """One request to either ensemble; `query` is empty for a storefront."""
 
     kind: Kind
@@ -34,7 +34,7 @@ class Request:
         return asdict(self)
 
     @classmethod
-    def read(cls, document: dict[str, Any]) -> "Request":
+    def read(cls, document: dict[str, Any]) -> "ReplayedRequest":
         """The request of :meth:`document`."""
         return cls(document["kind"], tuple(document["history"]), tuple(document["session"]), document["query"])
 
@@ -81,14 +81,14 @@ class Replay:
         self._generator = np.random.default_rng(seed)
         self._dealt = self._deal()
 
-    def storefronts(self, count: int) -> list[Request]:
+    def storefronts(self, count: int) -> list[ReplayedRequest]:
         """Pages of distinct shoppers, with all their history."""
         return [
-            Request("storefront", self.histories[shopper][-MAX_HISTORY:], self._session())
+            ReplayedRequest("storefront", self.histories[shopper][-MAX_HISTORY:], self._session())
             for shopper in islice(self._dealt, count)
         ]
 
-    def visits(self, count: int) -> list[Request]:
+    def visits(self, count: int) -> list[ReplayedRequest]:
         """Pages as traffic comes: a page for each event of a stretch of the log, with the history until then.
 
         A shopper who looks at five products in a row asks for five pages, each with a history longer by one; the
@@ -101,20 +101,20 @@ class Replay:
         for shopper in islice(cycle(self._visitors[start : start + count]), count):
             session = sessions.setdefault(shopper, self._session())
             history = self.histories[shopper][: seen[shopper]]
-            requests.append(Request("storefront", history[-MAX_HISTORY:], session))
+            requests.append(ReplayedRequest("storefront", history[-MAX_HISTORY:], session))
             seen[shopper] += 1
         return requests
 
-    def searches(self, count: int) -> list[Request]:
+    def searches(self, count: int) -> list[ReplayedRequest]:
         """Searches drawn from the log by how often they were made, each by some shopper."""
         picked = self._generator.choice(len(self.queries), count, p=self.query_share)
         shoppers = self._generator.choice(len(self.histories), count, p=self.activity)
         return [
-            Request("search", self.histories[shopper][-MAX_HISTORY:], query=self.queries[query])
+            ReplayedRequest("search", self.histories[shopper][-MAX_HISTORY:], query=self.queries[query])
             for query, shopper in zip(picked.tolist(), shoppers.tolist(), strict=True)
         ]
 
-    def traffic(self, count: int, search_share: float) -> list[Request]:
+    def traffic(self, count: int, search_share: float) -> list[ReplayedRequest]:
         """Visits, in their order, with searches in between."""
         is_search = self._generator.random(count) < search_share
         searches = iter(self.searches(int(is_search.sum())))

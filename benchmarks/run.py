@@ -20,11 +20,11 @@ from benchmarks.baseline import Baseline
 from benchmarks.breakdown import breakdown
 from benchmarks.compare import FORMAT, compare, in_blocks
 from benchmarks.engine_calls import engine_shares, stage_runs
-from benchmarks.inprocess import Answer
+from benchmarks.inprocess import InProcessAnswer
 from benchmarks.load_part import KINDS, LoadPart
 from benchmarks.plan import Plan
 from benchmarks.processes import Elsewhere, ProcessTree
-from benchmarks.replay import Replay, Request
+from benchmarks.replay import Replay, ReplayedRequest
 from benchmarks.serving import Served, served, wait_ready
 from benchmarks.side_by_side import compared, served_answer, take_turns
 from benchmarks.targets import targets
@@ -105,7 +105,7 @@ def _baseline_part(
 ) -> float:
     """System and baseline in turns; the baseline's memory, MB."""
     say("loading the naive baseline")
-    requests: list[Request] = []
+    requests: list[ReplayedRequest] = []
     for page, search in zip(replay.storefronts(plan.pages), replay.searches(plan.pages), strict=True):
         requests += [page, search]
     requests += replay.searches(max(0, plan.searches - plan.pages))
@@ -113,7 +113,7 @@ def _baseline_part(
         warm = [*replay.storefronts(2), *replay.searches(2)]
         done = 0
 
-        def ask(request: Request) -> Answer:
+        def ask(request: ReplayedRequest) -> InProcessAnswer:
             return served_answer(client, request, plan.placements, plan.products, _PATIENT_MS)
 
         def progress() -> None:

@@ -37,7 +37,7 @@ _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedSearches:
     """Queries with their judged products."""
 
     query_ids: list[int]
@@ -48,7 +48,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Products:
+class ProductTexts:
     """The corpus."""
 
     ids: list[str]
@@ -61,7 +61,7 @@ Method = Callable[[str, list[str]], list[str]]
 """(query, ids to order; empty for the whole corpus) -> ids, best first; may leave out some."""
 
 
-def read_judged(queries: Path, labels: Path, split: str) -> Judged:
+def read_judged(queries: Path, labels: Path, split: str) -> JudgedSearches:
     """The judged queries of a split."""
     chosen = pl.read_parquet(queries).filter(pl.col("split") == split).select("query_id", "query")
     grades = (
@@ -75,7 +75,7 @@ def read_judged(queries: Path, labels: Path, split: str) -> Judged:
     if not joined.height:
         raise SystemExit(f"{labels}: expected judgements of the queries with split {split!r}, got none; check --split")
     parts = joined.partition_by("query_id", maintain_order=True)
-    return Judged(
+    return JudgedSearches(
         [part["query_id"][0] for part in parts],
         [part["query"][0] for part in parts],
         [dict(part.select("product_id", "relevance").iter_rows()) for part in parts],
@@ -83,13 +83,13 @@ def read_judged(queries: Path, labels: Path, split: str) -> Judged:
     )
 
 
-def read_products(path: Path) -> Products:
+def read_products(path: Path) -> ProductTexts:
     """The corpus, in the order of the file."""
     frame = pl.read_parquet(path).with_columns(pl.col("product_id").cast(pl.String))
     titles = frame["title"].fill_null("").to_list()
     more = frame["description"].fill_null("").to_list() if "description" in frame.columns else [""] * len(titles)
     texts = [f"{title} {text[:DESCRIPTION_CHARACTERS]}" for title, text in zip(titles, more, strict=True)]
-    return Products(frame["product_id"].to_list(), titles, texts)
+    return ProductTexts(frame["product_id"].to_list(), titles, texts)
 
 
 def gains(grades: np.ndarray, lowest: float, kind: str) -> np.ndarray:
@@ -108,7 +108,9 @@ def ndcg(found: np.ndarray, ideal: np.ndarray) -> float:
     return float(top @ discount[: len(top)]) / limit if limit > 0 else float("nan")
 
 
-def evaluate(judged: Judged, method: Method, kinds: tuple[str, ...], judged_only: bool) -> dict[str, np.ndarray]:
+def evaluate(
+    judged: JudgedSearches, method: Method, kinds: tuple[str, ...], judged_only: bool
+) -> dict[str, np.ndarray]:
     """nDCG@10 of each query: float64 [queries] for each kind of gain."""
     scores: dict[str, list[float]] = {kind: [] for kind in kinds}
     rng = np.random.default_rng(0)
@@ -141,7 +143,7 @@ def served(client: Client, timeout_s: float, latencies: list[float], degraded: l
     return method
 
 
-def bm25(products: Products) -> Method:
+def bm25(products: ProductTexts) -> Method:
     """BM25 (k1 1.2, b 0.75) over title and description."""
     index = bm25s.BM25(k1=1.2, b=0.75)
     rng = np.random.default_rng(4)
@@ -161,7 +163,7 @@ def bm25(products: Products) -> Method:
     return method
 
 
-def overlap(products: Products) -> Method:
+def overlap(products: ProductTexts) -> Method:
     """Share of the query's words in the title; ties in random order."""
     words = [set(_WORD.findall(title.lower())) for title in products.titles]
     row_of = {product: row for row, product in enumerate(products.ids)}
@@ -176,7 +178,7 @@ def overlap(products: Products) -> Method:
     return method
 
 
-def at_random(products: Products) -> Method:
+def at_random(products: ProductTexts) -> Method:
     """Any order."""
     rng = np.random.default_rng(2)
 
@@ -233,7 +235,7 @@ def main() -> None:
     )
     if arguments.max_queries:
         end = arguments.max_queries
-        judged = Judged(judged.query_ids[:end], judged.queries[:end], judged.grades[:end], judged.lowest)
+        judged = JudgedSearches(judged.query_ids[:end], judged.queries[:end], judged.grades[:end], judged.lowest)
     kinds = ("linear", "exponential")
     latencies: list[float] = []
     degraded: list[str] = []

@@ -8,9 +8,9 @@ import numpy as np
 from endcap_client import Client, Page, ScoredProduct, SearchResult
 
 from benchmarks.baseline import Baseline
-from benchmarks.inprocess import Answer, Shelf
+from benchmarks.inprocess import InProcessAnswer, InProcessShelf
 from benchmarks.measures import median_of, paired_ratio
-from benchmarks.replay import Request
+from benchmarks.replay import ReplayedRequest
 
 TOP = 10
 GENERATED = ("theme", "keywords")
@@ -21,22 +21,26 @@ GENERATED = ("theme", "keywords")
 class Turn:
     """One request on every side; `cached` is the system asked the same again, None for a search."""
 
-    request: Request
-    baseline: Answer
-    system: Answer
-    cached: Answer | None
+    request: ReplayedRequest
+    baseline: InProcessAnswer
+    system: InProcessAnswer
+    cached: InProcessAnswer | None
 
 
-def served_answer(client: Client, request: Request, placements: int, products: int, budget_ms: int) -> Answer:
+def served_answer(
+    client: Client, request: ReplayedRequest, placements: int, products: int, budget_ms: int
+) -> InProcessAnswer:
     """The system's answer."""
     options: dict[str, Any] = {"products": products, "budget_ms": budget_ms, "timeout_s": budget_ms / 1e3 + 5}
     if request.kind == "search":
         found: SearchResult = client.search(request.query, history=request.history, **options)
-        shelf = Shelf(request.query, (), *_ranking(found.products))
-        return Answer((shelf,), dict(found.status.document), found.seconds)
+        shelf = InProcessShelf(request.query, (), *_ranking(found.products))
+        return InProcessAnswer((shelf,), dict(found.status.document), found.seconds)
     page: Page = client.storefront(request.history, request.session, placements=placements, **options)
-    shelves = tuple(Shelf(each.theme, tuple(each.keywords), *_ranking(each.products)) for each in page.placements)
-    return Answer(shelves, dict(page.status.document), page.seconds)
+    shelves = tuple(
+        InProcessShelf(each.theme, tuple(each.keywords), *_ranking(each.products)) for each in page.placements
+    )
+    return InProcessAnswer(shelves, dict(page.status.document), page.seconds)
 
 
 def _ranking(products: Sequence[ScoredProduct]) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -44,8 +48,8 @@ def _ranking(products: Sequence[ScoredProduct]) -> tuple[tuple[str, ...], tuple[
 
 
 def take_turns(
-    requests: Sequence[Request],
-    ask: Callable[[Request], Answer],
+    requests: Sequence[ReplayedRequest],
+    ask: Callable[[ReplayedRequest], InProcessAnswer],
     baseline: Baseline,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Turn]:
@@ -85,11 +89,11 @@ def compared(turns: Sequence[Turn], seed: int) -> dict[str, Any]:
     return {"speed": document, "answers": likeness, "uncached_dropped": len(pages) - len(fresh)}
 
 
-def _from_cache(answer: Answer) -> bool:
+def _from_cache(answer: InProcessAnswer) -> bool:
     return all(answer.status["stages"][stage]["source"] == "cached" for stage in GENERATED)
 
 
-def _speed(baseline: Sequence[Answer], system: Sequence[Answer], seed: int) -> dict[str, Any]:
+def _speed(baseline: Sequence[InProcessAnswer], system: Sequence[InProcessAnswer], seed: int) -> dict[str, Any]:
     theirs, ours = [1e3 * each.seconds for each in baseline], [1e3 * each.seconds for each in system]
     stages = {name: [part["ms"] for part in parts] for name, parts in _stages(system).items()}
     return {
@@ -106,7 +110,7 @@ def _speed(baseline: Sequence[Answer], system: Sequence[Answer], seed: int) -> d
     }  # fmt: skip
 
 
-def _stages(answers: Sequence[Answer]) -> dict[str, list[dict[str, Any]]]:
+def _stages(answers: Sequence[InProcessAnswer]) -> dict[str, list[dict[str, Any]]]:
     names = list(answers[0].status["stages"])
     return {name: [each.status["stages"][name] for each in answers if name in each.status["stages"]] for name in names}
 
@@ -115,14 +119,14 @@ def _medians(values: dict[str, list[float]]) -> dict[str, float]:
     return {name: round(float(np.median(each)), 3) for name, each in values.items() if each}
 
 
-def page_likeness(pairs: Sequence[tuple[tuple[Shelf, ...], tuple[Shelf, ...]]]) -> dict[str, Any]:
+def page_likeness(pairs: Sequence[tuple[tuple[InProcessShelf, ...], tuple[InProcessShelf, ...]]]) -> dict[str, Any]:
     """How alike pages are: shares of equal themes and keywords, and the products.
 
     Themes are matched by title: the int8 student and the full-precision one write the same most of the time, and where
     they do not, placements of different themes cannot be compared product by product; the whole page still can.
     """
     equal, titles, keyword_shares, whole = 0, 0, [], []
-    matched: list[tuple[Shelf, Shelf]] = []
+    matched: list[tuple[InProcessShelf, InProcessShelf]] = []
     for theirs, ours in pairs:
         by_theme = {shelf.theme: shelf for shelf in ours}
         titles += len(theirs)
@@ -145,7 +149,7 @@ def page_likeness(pairs: Sequence[tuple[tuple[Shelf, ...], tuple[Shelf, ...]]]) 
     }
 
 
-def shelf_likeness(pairs: Sequence[tuple[Shelf, Shelf]]) -> dict[str, Any]:
+def shelf_likeness(pairs: Sequence[tuple[InProcessShelf, InProcessShelf]]) -> dict[str, Any]:
     """Overlap of the first ten products, and rank correlation (Spearman) of the scores of common ones."""
     from scipy.stats import spearmanr
 

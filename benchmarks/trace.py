@@ -20,7 +20,7 @@ from endcap_client.encode import search_message, storefront_message
 from tritonclient.grpc import service_pb2
 
 from benchmarks.engine_calls import StageRun, stage_runs
-from benchmarks.replay import Request
+from benchmarks.replay import ReplayedRequest
 from benchmarks.serving import Served
 
 CLIENT, SERVER, ENGINES = 1, 2, 3
@@ -49,7 +49,7 @@ class ModelSpan:
     at: Mapping[str, int]
 
 
-def record(served: Served, build: Path, request: Request, placements: int, products: int) -> dict[str, Any]:
+def record(served: Served, build: Path, request: ReplayedRequest, placements: int, products: int) -> dict[str, Any]:
     """Make one request and return its trace document (the JSON object format of Chrome's trace events)."""
     triton = served.triton
     if served.traces is not None:
@@ -64,7 +64,7 @@ def record(served: Served, build: Path, request: Request, placements: int, produ
     return document(client, status, spans, runs, request)
 
 
-def _ask(address: str, request: Request, placements: int, products: int) -> tuple[ClientSpan, dict[str, Any]]:
+def _ask(address: str, request: ReplayedRequest, placements: int, products: int) -> tuple[ClientSpan, dict[str, Any]]:
     """Ask as the client does, with the clock read between its steps."""
     search = request.kind == "search"
     with grpc.insecure_channel(address) as channel:
@@ -121,7 +121,7 @@ def document(
     status: Mapping[str, Any],
     spans: Sequence[ModelSpan],
     runs: Sequence[StageRun],
-    request: Request,
+    request: ReplayedRequest,
 ) -> dict[str, Any]:
     """The trace document: `traceEvents` of complete (X), asynchronous (b, e) and metadata (M) events."""
     events = _Events(client.start_ns)

@@ -8,10 +8,10 @@ import torch
 from endcap_kernels import fuse_top_k
 from test_fuse_top_k import reference_fuse_top_k
 
-from benchmarks.kernels.cases import ENDCAP, PLAIN, Case, compiled, offsets_of, random
+from benchmarks.kernels.cases import ENDCAP, PLAIN, KernelCase, compiled, offsets_of, random
 
 
-def cases(device: str, small: bool = False) -> Iterator[Case]:
+def cases(device: str, small: bool = False) -> Iterator[KernelCase]:
     sizes = [(2, 20, 4)] if small else [(4, 100, 12), (256, 100, 12), (4096, 100, 12), (16, 4096, 100)]
     for groups, size, top in sizes:
         offsets, count = offsets_of(np.full(groups, size), device), groups * size
@@ -24,7 +24,7 @@ def cases(device: str, small: bool = False) -> Iterator[Case]:
             "k": torch.full((groups,), top, device=device),
             "offsets": offsets,
         }
-        yield Case(
+        yield KernelCase(
             kernel="fuse_top_k",
             size=f"best {top} of {groups} x {size}",
             scale=count,

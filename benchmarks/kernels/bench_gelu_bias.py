@@ -7,16 +7,16 @@ import torch
 from endcap_kernels import gelu_bias
 from test_gelu_bias import reference_gelu_bias
 
-from benchmarks.kernels.cases import ENDCAP, PLAIN, Case, compiled, random
+from benchmarks.kernels.cases import ENDCAP, PLAIN, KernelCase, compiled, random
 
 
-def cases(device: str, small: bool = False) -> Iterator[Case]:
+def cases(device: str, small: bool = False) -> Iterator[KernelCase]:
     for tokens, size in [(9, 96)] if small else [(4096, 1536), (4096, 3072), (32_768, 3072), (32_768, 4096)]:
         arguments = (
             random(tokens, size, device=device, dtype=torch.bfloat16),
             random(size, device=device, dtype=torch.bfloat16, seed=1),
         )
-        yield Case(
+        yield KernelCase(
             kernel="gelu_bias",
             size=f"{tokens} x {size}, bf16",
             scale=tokens * size,

@@ -8,18 +8,18 @@ import torch
 from endcap_kernels import add_layer_norm, embed_layer_norm
 from test_layer_norms import reference_add_layer_norm, reference_embed_layer_norm
 
-from benchmarks.kernels.cases import ENDCAP, PLAIN, Case, compiled, random
+from benchmarks.kernels.cases import ENDCAP, PLAIN, KernelCase, compiled, random
 
 VOCABULARY = 30_522
 
 
-def cases(device: str, small: bool = False) -> Iterator[Case]:
+def cases(device: str, small: bool = False) -> Iterator[KernelCase]:
     sizes = [(9, 64)] if small else [(4096, 384), (4096, 768), (32_768, 768), (131_072, 768), (32_768, 1024)]
     for tokens, size in sizes:
         vectors = [random(size, device=device, dtype=torch.bfloat16, seed=seed) for seed in range(3)]
         states = [random(tokens, size, device=device, dtype=torch.bfloat16, seed=seed) for seed in (3, 4)]
         added: Any = (*states, *vectors)
-        yield Case(
+        yield KernelCase(
             kernel="add_layer_norm",
             size=f"{tokens} x {size}, bf16",
             scale=tokens,
@@ -36,7 +36,7 @@ def cases(device: str, small: bool = False) -> Iterator[Case]:
             random(rows, size, device=device, dtype=torch.bfloat16, seed=7 + rows) for rows in (VOCABULARY, 2, 512)
         ]
         embedded: Any = (*indexes, *tables, *vectors[:2])
-        yield Case(
+        yield KernelCase(
             kernel="embed_layer_norm",
             size=f"{tokens} x {size}, bf16",
             scale=tokens,

@@ -8,10 +8,10 @@ import torch
 from endcap_kernels import margin_scores
 from test_margin_scores import reference_margin_scores
 
-from benchmarks.kernels.cases import ENDCAP, PLAIN, Case, compiled, offsets_of, pair_lengths, random
+from benchmarks.kernels.cases import ENDCAP, PLAIN, KernelCase, compiled, offsets_of, pair_lengths, random
 
 
-def cases(device: str, small: bool = False) -> Iterator[Case]:
+def cases(device: str, small: bool = False) -> Iterator[KernelCase]:
     sizes = [(5, 64)] if small else [(1, 768), (100, 768), (1000, 768), (10_000, 768), (1000, 384), (1000, 1024)]
     for rows, size in sizes:
         lengths = np.minimum(pair_lengths(rows), 8)  # only the first tokens are read
@@ -22,7 +22,7 @@ def cases(device: str, small: bool = False) -> Iterator[Case]:
             for seed, shape in enumerate(shapes)
         )
         arguments = (hidden, offsets_of(lengths, device), *weights)
-        yield Case(
+        yield KernelCase(
             kernel="margin_scores",
             size=f"{rows} rows of {size}, bf16",
             scale=rows,

@@ -11,10 +11,10 @@ from test_packed_attention import reference_packed_attention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.kernels.cases import ENDCAP, PLAIN, Case, compiled, offsets_of, pair_lengths, random
+from benchmarks.kernels.cases import ENDCAP, PLAIN, KernelCase, compiled, offsets_of, pair_lengths, random
 
 
-def cases(device: str, small: bool = False) -> Iterator[Case]:
+def cases(device: str, small: bool = False) -> Iterator[KernelCase]:
     shapes = (
         [(np.array([3, 9]), 2, 32)]
         if small
@@ -38,7 +38,7 @@ def cases(device: str, small: bool = False) -> Iterator[Case]:
         if device == "cuda":
             implementations["flash varlen"] = _flash(qkv, offsets, longest)
             implementations["FlexAttention"] = _flex(qkv, lengths)
-        yield Case(
+        yield KernelCase(
             kernel="packed_attention",
             size=f"{len(lengths)} x {described} tokens, {heads} heads of {size}, bf16",
             scale=float((lengths**2).sum()),

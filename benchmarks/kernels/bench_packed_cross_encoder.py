@@ -10,7 +10,7 @@ import torch
 from endcap_kernels import PackedCrossEncoder
 from torch import Tensor
 
-from benchmarks.kernels.cases import ENDCAP, PLAIN, Case, pair_lengths
+from benchmarks.kernels.cases import ENDCAP, PLAIN, KernelCase, pair_lengths
 
 CLS, SEPARATOR, QUERY_TOKENS = 101, 102, 6
 
@@ -50,7 +50,7 @@ def requests(
     return heads, bodies, np.arange(pairs) * queries // pairs
 
 
-def cases(device: str, small: bool = False, checkpoint: Path | None = None) -> Iterator[Case]:
+def cases(device: str, small: bool = False, checkpoint: Path | None = None) -> Iterator[KernelCase]:
     """Each case is a request; with a checkpoint, its model instead of random ones."""
     sizes = [("tiny", 6, 1)] if small else [("BERT-base", 100, 1), ("MiniLM-L6", 100, 1), ("BERT-base", 1600, 16)]
     if checkpoint is not None and not small:
@@ -64,7 +64,7 @@ def cases(device: str, small: bool = False, checkpoint: Path | None = None) -> I
         product = np.arange(pairs)
         lengths = packed.pair_lengths(heads, query, product)
         plain = _padded(model.to(device, dtype), heads, bodies, query, device)
-        yield Case(
+        yield KernelCase(
             kernel="packed_cross_encoder",
             size=f"{name}, {pairs} pairs, {lengths.mean():.0f} tokens on average (to {lengths.max()})",
             scale=pairs,

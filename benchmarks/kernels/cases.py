@@ -13,7 +13,7 @@ ENDCAP, PLAIN, COMPILED = "endcap", "torch", "torch.compile"
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class KernelCase:
     """A kernel at a size."""
 
     kernel: str

@@ -8,7 +8,7 @@ from benchmarks.kernels.timing import measure
 
 
 @dataclass(frozen=True)
-class Limits:
+class DeviceLimits:
     """What this GPU did today."""
 
     copy_bytes_per_s: float
@@ -23,9 +23,9 @@ class Limits:
         return (by_memory, "copy") if by_memory >= by_matrices else (by_matrices, "matrix")
 
 
-def measure_limits() -> Limits:
+def measure_limits() -> DeviceLimits:
     """Copy 4 GiB; multiply two 8192 x 8192 matrices."""
-    return Limits(_copied_bytes_per_s(), _multiplied_per_s(8192))
+    return DeviceLimits(_copied_bytes_per_s(), _multiplied_per_s(8192))
 
 
 def _copied_bytes_per_s() -> float:

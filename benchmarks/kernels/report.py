@@ -7,13 +7,13 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from benchmarks.kernels.cases import COMPILED, ENDCAP, PLAIN
-from benchmarks.kernels.limits import Limits
+from benchmarks.kernels.limits import DeviceLimits
 from benchmarks.kernels.run import Row
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
-def write_csv(folder: Path, key: str, rows: Sequence[Row], limits: Limits) -> Path:
+def write_csv(folder: Path, key: str, rows: Sequence[Row], limits: DeviceLimits) -> Path:
     """All rows of a run, with the two limits in each so that a line stands for itself."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{key}.csv"

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.kernels.cases import COMPILED, ENDCAP, PLAIN, Case, relative_error
-from benchmarks.kernels.limits import Limits
+from benchmarks.kernels.cases import COMPILED, ENDCAP, PLAIN, KernelCase, relative_error
+from benchmarks.kernels.limits import DeviceLimits
 from benchmarks.kernels.timing import Times, as_graph, measure, measure_whole
 
 
@@ -34,7 +34,7 @@ class Row:
     note: str = ""
 
 
-def check(case: Case, names: Iterable[str] | None = None) -> dict[str, float]:
+def check(case: KernelCase, names: Iterable[str] | None = None) -> dict[str, float]:
     """Errors of the implementations to plain torch; raises ValueError if one computes something else."""
     expected = case.implementations[PLAIN]()
     errors = {}
@@ -48,7 +48,7 @@ def check(case: Case, names: Iterable[str] | None = None) -> dict[str, float]:
     return errors
 
 
-def run(case: Case, limits: Limits) -> Iterator[Row]:
+def run(case: KernelCase, limits: DeviceLimits) -> Iterator[Row]:
     """Time all implementations of a case on the GPU."""
     implementations = dict(case.implementations)
     expected = implementations[PLAIN]()
@@ -75,7 +75,7 @@ def run(case: Case, limits: Limits) -> Iterator[Row]:
                 yield _row(case, name, launch, timed, floor, limit, error, note)
 
 
-def _launches(case: Case, function: Callable[[], Any]) -> Iterator[tuple[str, Times | str]]:
+def _launches(case: KernelCase, function: Callable[[], Any]) -> Iterator[tuple[str, Times | str]]:
     if case.whole:
         yield "whole", measure_whole(function)
         return
@@ -90,7 +90,7 @@ def _launches(case: Case, function: Callable[[], Any]) -> Iterator[tuple[str, Ti
 
 
 def _row(
-    case: Case, name: str, launch: str, times: Times | None, floor: float, limit: str, error: float, note: str
+    case: KernelCase, name: str, launch: str, times: Times | None, floor: float, limit: str, error: float, note: str
 ) -> Row:
     nothing = float("nan")
     p20, p50, p80, runs = (times.p20, times.p50, times.p80, times.runs) if times else (nothing, nothing, nothing, 0)

@@ -11,7 +11,7 @@ from typing import Any
 
 from endcap_client import numbers
 
-from endcap_server.launch import LaunchError, Server, ServerOptions, Supervisor, Tls
+from endcap_server.launch import LaunchError, Server, ServerOptions, ServerTls, Supervisor
 
 
 def add_serve_command(subparsers: Any) -> None:
@@ -92,7 +92,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         revive=not arguments.no_restart,
         restricted=not arguments.open_control,
         key_file=arguments.key_file,
-        tls=Tls(arguments.tls[0], arguments.tls[1], arguments.client_ca) if arguments.tls else None,
+        tls=ServerTls(arguments.tls[0], arguments.tls[1], arguments.client_ca) if arguments.tls else None,
         plaintext=arguments.plaintext,
         metrics_address=arguments.metrics_address,
         as_built=arguments.as_built,

@@ -6,13 +6,15 @@ import socket
 import numpy as np
 import pytest
 
-from benchmarks.load import LoadGenerator, Phase, Sample, arrival_times, rate_point, summary
+from benchmarks.load import LoadGenerator, LoadSample, Phase, arrival_times, rate_point, summary
 from benchmarks.load_part import overload_document
 from benchmarks.measures import RatePoint
 
 
-def sample(start: float, ms: float, error: str = "", step: int = 0, late: float = 0.0, kind: str = "search") -> Sample:
-    return Sample(kind, step, start, start + late, start + late + ms / 1e3, error, stage_ms={"rerank": ms / 2})
+def sample(
+    start: float, ms: float, error: str = "", step: int = 0, late: float = 0.0, kind: str = "search"
+) -> LoadSample:
+    return LoadSample(kind, step, start, start + late, start + late + ms / 1e3, error, stage_ms={"rerank": ms / 2})
 
 
 def test_latency_counts_from_the_intended_start() -> None:

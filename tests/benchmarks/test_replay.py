@@ -7,7 +7,7 @@ from pathlib import Path
 import polars
 import pytest
 
-from benchmarks.replay import MAX_HISTORY, Replay, ReplayError, Request
+from benchmarks.replay import MAX_HISTORY, Replay, ReplayedRequest, ReplayError
 
 
 def write(folder: Path, events: polars.DataFrame) -> None:
@@ -36,7 +36,7 @@ def test_same_seed_same_requests(catalogue: Path) -> None:
     one, two, other = Replay(catalogue, 5), Replay(catalogue, 5), Replay(catalogue, 6)
     drawn = [each.storefronts(6) + each.searches(6) + each.traffic(6, 0.5) for each in (one, two, other)]
     assert drawn[0] == drawn[1] != drawn[2]
-    assert [Request.read(request.document()) for request in drawn[0]] == drawn[0]
+    assert [ReplayedRequest.read(request.document()) for request in drawn[0]] == drawn[0]
 
 
 def test_histories_are_oldest_first(catalogue: Path) -> None:
@@ -61,7 +61,7 @@ def test_searches_follow_the_log(catalogue: Path) -> None:
 
 def test_visits_follow_the_events(catalogue: Path) -> None:
     """Each page of a shopper has the history of the page before, longer by one event; the session stays."""
-    before: dict[str, Request] = {}
+    before: dict[str, ReplayedRequest] = {}
     for request in Replay(catalogue, 4).visits(200):
         if not request.history:
             continue

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from benchmarks.inprocess import Answer, Shelf
-from benchmarks.replay import Request
+from benchmarks.inprocess import InProcessAnswer, InProcessShelf
+from benchmarks.replay import ReplayedRequest
 from benchmarks.side_by_side import Turn, compared, page_likeness, shelf_likeness
 
 
-def shelf(theme: str, products: str, keywords: str = "a b") -> Shelf:
+def shelf(theme: str, products: str, keywords: str = "a b") -> InProcessShelf:
     ids = tuple(products.split())
-    return Shelf(theme, tuple(keywords.split()), ids, tuple(1.0 / (place + 1) for place in range(len(ids))))
+    return InProcessShelf(theme, tuple(keywords.split()), ids, tuple(1.0 / (place + 1) for place in range(len(ids))))
 
 
 def test_equal_rankings() -> None:
@@ -39,16 +39,16 @@ def test_placements_are_matched_by_theme() -> None:
     assert (nothing["equal_themes"], nothing["equal_keywords"], nothing["of_equal_themes"]) == (0.0, None, None)
 
 
-def answer(seconds: float, source: str = "generated") -> Answer:
+def answer(seconds: float, source: str = "generated") -> InProcessAnswer:
     stages: dict[str, Any] = {name: {"source": source, "ms": 1e3 * seconds / 2} for name in ("theme", "keywords")}
-    return Answer((shelf("tea", "1 2 3"),), {"stages": stages}, seconds, {"theme": 1.0, "keywords": 2.0})
+    return InProcessAnswer((shelf("tea", "1 2 3"),), {"stages": stages}, seconds, {"theme": 1.0, "keywords": 2.0})
 
 
 def test_answers_from_a_cache_do_not_count_as_uncached() -> None:
-    visit = Request("storefront")
+    visit = ReplayedRequest("storefront")
     turns = [Turn(visit, answer(3.0), answer(1.0), answer(0.1, "cached")) for _ in range(5)]
     turns.append(Turn(visit, answer(3.0), answer(0.1, "cached"), answer(0.1, "cached")))
-    turns.append(Turn(Request("search", query="tea"), answer(0.6), answer(0.2), None))
+    turns.append(Turn(ReplayedRequest("search", query="tea"), answer(0.6), answer(0.2), None))
     found = compared(turns, seed=1)
     assert found["uncached_dropped"] == 1
     ratios = {name: (row["requests"], row["ratio"]["value"]) for name, row in found["speed"].items()}

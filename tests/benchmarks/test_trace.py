@@ -6,7 +6,7 @@ import pytest
 from trace_format import check_format
 
 from benchmarks.engine_calls import EngineCall, StageRun, engine_shares
-from benchmarks.replay import Request
+from benchmarks.replay import ReplayedRequest
 from benchmarks.trace import ClientSpan, document, read_triton_trace
 
 MS = 1_000_000
@@ -69,7 +69,7 @@ def test_triton_traces_are_read_in_the_request_order() -> None:
 
 
 def test_document_with_a_triton_trace() -> None:
-    trace = document(CLIENT, STATUS, read_triton_trace(TRITON), RUNS, Request("search", query="tea"))
+    trace = document(CLIENT, STATUS, read_triton_trace(TRITON), RUNS, ReplayedRequest("search", query="tea"))
     check_format(trace)
     spans = spans_of(trace)
     assert spans["search"] == pytest.approx((2.5, 43.5))
@@ -82,7 +82,7 @@ def test_document_with_a_triton_trace() -> None:
 
 
 def test_document_without_a_triton_trace() -> None:
-    trace = document(CLIENT, STATUS, [], RUNS, Request("search", query="tea"))
+    trace = document(CLIENT, STATUS, [], RUNS, ReplayedRequest("search", query="tea"))
     check_format(trace)
     spans = spans_of(trace)
     assert spans["retrieval"][1] == pytest.approx(8)
@@ -92,7 +92,9 @@ def test_document_without_a_triton_trace() -> None:
 
 def test_cached_stages_have_no_calls() -> None:
     cached = [each for each in step(2, "retrieval", 1003) if "COMPUTE" not in str(each)]
-    trace = document(CLIENT, STATUS, read_triton_trace([*TRITON[:8], *cached, *TRITON[16:]]), RUNS, Request("search"))
+    trace = document(
+        CLIENT, STATUS, read_triton_trace([*TRITON[:8], *cached, *TRITON[16:]]), RUNS, ReplayedRequest("search")
+    )
     check_format(trace)
     assert [e["name"] for e in trace["traceEvents"] if e["ph"] == "b"] == ["cross_encoder"]
 

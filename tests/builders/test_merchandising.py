@@ -23,7 +23,7 @@ from endcap_builders.merchandising.openai_teacher import OpenAISettings, OpenAIT
 from endcap_builders.merchandising.profiles import ProfileSampler
 from endcap_builders.merchandising.quality import prune_keywords, prune_page
 from endcap_builders.merchandising.statistics import SEASONS, compute_statistics
-from endcap_builders.merchandising.teacher import KeywordRequest, Profile, ThemeRequest
+from endcap_builders.merchandising.teacher import KeywordRequest, Profile, ThemeTask
 from endcap_builders.merchandising.topics import category_names, presentable
 from endcap_builders.pipeline import BuildError
 from endcap_server.shop import prompts
@@ -97,7 +97,7 @@ def test_concepts_are_what_shoppers_type_for_a_topic(full):
 
 
 def test_a_page_is_about_its_shopper(full):
-    request = ThemeRequest(Profile(favourites=("lamps", "tools"), season="winter"), 4)
+    request = ThemeTask(Profile(favourites=("lamps", "tools"), season="winter"), 4)
     (page,) = full.themes([request])
     concepts = {text for theme in page for text in theme.concepts}
     assert len(page) == 4
@@ -107,7 +107,7 @@ def test_a_page_is_about_its_shopper(full):
 
 def test_searches_and_campaigns_come_first(full):
     profile = Profile(favourites=("lamps",), session=("wool rug",), campaign="Green tea week")
-    (page,) = full.themes([ThemeRequest(profile, 3)])
+    (page,) = full.themes([ThemeTask(profile, 3)])
     assert page[0].title == "Green tea week"
     assert "green tea" in page[0].concepts
     assert "wool rug" in page[1].title.lower()
@@ -115,7 +115,7 @@ def test_searches_and_campaigns_come_first(full):
 
 
 def test_the_same_shopper_gets_the_same_page(full):
-    request = ThemeRequest(Profile(favourites=("seeds",), season="spring"), 5)
+    request = ThemeTask(Profile(favourites=("seeds",), season="spring"), 5)
     assert next(full.themes([request])) == next(full.themes([request]))
 
 
@@ -244,7 +244,7 @@ def test_what_lasts_is_not_restocked(tmp_path):
     names = [topic.name for topic in statistics.topics.topics]
     assert {name for name, again in zip(names, statistics.restocked, strict=True) if again} == {"tools"}
     merchandiser = Merchandiser(statistics, read_lexicon(), lambda texts: np.stack([tiny_shop.embed(t) for t in texts]))
-    (page,) = merchandiser.themes([ThemeRequest(Profile(favourites=("lamps", "tools"), due=("tools",)), 4)])
+    (page,) = merchandiser.themes([ThemeTask(Profile(favourites=("lamps", "tools"), due=("tools",)), 4)])
     assert page[0].title == "Time for more tools"
     restock = [title.format(topic="lamps", Topic="Lamps") for title in read_lexicon().titles.restock]
     assert not {theme.title for theme in page} & set(restock)
@@ -343,7 +343,7 @@ def openai_teacher(endpoint: Endpoint, full: Merchandiser, path: Path, **setting
     return OpenAITeacher(options, full.statistics, path, lambda text: None)
 
 
-REQUESTS = [ThemeRequest(Profile(favourites=("lamps",), season=season), 2) for season in SEASONS]
+REQUESTS = [ThemeTask(Profile(favourites=("lamps",), season=season), 2) for season in SEASONS]
 
 
 def test_openai_teacher_writes_themes_and_keywords(endpoint, full, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from endcap_builders.evaluation.command import run_built, run_evaluation
 from endcap_builders.evaluation.metrics import corpus_figures, judged_figures
 from endcap_builders.evaluation.queries import EvaluationError, Judged, read_judged
-from endcap_builders.evaluation.request import Request
+from endcap_builders.evaluation.request import EvaluationRequest
 from endcap_builders.evaluation.summary import summarise
 from endcap_builders.relevance.labels import LabelScale
 from endcap_builders.relevance.pairs import RelevanceError, make_pairs
@@ -103,7 +103,7 @@ def request(shop, **changes):
         "cross_encoder": {"learning_rate": 1e-3, "mined_group": 8, "least_steps": 5, "neighbour_share": 0.1},
     }  # fmt: skip
     asked = {"queries": shop / "unseen", "labels": shop / "unseen", "overrides": overrides, **changes}
-    return Request(shop / "build", shop / "catalogue", **asked)
+    return EvaluationRequest(shop / "build", shop / "catalogue", **asked)
 
 
 @pytest.fixture(scope="module")
@@ -231,4 +231,4 @@ def test_what_cannot_be_evaluated_is_named(shop, changes, message):
 
 def test_build_without_a_store_is_named(shop, tmp_path):
     with pytest.raises(EvaluationError, match="none of bi_encoder; run `endcap build bi_encoder"):
-        run_evaluation(Request(tmp_path, shop / "catalogue"), Console(quiet=True))
+        run_evaluation(EvaluationRequest(tmp_path, shop / "catalogue"), Console(quiet=True))

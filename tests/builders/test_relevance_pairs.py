@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from endcap_builders.relevance.augmentation import draw_searches
-from endcap_builders.relevance.calibration import Calibration, calibrate
+from endcap_builders.relevance.calibration import FittedCalibration, calibrate
 from endcap_builders.relevance.data import Labelled
 from endcap_builders.relevance.labelling import label_pairs
 from endcap_builders.relevance.labels import UNIT, LabelScale
@@ -291,7 +291,7 @@ def test_calibration_recovers_the_curves_that_made_the_data(tmp_path):
     assert found.bias == pytest.approx(-0.4, abs=0.05)
     np.testing.assert_allclose(found.relevance(logits), relevance, atol=0.02)
     found.save(tmp_path)
-    assert Calibration.open(tmp_path) == found
+    assert FittedCalibration.open(tmp_path) == found
 
 
 def test_temperature_matches_observed_preferences():

@@ -11,7 +11,7 @@ from endcap_builders.relevance.checkpoints import load_model
 from endcap_builders.relevance.encode import PairEncoder
 from endcap_builders.relevance.inference import predict
 from endcap_builders.relevance.pairs import make_pairs
-from endcap_builders.relevance.teacher import Teacher
+from endcap_builders.relevance.teacher import RelevanceTeacher
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
 from endcap_server.engines.encoder_runtime import RuntimeOptions
 from endcap_server.shop.store import ItemStore
@@ -39,7 +39,7 @@ def test_figures_say_what_was_done(shop):
 
 
 def test_teacher_learns_the_labels(shop):
-    opened = Teacher.open(shop / "build/teacher")
+    opened = RelevanceTeacher.open(shop / "build/teacher")
     items = ItemStore.open(shop / "build", linked=False)
     encoder = PairEncoder(opened.tokenizer, items.tokens.values, items.tokens.offsets, 32)
     lamp, rug = TITLES.index("red lamp"), TITLES.index("oak rug")

@@ -12,7 +12,7 @@ from endcap_builders.relevance.inference import predict
 from endcap_builders.relevance.pairs import RelevanceError, make_pairs
 from endcap_builders.relevance.reliability import reliability
 from endcap_builders.relevance.student import train_student
-from endcap_builders.relevance.teacher import Teacher, train_teacher
+from endcap_builders.relevance.teacher import RelevanceTeacher, train_teacher
 from endcap_builders.relevance.training import Schedule, fit, length_grouped
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -160,7 +160,7 @@ def test_teacher_may_be_a_language_model_with_lora(tmp_path):
     )  # fmt: skip
     assert figures["last_loss"] < figures["first_loss"]
     teacher.save(tmp_path / "teacher")
-    opened = Teacher.open(tmp_path / "teacher")
+    opened = RelevanceTeacher.open(tmp_path / "teacher")
     np.testing.assert_allclose(opened.scores(encoded), teacher.scores(encoded), atol=1e-3)
     names = set(json.loads((tmp_path / "teacher/config.json").read_text(encoding="utf-8"))["architectures"])
     assert names == {"LlamaForSequenceClassification"}

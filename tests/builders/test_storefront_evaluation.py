@@ -19,7 +19,7 @@ from endcap_builders.evaluation.asking import Answers, ShownPage, ShownPlacement
 from endcap_builders.evaluation.cli import add_evaluate_command
 from endcap_builders.evaluation.pages import Shopper, shoppers_of
 from endcap_builders.evaluation.queries import EvaluationError
-from endcap_builders.evaluation.storefront import StorefrontRequest, run_storefront
+from endcap_builders.evaluation.storefront import StorefrontEvaluation, run_storefront
 from endcap_builders.evaluation.storefront_figures import difference, known_figures, latency, mean, new_figures, ratio
 from endcap_builders.evaluation.storefront_report import markdown, write_storefront
 from endcap_builders.machine import machine
@@ -185,24 +185,24 @@ def test_what_cannot_be_measured(
 ) -> None:
     build = built(tmp_path, catalogue, cut)
     with pytest.raises(EvaluationError, match=message):
-        run_storefront(StorefrontRequest(build, **changes), Console(file=io.StringIO()))
+        run_storefront(StorefrontEvaluation(build, **changes), Console(file=io.StringIO()))
 
 
 def test_no_build(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="expected a finished build, got none"):
-        run_storefront(StorefrontRequest(tmp_path / "nothing"), Console(file=io.StringIO()))
+        run_storefront(StorefrontEvaluation(tmp_path / "nothing"), Console(file=io.StringIO()))
 
 
 def test_a_server_that_does_not_answer(tmp_path: Path, catalogue: Path) -> None:
     build = built(tmp_path, catalogue, {"events_until": "2024-02-01"})
-    request = StorefrontRequest(build, address="127.0.0.1:9", timeout_s=2)
+    request = StorefrontEvaluation(build, address="127.0.0.1:9", timeout_s=2)
     with pytest.raises(EvaluationError, match=r"a page of 10 products of history: "):
         run_storefront(request, Console(file=io.StringIO()))
 
 
 def test_the_report(tmp_path: Path, catalogue: Path) -> None:
     parts = storefront.parts_of(
-        StorefrontRequest(tmp_path / "build"), EventCut(events_until="2024-02-01"), read_catalogue(catalogue), ""
+        StorefrontEvaluation(tmp_path / "build"), EventCut(events_until="2024-02-01"), read_catalogue(catalogue), ""
     )
     shop = Shelves()
     pages = {"page": [shop.page((), 2, 2) for _ in parts.known]}

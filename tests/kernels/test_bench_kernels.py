@@ -15,11 +15,11 @@ from ragged_inputs import DEVICE
 from benchmarks.kernels.__main__ import BENCHMARKS
 from benchmarks.kernels.bench_packed_cross_encoder import accuracy
 from benchmarks.kernels.cases import pair_lengths
-from benchmarks.kernels.limits import Limits
+from benchmarks.kernels.limits import DeviceLimits
 from benchmarks.kernels.report import BEGIN, END, markdown_table, plot, update_document, write_csv
 from benchmarks.kernels.run import Row, check
 
-LIMITS = Limits(copy_bytes_per_s=4e12, bf16_operations_per_s=8e14)
+LIMITS = DeviceLimits(copy_bytes_per_s=4e12, bf16_operations_per_s=8e14)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -12,8 +12,8 @@ import psutil
 import pytest
 import trustme
 from endcap_client import Client, EndcapError, Options
-from endcap_client import Tls as ClientTls
-from endcap_server.launch import LaunchError, Server, ServerOptions, Tls, connect
+from endcap_client import ServerTls as ClientTls
+from endcap_server.launch import LaunchError, Server, ServerOptions, ServerTls, connect
 from endcap_server.launch.command_line import hide_argument
 from endcap_server.serving.processes import model_processes
 from tritonclient.grpc import InferenceServerClient
@@ -185,7 +185,7 @@ def client_options(certificates: Path, name: str = "") -> Options:
     return Options(timeout_s=5.0, tls=ClientTls(root_certificates=certificates / "root.pem", **(own if name else {})))
 
 
-def tls_server(build: Path, key_file: Path, tls: Tls) -> Server:
+def tls_server(build: Path, key_file: Path, tls: ServerTls) -> Server:
     # All addresses: what must not be reachable from outside is then seen not to be.
     options = ServerOptions(
         build=build, address="0.0.0.0", grpc_port=0, http_port=0, metrics_port=0, key_file=key_file, tls=tls
@@ -195,13 +195,13 @@ def tls_server(build: Path, key_file: Path, tls: Tls) -> Server:
 
 @pytest.fixture(scope="module")
 def mutual(build: Path, certificates: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    tls = Tls(certificates / "server.pem", certificates / "server.key", certificates / "root.pem")
+    tls = ServerTls(certificates / "server.pem", certificates / "server.key", certificates / "root.pem")
     with tls_server(build, tmp_path_factory.mktemp("keys") / "mutual.key", tls) as running:
         yield running
 
 
 def test_tls(build: Path, certificates: Path, tmp_path: Path) -> None:
-    tls = Tls(certificates / "server.pem", certificates / "server.key")
+    tls = ServerTls(certificates / "server.pem", certificates / "server.key")
     with tls_server(build, tmp_path / "key", tls) as server:
         address = f"127.0.0.1:{server.grpc_port}"
         with Client(address, options=client_options(certificates)) as client:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from endcap_server.declared.errors import Overloaded
+from endcap_server.declared.errors import OverloadError
 from endcap_server.stages.admission import Admission
 from endcap_server.stages.in_flight import InFlight
 
@@ -53,7 +53,7 @@ class Shop:
         budget_ms = budget_ms or self.budget_ms
         try:
             key = self.admission.admit(kind, self.now_ns + int(budget_ms * MS), budget_ms)
-        except Overloaded:
+        except OverloadError:
             self.refused += 1
             return False
         self.jobs.append(Job(kind, self.now_ns, key, self.cost_ms[kind] * MS))
@@ -144,7 +144,7 @@ def test_a_short_budget_is_refused_where_a_long_one_is_not(open_shop: Callable[.
     shop.load(("page",), rate=8, seconds=10)
     shop.run_until(shop.now_ns + 2_000 * MS)
     assert [shop.ask("page") for _ in range(4)] == [True] * 4
-    with pytest.raises(Overloaded, match=r"overloaded: 4 requests in flight, .* 85% of the budget of 200 ms; try ag"):
+    with pytest.raises(OverloadError, match=r"overloaded: 4 requests in flight, .* 85% of the budget of 200 ms; try"):
         shop.admission.admit("page", shop.now_ns + 200 * MS, 200)
     assert shop.ask("page")
 
@@ -178,5 +178,5 @@ def test_what_fails_at_once_does_not_count(open_shop: Callable[..., Shop]) -> No
 def test_never_more_than_max_in_flight(open_shop: Callable[..., Shop]) -> None:
     shop = open_shop(cost_ms={"page": 0.5})
     assert sum(shop.ask("page") for _ in range(100)) == 64
-    with pytest.raises(Overloaded, match="64 requests in flight, the most that max_in_flight allows"):
+    with pytest.raises(OverloadError, match="64 requests in flight, the most that max_in_flight allows"):
         shop.admission.admit("page", shop.now_ns + 1000 * MS, 1000)

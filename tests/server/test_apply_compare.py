@@ -4,49 +4,49 @@ from pathlib import Path
 
 import pytest
 from endcap_server.apply.compare import Comparison, compare
-from endcap_server.apply.limits import Limits
-from endcap_server.apply.replay import Answer, Sample, choose
+from endcap_server.apply.limits import RolloutLimits
+from endcap_server.apply.replay import ReplayAnswer, ReplaySample, choose
 from endcap_server.serving.errors import ApplyError
 
 NAMES = {"search": "search"}
 STAGED = {"search": "search__g2"}
-SAMPLES = [Sample("search", {"QUERY": [f"q{number}"]}) for number in range(8)]
+SAMPLES = [ReplaySample("search", {"QUERY": [f"q{number}"]}) for number in range(8)]
 
 
-def answer(ids: str, shift: float = 0.0, ms: float = 10.0, degraded: bool = False) -> Answer:
+def answer(ids: str, shift: float = 0.0, ms: float = 10.0, degraded: bool = False) -> ReplayAnswer:
     status = {"degraded": ["rerank"] if degraded else []}
     scores = dict.fromkeys(ids, 0.5 + shift)
-    return Answer(ms / 1e3, best=frozenset(ids), scores=scores, status=status)
+    return ReplayAnswer(ms / 1e3, best=frozenset(ids), scores=scores, status=status)
 
 
 class Canned:
     """Answers the live generation's requests with one thing, the other's with another."""
 
-    def __init__(self, live: Answer, staged: list[Answer]):
+    def __init__(self, live: ReplayAnswer, staged: list[ReplayAnswer]):
         self.live, self.staged, self.asked = live, staged, []
 
-    def ask(self, sample: Sample, model: str, tries: int = 1) -> Answer:
+    def ask(self, sample: ReplaySample, model: str, tries: int = 1) -> ReplayAnswer:
         self.asked.append(model)
         number = int(sample.inputs["QUERY"][0][1:])
         return self.live if "__" not in model else self.staged[number % len(self.staged)]
 
 
-def compared(live: Answer, *staged: Answer) -> Comparison:
+def compared(live: ReplayAnswer, *staged: ReplayAnswer) -> Comparison:
     return compare(Canned(live, list(staged)), SAMPLES, NAMES, STAGED)  # type: ignore[arg-type]
 
 
 def test_equal_pages() -> None:
     found = compared(answer("abcd"), answer("abcd"))
     assert (found.requests, found.compared, found.overlap, found.drift, found.errors) == (8, 8, 1.0, 0.0, 0)
-    assert found.broken(Limits()) == []
+    assert found.broken(RolloutLimits()) == []
 
 
 def test_other_products() -> None:
     found = compared(answer("abcd"), answer("abxy", shift=0.2), answer("abcd"))
     assert found.overlap == pytest.approx(0.75)
     assert found.drift == pytest.approx(0.1)
-    assert found.broken(Limits(min_overlap=0.7, max_drift=0.15)) == []
-    assert [each.split()[0] for each in found.broken(Limits(min_overlap=0.8, max_drift=0.05))] == [
+    assert found.broken(RolloutLimits(min_overlap=0.7, max_drift=0.15)) == []
+    assert [each.split()[0] for each in found.broken(RolloutLimits(min_overlap=0.8, max_drift=0.05))] == [
         "overlap@10",
         "score",
     ]
@@ -54,7 +54,7 @@ def test_other_products() -> None:
 
 def test_one_ensemble_turned_upside_down_does_not_hide_behind_the_other() -> None:
     # The second canned answer is what odd queries get: the storefronts here, and none of the searches.
-    samples = [*SAMPLES[::4], *(Sample("storefront", {"QUERY": [f"q{number}"]}) for number in (1, 3, 5))]
+    samples = [*SAMPLES[::4], *(ReplaySample("storefront", {"QUERY": [f"q{number}"]}) for number in (1, 3, 5))]
     names, staged = ({name: name + end for name in ("search", "storefront")} for end in ("", "__g2"))
     canned = Canned(answer("abcd"), [answer("wxyd", shift=0.4), answer("abcd")])
     found = compare(canned, samples, names, staged)  # type: ignore[arg-type]
@@ -62,31 +62,34 @@ def test_one_ensemble_turned_upside_down_does_not_hide_behind_the_other() -> Non
 
 
 def test_failures() -> None:
-    found = compared(answer("abcd"), Answer(0.01, "search__g2 failed: a mistake"), answer("abcd"))
+    found = compared(answer("abcd"), ReplayAnswer(0.01, "search__g2 failed: a mistake"), answer("abcd"))
     assert (found.errors, found.compared) == (4, 4)
-    [broken] = found.broken(Limits())
+    [broken] = found.broken(RolloutLimits())
     assert "4 of 8 requests failed" in broken
     assert "a mistake" in broken
     assert "q0" in broken
-    assert found.broken(Limits(max_error_share=0.5)) == []
+    assert found.broken(RolloutLimits(max_error_share=0.5)) == []
 
 
 def test_what_live_does_not_answer_says_nothing() -> None:
-    found = compared(Answer(0.01, "overloaded: much to do", overloaded=True), answer("abcd"))
+    found = compared(ReplayAnswer(0.01, "overloaded: much to do", overloaded=True), answer("abcd"))
     assert (found.requests, found.errors) == (0, 0)
-    assert compared(answer("abcd"), Answer(0.01, "overloaded: much to do", overloaded=True)).requests == 0
+    assert compared(answer("abcd"), ReplayAnswer(0.01, "overloaded: much to do", overloaded=True)).requests == 0
 
 
 def test_degraded_pages_are_counted_and_not_compared() -> None:
     found = compared(answer("abcd"), answer("wxyz", degraded=True), answer("abcd"))
     assert (found.compared, found.overlap, found.staged_fallback) == (4, 1.0, 0.5)
-    [broken] = found.broken(Limits())
+    [broken] = found.broken(RolloutLimits())
     assert broken.startswith("50% of the pages are degraded")
 
 
 def test_latency_matters_only_beyond_the_slack() -> None:
-    assert compared(answer("a", ms=4), answer("a", ms=20)).broken(Limits()) == []
-    assert "median latency 90 ms, 30 ms live" in compared(answer("a", ms=30), answer("a", ms=90)).broken(Limits())[0]
+    assert compared(answer("a", ms=4), answer("a", ms=20)).broken(RolloutLimits()) == []
+    assert (
+        "median latency 90 ms, 30 ms live"
+        in compared(answer("a", ms=30), answer("a", ms=90)).broken(RolloutLimits())[0]
+    )
 
 
 def test_the_other_generation_is_warmed_up_first() -> None:
@@ -96,8 +99,8 @@ def test_the_other_generation_is_warmed_up_first() -> None:
 
 
 def test_the_ensemble_that_callers_do_not_ask_is_tried_too() -> None:
-    def of(ensemble: str, count: int) -> list[Sample]:
-        return [Sample(ensemble, {"PRODUCTS": [number]}) for number in range(1, count + 1)]
+    def of(ensemble: str, count: int) -> list[ReplaySample]:
+        return [ReplaySample(ensemble, {"PRODUCTS": [number]}) for number in range(1, count + 1)]
 
     made = [each for pair in zip(of("search", 40), of("storefront", 40), strict=True) for each in pair]
     assert choose(of("search", 8), made, 8) == (of("search", 6) + of("storefront", 2), 6)
@@ -107,8 +110,8 @@ def test_the_ensemble_that_callers_do_not_ask_is_tried_too() -> None:
 
 def test_limits_from_a_file_and_settings(tmp_path: Path) -> None:
     (tmp_path / "apply.toml").write_text("min_overlap = 0.2\nwatch_s = 30\n", encoding="utf-8")
-    limits = Limits.read([tmp_path / "none", tmp_path], ["watch_s=5"])
-    assert (limits.min_overlap, limits.watch_s, limits.sample) == (0.2, 5.0, Limits().sample)
+    limits = RolloutLimits.read([tmp_path / "none", tmp_path], ["watch_s=5"])
+    assert (limits.min_overlap, limits.watch_s, limits.sample) == (0.2, 5.0, RolloutLimits().sample)
 
 
 @pytest.mark.parametrize(
@@ -124,4 +127,4 @@ def test_limits_from_a_file_and_settings(tmp_path: Path) -> None:
 def test_bad_limits(tmp_path: Path, text: str, settings: tuple[str, ...], said: str) -> None:
     (tmp_path / "apply.toml").write_text(text, encoding="utf-8")
     with pytest.raises(ApplyError, match=said):
-        Limits.read([tmp_path], settings)
+        RolloutLimits.read([tmp_path], settings)

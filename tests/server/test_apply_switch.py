@@ -28,22 +28,22 @@ def generation(number: int, fusion: str) -> Generation:
     return Generation(number, "build", "cpu", models, dict.fromkeys(models, 1), dict.fromkeys(models, ""), ("search",))
 
 
-def let_go(control: Control, tmp_path: Path) -> list[str]:
+def retire(control: Control, tmp_path: Path) -> list[str]:
     said: list[str] = []
     moved = switch.Switch(StateFolder(tmp_path / "serving"), control, tmp_path, os.getpgid(0))
-    moved.let_go(generation(2, "fusion__g2"), generation(1, "fusion"), said.append, was_live=False)
+    moved.retire(generation(2, "fusion__g2"), generation(1, "fusion"), said.append, was_live=False)
     return said
 
 
 def test_what_is_shared_stays(tmp_path: Path) -> None:
     control = Stuck()
-    assert let_go(control, tmp_path) == []
+    assert retire(control, tmp_path) == []
     assert control.asked == ["search__g2", "fusion__g2"]
 
 
 def test_a_dead_model_is_left_to_triton(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(switch, "_DEAD_UNLOAD_S", 0.1)
-    [said] = let_go(Stuck("fusion__g2"), tmp_path)
+    [said] = retire(Stuck("fusion__g2"), tmp_path)
     assert "Triton does not finish unloading fusion__g2, whose process has died" in said
 
 
@@ -52,7 +52,7 @@ def test_one_that_lives_is_waited_for(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(switch, "_LONGEST_UNLOAD_S", 0.2)
     monkeypatch.setattr(switch, "model_processes", lambda group: {7: "fusion__g2"})
     with pytest.raises(ApplyError, match="fusion__g2: not unloaded within 0 s; it stays loaded until the next"):
-        let_go(Stuck("fusion__g2"), tmp_path)
+        retire(Stuck("fusion__g2"), tmp_path)
 
 
 def test_an_ensemble_with_a_request_in_it_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,5 +60,5 @@ def test_an_ensemble_with_a_request_in_it_is_waited_for(tmp_path: Path, monkeypa
     monkeypatch.setattr(switch, "_LONGEST_UNLOAD_S", 0.2)
     control = Stuck("search__g2")
     with pytest.raises(ApplyError, match="search__g2: not unloaded"):
-        let_go(control, tmp_path)
+        retire(control, tmp_path)
     assert control.asked == ["search__g2"], "its models stay with it"

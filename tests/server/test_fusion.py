@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from endcap_server.declared.errors import ParameterError
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_of, texts_of
-from endcap_server.shop.rules import Rules
+from endcap_server.shop.rules import MerchandisingRules
+from endcap_server.stages.documents import PageRequest, Themes
 from endcap_server.stages.fusion import Fusion
-from endcap_server.stages.handed_on import PageRequest, Themes
 from endcap_server.stages.keywords import Keywords
 from endcap_server.stages.page import SIGNALS
 from endcap_server.stages.ranking import RankerError
@@ -324,7 +324,7 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
         placements=placements,
         products=draw(st.integers(1, 12)),
         ticket=ticket(1000),
-        rules=Rules.model_validate_json(json.dumps(document)),
+        rules=MerchandisingRules.model_validate_json(json.dumps(document)),
     )
     return {
         "THEMES": Themes(titles=tuple(f"Theme {index}" for index in range(size[0]))).tensor(),

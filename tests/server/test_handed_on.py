@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from endcap_server.stages.handed_on import PageRequest, ThemeRequest, Themes, content_and_ticket, ticket_of
+from endcap_server.stages.documents import PageRequest, ThemeRequest, Themes, content_and_ticket, ticket_of
 from endcap_server.stages.status import carried
 from hypothesis import given
 from hypothesis import strategies as st

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from endcap_server.declared.tensors import Tensors, texts_of
 from endcap_server.shop.prompts import ThemeDraft
-from endcap_server.stages.handed_on import KeywordRows, Themes
+from endcap_server.stages.documents import KeywordRows, Themes
 from endcap_server.stages.keywords import Keywords
 from endcap_server.stages.status import part_of
 from tickets import ticket, ticketed

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from endcap_server.launch import LaunchError, Tls
+from endcap_server.launch import LaunchError, ServerTls
 from endcap_server.launch.listening import check_address, free_ports, loopback_beside
 
 CERTIFICATE, KEY, AUTHORITY = "server.pem", "server.key", "root.pem"
@@ -24,10 +24,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_files_that_fit(files: Path) -> None:
-    tls = Tls(files / CERTIFICATE, files / KEY)
+    tls = ServerTls(files / CERTIFICATE, files / KEY)
     tls.check()
     assert tls.flags()[0] == "--grpc-use-ssl=true"
-    mutual = Tls(files / CERTIFICATE, files / KEY, files / AUTHORITY)
+    mutual = ServerTls(files / CERTIFICATE, files / KEY, files / AUTHORITY)
     mutual.check()
     assert mutual.flags()[0] == "--grpc-use-ssl-mutual=true"
     assert mutual.flags()[-1] == f"--grpc-root-cert={files / AUTHORITY}"
@@ -46,13 +46,13 @@ def test_files_that_fit(files: Path) -> None:
     ],
 )
 def test_files_that_do_not_fit(files: Path, certificate: str, key: str, authority: str | None, message: str) -> None:
-    tls = Tls(files / certificate, files / key, files / authority if authority else None)
+    tls = ServerTls(files / certificate, files / key, files / authority if authority else None)
     with pytest.raises(LaunchError, match=message):
         tls.check()
 
 
 def test_addresses(files: Path) -> None:
-    tls = Tls(files / CERTIFICATE, files / KEY)
+    tls = ServerTls(files / CERTIFICATE, files / KEY)
     for address in ("127.0.0.1", "localhost", "::1"):
         check_address(address, None, plaintext=False, restricted=True)
         check_address(address, None, plaintext=False, restricted=False)
@@ -67,7 +67,7 @@ def test_addresses(files: Path) -> None:
 
 
 def test_what_speaks_no_tls_stays_inside(files: Path) -> None:
-    tls = Tls(files / CERTIFICATE, files / KEY)
+    tls = ServerTls(files / CERTIFICATE, files / KEY)
     assert loopback_beside("0.0.0.0", tls) == "127.0.0.1"
     assert loopback_beside("::1", tls) == "::1"
     assert loopback_beside("0.0.0.0", None) == "0.0.0.0"

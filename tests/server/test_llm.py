@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from endcap_server.engines.llm import Llm
-from endcap_server.engines.llm_engine import AbandonedError, Answer, LlmError
+from endcap_server.engines.llm_engine import AbandonedError, Completion, LlmError
 from endcap_server.shop import prompts
 from endcap_server.shop.grammar import keyword_grammar, theme_grammar, trie_rules
 
@@ -36,10 +36,10 @@ def ask(
     ms: float = 30_000,
     abandoned=lambda: False,
 ):
-    results: list[Answer | Exception] = []
+    results: list[Completion | Exception] = []
     done = threading.Event()
 
-    def on_done(result: Answer | Exception) -> None:
+    def on_done(result: Completion | Exception) -> None:
         results.append(result)
         done.set()
 
@@ -90,7 +90,7 @@ def test_max_tokens_cut_an_answer(llm):
 
 def test_a_deadline_cuts_an_answer(llm):
     answer = ask(llm, max_tokens=1900, ms=150)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, Completion)
     assert answer.finish == "cancelled"
     assert answer.text
 
@@ -107,10 +107,10 @@ def test_an_abandoned_request_stops(llm):
 
 @pytest.mark.parametrize("grammar", ['root ::= "a', "root ::= nothing", 'other ::= "a"'])
 def test_a_wrong_grammar_costs_nobody_else_an_answer(llm, grammar):
-    results: list[Answer | Exception] = []
+    results: list[Completion | Exception] = []
     done = threading.Semaphore(0)
 
-    def on_done(result: Answer | Exception) -> None:
+    def on_done(result: Completion | Exception) -> None:
         results.append(result)
         done.release()
 
@@ -120,7 +120,7 @@ def test_a_wrong_grammar_costs_nobody_else_an_answer(llm, grammar):
     for _ in range(3):
         assert done.acquire(timeout=60)
     assert sum(isinstance(result, LlmError) for result in results) == 1
-    assert sum(isinstance(result, Answer) and result.finish == "stop" for result in results) == 2
+    assert sum(isinstance(result, Completion) and result.finish == "stop" for result in results) == 2
     assert ask(llm, grammar=theme_grammar(1)).finish == "stop"
 
 
@@ -133,7 +133,7 @@ def test_requests_that_cannot_fit(llm, prompt, max_tokens):
 
 def test_a_full_queue_refuses(folder):
     engine = Llm(folder, cache_mb=16, max_sequences=1, max_waiting=1)
-    results: list[Answer | Exception] = []
+    results: list[Completion | Exception] = []
     deadline_ns = time.monotonic_ns() + int(60e9)
     for _ in range(200):
         engine.submit(PROMPT, "", 1900, deadline_ns, results.append)

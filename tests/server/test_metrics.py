@@ -10,8 +10,8 @@ from endcap_server.declared.tensors import Tensors
 from endcap_server.ensembles import STAGES
 from endcap_server.serving import metrics
 from endcap_server.serving.metrics import (
-    Counts,
     EngineMetrics,
+    MetricSums,
     StageMetrics,
     increments,
     nothing,
@@ -19,7 +19,7 @@ from endcap_server.serving.metrics import (
 from endcap_server.shop.text_policy import DEFAULT_WORDS
 from endcap_server.stages.admission import Refusal
 from endcap_server.stages.answer_cache import AnswerCache, CachedAnswer
-from endcap_server.stages.handed_on import PageRequest, ThemeRequest, Themes
+from endcap_server.stages.documents import PageRequest, ThemeRequest, Themes
 from endcap_server.stages.status import StatusPart
 from endcap_server.stages.theme import ThemeCheck
 from tickets import ticket, ticketed
@@ -198,7 +198,7 @@ def test_engine() -> None:
 
 
 def test_histograms_are_counted_up_by_bucket() -> None:
-    counts, metric = Counts(), metrics.IN_FLIGHT
+    counts, metric = MetricSums(), metrics.IN_FLIGHT
     for value in (1, 2, 2, 3, 64, 65):
         counts.observe(metric, (), value)
     [((same, labels), sums)] = counts.take().items()
@@ -215,7 +215,7 @@ def test_histograms_are_counted_up_by_bucket() -> None:
 
 
 def test_nothing_is_lost_between_threads() -> None:
-    counts, total, stopped = Counts(), 0.0, threading.Event()
+    counts, total, stopped = MetricSums(), 0.0, threading.Event()
 
     def add() -> None:
         for _ in range(5000):

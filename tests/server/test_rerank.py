@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from endcap_server.declared.tensors import Tensors, texts_of
-from endcap_server.shop.rules import Rules
-from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
+from endcap_server.shop.rules import MerchandisingRules
+from endcap_server.stages.documents import KeywordRows, PageRequest, Themes
 from endcap_server.stages.page import MEASURED
 from endcap_server.stages.rerank import Rerank, mix
 from endcap_server.stages.status import part_of
@@ -44,7 +44,7 @@ def answer(
         placements=0 if search else len(themes),
         products=products,
         ticket=ticket(budget_ms),
-        rules=Rules.model_validate_json(json.dumps(rules)),
+        rules=MerchandisingRules.model_validate_json(json.dumps(rules)),
     )
     out = asyncio.run(
         stage.run(

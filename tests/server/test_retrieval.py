@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endcap_server.declared.errors import InvalidRequest, Overloaded, ParameterError
+from endcap_server.declared.errors import InvalidRequest, OverloadError, ParameterError
 from endcap_server.declared.tensors import Tensors, bytes_tensor
 from endcap_server.shop.rules import Exclude
 from endcap_server.stages.candidates import popular_rows
-from endcap_server.stages.handed_on import KeywordRows, PageRequest, ThemeRequest, Themes, content_and_ticket
+from endcap_server.stages.documents import KeywordRows, PageRequest, ThemeRequest, Themes, content_and_ticket
 from endcap_server.stages.in_flight import InFlight
 from endcap_server.stages.retrieval import Retrieval
 from endcap_server.stages.status import part_of
@@ -250,7 +250,7 @@ def test_more_than_it_can_answer_is_refused_and_what_fails_does_not_count(shop: 
     answers = [asyncio.run(stage.run({"QUERY": bytes_tensor(["lamp"])})) for _ in range(3)]
     assert [part_of(answer["PAGE"])["in_flight"] for answer in answers] == [1, 2, 3]
     assert len({page(answer).ticket.deadline_ns for answer in answers}) == 3
-    with pytest.raises(Overloaded, match=r"overloaded: 3 requests in flight, the most that max_in_flight allows; try"):
+    with pytest.raises(OverloadError, match=r"overloaded: 3 requests in flight, the most that max_in_flight allows"):
         asyncio.run(stage.run({"QUERY": bytes_tensor(["lamp"])}))
     InFlight().leave(page(answers[0]).ticket.deadline_ns)
     asyncio.run(stage.run({}))

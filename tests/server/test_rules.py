@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endcap_server.shop.rules import CompiledRules, RuleIndex, Rules, RulesError, read_rules
+from endcap_server.shop.rules import CompiledRules, MerchandisingRules, RuleIndex, RulesError, read_rules
 from endcap_server.shop.store import ItemStore
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,8 +49,8 @@ def test_canonical_form_is_equal_for_equal_rules() -> None:
     one = read_rules('{"exclude": {"brands": ["b", "a", "b"]}, "pin": ["y", "x"], "boost": {}, "campaign": " "}')
     two = read_rules('{"pin": ["y", "x", "y"], "exclude": {"brands": ["a", "b"], "products": []}}')
     assert one.canonical() == two.canonical() == {"exclude": {"brands": ["a", "b"]}, "pin": ["y", "x"]}
-    assert Rules().canonical() == {}
-    assert Rules.model_validate_json(json.dumps(one.canonical())).canonical() == one.canonical()
+    assert MerchandisingRules().canonical() == {}
+    assert MerchandisingRules.model_validate_json(json.dumps(one.canonical())).canonical() == one.canonical()
 
 
 def test_theme_rules_are_only_what_themes_depend_on() -> None:

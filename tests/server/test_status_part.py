@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from endcap_server.declared.errors import EngineTimeout
 from endcap_server.declared.tensors import json_of, json_tensor
-from endcap_server.stages.handed_on import KeywordRows
+from endcap_server.stages.documents import KeywordRows
 from endcap_server.stages.status import StatusPart, arrived_ns, carried, finish, part_of
 from endcap_server.stages.theme import ThemeCause, ThemeCheck
 

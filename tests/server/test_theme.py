@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from endcap_server.declared.tensors import Tensors, texts_of
 from endcap_server.shop.prompts import ThemeDraft, theme_completion
-from endcap_server.stages.handed_on import ThemeRequest, Themes, ticket_of
+from endcap_server.stages.documents import ThemeRequest, Themes, ticket_of
 from endcap_server.stages.keywords import Keywords
 from endcap_server.stages.status import part_of
 from endcap_server.stages.theme import Theme

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fake_tensorrt_llm
 import pytest
-from endcap_server.engines.llm_engine import AbandonedError, Answer, LlmError
+from endcap_server.engines.llm_engine import AbandonedError, Completion, LlmError
 from endcap_server.engines.trtllm import TrtLlm
 
 FAR_NS = 2**62
@@ -58,7 +58,7 @@ def test_options_of_the_engine(llm: fake_tensorrt_llm.LLM, folder: Path) -> None
 
 def test_answers_keep_their_order_and_run_together(engine: TrtLlm, llm: fake_tensorrt_llm.LLM) -> None:
     prompts = ["brass lamp", "oak table", "garden hose"] * 4
-    assert engine.generate(prompts, [""] * 12, 20) == [Answer(prompt, "stop") for prompt in prompts]
+    assert engine.generate(prompts, [""] * 12, 20) == [Completion(prompt, "stop") for prompt in prompts]
     assert llm.most_active > 1
     assert llm.active == 0
 
@@ -91,7 +91,7 @@ def test_a_deadline_aborts_and_keeps_what_is_written(engine: TrtLlm, llm: fake_t
     result = submit(engine, "oak table " * 9, max_tokens=80, deadline_ns=time.monotonic_ns() + 300_000_000).get(
         timeout=10
     )
-    assert isinstance(result, Answer)
+    assert isinstance(result, Completion)
     assert result.finish == "cancelled"
     assert result.text
     assert llm.outputs[0].aborted
@@ -135,7 +135,7 @@ def test_one_failure_costs_one_request(engine: TrtLlm, llm: fake_tensorrt_llm.LL
     assert isinstance(result, LlmError)
     assert "CUDA error" in str(result)
     llm.fails = False
-    assert engine.generate(["oak table"], [""], 8) == [Answer("oak table", "stop")]
+    assert engine.generate(["oak table"], [""], 8) == [Completion("oak table", "stop")]
 
 
 def test_closing_answers_what_is_in_flight(engine: TrtLlm, llm: fake_tensorrt_llm.LLM) -> None:

@@ -10,7 +10,7 @@ import polars as pl
 from endcap_builders.catalogue.demo_shop.products import Products, make_products
 from endcap_builders.catalogue.demo_shop.searches import Grader, Intent, make_judgements, make_searches
 from endcap_builders.catalogue.demo_shop.shoppers import EVENT_NAMES, Shoppers, make_events, make_shoppers
-from endcap_builders.catalogue.demo_shop.words import Words, load_words
+from endcap_builders.catalogue.demo_shop.words import ShopWords, load_words
 from endcap_builders.catalogue.schema import Catalogue
 from endcap_builders.catalogue.write import write_catalogue
 
@@ -19,7 +19,7 @@ from endcap_builders.catalogue.write import write_catalogue
 class DemoTruth:
     """What the generator knows and the catalogue does not say: tastes, attributes, and what each search was after."""
 
-    words: Words
+    words: ShopWords
     products: Products
     shoppers: Shoppers
     intents: dict[str, Intent]

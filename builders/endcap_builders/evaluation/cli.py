@@ -98,10 +98,10 @@ def _time(text: str) -> str:
 
 
 def _storefront(arguments: argparse.Namespace) -> int:
-    from endcap_builders.evaluation.storefront import StorefrontRequest, run_storefront
+    from endcap_builders.evaluation.storefront import StorefrontEvaluation, run_storefront
 
     run_storefront(
-        StorefrontRequest(
+        StorefrontEvaluation(
             build=arguments.build,
             catalogue=arguments.catalogue,
             address=arguments.address,
@@ -121,9 +121,9 @@ def _storefront(arguments: argparse.Namespace) -> int:
 
 def _search(arguments: argparse.Namespace) -> int:
     from endcap_builders.evaluation.command import run_built, run_evaluation
-    from endcap_builders.evaluation.request import Request, catalogue_of
+    from endcap_builders.evaluation.request import EvaluationRequest, catalogue_of
 
-    asked = Request(
+    asked = EvaluationRequest(
         arguments.build,
         arguments.catalogue or catalogue_of(arguments.build),
         arguments.queries,

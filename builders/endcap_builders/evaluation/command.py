@@ -15,7 +15,7 @@ from endcap_builders.evaluation.queries import Judged
 from endcap_builders.evaluation.report import write_built, write_report
 from endcap_builders.evaluation.request import (
     FOLDER,
-    Request,
+    EvaluationRequest,
     context_of,
     corpus_of,
     judged_of,
@@ -32,7 +32,7 @@ from endcap_builders.relevance.mining import Lexical
 from endcap_builders.steps.teacher import labels_of
 
 
-def run_evaluation(request: Request, console: Console | None = None) -> dict[str, Any]:
+def run_evaluation(request: EvaluationRequest, console: Console | None = None) -> dict[str, Any]:
     """Train what is missing, score everything, and write report.json, report.md and two plots; the report.
 
     Raises:
@@ -83,7 +83,7 @@ def run_evaluation(request: Request, console: Console | None = None) -> dict[str
     return report
 
 
-def run_built(request: Request, console: Console | None = None) -> dict[str, Any]:
+def run_built(request: EvaluationRequest, console: Console | None = None) -> dict[str, Any]:
     """Measure the build's own teacher and student, and write built.json and built.md; the report.
 
     Raises:

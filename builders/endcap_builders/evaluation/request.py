@@ -23,7 +23,7 @@ FOLDER, WORK = "evaluation", ".evaluation"
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """What to evaluate on.
 
     Attributes:
@@ -57,7 +57,7 @@ def catalogue_of(build: Path) -> Path:
     return Path(manifest["catalogue"]["folder"])
 
 
-def settings_of(request: Request) -> tuple[EvaluationSettings, TeacherSettings, CrossEncoderSettings]:
+def settings_of(request: EvaluationRequest) -> tuple[EvaluationSettings, TeacherSettings, CrossEncoderSettings]:
     """The options of the evaluation, of its teachers, and of its students."""
     overrides = request.overrides or {}
     unknown = sorted(set(overrides) - {"evaluate", "teacher", "cross_encoder"})
@@ -82,7 +82,7 @@ def settings_of(request: Request) -> tuple[EvaluationSettings, TeacherSettings, 
     )
 
 
-def context_of(request: Request, console: Console) -> BuildContext:
+def context_of(request: EvaluationRequest, console: Console) -> BuildContext:
     """The build, with a place for the models of the grid."""
     manifest = read_manifest(request.build)
     for step in ("bi_encoder", "store", "lexical"):
@@ -96,7 +96,7 @@ def context_of(request: Request, console: Console) -> BuildContext:
     return build_context(request.build, request.catalogue, work, console)
 
 
-def judged_of(request: Request, labelled: Labelled, store: ItemStore, scale: LabelScale) -> Judged:
+def judged_of(request: EvaluationRequest, labelled: Labelled, store: ItemStore, scale: LabelScale) -> Judged:
     """The queries to evaluate on: those of the files, or the catalogue's held-out ones."""
     if (request.queries is None) != (request.labels is None):
         raise EvaluationError("--queries and --labels go together: expected both or none")
@@ -116,7 +116,7 @@ def corpus_of(judged: Judged, count: int) -> Judged:
     return Judged(judged.pairs.select(np.zeros(len(judged.pairs), dtype=bool)), judged.grades[:0], judged.source)
 
 
-def name_of(request: Request) -> str:
+def name_of(request: EvaluationRequest) -> str:
     """What the report is called."""
     if request.name:
         return request.name

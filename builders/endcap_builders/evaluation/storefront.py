@@ -29,7 +29,7 @@ PAGE, BASE = "page", "base"
 
 
 @dataclass(frozen=True)
-class StorefrontRequest:
+class StorefrontEvaluation:
     """What to measure.
 
     Attributes:
@@ -72,7 +72,7 @@ class Parts:
     until: str
 
 
-def run_storefront(request: StorefrontRequest, console: Console | None = None) -> dict[str, Any]:
+def run_storefront(request: StorefrontEvaluation, console: Console | None = None) -> dict[str, Any]:
     """Ask for the pages, and write report.json, report.md and plots; the report.
 
     Raises:
@@ -127,7 +127,7 @@ def _cut(build: Path) -> EventCut:
     return cut
 
 
-def parts_of(request: StorefrontRequest, cut: EventCut, catalogue: Catalogue, digest: str) -> Parts:
+def parts_of(request: StorefrontEvaluation, cut: EventCut, catalogue: Catalogue, digest: str) -> Parts:
     """Who is measured, and by what.
 
     Args:
@@ -187,7 +187,7 @@ def _drawn(shoppers: Sequence[Shopper], count: int, seed: int) -> list[Shopper]:
 
 
 def _ask(
-    ctx: BuildContext, request: StorefrontRequest, parts: Parts, manifest: dict[str, Any]
+    ctx: BuildContext, request: StorefrontEvaluation, parts: Parts, manifest: dict[str, Any]
 ) -> tuple[dict[str, list[ShownPage]], list[ShownPage]]:
     """Pages of the shoppers with a history by shop, and the build's pages of the new ones."""
     asked = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from endcap_server.engines.llm import Llm
-from endcap_server.engines.llm_engine import Answer
+from endcap_server.engines.llm_engine import Completion
 from endcap_server.shop import prompts
 from endcap_server.shop.grammar import keyword_grammar, theme_grammar
 from endcap_server.shop.prompts import ThemeDraft
@@ -94,7 +94,7 @@ def evaluate_keywords(folder: Path, examples: Sequence[Example]) -> dict[str, An
 
 def _answer(
     folder: Path, examples: Sequence[Example], grammars: list[str], max_tokens: int
-) -> tuple[list[Answer], dict[str, Any]]:
+) -> tuple[list[Completion], dict[str, Any]]:
     engine = Llm(folder)
     try:
         answers = engine.generate([example.prompt for example in examples], grammars, max_tokens)

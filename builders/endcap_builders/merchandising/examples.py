@@ -16,7 +16,7 @@ from endcap_builders.llm.examples import Example
 from endcap_builders.merchandising.merchandiser import Merchandiser
 from endcap_builders.merchandising.quality import prune_keywords, prune_page
 from endcap_builders.merchandising.statistics import Statistics
-from endcap_builders.merchandising.teacher import KeywordRequest, Teacher, ThemeRequest
+from endcap_builders.merchandising.teacher import CopyTeacher, KeywordRequest, ThemeTask
 from endcap_builders.merchandising.topics import Array, TitleIndex
 
 _PART = 256
@@ -32,7 +32,7 @@ class Choice:
 
 
 def theme_examples(
-    teacher: Teacher, requests: Sequence[ThemeRequest], counts: Counter[str]
+    teacher: CopyTeacher, requests: Sequence[ThemeTask], counts: Counter[str]
 ) -> Iterable[tuple[Example, list[ThemeDraft]]]:
     """Yield an example and its page for each request whose page passes the quality checks."""
     for request, drafts in zip(requests, teacher.themes(requests), strict=True):
@@ -77,7 +77,7 @@ def keyword_requests(
 
 
 def keyword_examples(
-    teacher: Teacher, requests: Sequence[KeywordRequest], counts: Counter[str]
+    teacher: CopyTeacher, requests: Sequence[KeywordRequest], counts: Counter[str]
 ) -> Iterable[tuple[Example, Choice]]:
     """Yield an example and its choice for each request that the teacher answers well."""
     for request, chosen in zip(requests, teacher.choose_keywords(requests), strict=True):

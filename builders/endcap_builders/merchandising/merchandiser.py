@@ -14,7 +14,7 @@ from endcap_server.shop.words import distinct_things, specific_first, words
 from endcap_builders.merchandising.keyword_choice import choose_keywords
 from endcap_builders.merchandising.lexicon import Lexicon
 from endcap_builders.merchandising.statistics import SEASONS, Occasion, Statistics
-from endcap_builders.merchandising.teacher import KeywordRequest, Profile, ThemeRequest
+from endcap_builders.merchandising.teacher import KeywordRequest, Profile, ThemeTask
 from endcap_builders.merchandising.topics import plural_forms, presentable
 from endcap_builders.merchandising.vocabulary import Embed, Vocabulary
 
@@ -34,7 +34,7 @@ class Merchandiser:
         self._plurals = plural_forms(statistics.store)
         self._attributes_of: dict[int, list[Idea]] = {}
 
-    def themes(self, requests: Sequence[ThemeRequest]) -> Iterator[list[ThemeDraft]]:
+    def themes(self, requests: Sequence[ThemeTask]) -> Iterator[list[ThemeDraft]]:
         """Write an ordered page for each request."""
         texts = {clean(r.profile.campaign, TITLE_CHARACTERS).lower() for r in requests if r.profile.campaign}
         self.vocabulary.find_near(texts)

@@ -18,7 +18,7 @@ from endcap_server.shop.prompts import ThemeDraft
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from endcap_builders.merchandising.statistics import Statistics
-from endcap_builders.merchandising.teacher import KeywordRequest, ThemeRequest
+from endcap_builders.merchandising.teacher import KeywordRequest, ThemeTask
 from endcap_builders.pipeline import BuildError, Settings
 
 A = TypeVar("A", bound=BaseModel)
@@ -101,7 +101,7 @@ class OpenAITeacher:
         self._stopped = threading.Event()
         self.asked = self.malformed = self.input_tokens = self.output_tokens = 0
 
-    def themes(self, requests: Sequence[ThemeRequest]) -> Iterator[list[ThemeDraft]]:
+    def themes(self, requests: Sequence[ThemeTask]) -> Iterator[list[ThemeDraft]]:
         """Ask for each page; a page that stays malformed comes back empty."""
         texts = [f"Shopper: {r.profile.text()}\nPlacements: {r.placements}" for r in requests]
         for page in self._ask_all(self._themes_task, texts, _Page):

@@ -11,7 +11,7 @@ from endcap_server.shop.prompts import MAX_PLACEMENTS, due, favourites, season_o
 from endcap_builders.catalogue import Catalogue
 from endcap_builders.merchandising.lexicon import Lexicon
 from endcap_builders.merchandising.statistics import SEASONS, Statistics
-from endcap_builders.merchandising.teacher import Profile, ThemeRequest
+from endcap_builders.merchandising.teacher import Profile, ThemeTask
 
 _MAX_HISTORY = 200
 _FOCUSED = 0.3
@@ -51,7 +51,7 @@ class ProfileSampler:
         weights = np.sqrt(np.maximum(counts, 1.0))
         self.query_weights = (weights / weights.sum()).cumsum().tolist() if len(weights) else []
 
-    def draw(self) -> ThemeRequest:
+    def draw(self) -> ThemeTask:
         """Draw one request."""
         rng = self.rng
         if rng.random() < _FOCUSED:
@@ -70,9 +70,9 @@ class ProfileSampler:
         placements = (
             rng.choice((3, 4, 4, 5, 5, 6, 6, 6, 7, 8)) if rng.random() < 0.93 else rng.randint(1, MAX_PLACEMENTS)
         )
-        return ThemeRequest(replace(profile, session=tuple(session), season=season, campaign=campaign), placements)
+        return ThemeTask(replace(profile, session=tuple(session), season=season, campaign=campaign), placements)
 
-    def _focused(self) -> ThemeRequest:
+    def _focused(self) -> ThemeTask:
         """Draw a short page about one or two topics, or that answers one thing said in the text.
 
         Which topic is called what and holds what is most of what a student has to learn, and short pages teach it
@@ -96,7 +96,7 @@ class ProfileSampler:
         elif about < 0.95 and self.statistics.brands:
             brands = rng.sample(list(self.statistics.brands), min(len(self.statistics.brands), rng.randint(1, 2)))
         profile = Profile(tuple(topics), tuple(brands), tuple(session), season, campaign, tuple(needed))
-        return ThemeRequest(profile, rng.randint(1, 3))
+        return ThemeTask(profile, rng.randint(1, 3))
 
     def _from_history(self) -> Profile:
         rng, statistics = self.rng, self.statistics

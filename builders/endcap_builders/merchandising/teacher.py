@@ -24,7 +24,7 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class ThemeRequest:
+class ThemeTask:
     """Write this many placements for this shopper."""
 
     profile: Profile
@@ -40,13 +40,13 @@ class KeywordRequest:
     choose: int
 
 
-class Teacher(Protocol):
+class CopyTeacher(Protocol):
     """Writes what students imitate. Both methods answer in the order of their requests.
 
     An empty answer means that the teacher has none for a request; the example is left out.
     """
 
-    def themes(self, requests: Sequence[ThemeRequest]) -> Iterator[list[ThemeDraft]]:
+    def themes(self, requests: Sequence[ThemeTask]) -> Iterator[list[ThemeDraft]]:
         """Write an ordered page of themes for each request."""
         ...
 

@@ -16,7 +16,7 @@ _PRIOR = 1e-3
 
 
 @dataclass(frozen=True)
-class Calibration:
+class FittedCalibration:
     """Relevance of logit s: `sigmoid(scale * s + bias)`; preference of i to j: `sigmoid((s_i - s_j) / temperature)`."""
 
     scale: float
@@ -32,12 +32,12 @@ class Calibration:
         (folder / CALIBRATION_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def open(cls, folder: Path) -> "Calibration":
+    def open(cls, folder: Path) -> "FittedCalibration":
         """Read `calibration.json`."""
         return cls(**json.loads((folder / CALIBRATION_FILE).read_text(encoding="utf-8")))
 
 
-def calibrate(logits: np.ndarray, relevance: np.ndarray, offsets: np.ndarray) -> Calibration:
+def calibrate(logits: np.ndarray, relevance: np.ndarray, offsets: np.ndarray) -> FittedCalibration:
     """Fit scale and bias to relevance, temperature to preferences within groups.
 
     Args:
@@ -69,7 +69,7 @@ def calibrate(logits: np.ndarray, relevance: np.ndarray, offsets: np.ndarray) ->
     slope = max(slope, 1e-3)
     differences = np.concatenate([np.empty(0), *_preferences(standard, relevance, offsets)])
     steepness = float(_fit(differences[:, None], np.ones(len(differences)))[0]) if len(differences) else slope
-    return Calibration(
+    return FittedCalibration(
         scale=float(slope / spread),
         bias=float(offset - slope * logits.mean() / spread),
         temperature=float(spread / max(steepness, 1e-3)),

@@ -11,7 +11,7 @@ from endcap_builders.catalogue import read_catalogue
 from endcap_builders.relevance.data import pair_encoder_of, store_texts
 from endcap_builders.relevance.encode import PairEncoder
 from endcap_builders.relevance.pairs import Pairs, make_pairs
-from endcap_builders.relevance.teacher import Teacher
+from endcap_builders.relevance.teacher import RelevanceTeacher
 
 
 @dataclass
@@ -29,16 +29,16 @@ class Judge:
     build: Path
     catalogue: Path
     max_product_tokens: int = 0
-    _opened: tuple[Teacher, PairEncoder] | None = field(default=None, repr=False, compare=False)
+    _opened: tuple[RelevanceTeacher, PairEncoder] | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 
-    def open(self) -> tuple[Teacher, PairEncoder]:
+    def open(self) -> tuple[RelevanceTeacher, PairEncoder]:
         """The teacher, and the products as it reads them."""
         if self._opened is None:
             store = ItemStore.open(self.build, linked=False)
-            teacher = Teacher.open(self.teacher)
+            teacher = RelevanceTeacher.open(self.teacher)
             encoder = pair_encoder_of(
                 store, teacher.tokenizer, lambda: store_texts(read_catalogue(self.catalogue), store)
             )

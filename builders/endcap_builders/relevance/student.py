@@ -11,7 +11,7 @@ import torch
 from endcap_builders.relevance.encode import EncodedPairs
 from endcap_builders.relevance.margin_mse import margin_mse
 from endcap_builders.relevance.pairs import RelevanceError
-from endcap_builders.relevance.teacher import Teacher
+from endcap_builders.relevance.teacher import RelevanceTeacher
 from endcap_builders.relevance.training import Schedule, Track, fit, length_grouped
 
 
@@ -48,7 +48,7 @@ def student_targets(relevance: np.ndarray, kind: Literal["grade", "logit"]) -> n
     return (0.5 + 0.5 * logit / np.log((1 - TARGET_MARGIN) / TARGET_MARGIN)).astype(np.float32)
 
 
-def head_from_teacher(student: Any, teacher: Teacher) -> None:
+def head_from_teacher(student: Any, teacher: RelevanceTeacher) -> None:
     """Start the student's one output as the teacher's expected grade, to first order.
 
     The gradient of the expected grade under uniform grade probabilities is sum_k (grade_k - mean) / g * logit_k.

@@ -18,14 +18,14 @@ from endcap_builders.relevance.training import Schedule, Track, fit, length_grou
 GRADES_FILE = "grades.json"
 
 
-class Teacher:
+class RelevanceTeacher:
     """A trained teacher."""
 
     def __init__(self, model: Any, tokenizer: Any, grades: np.ndarray) -> None:
         self.model, self.tokenizer, self.grades = model, tokenizer, grades
 
     @classmethod
-    def open(cls, folder: Path) -> "Teacher":
+    def open(cls, folder: Path) -> "RelevanceTeacher":
         """Read what `save` wrote."""
         path = folder / GRADES_FILE
         if not path.exists():
@@ -64,8 +64,8 @@ def train_teacher(
     batch_size: int,
     track: Track,
     folder: Path | None = None,
-    validate: Callable[[Teacher], float] | None = None,
-) -> tuple[Teacher, dict[str, Any]]:
+    validate: Callable[[RelevanceTeacher], float] | None = None,
+) -> tuple[RelevanceTeacher, dict[str, Any]]:
     """Train a classifier on labelled pairs (targets in 0..1) by cross-entropy against soft targets.
 
     Args:
@@ -103,6 +103,6 @@ def train_teacher(
         track,
         "training the teacher",
         folder=folder,
-        validate=None if validate is None else lambda trained: validate(Teacher(trained, tokenizer, levels)),
+        validate=None if validate is None else lambda trained: validate(RelevanceTeacher(trained, tokenizer, levels)),
     )
-    return Teacher(model, tokenizer, levels), figures
+    return RelevanceTeacher(model, tokenizer, levels), figures

@@ -21,7 +21,7 @@ from endcap_builders.merchandising.merchandiser import Merchandiser
 from endcap_builders.merchandising.openai_teacher import OpenAISettings, OpenAITeacher
 from endcap_builders.merchandising.profiles import ProfileSampler
 from endcap_builders.merchandising.statistics import compute_statistics
-from endcap_builders.merchandising.teacher import Teacher
+from endcap_builders.merchandising.teacher import CopyTeacher
 from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
 from endcap_builders.steps.store import WITHOUT_FACTS
 
@@ -57,7 +57,7 @@ def run(ctx: BuildContext, settings: MerchandisingSettings) -> dict[str, Any]:
     except ValueError as error:
         raise BuildError(str(error)) from None
     merchandiser = Merchandiser(statistics, lexicon, embed)
-    teacher: Teacher = merchandiser
+    teacher: CopyTeacher = merchandiser
     if settings.teacher == "openai":
         teacher = OpenAITeacher(settings.openai, statistics, ctx.work / "answers.jsonl", ctx.log)
     sampler = ProfileSampler(ctx.catalogue, statistics, lexicon, rng)

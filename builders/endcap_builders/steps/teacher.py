@@ -18,7 +18,7 @@ from endcap_builders.relevance.labels import LabelScale
 from endcap_builders.relevance.measure import group_figures
 from endcap_builders.relevance.pairs import Pairs, RelevanceError
 from endcap_builders.relevance.reliability import reliability
-from endcap_builders.relevance.teacher import Teacher, train_teacher
+from endcap_builders.relevance.teacher import RelevanceTeacher, train_teacher
 from endcap_builders.relevance.training import Schedule, steps_of, tell_if_cut
 from endcap_builders.relevance.warm_up import warm_up_pairs
 from endcap_builders.steps.store import TEXTS_ONLY
@@ -106,7 +106,7 @@ def teach(
     folder: Path,
     max_product_tokens: int = 0,
     warm: Pairs | None = None,
-) -> tuple[Teacher, PairEncoder, dict[str, Any]]:
+) -> tuple[RelevanceTeacher, PairEncoder, dict[str, Any]]:
     """Train a teacher.
 
     Args:
@@ -184,7 +184,7 @@ def warmed_up(
     return model
 
 
-def teacher_figures(teacher: Teacher, unseen: EncodedPairs) -> dict[str, Any]:
+def teacher_figures(teacher: RelevanceTeacher, unseen: EncodedPairs) -> dict[str, Any]:
     """How well a teacher orders held-out pairs, and whether its grades mean what they say."""
     scores = teacher.scores(unseen)
     return {**group_figures(scores, unseen.pairs), **reliability(scores, unseen.pairs.target)}

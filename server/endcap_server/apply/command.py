@@ -11,9 +11,9 @@ from typing import Any
 
 from endcap_client import numbers
 
-from endcap_server.apply.limits import Limits
+from endcap_server.apply.limits import RolloutLimits
 from endcap_server.apply.recovery import recover
-from endcap_server.apply.rollout import Refused, Rollout, Share, Wishes
+from endcap_server.apply.rollout import Rollout, RolloutOptions, RolloutRefused, Share
 from endcap_server.apply.side_by_side import side_by_side
 from endcap_server.lint import RepositoryError
 from endcap_server.serving.control import ControlError
@@ -35,7 +35,7 @@ def add_apply_command(subparsers: Any) -> None:
         description="Check edited configurations or a new build, load what changes beside what is live, compare pages, "
         "switch, watch, and go back by itself when something is wrong; no request fails on the way "
         "(docs/operations.md).",
-        epilog=f"limits: {', '.join(f'{name} {default}' for name, default, _ in Limits.table())}; {_EXIT_CODES}",
+        epilog=f"limits: {', '.join(f'{name} {default}' for name, default, _ in RolloutLimits.table())}; {_EXIT_CODES}",
     )
     parser.add_argument(
         "--from",
@@ -126,7 +126,7 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _apply(arguments: argparse.Namespace) -> int:
-    wishes = Wishes(
+    options = RolloutOptions(
         settings=tuple(arguments.set),
         force_memory=arguments.force_memory,
         skip_hashes=arguments.skip_hashes,
@@ -139,13 +139,13 @@ def _apply(arguments: argparse.Namespace) -> int:
         number = rollout.promote() if arguments.promote else rollout.apply(arguments.source)
         if number is None:
             return
-        if (trial := wishes.trial) is None or arguments.promote:
+        if (trial := options.trial) is None or arguments.promote:
             _say(f"generation {number} is live")
         else:
             _say(f"generation {number} runs beside the live one, {trial.mode} {trial.share:.1%}")
             _say("look with `endcap compare`, then `endcap apply --promote` or `endcap rollback`")
 
-    return _run("apply", arguments, wishes, work)
+    return _run("apply", arguments, options, work)
 
 
 def _trial(arguments: argparse.Namespace) -> Share | None:
@@ -182,7 +182,9 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    wishes = Wishes(settings=tuple(arguments.set), force_memory=arguments.force_memory, skip_hashes=True, lenient=True)
+    options = RolloutOptions(
+        settings=tuple(arguments.set), force_memory=arguments.force_memory, skip_hashes=True, lenient=True
+    )
 
     def work(rollout: Rollout) -> None:
         if recover(rollout, undo=True) and not arguments.to:
@@ -201,7 +203,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
         if number is not None:
             _say(f"generation {number} is live: what generation {to} was")
 
-    return _run("rollback", arguments, wishes, work)
+    return _run("rollback", arguments, options, work)
 
 
 def _history(arguments: argparse.Namespace) -> int:
@@ -230,13 +232,13 @@ def _line(run: Run, standing: Standing) -> str:
     return f"{run.generation:>4}  {run.began}  {outcome:<12}  {what}{changed}{reason}"
 
 
-def _run(name: str, arguments: argparse.Namespace, wishes: Wishes, work: Callable[[Rollout], None]) -> int:
+def _run(name: str, arguments: argparse.Namespace, options: RolloutOptions, work: Callable[[Rollout], None]) -> int:
     os.nice(_NICE)
     try:
         server: RunningServer = find_server(arguments.build, arguments.grpc_port)
         with server.state_folder.locked():
-            work(Rollout(server, _say, wishes))
-    except (ApplyError, Refused, ControlError, RepositoryError) as error:
+            work(Rollout(server, _say, options))
+    except (ApplyError, RolloutRefused, ControlError, RepositoryError) as error:
         print(f"endcap {name}: {error}", file=sys.stderr)
         return 1
     return 0

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from endcap_server.apply.limits import Limits
-from endcap_server.apply.replay import Answer, Asker, Sample
+from endcap_server.apply.limits import RolloutLimits
+from endcap_server.apply.replay import Asker, ReplayAnswer, ReplaySample
 
 _LONGEST_PAUSE_S = 0.5
 
@@ -41,7 +41,7 @@ class Comparison:
     staged_fallback: float
     first_error: str = ""
 
-    def broken(self, limits: Limits) -> list[str]:
+    def broken(self, limits: RolloutLimits) -> list[str]:
         """The limits that it does not keep, in words."""
         found = []
         if self.requests and self.errors / self.requests > limits.max_error_share:
@@ -79,7 +79,7 @@ class Comparison:
         return {name: round(value, 4) if isinstance(value, float) else value for name, value in vars(self).items()}
 
 
-def compare(asker: Asker, samples: Sequence[Sample], live: dict[str, str], staged: dict[str, str]) -> Comparison:
+def compare(asker: Asker, samples: Sequence[ReplaySample], live: dict[str, str], staged: dict[str, str]) -> Comparison:
     """Ask both generations every request, in turns.
 
     The staged one is asked once before: caches and kernels that live has warm are warm there too, then.
@@ -100,14 +100,14 @@ def compare(asker: Asker, samples: Sequence[Sample], live: dict[str, str], stage
     return _figures(pairs)
 
 
-def _ask(asker: Asker, sample: Sample, names: dict[str, str]) -> Answer:
+def _ask(asker: Asker, sample: ReplaySample, names: dict[str, str]) -> ReplayAnswer:
     """Ask, and then be quiet for as long: shoppers come first."""
     answer = asker.ask(sample, names[sample.ensemble])
     time.sleep(min(answer.seconds, _LONGEST_PAUSE_S))
     return answer
 
 
-def _figures(pairs: Sequence[tuple[Sample, Answer, Answer]]) -> Comparison:
+def _figures(pairs: Sequence[tuple[ReplaySample, ReplayAnswer, ReplayAnswer]]) -> Comparison:
     # What live cannot answer either (it has too much to do, say) tells nothing.
     asked = [(sample, live, staged) for sample, live, staged in pairs if not live.error and not staged.overloaded]
     failed = [(sample, staged) for sample, _, staged in asked if staged.error]
@@ -134,10 +134,10 @@ def _figures(pairs: Sequence[tuple[Sample, Answer, Answer]]) -> Comparison:
     )
 
 
-def _overlap(live: Answer, staged: Answer) -> float:
+def _overlap(live: ReplayAnswer, staged: ReplayAnswer) -> float:
     return len(live.best & staged.best) / len(live.best) if live.best else float(not staged.best)
 
 
-def _drift(live: Answer, staged: Answer) -> float | None:
+def _drift(live: ReplayAnswer, staged: ReplayAnswer) -> float | None:
     common = live.scores.keys() & staged.scores.keys()
     return fmean([abs(live.scores[each] - staged.scores[each]) for each in common]) if common else None

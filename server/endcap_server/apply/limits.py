@@ -13,7 +13,7 @@ from endcap_server.serving.errors import ApplyError
 FILE = "apply.toml"
 
 
-class Limits(BaseModel):
+class RolloutLimits(BaseModel):
     """Settings of `endcap apply`, from `apply.toml` beside what is applied, and `--set NAME=VALUE`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -47,7 +47,7 @@ class Limits(BaseModel):
     memory_reserve_mb: int = Field(512, ge=0, description="MB of memory that stay free with both generations loaded")
 
     @classmethod
-    def read(cls, places: Iterable[Path], settings: Iterable[str] = ()) -> "Limits":
+    def read(cls, places: Iterable[Path], settings: Iterable[str] = ()) -> "RolloutLimits":
         """The limits in the first `apply.toml` of several folders, changed by "NAME=VALUE" settings.
 
         Raises:

@@ -27,7 +27,7 @@ BEST = 10
 
 
 @dataclass(frozen=True)
-class Sample:
+class ReplaySample:
     """One request of an ensemble."""
 
     ensemble: str
@@ -38,7 +38,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ReplayAnswer:
     """What came of one request."""
 
     seconds: float
@@ -60,28 +60,30 @@ class Answer:
         return str(self.status.get("versions", {}).get("generation", ""))
 
 
-def smoke_samples(build: Path) -> list[Sample]:
+def smoke_samples(build: Path) -> list[ReplaySample]:
     """Requests of every kind, of products and keywords that the store has; the same for the same store."""
     store = ItemStore.open(build)
     ids = [store.product_ids[row] for row in np.argsort(-store.popularity, kind="stable")[:8].tolist()]
     words = [store.keywords[row] for row in range(min(4, len(store.keywords)))] or ["gift"]
     rules = json.dumps({"pin": ids[:1], "max_per_brand": 3})
     return [
-        Sample("search", {"QUERY": words[:1], "PRODUCTS": [12]}),
-        Sample("storefront", {"PLACEMENTS": [2], "PRODUCTS": [6]}),
-        Sample("storefront", {"HISTORY": ids[:5], "PLACEMENTS": [2], "PRODUCTS": [6]}),
-        Sample("storefront", {"SESSION": words[:2], "RULES": [rules], "PLACEMENTS": [2], "PRODUCTS": [6]}),
-        Sample("search", {"QUERY": words[-1:], "HISTORY": ids[:3], "RULES": [rules], "PRODUCTS": [6]}),
+        ReplaySample("search", {"QUERY": words[:1], "PRODUCTS": [12]}),
+        ReplaySample("storefront", {"PLACEMENTS": [2], "PRODUCTS": [6]}),
+        ReplaySample("storefront", {"HISTORY": ids[:5], "PLACEMENTS": [2], "PRODUCTS": [6]}),
+        ReplaySample("storefront", {"SESSION": words[:2], "RULES": [rules], "PLACEMENTS": [2], "PRODUCTS": [6]}),
+        ReplaySample("search", {"QUERY": words[-1:], "HISTORY": ids[:3], "RULES": [rules], "PRODUCTS": [6]}),
     ]
 
 
-def recorded_samples(run_folder: Path, table: str, count: int) -> list[Sample]:
+def recorded_samples(run_folder: Path, table: str, count: int) -> list[ReplaySample]:
     """The latest valid requests that the live generation has been asked, newest first, each once."""
     recorded = {json.dumps(inputs, sort_keys=True): inputs for inputs in reversed(read_recorded(run_folder, table))}
-    return [Sample("search" if "QUERY" in each else "storefront", each) for each in islice(recorded.values(), count)]
+    return [
+        ReplaySample("search" if "QUERY" in each else "storefront", each) for each in islice(recorded.values(), count)
+    ]
 
 
-def made_samples(build: Path) -> Iterator[Sample]:
+def made_samples(build: Path) -> Iterator[ReplaySample]:
     """Requests without end, of known keywords and popular products: where too few were recorded."""
     store = ItemStore.open(build)
     words = max(len(store.keywords), 1)
@@ -92,18 +94,20 @@ def made_samples(build: Path) -> Iterator[Sample]:
         word = store.keywords[number % words] if len(store.keywords) else "gift"
         if number % 2:
             history = [ids[(number * 5 + each) % len(ids)] for each in range(3)]
-            yield Sample("storefront", {"HISTORY": history, "PLACEMENTS": [2], "PRODUCTS": [10]})
+            yield ReplaySample("storefront", {"HISTORY": history, "PLACEMENTS": [2], "PRODUCTS": [10]})
         else:
-            yield Sample("search", {"QUERY": [word], "PRODUCTS": [10]})
+            yield ReplaySample("search", {"QUERY": [word], "PRODUCTS": [10]})
         number += 1
 
 
-def samples(build: Path, run_folder: Path, table: str, count: int) -> tuple[list[Sample], int]:
+def samples(build: Path, run_folder: Path, table: str, count: int) -> tuple[list[ReplaySample], int]:
     """`count` requests to compare pages with, and how many of them were recorded."""
     return choose(recorded_samples(run_folder, table, count), made_samples(build), count)
 
 
-def choose(recorded: Sequence[Sample], made: Iterable[Sample], count: int) -> tuple[list[Sample], int]:
+def choose(
+    recorded: Sequence[ReplaySample], made: Iterable[ReplaySample], count: int
+) -> tuple[list[ReplaySample], int]:
     """`count` requests, recorded ones as far as there are, and how many these are.
 
     At most three quarters are recorded ones of one ensemble: both are going live, whichever callers ask.
@@ -134,9 +138,9 @@ class Asker:
     ) -> None:
         self._client.close()
 
-    def ask(self, sample: Sample, model: str, tries: int = _TRIES) -> Answer:
+    def ask(self, sample: ReplaySample, model: str, tries: int = _TRIES) -> ReplayAnswer:
         """Ask once; again, after a pause, where the server refuses because it has much to do."""
-        answer = Answer(0.0)
+        answer = ReplayAnswer(0.0)
         for number in range(tries):
             answer = self._once(sample, model)
             if not answer.overloaded:
@@ -144,7 +148,7 @@ class Asker:
             time.sleep(_PAUSE_S * (number + 1))
         return answer
 
-    def _once(self, sample: Sample, model: str) -> Answer:
+    def _once(self, sample: ReplaySample, model: str) -> ReplayAnswer:
         wanted = [triton.InferRequestedOutput(each.name) for each in MODELS[sample.ensemble].outputs]
         started = time.perf_counter()
         try:
@@ -152,7 +156,7 @@ class Asker:
             return _answer(result, time.perf_counter() - started)
         except (InferenceServerException, OSError) as error:  # OSError: no connection, no answer in time
             text = " ".join(str(error).split())
-            return Answer(time.perf_counter() - started, text, "overloaded:" in text)
+            return ReplayAnswer(time.perf_counter() - started, text, "overloaded:" in text)
 
 
 def _tensors(inputs: Inputs) -> list[Any]:
@@ -168,7 +172,7 @@ def _tensors(inputs: Inputs) -> list[Any]:
     return tensors
 
 
-def _answer(result: Any, seconds: float) -> Answer:
+def _answer(result: Any, seconds: float) -> ReplayAnswer:
     ids, scores = result.as_numpy("PRODUCT_ID"), result.as_numpy("SCORE")
     rows = ids.reshape(-1, ids.shape[-1]) if ids.size else ids.reshape(0, 1)
     best = frozenset(each.decode() for row in rows for each in _first(row) if each)
@@ -177,7 +181,7 @@ def _answer(result: Any, seconds: float) -> Answer:
         if product:
             by_id[product.decode()] = max(score, by_id.get(product.decode(), -np.inf))
     status = json.loads(result.as_numpy("STATUS").reshape(-1)[0])
-    return Answer(seconds, best=best, scores=by_id, status=status)
+    return ReplayAnswer(seconds, best=best, scores=by_id, status=status)
 
 
 def _first(row: np.ndarray) -> Iterable[bytes]:

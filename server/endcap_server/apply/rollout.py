@@ -9,7 +9,7 @@ from pathlib import Path
 
 from endcap_server.apply.compare import compare
 from endcap_server.apply.difference import difference
-from endcap_server.apply.limits import Limits
+from endcap_server.apply.limits import RolloutLimits
 from endcap_server.apply.memory import memory_need
 from endcap_server.apply.notices import notices
 from endcap_server.apply.replay import Asker, samples, smoke_samples
@@ -28,7 +28,7 @@ from endcap_server.stages.trial import FILE as TRIAL_FILE
 Report = Callable[[str], None]
 
 
-class Refused(Exception):  # noqa: N818 - an outcome, not a fault
+class RolloutRefused(Exception):  # noqa: N818 - an outcome, not a fault
     """The new generation was not let go live; the message says why. Live is as it was."""
 
 
@@ -46,7 +46,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class RolloutOptions:
     """What one rollout was asked for.
 
     Attributes:
@@ -72,11 +72,11 @@ class Rollout:
     Args:
         server: The server.
         report: Told what happens, line by line.
-        wishes: What was asked for.
+        options: What was asked for.
     """
 
-    def __init__(self, server: RunningServer, report: Report, wishes: Wishes = Wishes()) -> None:
-        self.server, self.report, self.wishes = server, report, wishes
+    def __init__(self, server: RunningServer, report: Report, options: RolloutOptions = RolloutOptions()) -> None:
+        self.server, self.report, self.options = server, report, options
         self.state: StateFolder = server.state_folder
         self.journal = self.state.journal
         self.control = server.control
@@ -98,20 +98,20 @@ class Rollout:
             )
         source = source or self._default_source(live)
         repository, artefacts = source_folders(source, self.state.snapshot(live.number))
-        limits = Limits.read((source, repository, artefacts), self.wishes.settings)
+        limits = RolloutLimits.read((source, repository, artefacts), self.options.settings)
         number = self.journal.standing().newest + 1
         candidate = self.state.folder / "generations" / ".candidate"
         began = {"kind": kind, "source": str(source.resolve()), "to": to}
         try:
             take_snapshot(repository, artefacts, candidate)
             generation = self._plan(candidate, number, source, repository, live)
-            if generation is None or self.wishes.dry_run:
+            if generation is None or self.options.dry_run:
                 return None
             self._check_memory(candidate, generation, live, limits)
             self.journal.write("began", number, changed=generation.own, **began)
             candidate.rename(self.state.snapshot(number))
-        except Refused as error:
-            if not self.wishes.dry_run:
+        except RolloutRefused as error:
+            if not self.options.dry_run:
                 self.journal.write("began", number, **began)
                 self.journal.write("ended", number, outcome="refused", reason=str(error))
             raise
@@ -134,7 +134,7 @@ class Rollout:
                 self.report(f"bringing generation {live.number} back was not finished: {second}; run `endcap rollback`")
             raise
 
-    def _go(self, generation: Generation, live: Generation, limits: Limits) -> None:
+    def _go(self, generation: Generation, live: Generation, limits: RolloutLimits) -> None:
         number = generation.number
         watch = Watch(self.control, live.public, limits)
         self.journal.step(number, "load")
@@ -142,14 +142,16 @@ class Rollout:
         with Asker(self.server.http) as asker:
             self.journal.step(number, "compare")
             self._compare(asker, generation, live, limits)
-            if self.wishes.trial is not None:
-                self.try_out(generation, self.wishes.trial)
+            if self.options.trial is not None:
+                self.try_out(generation, self.options.trial)
                 self.journal.write("ended", number, outcome="staged")
                 return
             self._promote(asker, generation, live, limits, watch)
 
-    def _promote(self, asker: Asker, generation: Generation, live: Generation, limits: Limits, watch: Watch) -> None:
-        """Switch to a generation that is loaded and was found good, watch, and let the former one go."""
+    def _promote(
+        self, asker: Asker, generation: Generation, live: Generation, limits: RolloutLimits, watch: Watch
+    ) -> None:
+        """Switch to a generation that is loaded and was found good, watch, and retire the former one."""
         number = generation.number
         self.end_trial()
         watch.switching()
@@ -159,14 +161,14 @@ class Rollout:
         self.report(f"switched: generation {number} is live; watching for {limits.watch_s:g} s")
         probes = smoke_samples(self.state.snapshot(number))
         if wrong := watch.run(asker, probes, generation):
-            raise Refused(wrong)
+            raise RolloutRefused(wrong)
         self.finish(generation, live)
 
     def finish(self, generation: Generation, former: Generation) -> None:
         """Let the former generation go: the last step of a rollout that went well."""
         self.journal.step(generation.number, "unload")
         self.switch.drop_staging(generation)
-        self.switch.let_go(former, generation, self.report, was_live=True)
+        self.switch.retire(former, generation, self.report, was_live=True)
         self.journal.write("ended", generation.number, outcome="live")
         self.state.prune(generation)
 
@@ -191,7 +193,7 @@ class Rollout:
         if not staged:
             raise ApplyError("no generation runs beside the live one; `endcap apply --split 5%` loads one")
         generation = self.state.read(staged)
-        limits = Limits.read((Path(generation.source),), self.wishes.settings)
+        limits = RolloutLimits.read((Path(generation.source),), self.options.settings)
         with Asker(self.server.http) as asker, self._taken_back_on_failure(staged, live):
             self.report(f"generation {staged} from {generation.source}:")
             watch = Watch(self.control, live.public, limits)
@@ -235,18 +237,18 @@ class Rollout:
         return generation
 
     def _lint(self, folder: Path, repository: Path, profile: str) -> None:
-        findings = lint_repository(folder, (profile,), hashes=not self.wishes.skip_hashes)
+        findings = lint_repository(folder, (profile,), hashes=not self.options.skip_hashes)
         for finding in findings:
             self.report(describe_finding(_at_source(finding, folder, repository)))
         errors = sum(finding.severity == "error" for finding in findings)
         if errors:
-            raise Refused(f"lint found {errors} error{'s' * (errors > 1)}; nothing was loaded")
+            raise RolloutRefused(f"lint found {errors} error{'s' * (errors > 1)}; nothing was loaded")
 
-    def _check_memory(self, folder: Path, generation: Generation, live: Generation, limits: Limits) -> None:
+    def _check_memory(self, folder: Path, generation: Generation, live: Generation, limits: RolloutLimits) -> None:
         need = memory_need(self.server.process, generation, live, folder, self.state.snapshot(live.number))
         self.report(f"  memory: about {need.needed_mb} MB more while both are loaded, {need.available_mb} MB available")
-        if need.available_mb - need.needed_mb < limits.memory_reserve_mb and not self.wishes.force_memory:
-            raise Refused(
+        if need.available_mb - need.needed_mb < limits.memory_reserve_mb and not self.options.force_memory:
+            raise RolloutRefused(
                 f"{need.available_mb} MB of memory are available; the new generation takes about {need.needed_mb} MB "
                 f"beside the live one, and {limits.memory_reserve_mb} MB stay free (memory_reserve_mb). Free memory, "
                 "load it regardless with --force-memory, or change over with a gap: stop `endcap serve`, and start it "
@@ -261,9 +263,9 @@ class Rollout:
             if live := asker.ask(sample, sample.ensemble).error:
                 self.report(f"  note: live fails too: {live} ({sample})")
             else:
-                raise Refused(f"a smoke request failed: {answer.error} ({sample})")
+                raise RolloutRefused(f"a smoke request failed: {answer.error} ({sample})")
 
-    def _compare(self, asker: Asker, generation: Generation, live: Generation, limits: Limits) -> None:
+    def _compare(self, asker: Asker, generation: Generation, live: Generation, limits: RolloutLimits) -> None:
         self._smoke(asker, generation)
         staged = {each: generation.staging(each) for each in generation.public}
         asked, recorded = samples(self.state.snapshot(live.number), self._run_folder, live.table, limits.sample)
@@ -273,15 +275,15 @@ class Rollout:
         for name, of_live, of_staged in found.lines():
             self.report(f"  {name:<16} {of_live:>10} {of_staged:>10}")
         broken = found.broken(limits)
-        if broken and not self.wishes.lenient:
-            raise Refused("; ".join(broken))
+        if broken and not self.options.lenient:
+            raise RolloutRefused("; ".join(broken))
         for each in broken:
             self.report(f"  note: {each}")
 
     def _take_back(self, number: int, live: Generation, error: BaseException) -> None:
         """Bring the server back to the live generation, whatever of the new one has been done."""
         switched = "switch" in self.journal.standing().runs[number].steps
-        outcome = "rolled back" if switched else "refused" if isinstance(error, Refused) else "failed"
+        outcome = "rolled back" if switched else "refused" if isinstance(error, RolloutRefused) else "failed"
         self.undo(number, live, outcome, str(error) or type(error).__name__)
 
     def undo(self, number: int, live: Generation, outcome: str, reason: str) -> None:
@@ -295,7 +297,7 @@ class Rollout:
         if self.state.has(number):
             generation = self.state.read(number)
             asked = "switch" in run.steps or run.outcome == "staged"
-            self.switch.let_go(generation, live, self.report, was_live=asked)
+            self.switch.retire(generation, live, self.report, was_live=asked)
         shutil.rmtree(self.state.snapshot(number), ignore_errors=True)
         self.journal.write("ended", number, outcome=outcome, reason=reason)
         self.state.prune(live)

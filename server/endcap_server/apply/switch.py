@@ -1,12 +1,12 @@
-"""Moving a running server from one generation to another: loading beside, switching, watching, letting go."""
+"""Moving a running server from one generation to another: loading beside, switching, watching, retiring."""
 
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from endcap_server.apply.limits import Limits
-from endcap_server.apply.replay import Answer, Asker, Sample
+from endcap_server.apply.limits import RolloutLimits
+from endcap_server.apply.replay import Asker, ReplayAnswer, ReplaySample
 from endcap_server.generations.composition import view_of
 from endcap_server.generations.render import render_ensemble, render_models
 from endcap_server.models import base_name
@@ -69,7 +69,7 @@ class Switch:
             render_ensemble(self._state, view, generation, ensemble, ensemble)
             self._load(ensemble)
 
-    def let_go(
+    def retire(
         self, generation: Generation, kept: Generation, report: Callable[[str], None], *, was_live: bool
     ) -> None:
         """Unload what a generation does not share with the one that is kept, once nothing of it is under way.
@@ -157,7 +157,7 @@ class Watch:
         limits: What may get worse.
     """
 
-    def __init__(self, control: Control, ensembles: Sequence[str], limits: Limits) -> None:
+    def __init__(self, control: Control, ensembles: Sequence[str], limits: RolloutLimits) -> None:
         self._control, self._ensembles, self._limits = control, ensembles, limits
         self._began = self._counts()
         self._before: dict[str, Answered] = {}
@@ -168,7 +168,7 @@ class Watch:
         self._at_switch = self._counts()
         self._before = {name: counts.since(self._began[name]) for name, counts in self._at_switch.items()}
 
-    def run(self, asker: Asker, probes: Sequence[Sample], generation: Generation) -> str:
+    def run(self, asker: Asker, probes: Sequence[ReplaySample], generation: Generation) -> str:
         """Watch for `watch_s` seconds; what is wrong, or nothing."""
         ends = time.monotonic() + self._limits.watch_s
         number = 0
@@ -180,7 +180,7 @@ class Watch:
             time.sleep(min(_PROBE_PAUSE_S, max(0.0, ends - time.monotonic())))
         return ""
 
-    def _probe(self, answer: Answer, sample: Sample, generation: Generation) -> str:
+    def _probe(self, answer: ReplayAnswer, sample: ReplaySample, generation: Generation) -> str:
         if answer.error and not answer.overloaded:
             return f"a request failed: {answer.error} ({sample})"
         if not answer.error and answer.generation != str(generation.number):

@@ -42,7 +42,7 @@ class InvalidRequest(ValueError):  # noqa: N818 - the status it becomes
         self.advice = advice
 
 
-class Overloaded(Exception):  # noqa: N818 - the state of the server
+class OverloadError(Exception):
     """More is asked for than can be answered in time; reaches the client as UNAVAILABLE, at once.
 
     `code` is one of the refusals that the stage declares.

@@ -58,7 +58,7 @@ class Boosts:
 
 
 @dataclass(frozen=True)
-class Found:
+class LexicalHits:
     """What a search found: ``rows`` int64 [k], best first; ``scores`` float32 [k].
 
     ``exact`` bool [k] is true of the products that the text names: they come first, whatever their score.
@@ -164,7 +164,7 @@ class LexicalIndex:
         """Number of products."""
         return int(self._searcher.num_docs)
 
-    def search(self, text: str, k: int, allowed: Array | None = None) -> Found:
+    def search(self, text: str, k: int, allowed: Array | None = None) -> LexicalHits:
         """The products whose words fit ``text`` best, at most ``k``.
 
         Args:
@@ -174,11 +174,11 @@ class LexicalIndex:
         """
         query = self._query(text)
         if query is None or not k:
-            return Found(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.bool_))
+            return LexicalHits(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.bool_))
         rows, scores = self._allowed(query, k, allowed)
         exact = np.isin(rows, self._exact(text))
         order = np.argsort(~exact, kind="stable")
-        return Found(rows[order], scores[order], exact[order])
+        return LexicalHits(rows[order], scores[order], exact[order])
 
     def _term(self, field: str, term: str, boost: float, option: str) -> Any:
         return tantivy.Query.boost_query(tantivy.Query.term_query(self._schema, field, term, option), boost)

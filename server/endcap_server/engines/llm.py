@@ -22,7 +22,7 @@ from endcap_server.engines import openvino_cpu
 from endcap_server.engines.llm_engine import (
     GONE,
     AbandonedError,
-    Answer,
+    Completion,
     LlmEngine,
     LlmError,
     LlmRequest,
@@ -226,7 +226,7 @@ class Llm(LlmEngine):
                 cut = output.finish_reason == _LENGTH
         status = request.handle.get_status()
         if status == _FINISHED:
-            request.on_done(Answer(self._text(request), "length" if cut else "stop"))
+            request.on_done(Completion(self._text(request), "length" if cut else "stop"))
             return True
         if status != _RUNNING:
             request.on_done(LlmError(f"the request was dropped ({status}): the key-value cache is too small for it"))
@@ -234,7 +234,7 @@ class Llm(LlmEngine):
         if request.too_late:
             _cancel(request)
             if request.tokens and not request.abandoned():
-                request.on_done(Answer(self._text(request), "cancelled"))
+                request.on_done(Completion(self._text(request), "cancelled"))
             else:
                 request.on_done(AbandonedError(GONE))
             return True

@@ -21,14 +21,14 @@ class AbandonedError(TimeoutError):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """What an LLM wrote: ``stop`` complete, ``length`` cut by max_tokens, ``cancelled`` cut by the deadline."""
 
     text: str
     finish: Finish
 
 
-OnDone = Callable[[Answer | Exception], None]
+OnDone = Callable[[Completion | Exception], None]
 GONE = "nobody waits for the answer any more"
 
 
@@ -99,17 +99,17 @@ class LlmEngine(ABC):
 
     def generate(
         self, prompts: Sequence[str], grammars: Sequence[str], max_tokens: int, timeout_s: float = 60.0
-    ) -> list[Answer]:
+    ) -> list[Completion]:
         """Answer several prompts in one batch and wait for them; for builders, benchmarks and tests.
 
         Raises:
             LlmError: a prompt or grammar is wrong, or the engine is closed.
         """
-        results: list[Answer | Exception | None] = [None] * len(prompts)
+        results: list[Completion | Exception | None] = [None] * len(prompts)
         done = threading.Semaphore(0)
 
         def receive(index: int) -> OnDone:
-            def on_done(result: Answer | Exception) -> None:
+            def on_done(result: Completion | Exception) -> None:
                 results[index] = result
                 done.release()
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from endcap_server.engines.llm_engine import (
     GONE,
     AbandonedError,
-    Answer,
+    Completion,
     Finish,
     LlmEngine,
     LlmError,
@@ -130,7 +130,7 @@ class TrtLlm(LlmEngine):
         task.add_done_callback(self._open.discard)
 
     async def _serve(self, request: LlmRequest) -> None:
-        result: Answer | Exception
+        result: Completion | Exception
         try:
             result = await self._answer(request)
         except asyncio.CancelledError:
@@ -143,7 +143,7 @@ class TrtLlm(LlmEngine):
             self._count -= 1
         request.on_done(result)
 
-    async def _answer(self, request: LlmRequest) -> Answer:
+    async def _answer(self, request: LlmRequest) -> Completion:
         left_s = (request.deadline_ns - time.monotonic_ns()) / 1e9
         if left_s <= 0 or request.abandoned():
             raise AbandonedError(GONE)
@@ -166,7 +166,7 @@ class TrtLlm(LlmEngine):
         if gone or not (written.token_ids or output.finished):
             raise AbandonedError(GONE)
         text = self._tokenizer.decode(list(written.token_ids), skip_special_tokens=True)
-        return Answer(text, _FINISH.get(written.finish_reason, "cancelled"))
+        return Completion(text, _FINISH.get(written.finish_reason, "cancelled"))
 
     def _sampling(self, request: LlmRequest) -> Any:
         guided = None

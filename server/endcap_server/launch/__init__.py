@@ -1,7 +1,7 @@
 """Starting and stopping the real tritonserver on a build."""
 
 from endcap_server.launch.installation import Installation, find_installation
-from endcap_server.launch.listening import Tls
+from endcap_server.launch.listening import ServerTls
 from endcap_server.launch.options import ServerOptions
 from endcap_server.launch.server import Server
 from endcap_server.launch.supervisor import Supervisor
@@ -13,8 +13,8 @@ __all__ = [
     "LaunchError",
     "Server",
     "ServerOptions",
+    "ServerTls",
     "Supervisor",
-    "Tls",
     "connect",
     "control_headers",
     "find_installation",

@@ -19,7 +19,7 @@ _PICKS = 100
 
 
 @dataclass(frozen=True)
-class Tls:
+class ServerTls:
     """TLS of the gRPC port.
 
     Attributes:
@@ -70,7 +70,7 @@ class Tls:
         return ["--grpc-use-ssl-mutual=true", *flags, f"--grpc-root-cert={self.client_authority.resolve()}"]
 
 
-def check_address(address: str, tls: Tls | None, plaintext: bool, restricted: bool) -> None:
+def check_address(address: str, tls: ServerTls | None, plaintext: bool, restricted: bool) -> None:
     """Refuse what would open the server further than it was said.
 
     Args:
@@ -99,7 +99,7 @@ def check_address(address: str, tls: Tls | None, plaintext: bool, restricted: bo
         )
 
 
-def loopback_beside(address: str, tls: Tls | None) -> str:
+def loopback_beside(address: str, tls: ServerTls | None) -> str:
     """Where HTTP and metrics listen when gRPC listens on `address`: there, or on loopback if gRPC speaks TLS."""
     return "127.0.0.1" if tls is not None and address not in LOOPBACK else address
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from endcap_server.launch.listening import Tls
+from endcap_server.launch.listening import ServerTls
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ServerOptions:
     """Control calls need the key."""
     key_file: Path | None = None
     """Where the key is, or will be; None is `control.key` in the build."""
-    tls: Tls | None = None
+    tls: ServerTls | None = None
     plaintext: bool = False
     """Listen without TLS where others can reach the server."""
     metrics_address: str | None = None

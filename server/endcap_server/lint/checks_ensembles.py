@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from endcap_server.lint.dataflow import Flow, Use, compatible, first_loops
 from endcap_server.lint.finding import Finding, Where, closest, code, did_you_mean
 from endcap_server.lint.registry import check
-from endcap_server.lint.repository import Config, Step, View
+from endcap_server.lint.repository import Config, ConfiguredStep, View
 from endcap_server.models import MODELS, base_name, declared_model
 
 _REFUSED = "Triton refuses the ensemble, and takes the running one down"
@@ -59,7 +59,7 @@ def steps(view: View) -> Iterator[Finding]:
                 yield from _step_settings(view, config, step)
 
 
-def _step_settings(view: View, config: Config, step: Step) -> Iterator[Finding]:
+def _step_settings(view: View, config: Config, step: ConfiguredStep) -> Iterator[Finding]:
     versions = view.repository.models[step.model].versions
     composing = view.configs.get(step.model)
     unbuilt = composing is not None and composing.is_ensemble and step.version == 1
@@ -97,7 +97,7 @@ def maps(view: View) -> Iterator[Finding]:
                     yield NO_OUTPUT.at(link.where, f"{step.model} has no output {link.key!r}", advice)
 
 
-def _inputs_of(step: Step, composing: Config) -> Iterator[Finding]:
+def _inputs_of(step: ConfiguredStep, composing: Config) -> Iterator[Finding]:
     inputs = {each.name: each for each in composing.inputs}
     mapped = {link.key for link in step.inputs}
     missing = [name for name, each in inputs.items() if name not in mapped and not each.optional]

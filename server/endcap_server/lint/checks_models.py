@@ -9,7 +9,7 @@ from tritonclient.grpc import model_config_pb2
 from endcap_server.declared.model import DeclaredTensor
 from endcap_server.lint.finding import Finding, Where, code, did_you_mean
 from endcap_server.lint.registry import check
-from endcap_server.lint.repository import CONFIG, Config, Tensor, View
+from endcap_server.lint.repository import CONFIG, Config, ConfiguredTensor, View
 from endcap_server.models import ENGINES, base_name, declared_model
 
 BACKEND = code("E201", "the backend cannot run", "Triton does not load the model")
@@ -118,7 +118,7 @@ def tensors(view: View) -> Iterator[Finding]:
                     yield TENSOR.at(later.where, f"{kind} {each.name} is declared twice", "keep one of them")
 
 
-def _one_tensor(tensor: Tensor, kind: str) -> Iterator[Finding]:
+def _one_tensor(tensor: ConfiguredTensor, kind: str) -> Iterator[Finding]:
     if not tensor.name:
         yield TENSOR.at(tensor.where, f"an {kind} has no name", "give it one")
     if tensor.data_type == "INVALID":
@@ -161,7 +161,7 @@ def _missing(
     config: Config,
     public: bool,
     kind: str,
-    found: Sequence[Tensor],
+    found: Sequence[ConfiguredTensor],
     expected: Sequence[DeclaredTensor],
     unknown: int,
 ) -> Iterator[Finding]:
@@ -175,7 +175,7 @@ def _missing(
         yield MISSING_TENSOR.at(where, f"{config.model} lacks its {kind} {each.name}", f"add {line}")
 
 
-def _differs(tensor: Tensor, known: DeclaredTensor, kind: str, public: bool) -> Iterator[Finding]:
+def _differs(tensor: ConfiguredTensor, known: DeclaredTensor, kind: str, public: bool) -> Iterator[Finding]:
     if tensor.data_type != known.data_type and tensor.data_type != "INVALID":
         yield OTHER_TENSOR.at(
             tensor.place("data_type"),

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from endcap_server.lint.finding import Where
-from endcap_server.lint.repository import Config, Link, Step, Tensor, View
+from endcap_server.lint.repository import Config, ConfiguredStep, ConfiguredTensor, Link, View
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Use:
 
     who: str
     where: Where
-    tensor: Tensor | None
+    tensor: ConfiguredTensor | None
     """As the model declares it; None if the model or its tensor is unknown."""
     is_border: bool
     """The ensemble itself: an input of it produces, an output consumes."""
@@ -56,7 +56,7 @@ class Flow:
         to.setdefault(name, []).append(use)
 
 
-def compatible(source: Tensor, target: Tensor) -> bool:
+def compatible(source: ConfiguredTensor, target: ConfiguredTensor) -> bool:
     """Triton's rule: sizes are equal or -1, with the batch dimensions or without them."""
     return _fit(source.dims, target.dims) or _fit(source.full_dims, target.full_dims)
 
@@ -65,9 +65,9 @@ def _fit(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return len(one) == len(other) and all(a == b or -1 in (a, b) for a, b in zip(one, other, strict=True))
 
 
-def first_loops(config: Config) -> Iterator[tuple[Link, list[Step]]]:
+def first_loops(config: Config) -> Iterator[tuple[Link, list[ConfiguredStep]]]:
     """For each group of steps that wait for each other: the first entry that reads from a later step, and the steps."""
-    makers: dict[str, Step] = {}
+    makers: dict[str, ConfiguredStep] = {}
     for step in config.steps:
         for link in step.outputs:
             makers.setdefault(link.tensor, step)

@@ -18,7 +18,7 @@ PROFILES = ("cpu", "gpu")
 
 
 @dataclass(frozen=True, eq=False)
-class Tensor:
+class ConfiguredTensor:
     """An input or output of a model."""
 
     name: str
@@ -54,7 +54,7 @@ class Link:
 
 
 @dataclass(frozen=True, eq=False)
-class Step:
+class ConfiguredStep:
     """One step of an ensemble."""
 
     number: int
@@ -117,21 +117,21 @@ class Config:
         return Where(self.path, found.line)
 
     @cached_property
-    def inputs(self) -> tuple[Tensor, ...]:
+    def inputs(self) -> tuple[ConfiguredTensor, ...]:
         """Input tensors in the order of the file."""
         return self._tensors("input")
 
     @cached_property
-    def outputs(self) -> tuple[Tensor, ...]:
+    def outputs(self) -> tuple[ConfiguredTensor, ...]:
         """Output tensors in the order of the file."""
         return self._tensors("output")
 
     @cached_property
-    def steps(self) -> tuple[Step, ...]:
+    def steps(self) -> tuple[ConfiguredStep, ...]:
         """Steps of an ensemble in the order of the file."""
         sources = self.document.root.find("ensemble_scheduling").all("step")
         return tuple(
-            Step(
+            ConfiguredStep(
                 number=number,
                 model=step.model_name,
                 version=step.model_version,
@@ -168,14 +168,14 @@ class Config:
         """The entry that counts, if there is one."""
         return next((each for each in reversed(self.parameters) if each.key == key), None)
 
-    def _tensors(self, kind: str) -> tuple[Tensor, ...]:
+    def _tensors(self, kind: str) -> tuple[ConfiguredTensor, ...]:
         sources = self.document.root.all(kind)
         found = []
         for tensor, source in zip(getattr(self.proto, kind), sources, strict=True):
             # An ensemble's callers see `reshape`, a step's neighbours see `dims`: so Triton compares them.
             shape = tensor.reshape.shape if self.is_ensemble and tensor.HasField("reshape") else tensor.dims
             found.append(
-                Tensor(
+                ConfiguredTensor(
                     name=tensor.name,
                     data_type=model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_"),
                     dims=tuple(shape),

@@ -17,7 +17,7 @@ from endcap_server.declared.deadline import now_ns
 from endcap_server.declared.reasons import NO_ENGINE, Source
 from endcap_server.declared.tensors import Tensors
 from endcap_server.ensembles import ENSEMBLES, STAGES
-from endcap_server.stages.handed_on import TICKETED, ticket_of
+from endcap_server.stages.documents import TICKETED, ticket_of
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _IN_FLIGHT = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -123,7 +123,7 @@ _MOST_NOTED = 256
 """Answers that may wait to be counted."""
 
 
-class Counts:
+class MetricSums:
     """Sums since they were last taken. Any thread may add, another may take."""
 
     def __init__(self) -> None:
@@ -183,7 +183,7 @@ class StageMetrics:
 
     def __init__(self, stage: str, cache: Sized | None = None) -> None:
         """Count for the stage of this name; `cache`: the answers that it keeps, if it does."""
-        self.stage, self.counts = stage, Counts()
+        self.stage, self.counts = stage, MetricSums()
         self._cache = cache
         self._noted: deque[tuple[Mapping[str, Any], np.ndarray | None, int]] = deque()
 
@@ -297,7 +297,7 @@ class EngineMetrics:
     """Counts the requests and batches of one engine."""
 
     def __init__(self, engine: str) -> None:
-        self.engine, self.counts = engine, Counts()
+        self.engine, self.counts = engine, MetricSums()
         self.in_flight = 0
         self._lock = threading.Lock()
 

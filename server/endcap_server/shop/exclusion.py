@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from endcap_server.shop.rules import CompiledRules, RuleIndex, Rules
+from endcap_server.shop.rules import CompiledRules, MerchandisingRules, RuleIndex
 from endcap_server.shop.store import ItemStore
 from endcap_server.shop.words import LITTLE_WORDS, stem, words
 
@@ -33,7 +33,7 @@ class Exclusions:
         return self._made(json.dumps(exclude, sort_keys=True)) if exclude else None
 
     def _make(self, exclude: str) -> "ExcludedNames":
-        rules = Rules.model_validate_json(f'{{"exclude":{exclude}}}')
+        rules = MerchandisingRules.model_validate_json(f'{{"exclude":{exclude}}}')
         return ExcludedNames(self._rule_index.store, self._rule_index.compile(rules))
 
 
@@ -79,7 +79,7 @@ class ExcludedNames:
         distinct = frozenset(found)
         return any(title <= distinct for title in self._titles)
 
-    def keywords(self, rows: Sequence[int]) -> np.ndarray:
+    def keywords(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Which of the known keywords ``rows`` are about what is excluded: bool [k]."""
         if not len(rows):
             return np.empty(0, bool)

@@ -66,7 +66,7 @@ class Exclude(BaseModel):
     categories: Names = ()
 
 
-class Rules(BaseModel):
+class MerchandisingRules(BaseModel):
     """The RULES document; unknown keys are refused.
 
     ``boost`` and ``bury`` multiply the score of what they name: "brand:NAME", "category:PATH" or "product:ID". Names of
@@ -131,14 +131,14 @@ class Rules(BaseModel):
         }
 
 
-def read_rules(document: bytes | str) -> Rules:
+def read_rules(document: bytes | str) -> MerchandisingRules:
     """Parse a RULES document.
 
     Raises:
         RulesError: Not JSON, or not what the contract allows; says where, what was expected and what came.
     """
     try:
-        return Rules.model_validate_json(document)
+        return MerchandisingRules.model_validate_json(document)
     except ValidationError as error:
         raise RulesError.of(error) from None
 
@@ -161,7 +161,7 @@ class RulesError(ValueError):
             return cls("one JSON object", f"text that is not JSON ({message.removeprefix('Invalid JSON: ')})")
         if first["type"] == "extra_forbidden":
             parent = first["loc"][:-1]
-            known = Exclude.model_fields if parent == ("exclude",) else Rules.model_fields
+            known = Exclude.model_fields if parent == ("exclude",) else MerchandisingRules.model_fields
             return cls(f"the keys {', '.join(known)}" + (f" in {parent[0]}" if parent else ""), f"{first['loc'][-1]!r}")
         if not place:
             return cls("one JSON object", _shown(first.get("input")))
@@ -205,7 +205,7 @@ class RuleIndex:
                 found.setdefault(path[:length], []).append(position)
         return found
 
-    def compile(self, rules: Rules) -> "CompiledRules":
+    def compile(self, rules: MerchandisingRules) -> "CompiledRules":
         """Look everything that ``rules`` name up in the store; the latest rules are remembered."""
         key = rules.model_dump_json(exclude_defaults=True)
         if key not in self._latest:
@@ -215,7 +215,7 @@ class RuleIndex:
             self._latest.popitem(last=False)
         return self._latest[key]
 
-    def _compile(self, rules: Rules) -> "CompiledRules":
+    def _compile(self, rules: MerchandisingRules) -> "CompiledRules":
         unknown_names: list[str] = []
 
         def rows(ids: tuple[str, ...]) -> np.ndarray:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from time import monotonic_ns
 
-from endcap_server.declared.errors import Overloaded
+from endcap_server.declared.errors import OverloadError
 from endcap_server.stages.in_flight import SLOTS, InFlight
 
 SAMPLE_WEIGHT = 0.2
@@ -147,9 +147,9 @@ class Admission:
         self._admitted.pop(key, None)
         self._overdue.pop(key, None)
 
-    def _overloaded(self, reason: str, code: Refusal) -> Overloaded:
+    def _overloaded(self, reason: str, code: Refusal) -> OverloadError:
         self._refused = True
-        return Overloaded(f"overloaded: {reason}; try again later", code)
+        return OverloadError(f"overloaded: {reason}; try again later", code)
 
     def _expected(self, kind: str, now_ns: int) -> float:
         """Nanoseconds that one more request is expected to take.

@@ -20,7 +20,7 @@ from endcap_server.declared.model import ModelDeclaration
 from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.reasons import NoCodes, Source
 from endcap_server.declared.tensors import Tensors
-from endcap_server.stages.handed_on import TICKETED, ticket_of
+from endcap_server.stages.documents import TICKETED, ticket_of
 from endcap_server.stages.in_flight import table_of
 from endcap_server.stages.run_folder import run_folder
 from endcap_server.stages.status import STATUS_TENSORS, StatusPart, carried
@@ -46,7 +46,7 @@ class Engines(Protocol):
 
 
 @dataclass(frozen=True)
-class Answer:
+class StageAnswer:
     """What a stage answers.
 
     Attributes:
@@ -85,7 +85,7 @@ class Stage(ABC):
     status_tensor: ClassVar[str]
     """Name of the output with its status, and with the document that goes along."""
     ticket_tensor: ClassVar[str]
-    """Name of the input with the request's ticket (see `handed_on`); the first stage has none, it writes them."""
+    """Name of the input with the request's ticket (see `documents`); the first stage has none, it writes them."""
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.declaration.name
@@ -128,12 +128,12 @@ class Stage(ABC):
             ticket = ticket_of(inputs[self.ticket_tensor])
             table_of(self.run_folder, ticket.table).abandon(ticket.deadline_ns)
 
-    def recall(self, inputs: Tensors) -> "Answer | None":
+    def recall(self, inputs: Tensors) -> "StageAnswer | None":
         """The answer to an equal request, if the stage keeps answers and has it: at once, without an engine."""
         return None
 
     @abstractmethod
-    async def answer(self, inputs: Tensors) -> Answer:
+    async def answer(self, inputs: Tensors) -> StageAnswer:
         """Answer one request.
 
         Args:

@@ -90,8 +90,10 @@ def interests(store: ItemStore, history: np.ndarray, half_life: float, limit: in
     return _unit(sums[best]), totals[best] / totals[best].max()
 
 
-def bend(store: ItemStore, vectors: np.ndarray, history: np.ndarray, half_life: float, blend: float) -> np.ndarray:
-    """Bend session vectors float32 [T, D] towards what in the history resembles them; float32 [T, D] of unit length."""
+def blend_with_history(
+    store: ItemStore, vectors: np.ndarray, history: np.ndarray, half_life: float, blend: float
+) -> np.ndarray:
+    """Move session vectors float32 [T, D] towards what in the history resembles them; float32 [T, D] of unit length."""
     if not len(history) or not blend:
         return vectors
     items = store.vectors[history].astype(np.float32)

@@ -11,7 +11,7 @@ import numpy as np
 
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.tensors import Tensors
-from endcap_server.shop.rules import Rules, RulesError, read_rules
+from endcap_server.shop.rules import MerchandisingRules, RulesError, read_rules
 from endcap_server.shop.text import plain_text
 
 MAX_HISTORY = 10_000
@@ -33,7 +33,7 @@ class Request:
 
     history: tuple[str, ...]
     session: tuple[str, ...]
-    rules: Rules
+    rules: MerchandisingRules
     query: str | None
     placements: int
     products: int
@@ -67,7 +67,7 @@ def read_request(inputs: Tensors, default_budget_ms: int, max_budget_ms: int) ->
     return Request(
         history=_ids(inputs["HISTORY"]) if "HISTORY" in inputs else (),
         session=tuple(filter(None, _session(inputs["SESSION"]))) if "SESSION" in inputs else (),
-        rules=_rules(inputs["RULES"]) if "RULES" in inputs else Rules(),
+        rules=_rules(inputs["RULES"]) if "RULES" in inputs else MerchandisingRules(),
         query=query,
         placements=1 if query is not None else _number(inputs, "PLACEMENTS", DEFAULT_PLACEMENTS, MAX_PLACEMENTS),
         products=_number(inputs, "PRODUCTS", DEFAULT_PRODUCTS, MAX_PRODUCTS),
@@ -145,7 +145,7 @@ def _texts(tensor: np.ndarray, name: str, most: int, expected: str, advice: str 
     return texts
 
 
-def _rules(tensor: np.ndarray) -> Rules:
+def _rules(tensor: np.ndarray) -> MerchandisingRules:
     values = _values(tensor, "RULES")
     if len(values) != 1:
         raise InvalidRequest("RULES", "one JSON object (BYTES [1])", f"{len(values)} values")
@@ -154,7 +154,7 @@ def _rules(tensor: np.ndarray) -> Rules:
         raise InvalidRequest("RULES", f"at most {MAX_RULES_BYTES} bytes of JSON", f"{len(document)} bytes")
     _decoded(document, "RULES", 0)
     if not document.strip():
-        return Rules()
+        return MerchandisingRules()
     try:
         return read_rules(document)
     except RulesError as error:

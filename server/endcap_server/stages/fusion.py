@@ -15,9 +15,9 @@ from endcap_server.declared.reasons import Cause
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_tensor
 from endcap_server.shop.rules import CompiledRules, RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
-from endcap_server.stages import handed_on
-from endcap_server.stages.base import Answer, Engines, Stage
-from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
+from endcap_server.stages import documents
+from endcap_server.stages.base import Engines, Stage, StageAnswer
+from endcap_server.stages.documents import KeywordRows, PageRequest, Themes
 from endcap_server.stages.in_flight import table_of
 from endcap_server.stages.page import (
     BLENDED,
@@ -130,12 +130,12 @@ class Fusion(Stage):
         name="fusion",
         summary="Stage 5: ranker, relevance, rules, quality checks and diversity make the page.",
         inputs=(
-            handed_on.THEMES,
-            handed_on.KEYWORDS.as_optional(),
-            handed_on.ROW,
-            handed_on.MEASURED,
-            handed_on.PAGE,
-            handed_on.RERANK_STATUS,
+            documents.THEMES,
+            documents.KEYWORDS.as_optional(),
+            documents.ROW,
+            documents.MEASURED,
+            documents.PAGE,
+            documents.RERANK_STATUS,
         ),
         outputs=(
             tensor("THEME_OUT", "STRING", -1),
@@ -163,7 +163,7 @@ class Fusion(Stage):
         self.versions = read_versions(build) | {"generation": str(self.settings.generation)}
         self.trial = Trial(self.run_folder)
 
-    async def answer(self, inputs: Tensors) -> Answer:
+    async def answer(self, inputs: Tensors) -> StageAnswer:
         """Answer the page (THEME_OUT to STATUS) and, for a search, its first placement alone (FIRST_...)."""
         status = self.status()
         page = PageRequest.read(inputs["PAGE"])
@@ -177,7 +177,7 @@ class Fusion(Stage):
         """STATUS goes to callers, and nothing with it."""
         return json_tensor(status)
 
-    def _page(self, page: PageRequest, inputs: Tensors, status: StatusPart) -> Answer:
+    def _page(self, page: PageRequest, inputs: Tensors, status: StatusPart) -> StageAnswer:
         is_search, placements, products = page.is_search, max(page.placements, 1), page.products
         compiled = self.rule_index.compile(page.rules)
         themes = Themes.read(inputs["THEMES"]).titles
@@ -323,7 +323,7 @@ class Fusion(Stage):
         placements: int,
         products: int,
         status: StatusPart,
-    ) -> Answer:
+    ) -> StageAnswer:
         rows = np.full((placements, products), -1, np.int32)
         score = np.zeros((placements, products), np.float32)
         signals = np.zeros((placements, products, len(SIGNALS)), np.float32)
@@ -359,7 +359,7 @@ class Fusion(Stage):
             whole = status_document(parts, status, SIGNALS, self.versions)
             return whole | {"staging": trial} if trial else whole
 
-        return Answer(tensors, document)
+        return StageAnswer(tensors, document)
 
 
 def _columns(measured: np.ndarray) -> dict[str, np.ndarray]:

@@ -20,10 +20,10 @@ from endcap_server.shop.exclusion import ExcludedNames, Exclusions
 from endcap_server.shop.grammar import keyword_grammar
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.words import distinct_things
-from endcap_server.stages import handed_on
+from endcap_server.stages import documents
 from endcap_server.stages.answer_cache import AnswerCache, CachedAnswer, CacheParameters
-from endcap_server.stages.base import Answer, Engines, Stage
-from endcap_server.stages.handed_on import KeywordRows, Themes, content_and_ticket, ticket_of
+from endcap_server.stages.base import Engines, Stage, StageAnswer
+from endcap_server.stages.documents import KeywordRows, Themes, content_and_ticket, ticket_of
 from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.status import StatusPart
 
@@ -76,8 +76,8 @@ class Keywords(Stage):
     declaration = ModelDeclaration(
         name="keywords",
         summary="Stage 3: LLM 2 chooses each theme's search keywords among the known ones nearest to its concepts.",
-        inputs=(handed_on.THEMES,),
-        outputs=(handed_on.KEYWORDS,),
+        inputs=(documents.THEMES,),
+        outputs=(documents.KEYWORDS,),
         parameters=KeywordsParameters,
         calls=("nearest", "keyword_llm"),
         files=lambda settings: STORE_FILES,
@@ -96,14 +96,14 @@ class Keywords(Stage):
         self.exclusions = Exclusions(self.store)
         self.cache = AnswerCache(self.settings.cache_entries, self.settings.cache_ttl_s)
 
-    def recall(self, inputs: Tensors) -> Answer | None:
+    def recall(self, inputs: Tensors) -> StageAnswer | None:
         """Keywords that were chosen for equal themes."""
         known = self.cache.get(content_and_ticket(inputs["THEMES"])[0])
         if known is None:
             return None
-        return Answer({}, self.status(Source.CACHED, known.status).document, known.document)
+        return StageAnswer({}, self.status(Source.CACHED, known.status).document, known.document)
 
-    async def answer(self, inputs: Tensors) -> Answer:
+    async def answer(self, inputs: Tensors) -> StageAnswer:
         """Answer KEYWORDS: rows of the known keywords, [Q, K]."""
         status = self.status(Source.GENERATED)
         themes = Themes.read(inputs["THEMES"])
@@ -131,7 +131,7 @@ class Keywords(Stage):
         chosen = KeywordRows.of(rows).json_text()
         if complete and status.whole:
             self.cache.put(content, CachedAnswer(chosen, status.lasting))
-        return Answer({}, status.document, chosen)
+        return StageAnswer({}, status.document, chosen)
 
     async def _find_candidates(
         self, works: Sequence[_Work], excluded: ExcludedNames | None, deadline_ns: int, status: StatusPart

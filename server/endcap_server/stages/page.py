@@ -152,7 +152,7 @@ class PlacementCheck(StrEnum):
 
 
 @dataclass
-class Choice:
+class PlacementChoice:
     """Which placements a page shows, and why others were left out (reason -> count)."""
 
     shown: list[int]
@@ -173,7 +173,7 @@ def choose_placements(
     max_overlap: float,
     max_similarity: float,
     order_weight: float,
-) -> Choice:
+) -> PlacementChoice:
     """Choose the best ``placements`` of the pools; they keep their order.
 
     Required placements (the first ones) are always chosen. Of the others, those that are short of products that fit, or
@@ -181,7 +181,7 @@ def choose_placements(
     """
     tops = [_top(pool, products) for pool in pools]
     means = [_mean(pool, top) for pool, top in zip(pools, tops, strict=True)]
-    choice = Choice([])
+    choice = PlacementChoice([])
     good: list[int] = []
     spare: list[int] = []
     enough = min(least_products, products)

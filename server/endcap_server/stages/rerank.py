@@ -16,10 +16,10 @@ from endcap_server.shop import prompts
 from endcap_server.shop.rules import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.understanding import Understanding
-from endcap_server.stages import handed_on
+from endcap_server.stages import documents
 from endcap_server.stages.allowed import Allowed
-from endcap_server.stages.base import Answer, Engines, Stage
-from endcap_server.stages.handed_on import KeywordRows, PageRequest, Themes
+from endcap_server.stages.base import Engines, Stage, StageAnswer
+from endcap_server.stages.documents import KeywordRows, PageRequest, Themes
 from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.page import MEASURED
 from endcap_server.stages.status import StatusPart
@@ -49,14 +49,14 @@ class Rerank(Stage):
         name="rerank",
         summary="Stage 4: pairs of (theme or query, product) through the cross-encoder.",
         inputs=(
-            handed_on.THEMES,
-            handed_on.KEYWORDS,
-            handed_on.CANDIDATE_ROW,
-            handed_on.CANDIDATE_SIMILARITY.as_optional(),
-            handed_on.CANDIDATE_LEXICAL.as_optional(),
-            handed_on.PAGE,
+            documents.THEMES,
+            documents.KEYWORDS,
+            documents.CANDIDATE_ROW,
+            documents.CANDIDATE_SIMILARITY.as_optional(),
+            documents.CANDIDATE_LEXICAL.as_optional(),
+            documents.PAGE,
         ),
-        outputs=(handed_on.ROW, handed_on.MEASURED, handed_on.RERANK_STATUS),
+        outputs=(documents.ROW, documents.MEASURED, documents.RERANK_STATUS),
         parameters=RerankParameters,
         calls=("nearest", "cross_encoder"),
         files=lambda settings: STORE_FILES,
@@ -70,7 +70,7 @@ class Rerank(Stage):
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         self.understanding = Understanding.of(self.store)
 
-    async def answer(self, inputs: Tensors) -> Answer:
+    async def answer(self, inputs: Tensors) -> StageAnswer:
         """Answer ROW [Q, M] in retrieval's order, -1 padded; MEASURED [Q, M, 4] (see `page.MEASURED`), NaN padded."""
         status = self.status()
         page = PageRequest.read(inputs["PAGE"])
@@ -106,7 +106,7 @@ class Rerank(Stage):
         status.extra["pairs"] = int((rows >= 0).sum())
         figures = {"margin": margin, "relevance": relevance, "similarity": similarity, "lexical": lexical}
         measured = np.stack([figures[name] for name in MEASURED], axis=-1)
-        return Answer({"ROW": rows, "MEASURED": measured}, status.document)
+        return StageAnswer({"ROW": rows, "MEASURED": measured}, status.document)
 
     def _search_rows(
         self, keyword_rows: np.ndarray, candidates: np.ndarray, allowed: Allowed, products: int

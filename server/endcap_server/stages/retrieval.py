@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from endcap_server.declared.deadline import after_ms, left_ms
-from endcap_server.declared.errors import EngineError, Overloaded
+from endcap_server.declared.errors import EngineError, OverloadError
 from endcap_server.declared.model import ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.reasons import Source
@@ -28,12 +28,21 @@ from endcap_server.shop.kinds import Kinds
 from endcap_server.shop.rules import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.understanding import Understanding
-from endcap_server.stages import contract, handed_on
+from endcap_server.stages import contract, documents
 from endcap_server.stages.admission import Admission, Refusal
 from endcap_server.stages.allowed import Allowed
-from endcap_server.stages.base import Answer, Engines, Stage
-from endcap_server.stages.candidates import Candidates, Found, bend, fuse, interests, merge, popular_rows, recency
-from endcap_server.stages.handed_on import KeywordRows, PageRequest, ThemeRequest, Themes, Ticket
+from endcap_server.stages.base import Engines, Stage, StageAnswer
+from endcap_server.stages.candidates import (
+    Candidates,
+    Found,
+    blend_with_history,
+    fuse,
+    interests,
+    merge,
+    popular_rows,
+    recency,
+)
+from endcap_server.stages.documents import KeywordRows, PageRequest, ThemeRequest, Themes, Ticket
 from endcap_server.stages.in_flight import InFlight
 from endcap_server.stages.nearest_client import Hits, NearestClient, Words
 from endcap_server.stages.recorder import Recorder
@@ -73,7 +82,7 @@ class RetrievalParameters(ModelParameters):
     interests: int = Field(4, ge=1, le=16, description="interests (categories) of the history that are searched for")
     half_life: float = Field(20.0, gt=0, le=1000, description="events after which one in the history counts half")
     session_weight: float = Field(1.5, gt=0, le=100, description="weight of the session against the history")
-    session_blend: float = Field(0.3, ge=0, le=5, description="how much the history bends a session search")
+    session_blend: float = Field(0.3, ge=0, le=5, description="weight of the history in a search of the session")
     candidates: int = Field(200, ge=10, le=2000, description="candidate products of a storefront")
     search_candidates: int = Field(150, ge=10, le=2000, description="candidate products of a search")
     search_words: float = Field(
@@ -111,13 +120,13 @@ class Retrieval(Stage):
             tensor("BUDGET_MS", "INT32", 1, optional=True),
         ),
         outputs=(
-            handed_on.CANDIDATE_ROW,
-            handed_on.CANDIDATE_SIMILARITY,
-            handed_on.CANDIDATE_LEXICAL,
-            handed_on.PAGE,
-            handed_on.THEME_REQUEST,
-            handed_on.QUERY_THEMES,
-            handed_on.QUERY_KEYWORDS,
+            documents.CANDIDATE_ROW,
+            documents.CANDIDATE_SIMILARITY,
+            documents.CANDIDATE_LEXICAL,
+            documents.PAGE,
+            documents.THEME_REQUEST,
+            documents.QUERY_THEMES,
+            documents.QUERY_KEYWORDS,
         ),
         parameters=RetrievalParameters,
         calls=("nearest",),
@@ -149,7 +158,7 @@ class Retrieval(Stage):
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         self.popular = popular_rows(self.store)
 
-    async def answer(self, inputs: Tensors) -> Answer:
+    async def answer(self, inputs: Tensors) -> StageAnswer:
         """Read a request of either ensemble and answer what the following stages need of it.
 
         Raises:
@@ -159,7 +168,7 @@ class Retrieval(Stage):
         """
         status = self.status()
         if self._draining.exists():
-            raise Overloaded("the server is stopping; ask another one", Refusal.STOPPING)
+            raise OverloadError("the server is stopping; ask another one", Refusal.STOPPING)
         request = contract.read_request(inputs, self.settings.default_budget_ms, self.settings.max_budget_ms)
         self.recorder.note(inputs)
         deadline_ns = status.started_ns + request.budget_ms * 1_000_000
@@ -173,7 +182,7 @@ class Retrieval(Stage):
             self.admission.withdraw(deadline_ns)
             raise
 
-    async def _retrieve(self, request: contract.Request, deadline_ns: int, status: StatusPart) -> Answer:
+    async def _retrieve(self, request: contract.Request, deadline_ns: int, status: StatusPart) -> StageAnswer:
         history, unknown = self._known(request.history)
         rules = self.rule_index.compile(request.rules)
         allowed = Allowed.of(self.store, rules)
@@ -220,7 +229,7 @@ class Retrieval(Stage):
             rules=request.rules.of_themes(),
             categories=tuple(categories.tolist()),
         )
-        return Answer(
+        return StageAnswer(
             {
                 "CANDIDATE_ROW": found.rows,
                 "CANDIDATE_SIMILARITY": found.similarity,
@@ -312,7 +321,7 @@ class Retrieval(Stage):
         if texts := list(dict.fromkeys(session[-settings.session_used :])):
             encoded = await self._found(self.nearest.encode(texts, deadline_ns), status)
             if encoded is not None:
-                blended = bend(self.store, encoded, history, settings.half_life, settings.session_blend)
+                blended = blend_with_history(self.store, encoded, history, settings.half_life, settings.session_blend)
                 of_session = settings.session_weight * 0.8 ** np.arange(len(texts))[::-1]
                 vectors, weights = np.concatenate([vectors, blended]), np.concatenate([weights, of_session])
         if len(vectors):

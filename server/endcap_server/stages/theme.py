@@ -21,11 +21,11 @@ from endcap_server.shop.prompts import MalformedAnswer, ThemeDraft
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.text_policy import DEFAULT_WORDS, TextPolicy
 from endcap_server.shop.title_checks import BrandCheck, ScriptCheck, WordCheck, title_overlap
-from endcap_server.stages import handed_on
+from endcap_server.stages import documents
 from endcap_server.stages.answer_cache import AnswerCache, CachedAnswer, CacheParameters
-from endcap_server.stages.base import Answer, Engines, Stage
+from endcap_server.stages.base import Engines, Stage, StageAnswer
 from endcap_server.stages.category_themes import CategoryThemes
-from endcap_server.stages.handed_on import ThemeRequest, Themes, content_and_ticket, with_ticket
+from endcap_server.stages.documents import ThemeRequest, Themes, content_and_ticket, with_ticket
 from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.status import StatusPart
 
@@ -102,8 +102,8 @@ class Theme(Stage):
     declaration = ModelDeclaration(
         name="theme",
         summary="Stage 2: LLM 1 writes the themes of the page; checks drop what may not be shown.",
-        inputs=(handed_on.THEME_REQUEST,),
-        outputs=(handed_on.THEMES,),
+        inputs=(documents.THEME_REQUEST,),
+        outputs=(documents.THEMES,),
         parameters=ThemeParameters,
         calls=("theme_llm", "nearest"),
         files=lambda settings: STORE_FILES,
@@ -130,15 +130,15 @@ class Theme(Stage):
         self.nearest = NearestClient(engines, len(store), len(store.keywords))
         self.cache = AnswerCache(self.settings.cache_entries, self.settings.cache_ttl_s)
 
-    def recall(self, inputs: Tensors) -> Answer | None:
+    def recall(self, inputs: Tensors) -> StageAnswer | None:
         """Themes that were generated for an equal request, with the ticket of this one."""
         content, ticket = content_and_ticket(inputs["THEME_REQUEST"])
         known = self.cache.get(content)
         if known is None:
             return None
-        return Answer({}, self.status(Source.CACHED, known.status).document, with_ticket(known.document, ticket))
+        return StageAnswer({}, self.status(Source.CACHED, known.status).document, with_ticket(known.document, ticket))
 
-    async def answer(self, inputs: Tensors) -> Answer:
+    async def answer(self, inputs: Tensors) -> StageAnswer:
         """Answer THEMES of Q = P + spare themes, required ones first, padded with empty ones."""
         status = self.status(Source.GENERATED)
         content, ticket = content_and_ticket(inputs["THEME_REQUEST"])
@@ -180,7 +180,7 @@ class Theme(Stage):
         ).json_text()
         if complete and status.whole:
             self.cache.put(content, CachedAnswer(found, status.lasting))
-        return Answer({}, status.document, with_ticket(found, ticket))
+        return StageAnswer({}, status.document, with_ticket(found, ticket))
 
     async def _generate(
         self, shopper: str, wanted: int, required: Sequence[str], deadline_ns: int, status: StatusPart

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
-from endcap_server.engines.llm_engine import AbandonedError, Answer
+from endcap_server.engines.llm_engine import AbandonedError, Completion
 from endcap_server.engines.llm_models import LLM_PARAMETERS, open_llm
 from endcap_server.triton.engine_model import EngineModel, Job
 
@@ -84,10 +84,10 @@ class _Gather:
 
     def __init__(self, job: Job, count: int) -> None:
         self._job, self._left = job, count
-        self._answers: list[Answer | Exception | None] = [None] * count
+        self._answers: list[Completion | Exception | None] = [None] * count
         self._lock = threading.Lock()
 
-    def put(self, index: int, result: Answer | Exception) -> None:
+    def put(self, index: int, result: Completion | Exception) -> None:
         with self._lock:
             self._answers[index] = result
             self._left -= 1
@@ -99,7 +99,7 @@ class _Gather:
         """One late prompt does not cost the others their answers: it comes back empty and "cancelled"."""
         texts, finishes = [], []
         for answer in self._answers:
-            if isinstance(answer, Answer):
+            if isinstance(answer, Completion):
                 texts.append(answer.text)
                 finishes.append(answer.finish)
             elif isinstance(answer, AbandonedError):

@@ -9,11 +9,11 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from endcap_server.declared.errors import InvalidRequest, Overloaded
+from endcap_server.declared.errors import InvalidRequest, OverloadError
 from endcap_server.declared.tensors import Tensors
 from endcap_server.serving.metrics import StageMetrics
 from endcap_server.serving.threads import call_threads
-from endcap_server.stages.base import Answer, Stage
+from endcap_server.stages.base import Stage, StageAnswer
 from endcap_server.stages.status import arrived_ns, finish
 from endcap_server.triton.bls import BlsEngines
 from endcap_server.triton.metrics import MetricsReporter
@@ -101,7 +101,7 @@ class StageModel:
         except InvalidRequest as error:
             refuse(sender, str(error), pb_utils.TritonError.INVALID_ARG)
             self._metrics.ended("invalid")
-        except Overloaded as error:
+        except OverloadError as error:
             refuse(sender, str(error), pb_utils.TritonError.UNAVAILABLE)
             self._metrics.overloaded(error.code)
         except Exception as error:  # the border: whatever went wrong, this request is answered and the next is served
@@ -110,7 +110,7 @@ class StageModel:
             self._metrics.ended("failed")
         self._stage.abandon(inputs)
 
-    def _send(self, found: Answer, inputs: Tensors, requested: list[str], sender: Any) -> None:
+    def _send(self, found: StageAnswer, inputs: Tensors, requested: list[str], sender: Any) -> None:
         outputs = output_tensors(found.tensors, requested)
         status = found.status()
         carried = self._stage.carry(status, found.document)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from endcap_builders.catalogue.demo_shop.words import Line, Words
+from endcap_builders.catalogue.demo_shop.words import Line, ShopWords
 
 NONE = -1
 
@@ -38,7 +38,7 @@ class Products:
     vocabulary: tuple[str, ...]
 
 
-def make_products(words: Words, count: int, rng: np.random.Generator) -> Products:
+def make_products(words: ShopWords, count: int, rng: np.random.Generator) -> Products:
     """``count`` products with distinct titles, spread as evenly over the lines as their combinations allow.
 
     Raises:
@@ -90,13 +90,13 @@ def make_products(words: Words, count: int, rng: np.random.Generator) -> Product
     )
 
 
-def _shape(words: Words, line: Line) -> tuple[int, int, int, int, int]:
+def _shape(words: ShopWords, line: Line) -> tuple[int, int, int, int, int]:
     """How many brands, extras (and none), varieties, colors and sizes the line's products choose from."""
     brands = len(words.leaves[line.leaf].brands)
     return brands, 1 + len(line.extras), max(len(line.varieties), 1), max(len(line.colors), 1), max(len(line.sizes), 1)
 
 
-def _combinations(words: Words, line: Line) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def _combinations(words: ShopWords, line: Line) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Codes (into ``_shape``) of the line's sensible combinations and how likely each is."""
     shape = _shape(words, line)
     codes = np.arange(int(np.prod(shape)))
@@ -127,14 +127,14 @@ def _spread(count: int, room: list[int]) -> list[int]:
     return shares
 
 
-def _title(words: Words, line: int, brand: int, extra: str, variety: str, color: str, size: str) -> str:
+def _title(words: ShopWords, line: int, brand: int, extra: str, variety: str, color: str, size: str) -> str:
     kind = words.lines[line]
     order = (extra, kind.noun, variety) if kind.variety_last else (extra, variety, kind.noun)
     name = " ".join(part for part in (words.brands[brand], *order) if part)
     return ", ".join(part for part in (name, color, size) if part)
 
 
-def _description(words: Words, line: int, brand: int, extra: str, variety: str, rng: np.random.Generator) -> str:
+def _description(words: ShopWords, line: int, brand: int, extra: str, variety: str, rng: np.random.Generator) -> str:
     """One or two sentences: what it is in other words, what its attributes promise, what it is good for."""
     kind = words.lines[line]
     leaf = words.leaves[kind.leaf]
@@ -159,7 +159,7 @@ def _description(words: Words, line: int, brand: int, extra: str, variety: str, 
     return first
 
 
-def _price(words: Words, line: npt.NDArray[np.int64], place: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+def _price(words: ShopWords, line: npt.NDArray[np.int64], place: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """Prices between the line's bounds, geometrically, ending as shops like them to."""
     bounds = np.array([kind.price for kind in words.lines])[line]
     price = bounds[:, 0] * (bounds[:, 1] / bounds[:, 0]) ** np.clip(place, 0, 1)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from endcap_builders.catalogue.demo_shop.products import Products
 from endcap_builders.catalogue.demo_shop.shoppers import Shoppers, make_picks
-from endcap_builders.catalogue.demo_shop.words import Words
+from endcap_builders.catalogue.demo_shop.words import ShopWords
 
 # How searches are put, and how often: noun ("oats"), attribute + noun, two attributes + noun, brand + noun,
 # noun + size, noun + occasion, occasion alone, category words, brand alone.
@@ -41,7 +41,7 @@ class Intent:
 
 
 def make_searches(
-    words: Words, products: Products, shoppers: Shoppers, count: int, rng: np.random.Generator
+    words: ShopWords, products: Products, shoppers: Shoppers, count: int, rng: np.random.Generator
 ) -> tuple[dict[str, int], dict[str, Intent]]:
     """``count`` searches by the shoppers: how often each text was searched, and its intent."""
     who = rng.integers(0, len(shoppers), count)
@@ -64,7 +64,7 @@ def make_searches(
 
 
 def _search(
-    words: Words, products: Products, form: str, product: int, mission: int, rng: np.random.Generator
+    words: ShopWords, products: Products, form: str, product: int, mission: int, rng: np.random.Generator
 ) -> tuple[str, Intent]:
     """The text of one search of the given form for ``product``, and its intent."""
     line_number = int(products.line[product])
@@ -135,7 +135,7 @@ def _typo(text: str, rng: np.random.Generator) -> str:
 class Grader:
     """Grades products for an intent, from what the generator knows: 3 exact, 2 substitute, 1 related, 0 unrelated."""
 
-    def __init__(self, words: Words, products: Products):
+    def __init__(self, words: ShopWords, products: Products):
         self._products = products
         self._sizes = np.array(products.sizes)
         self._leaf_of_line = np.array([line.leaf for line in words.lines])
@@ -183,7 +183,7 @@ JUDGED = {3: 4, 2: 3, 1: 2, 0: 3}
 
 
 def make_judgements(
-    words: Words,
+    words: ShopWords,
     products: Products,
     counts: dict[str, int],
     intents: dict[str, Intent],

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from endcap_builders.catalogue.demo_shop.products import NONE, Products
-from endcap_builders.catalogue.demo_shop.words import Words
+from endcap_builders.catalogue.demo_shop.words import ShopWords
 
 YEAR_START = np.datetime64("2025-11-01", "us")
 DAYS = 365
@@ -54,7 +54,7 @@ class Picks:
     other: npt.NDArray[np.int64]
 
 
-def make_shoppers(words: Words, products: Products, count: int, rng: np.random.Generator) -> Shoppers:
+def make_shoppers(words: ShopWords, products: Products, count: int, rng: np.random.Generator) -> Shoppers:
     """``count`` shoppers: a household each, with traits, a diet, favorite brands, a price level and quirks."""
     shares = np.array([household["share"] for household in words.households.values()])
     household = rng.choice(len(shares), size=count, p=shares / shares.sum())
@@ -94,7 +94,7 @@ def _taste(text: str, tastes: dict[str, float]) -> float:
 
 
 def make_picks(
-    words: Words,
+    words: ShopWords,
     products: Products,
     shoppers: Shoppers,
     shopper: npt.NDArray[np.int64],
@@ -164,7 +164,7 @@ def _choose_products(
 
 
 def make_events(
-    words: Words, products: Products, shoppers: Shoppers, rng: np.random.Generator
+    words: ShopWords, products: Products, shoppers: Shoppers, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.datetime64], npt.NDArray[np.int64]]:
     """A year of events: shopper and product int64, timestamp datetime64[us], type int64 into ``EVENT_NAMES``."""
     trips_of = 1 + rng.negative_binomial(4, 4 / (4 + MEAN_TRIPS - 1), len(shoppers))

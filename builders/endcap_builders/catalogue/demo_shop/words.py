@@ -62,7 +62,7 @@ class Mission:
 
 
 @dataclass(frozen=True)
-class Words:
+class ShopWords:
     """All of the demo shop's words."""
 
     brands: tuple[str, ...]
@@ -88,7 +88,7 @@ def _season(mission: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 @cache
-def load_words() -> Words:
+def load_words() -> ShopWords:
     """The words of the demo shop."""
     tables = _read("missions")["mission"]
     number = {table["id"]: index for index, table in enumerate(tables)}
@@ -130,7 +130,7 @@ def load_words() -> Words:
                 )
             )
     traits = sorted({trait for household in shoppers["household"].values() for trait in household["traits"]})
-    return Words(
+    return ShopWords(
         brands=tuple(brands),
         tiers=tuple(brands.values()),
         leaves=tuple(leaves),

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from endcap_server.declared.model import tensor
 from endcap_server.declared.tensors import document_tensor
-from endcap_server.shop.rules import Rules
+from endcap_server.shop.rules import MerchandisingRules
 
 CANDIDATE_ROW = tensor("CANDIDATE_ROW", "INT32", -1)
 CANDIDATE_SIMILARITY = tensor("CANDIDATE_SIMILARITY", "FP32", -1)
@@ -32,7 +32,7 @@ _TICKET = b',"ticket":'
 """Begins the part of a document that differs between equal requests. No text holds it: JSON escapes quotes."""
 
 
-class HandedOn(BaseModel):
+class StageDocument(BaseModel):
     """A document of one stage for another; equal contents make equal texts, which cache keys are made of."""
 
     model_config = ConfigDict(frozen=True)
@@ -51,7 +51,7 @@ class HandedOn(BaseModel):
         return cls.model_validate_json(tensor.tobytes())
 
 
-class Ticket(HandedOn):
+class Ticket(StageDocument):
     """What a request is known by on its way, and its deadlines: nanoseconds of `time.monotonic_ns`.
 
     Attributes:
@@ -67,7 +67,7 @@ class Ticket(HandedOn):
     keywords_ns: int = 0
 
 
-class Ticketed(HandedOn):
+class Ticketed(StageDocument):
     """A document that travels with the ticket of its request, as the last member."""
 
     ticket: Ticket
@@ -113,7 +113,7 @@ class PageRequest(Ticketed):
 
     placements: int
     products: int
-    rules: Rules = Rules()
+    rules: MerchandisingRules = MerchandisingRules()
     history: tuple[int, ...] = ()
     named: tuple[int, ...] = ()
 
@@ -139,7 +139,7 @@ class ThemeRequest(Ticketed):
     categories: tuple[int, ...] = ()
 
 
-class Themes(HandedOn):
+class Themes(StageDocument):
     """The themes of a page: the tensor THEMES, with the ticket; of a search its query, as QUERY_THEMES, without.
 
     Attributes:
@@ -153,7 +153,7 @@ class Themes(HandedOn):
     exclude: dict[str, Any] = {}
 
 
-class KeywordRows(HandedOn):
+class KeywordRows(StageDocument):
     """The keywords of each theme: the tensor KEYWORDS, for rerank and fusion; of a search's query, QUERY_KEYWORDS.
 
     Attributes:
