@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from endcap_builders.evaluation.metrics import corpus_figures, judged_figures
 from endcap_builders.evaluation.queries import EvaluationError, Judged, read_judged
 from endcap_builders.evaluation.request import EvaluationRequest
 from endcap_builders.evaluation.summary import summarise
+from endcap_builders.evaluation.systems import Searched
 from endcap_builders.relevance.labels import LabelScale
 from endcap_builders.relevance.pairs import RelevanceError, make_pairs
 from rich.console import Console
@@ -232,3 +234,20 @@ def test_what_cannot_be_evaluated_is_named(shop, changes, message):
 def test_build_without_a_store_is_named(shop, tmp_path):
     with pytest.raises(EvaluationError, match="none of bi_encoder; run `endcap build bi_encoder"):
         run_evaluation(EvaluationRequest(tmp_path, shop / "catalogue"), Console(quiet=True))
+
+
+def test_exponential_gains_leave_the_lowest_grade_out():
+    judged = replace(judged_of(["a"] * 3, [0, 1, 2], [1, 2, 4]), lowest=1.0)
+    found = judged_figures(judged, np.array([3.0, 2.0, 1.0]))
+    discount = 1 / np.log2([2, 3, 4])
+    expected = np.array([0, 1, 7]) @ discount / (np.array([7, 1, 0]) @ discount)
+    assert found["ndcg_exponential"][0] == pytest.approx(expected, abs=1e-6)
+    # An unjudged product gains nothing; neither does one of the lowest grade.
+    corpus = corpus_figures(judged, [np.array([9, 0, 2])], relevant=0.5)
+    assert corpus["corpus_ndcg_exponential"][0] == pytest.approx(7 * discount[2] / (7 + discount[1]), abs=1e-6)
+
+
+def test_places_of_a_search_order_the_judged_products():
+    pairs = make_pairs(["a", "a", "a", "b"], np.array([0, 1, 2, 3]), np.zeros(4))
+    found = Searched([np.array([7, 2, 0]), np.array([], np.int64)], np.array([1.0, 2.0]), 0)
+    assert found.scores(pairs).tolist() == [-2, -100, -1, -100]

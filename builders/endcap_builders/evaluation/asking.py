@@ -97,19 +97,19 @@ class ServedShop:
 
 
 @contextmanager
-def served_shop(build: Path, address: str, timeout_s: float) -> Iterator[ServedShop]:
-    """The server at `address`; without one, a server of this build that is started, and stopped afterwards.
+def connected(build: Path, address: str, timeout_s: float) -> Iterator[Client]:
+    """A client of the server at `address`; without one, of a server of this build, which is stopped afterwards.
 
     Raises:
         LaunchError: The server does not start.
     """
     if address:
         with Client(address, timeout_s=timeout_s) as client:
-            yield ServedShop(client)
+            yield client
         return
     options = ServerOptions(build=build, grpc_port=0, http_port=0, metrics_port=0)
     with Server(options) as server, Client(server.grpc_address, timeout_s=timeout_s) as client:
-        yield ServedShop(client)
+        yield client
 
 
 class Answers:

@@ -1,8 +1,10 @@
 """Quality of the models of one build, as they are: nothing is trained, the student is scored by the serving engine."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from endcap_client import Client, EndcapError
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
 from endcap_server.engines.encoder_runtime import RuntimeOptions
@@ -11,18 +13,28 @@ from endcap_server.shop.store import ItemStore
 
 from endcap_builders.evaluation.queries import EvaluationError, Judged
 from endcap_builders.evaluation.summary import Runs, summarise
-from endcap_builders.evaluation.systems import Protocol, baselines
+from endcap_builders.evaluation.systems import RETURNED, Protocol, Searched, baselines
 from endcap_builders.pipeline import BuildContext
 from endcap_builders.relevance.data import product_texts
 from endcap_builders.relevance.judge import Judge
 from endcap_builders.relevance.mining import Lexical
 from endcap_builders.relevance.pairs import Pairs
 
+SERVED = "served search"
+Search = Callable[[list[str]], Searched]
+"""Searches as shoppers do."""
+
 
 def evaluate_built(
-    ctx: BuildContext, store: ItemStore, judged: Judged, corpus: Judged, depth: int, relevant: float
-) -> dict[str, Any]:
-    """Figures of the build's retrievers, teacher and student; see `summarise`.
+    ctx: BuildContext,
+    store: ItemStore,
+    judged: Judged,
+    corpus: Judged,
+    depth: int,
+    relevant: float,
+    search: Search | None = None,
+) -> tuple[dict[str, Any], Searched | None]:
+    """Figures of the build's retrievers, teacher, student and, if it is asked, `search`; see `summarise`.
 
     Args:
         ctx: of the build.
@@ -31,6 +43,10 @@ def evaluate_built(
         corpus: those for which the whole corpus is ranked.
         depth: candidates that the rerankers order.
         relevant: relevance from which a product counts for recall.
+        search: what asks a running server; None: none is asked.
+
+    Returns:
+        The figures, and what the server answered.
 
     Raises:
         EvaluationError: the build lacks its cross-encoder.
@@ -52,7 +68,32 @@ def evaluate_built(
     scorers = {"teacher": judge.judge, "student": lambda pairs: served_scores(engine, pairs)}
     for name, score in scorers.items():
         systems[name] = {None: protocol.of_scores(score(judged.pairs), score(protocol.candidates))}
-    return summarise(systems, ("teacher",))
+    if search is None:
+        return summarise(systems, ("teacher",)), None
+    answered = search(judged.pairs.queries)
+    place = {query: number for number, query in enumerate(judged.pairs.queries)}
+    ranked = [answered.ranked[place[query]] for query in corpus.pairs.queries]
+    systems[SERVED] = {None: protocol.of_ranking(answered.scores(judged.pairs), ranked)}
+    return summarise(systems, ("BM25", "bi-encoder", "teacher")), answered
+
+
+def searched(client: Client, store: ItemStore, ctx: BuildContext, queries: list[str]) -> Searched:
+    """Ask a running server.
+
+    Raises:
+        EvaluationError: it does not answer.
+    """
+    ranked, ms, degraded = [], [], 0
+    for query in ctx.track(queries, "searches", len(queries)):
+        try:
+            result = client.search(query, products=RETURNED)
+        except EndcapError as error:
+            raise EvaluationError(f"search {query!r}: {error}") from error
+        rows = store.product_ids.find([product.product_id for product in result.products])
+        ranked.append(rows[rows >= 0].astype(np.int64))
+        ms.append(1e3 * result.seconds)
+        degraded += bool(result.status.degraded)
+    return Searched(ranked, np.array(ms), degraded)
 
 
 def served_scores(engine: CrossEncoder, pairs: Pairs) -> np.ndarray:

@@ -48,9 +48,6 @@ def _add_storefront(kinds: Any) -> None:
     parser.add_argument("--seed", type=numbers.seed, default=0, help="of the draw (default: %(default)s)")
     parser.add_argument("--placements", type=numbers.count, default=4, help="of a page (default: %(default)s)")
     parser.add_argument("--products", type=numbers.count, default=12, help="of a placement (default: %(default)s)")
-    parser.add_argument(
-        "--timeout", type=numbers.seconds, default=10.0, help="seconds for a page (default: %(default)s)"
-    )
     parser.add_argument("--afresh", action="store_true", help="ask again for the pages of an interrupted run")
     parser.add_argument("--name", default="storefront", help="of the report (default: %(default)s)")
     parser.set_defaults(run=reporting(_storefront))
@@ -60,15 +57,17 @@ def _add_search(kinds: Any) -> None:
     parser: argparse.ArgumentParser = kinds.add_parser(
         "search",
         help="searches by what people judged relevant",
-        description="Measure the build's retrievers, teacher and student on judged queries that no model has seen: "
-        "those of --queries and --labels, or the held-out ones of the catalogue. --grid trains teachers and students "
-        "of several sizes instead (hours). See docs/relevance.md.",
+        description="Measure the search of a server of the build, and the build's retrievers, teacher and student, on "
+        "judged queries that no model has seen: those of --queries and --labels, or the held-out ones of the "
+        "catalogue. --grid trains teachers and students of several sizes instead (hours). See docs/relevance.md.",
     )
     _add_common(parser)
     parser.add_argument("--queries", type=Path, metavar="PATH", help="queries.parquet, or its folder")
     parser.add_argument("--labels", type=Path, metavar="PATH", help="labels.parquet, or its folder")
     parser.add_argument("--split", default="dev", help="of the queries, if they have splits (default: %(default)s)")
-    parser.add_argument("--grid", action="store_true", help="train teachers and students by amount of data and layers")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--models-only", action="store_true", help="ask no server")
+    how.add_argument("--grid", action="store_true", help="train teachers and students by amount of data and layers")
     parser.add_argument(
         "--set",
         action="append",
@@ -85,6 +84,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--catalogue", type=Path, metavar="DIR", help="its catalogue (default: as it was built)")
     parser.add_argument(
         "--address", default="", metavar="HOST:PORT", help="a server of the build (default: one is started)"
+    )
+    parser.add_argument(
+        "--timeout", type=numbers.seconds, default=10.0, help="seconds for an answer (default: %(default)s)"
     )
 
 
@@ -120,7 +122,7 @@ def _storefront(arguments: argparse.Namespace) -> int:
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from endcap_builders.evaluation.command import run_built, run_evaluation
+    from endcap_builders.evaluation.command import run_built, run_evaluation, run_search
     from endcap_builders.evaluation.request import EvaluationRequest, catalogue_of
 
     asked = EvaluationRequest(
@@ -132,5 +134,10 @@ def _search(arguments: argparse.Namespace) -> int:
         arguments.name,
         settings_given(arguments.set),
     )
-    (run_evaluation if arguments.grid else run_built)(asked)
+    if arguments.grid:
+        run_evaluation(asked)
+    elif arguments.models_only:
+        run_built(asked)
+    else:
+        run_search(asked, arguments.address, arguments.timeout)
     return 0

@@ -1,15 +1,18 @@
 """`endcap evaluate search`: trains the grid, scores it on unseen queries, writes figures, tables and plots."""
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
+from endcap_client import Client
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.lexical import Boosts, LexicalIndex
 from endcap_server.shop.store import ItemStore
 from rich.console import Console
 
-from endcap_builders.evaluation.built import evaluate_built
+from endcap_builders.evaluation.asking import connected
+from endcap_builders.evaluation.built import evaluate_built, searched
 from endcap_builders.evaluation.grid import Grid, Point
 from endcap_builders.evaluation.queries import Judged
 from endcap_builders.evaluation.report import write_built, write_report
@@ -26,6 +29,7 @@ from endcap_builders.evaluation.speed import pairs_per_second
 from endcap_builders.evaluation.summary import Runs, summarise
 from endcap_builders.evaluation.systems import Protocol, baselines
 from endcap_builders.intervals import bootstrap
+from endcap_builders.machine import machine
 from endcap_builders.relevance.data import product_texts, read_labelled
 from endcap_builders.relevance.labels import LabelScale
 from endcap_builders.relevance.mining import Lexical
@@ -83,8 +87,28 @@ def run_evaluation(request: EvaluationRequest, console: Console | None = None) -
     return report
 
 
-def run_built(request: EvaluationRequest, console: Console | None = None) -> dict[str, Any]:
+def run_search(
+    request: EvaluationRequest, address: str = "", timeout_s: float = 10.0, console: Console | None = None
+) -> dict[str, Any]:
+    """`run_built` with the search of a server: the one at `address`, or one of the build that is started.
+
+    Raises:
+        LaunchError: the server does not start.
+        EvaluationError: it does not answer; and what `run_built` raises.
+    """
+    with connected(request.build, address, timeout_s) as client:
+        return run_built(request, console, client)
+
+
+def run_built(
+    request: EvaluationRequest, console: Console | None = None, client: Client | None = None
+) -> dict[str, Any]:
     """Measure the build's own teacher and student, and write built.json and built.md; the report.
+
+    Args:
+        request: what to measure on.
+        console: for progress.
+        client: of a server of the build whose search is measured too; None: none.
 
     Raises:
         EvaluationError: the build lacks a step, or the queries cannot be used.
@@ -98,13 +122,18 @@ def run_built(request: EvaluationRequest, console: Console | None = None) -> dic
     labelled = read_labelled(ctx, store, labels["weak_queries"], labels["held_out_share"], scale)
     judged = judged_of(request, labelled, store, scale).sample(settings.max_queries, 0)
     corpus = corpus_of(judged, settings.corpus_queries)
-    report = {
+    search = partial(searched, client, store, ctx) if client else None
+    systems, answered = evaluate_built(ctx, store, judged, corpus, settings.corpus_depth, settings.relevant, search)
+    report: dict[str, Any] = {
         "format": 1,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "build": str(request.build),
         "queries": _asked(judged, corpus),
-        "systems": evaluate_built(ctx, store, judged, corpus, settings.corpus_depth, settings.relevant),
+        "systems": systems,
     }
+    if answered:
+        p50, p95 = np.percentile(answered.ms, (50, 95)).round(1).tolist()
+        report["served"] = {"machine": machine(), "p50_ms": p50, "p95_ms": p95, "degraded": answered.degraded}
     for path in write_built(report, request.build / FOLDER / name_of(request)):
         ctx.log(str(path))
     return report

@@ -12,9 +12,11 @@ from endcap_builders.evaluation.queries import Judged
 
 NAMES = {
     "ndcg": "nDCG@10",
+    "ndcg_exponential": "nDCG@10, 2^g-1",
     "accuracy": "pairwise accuracy",
     "spearman": "Spearman",
     "corpus_ndcg": "nDCG@10, whole corpus",
+    "corpus_ndcg_exponential": "nDCG@10, 2^g-1, whole corpus",
     "corpus_recall": "recall@100, whole corpus",
 }
 _GRAIN = 100
@@ -29,9 +31,9 @@ def judged_figures(judged: Judged, scores: np.ndarray) -> dict[str, np.ndarray]:
         scores: float [n]; equal ones are put in a fixed random order.
 
     Returns:
-        ndcg (linear gains), accuracy (share of the pairs of products that differ in grade and are in the right order; a
-        tie counts half), spearman: float64 [q] each, NaN where a query's products are all of one grade, or there is but
-        one.
+        ndcg (a grade gains itself), ndcg_exponential (it gains 2^(grade - lowest grade) - 1), accuracy (share of the
+        pairs of products that differ in grade and are in the right order; a tie counts half), spearman: float64 [q]
+        each, NaN where a query's products are all of one grade, or there is but one.
     """
     shuffled = np.random.default_rng(0).permutation(len(scores))
     place = np.empty(len(scores), dtype=np.int64)
@@ -51,7 +53,8 @@ def judged_figures(judged: Judged, scores: np.ndarray) -> dict[str, np.ndarray]:
             warnings.simplefilter("ignore", ConstantInputWarning)
             figures["spearman"][query] = np.nan_to_num(spearmanr(score, grade).statistic)
         run[str(query)] = {str(row): float(at) for row, at in zip(rows[start:end], place[start:end], strict=True)}
-    figures["ndcg"] = _measured("nDCG@10", _gains(judged), run, len(judged.pairs.queries))
+    for name, gains in _gains(judged).items():
+        figures[f"ndcg{name}"] = _measured("nDCG@10", gains, run, len(judged.pairs.queries))
     return figures
 
 
@@ -64,8 +67,8 @@ def corpus_figures(judged: Judged, ranked: Sequence[np.ndarray], relevant: float
         relevant: relevance from which a product counts for recall.
 
     Returns:
-        corpus_ndcg (an unjudged product gains nothing), corpus_recall: float64 [q] each, NaN where a query has no
-        relevant product.
+        corpus_ndcg and corpus_ndcg_exponential (an unjudged product gains nothing), corpus_recall: float64 [q] each,
+        NaN where a query has no relevant product.
     """
     run = {
         str(query): {str(row): float(len(rows) - place) for place, row in enumerate(rows)}
@@ -74,13 +77,18 @@ def corpus_figures(judged: Judged, ranked: Sequence[np.ndarray], relevant: float
     wanted = _qrels(judged, (judged.pairs.target >= relevant).astype(np.int64))
     found = {query: products for query, products in wanted.items() if any(products.values())}
     return {
-        "corpus_ndcg": _measured("nDCG@10", _gains(judged), run, len(ranked)),
+        **{
+            f"corpus_ndcg{name}": _measured("nDCG@10", gains, run, len(ranked))
+            for name, gains in _gains(judged).items()
+        },
         "corpus_recall": _measured("R@100", found, run, len(ranked)),
     }
 
 
-def _gains(judged: Judged) -> dict[str, dict[str, int]]:
-    return _qrels(judged, np.rint(judged.grades * _GRAIN).astype(np.int64))
+def _gains(judged: Judged) -> dict[str, dict[str, dict[str, int]]]:
+    """Gains of both kinds, by the end of the figure's name."""
+    kinds = {"": judged.grades, "_exponential": 2.0 ** np.maximum(judged.grades - judged.lowest, 0) - 1}
+    return {name: _qrels(judged, np.rint(gains * _GRAIN).astype(np.int64)) for name, gains in kinds.items()}
 
 
 def _qrels(judged: Judged, gains: np.ndarray) -> dict[str, dict[str, int]]:

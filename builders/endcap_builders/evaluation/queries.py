@@ -1,7 +1,7 @@
 """Queries to evaluate on, with what people said of their products."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,14 @@ class Judged:
         grades: their labels as people gave them, float64 [n], averaged where a pair was judged several times.
         source: where they are from, in words.
         left_out: queries left out because training may have seen them.
+        lowest: the lowest label of the whole set, which gains nothing where gains are exponential.
     """
 
     pairs: Pairs
     grades: np.ndarray
     source: str
     left_out: int = 0
+    lowest: float = 0.0
 
     def sample(self, count: int, seed: int) -> "Judged":
         """The same with at most `count` random queries."""
@@ -41,7 +43,7 @@ class Judged:
         keep = np.zeros(total, dtype=bool)
         keep[np.random.default_rng(seed).choice(total, count, replace=False)] = True
         chosen = keep[self.pairs.query]
-        return Judged(self.pairs.select(chosen), self.grades[chosen], self.source, self.left_out)
+        return replace(self, pairs=self.pairs.select(chosen), grades=self.grades[chosen])
 
 
 def read_judged(
@@ -78,7 +80,13 @@ def read_judged(
             f"{asked.height}; check --split and --labels, and that the catalogue is the one of these products"
         )
     same = pairs_from_frame(joined, product_ids, source=str(labels), to_relevance=lambda found, source: found)
-    return Judged(pairs, same.target.astype(np.float64), f"{queries}, split {split}", asked.height - unseen.height)
+    return Judged(
+        pairs,
+        same.target.astype(np.float64),
+        f"{queries}, split {split}",
+        asked.height - unseen.height,
+        float(np.nanmin(_numbers(graded["relevance"]))),
+    )
 
 
 def _numbers(column: pl.Series) -> np.ndarray:

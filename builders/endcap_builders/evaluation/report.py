@@ -23,7 +23,8 @@ def write_built(report: Mapping[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "built.json", folder / "built.md"]
     paths[0].write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    paths[1].write_text("\n".join(_tables(report)) + "\n", encoding="utf-8")
+    lines = [*_tables(report), *_served(report.get("served"))]
+    paths[1].write_text("\n".join(lines) + "\n", encoding="utf-8")
     return paths
 
 
@@ -49,6 +50,18 @@ def _tables(report: Mapping[str, Any]) -> list[str]:
         "",
         *_quality(report),
         *(line for other in _compared(report) for line in _differences(report, other)),
+    ]
+
+
+def _served(served: Mapping[str, Any] | None) -> list[str]:
+    """Latency of the searches, if a server was asked."""
+    if served is None:
+        return []
+    on = "{processor}, {cores} cores".format(**served["machine"])
+    return [
+        "",
+        f"Searches, one at a time ({on}): p50 {served['p50_ms']} ms, p95 {served['p95_ms']} ms; of "
+        f"{served['degraded']} a part fell back.",
     ]
 
 

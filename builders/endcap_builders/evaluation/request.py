@@ -1,6 +1,6 @@
 """What `endcap evaluate search` is asked, read and checked: settings, build, queries."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,7 @@ def judged_of(request: EvaluationRequest, labelled: Labelled, store: ItemStore, 
     if request.queries is None or request.labels is None:
         held_out = labelled.part(training=False)[0]
         source = f"held-out queries of the catalogue, {labelled.source}"
-        return Judged(held_out, held_out.target.astype(np.float64) + 1, source)
+        return Judged(held_out, held_out.target.astype(np.float64) + 1, source, lowest=1.0)
     ids = pl.Series("product_id", list(store.product_ids), dtype=pl.String)
     seen = labelled.judged.queries if labelled.human else []
     return read_judged(request.queries, request.labels, request.split, ids, scale, seen)
@@ -113,7 +113,7 @@ def corpus_of(judged: Judged, count: int) -> Judged:
     """The queries for which the whole corpus is ranked; 0: none."""
     if count:
         return judged.sample(count, 1)
-    return Judged(judged.pairs.select(np.zeros(len(judged.pairs), dtype=bool)), judged.grades[:0], judged.source)
+    return replace(judged, pairs=judged.pairs.select(np.zeros(len(judged.pairs), dtype=bool)), grades=judged.grades[:0])
 
 
 def name_of(request: EvaluationRequest) -> str:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from endcap_builders.catalogue import Catalogue, read_catalogue
 from endcap_builders.catalogue.cut import EventCut, moment
-from endcap_builders.evaluation.asking import Answers, Shop, ShownPage, served_shop
+from endcap_builders.evaluation.asking import Answers, ServedShop, ShownPage, connected
 from endcap_builders.evaluation.pages import Shopper, shoppers_of
 from endcap_builders.evaluation.queries import EvaluationError
 from endcap_builders.evaluation.request import FOLDER, catalogue_of
@@ -200,11 +200,11 @@ def _ask(
     if len(answers):
         ctx.log(f"{len(answers)} pages are there from an interrupted run (--afresh asks for them again)")
     with ExitStack() as stack:
-        shops: dict[str, Shop] = {
-            PAGE: stack.enter_context(served_shop(request.build, request.address, request.timeout_s))
+        addresses = {PAGE: request.address, **({BASE: request.against} if request.against else {})}
+        shops = {
+            name: ServedShop(stack.enter_context(connected(request.build, address, request.timeout_s)))
+            for name, address in addresses.items()
         }
-        if request.against:
-            shops[BASE] = stack.enter_context(served_shop(request.build, request.against, request.timeout_s))
         size = request.placements, request.products
         known = answers.ask(ctx, shops, parts.known, *size)
         return known, answers.ask(ctx, {PAGE: shops[PAGE]}, parts.new, *size)[PAGE]

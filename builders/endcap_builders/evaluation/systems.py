@@ -87,6 +87,29 @@ class Protocol:
         return {**figures, **corpus_figures(self.corpus, [rows[:RETURNED] for rows in ranked], self.relevant)}
 
 
+@dataclass(frozen=True)
+class Searched:
+    """What `search` of a running server answered.
+
+    Attributes:
+        ranked: rows of the products of each query, best first: int64 [at most 100] each.
+        ms: round trips, float64 [queries].
+        degraded: queries of which a part fell back.
+    """
+
+    ranked: list[np.ndarray]
+    ms: np.ndarray
+    degraded: int
+
+    def scores(self, pairs: Pairs) -> np.ndarray:
+        """Scores of judged pairs by their place, float64 [n]; equal for products that were not answered."""
+        found = np.full(len(pairs), -np.inf)
+        for rows, start, end in zip(self.ranked, pairs.offsets[:-1], pairs.offsets[1:], strict=True):
+            place = {int(row): place for place, row in enumerate(rows)}
+            found[start:end] = [-place.get(int(row), RETURNED) for row in pairs.product[start:end]]
+        return found
+
+
 def served_candidates(
     words: LexicalIndex, vectors: np.ndarray, query: str, encoded: np.ndarray, near: np.ndarray, depth: int
 ) -> np.ndarray:
