@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from endcap_server.declared.errors import EngineTimeout
-from endcap_server.declared.reasons import Cause
+from endcap_server.declared.reasons import Cause, marked, read_marked
 from endcap_server.declared.tensors import Tensors
 from endcap_server.ensembles import STAGES
 from endcap_server.serving import metrics
@@ -66,6 +66,16 @@ def test_codes_of_a_stage_are_labels(stage: str) -> None:
     for codes in (found.checks, found.causes, found.refusals):
         assert all(re.fullmatch(r"[a-z_]+", code) for code in codes)
     assert not {*found.causes} & {*Cause}, "an engine's cause and the stage's own would be one"
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_an_engines_cause_travels_in_its_message(cause: Cause) -> None:
+    assert read_marked(marked(cause, "ROW: expected [2, M],\ngot [x] 3")) == (cause, "ROW: expected [2, M],\ngot [x] 3")
+
+
+def test_errors_of_the_server_mean_that_an_engine_is_not_there() -> None:
+    for message in ("Stub process 'nearest_0_0' is not healthy.", "Model 'nearest' is not ready.", "[12] refused"):
+        assert read_marked(message) == (Cause.UNAVAILABLE, message)
 
 
 def page(left_ms: float, placements: int = 4) -> Tensors:

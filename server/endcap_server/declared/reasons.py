@@ -4,6 +4,7 @@ Each stage declares its own as enums (what its checks count, why it degrades, wh
 from the enums, and nobody reads a sentence to find out what happened.
 """
 
+import re
 from enum import StrEnum
 
 NO_ENGINE = "none"
@@ -32,6 +33,28 @@ class Cause(StrEnum):
     """It is not loaded or not ready."""
     FAILED = "failed"
     """It answered an error, or something that the stage cannot read."""
+
+
+_MARKED = re.compile(r"\[(\w+)\] (.*)", re.DOTALL)
+
+
+def marked(cause: Cause, message: str) -> str:
+    """An engine's error message with its cause in front: "[late] the deadline passed".
+
+    The message is all that a stage gets: Triton 24.10 makes every error of a BLS call INTERNAL.
+    """
+    return f"[{cause}] {message}"
+
+
+def read_marked(message: str) -> tuple[Cause, str]:
+    """(cause, message) of what :func:`marked` made.
+
+    A message without a cause is the server's own: the engine is not loaded, or its process has died.
+    """
+    found = _MARKED.fullmatch(message)
+    if found is None or found[1] not in {*Cause}:
+        return Cause.UNAVAILABLE, message
+    return Cause(found[1]), found[2]
 
 
 class NoCodes(StrEnum):

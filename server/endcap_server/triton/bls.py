@@ -10,19 +10,13 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from endcap_server.declared.errors import EngineError, EngineTimeout
-from endcap_server.declared.reasons import Cause
+from endcap_server.declared.reasons import Cause, read_marked
 from endcap_server.declared.tensors import Tensors
 from endcap_server.serving.threads import call_threads
 
 _MOST_UNANSWERED = call_threads() // 2
 """Calls that an engine may leave unanswered before no more are made: each keeps its threads, of the loop's executor and
 of the server."""
-_CAUSES = {
-    pb_utils.TritonError.CANCELLED: Cause.LATE,  # an engine drops what nobody waits for
-    pb_utils.TritonError.NOT_FOUND: Cause.UNAVAILABLE,
-    pb_utils.TritonError.UNAVAILABLE: Cause.UNAVAILABLE,
-    pb_utils.TritonError.INTERNAL: Cause.UNAVAILABLE,  # the server's own, as of a process that died
-}
 _GRACE_S = 0.010
 """An engine answers what it has at the deadline; so long may that answer be under way, seconds."""
 
@@ -66,8 +60,8 @@ class BlsEngines:
         except pb_utils.TritonModelException as error:  # the server did not take the request
             raise EngineError(engine, str(error), Cause.UNAVAILABLE) from None
         if response.has_error():
-            answered = response.error()
-            raise EngineError(engine, answered.message(), _CAUSES.get(answered.code(), Cause.FAILED))
+            cause, message = read_marked(response.error().message())
+            raise EngineError(engine, message, cause)
         return {name: pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in outputs}
 
     def _drop(self, engine: str, late: "asyncio.Future[Any]") -> None:

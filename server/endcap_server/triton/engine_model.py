@@ -16,6 +16,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from endcap_server.declared.errors import InvalidRequest
+from endcap_server.declared.reasons import Cause, marked
 from endcap_server.declared.tensors import Tensors
 from endcap_server.serving.metrics import EngineMetrics
 from endcap_server.triton.device import select_gpu
@@ -55,14 +56,15 @@ class Job:
     def send(self, result: Tensors | Exception) -> None:
         """Answer the caller."""
         if isinstance(result, InvalidRequest):
-            refuse(self.sender, str(result), pb_utils.TritonError.INVALID_ARG)
+            refuse(self.sender, marked(Cause.FAILED, str(result)), pb_utils.TritonError.INVALID_ARG)
             outcome = "invalid"
         elif isinstance(result, TimeoutError):
-            refuse(self.sender, str(result) or "the deadline passed", pb_utils.TritonError.CANCELLED)
+            message = marked(Cause.LATE, str(result) or "the deadline passed")
+            refuse(self.sender, message, pb_utils.TritonError.CANCELLED)
             outcome = "abandoned"
         elif isinstance(result, Exception):
-            # Not INTERNAL: that is what the server itself answers for an engine whose process has died.
-            refuse(self.sender, f"{type(result).__name__}: {result}", pb_utils.TritonError.UNKNOWN)
+            message = marked(Cause.FAILED, f"{type(result).__name__}: {result}")
+            refuse(self.sender, message, pb_utils.TritonError.INTERNAL)
             outcome = "failed"
         else:
             complete(self.sender, pb_utils.InferenceResponse(output_tensors(result, self.requested)))
@@ -118,7 +120,7 @@ class EngineModel(ABC):
             try:
                 work = self.read(read_inputs(request, self._inputs), deadline_ns)
             except InvalidRequest as error:
-                refuse(sender, str(error), pb_utils.TritonError.INVALID_ARG)
+                refuse(sender, marked(Cause.FAILED, str(error)), pb_utils.TritonError.INVALID_ARG)
                 self.metrics.ended("invalid", 0.0)
                 continue
             self.take(Job(work, sender, request.requested_output_names(), deadline_ns, self.metrics))
