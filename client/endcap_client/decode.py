@@ -82,6 +82,7 @@ def read_page(response: Any, explain: bool, seconds: float) -> Page:
     if keyword_rows != rows:
         raise ProtocolError(f"KEYWORDS: expected {rows} rows, got {keyword_rows}")
     signals = answer.floats("SIGNALS", (rows, width, len(status.signals))) if explain else None
+    said = status.document.get("placements", [])
     placements = []
     for row, theme in enumerate(themes):
         row_ids = ids[row * width : (row + 1) * width]
@@ -89,7 +90,8 @@ def read_page(response: Any, explain: bool, seconds: float) -> Page:
             continue
         products = _products(row_ids, scores[row], None if signals is None else signals[row], status.signals)
         chosen = tuple(keyword for keyword in keywords[row * most : (row + 1) * most] if keyword)
-        placements.append(Placement(theme, chosen, products))
+        source = str(said[row].get("source", "")) if row < len(said) else ""
+        placements.append(Placement(theme, chosen, products, source))
     return Page(tuple(placements), status, seconds)
 
 

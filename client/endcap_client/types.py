@@ -100,11 +100,20 @@ class ScoredProduct:
 
 @dataclass(frozen=True)
 class Placement:
-    """One themed row of a page, best product first."""
+    """One themed row of a page, best product first.
+
+    Attributes:
+        theme: its title.
+        keywords: the known search keywords that it is made of; none of a classic placement.
+        products: best first.
+        source: where it comes from, as STATUS.placements says ("generated", "session", "classic:buy_again", ...); ""
+            from a server that does not say.
+    """
 
     theme: str
     keywords: tuple[str, ...]
     products: tuple[ScoredProduct, ...]
+    source: str = ""
 
 
 @dataclass(frozen=True)

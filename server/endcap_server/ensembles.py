@@ -87,7 +87,7 @@ STOREFRONT = Ensemble(
         EnsembleStep(
             Retrieval,
             _same("HISTORY", "SESSION", "RULES", "PLACEMENTS", "PRODUCTS", "BUDGET_MS"),
-            _inner("CANDIDATE_ROW", "PAGE", "THEME_REQUEST"),
+            _inner("CANDIDATE_ROW", "CANDIDATE_SOURCE", "PAGE", "THEME_REQUEST"),
         ),
         EnsembleStep(Theme, _inner("THEME_REQUEST"), _inner("THEMES")),
         EnsembleStep(Keywords, _inner("THEMES"), _inner("KEYWORDS")),
@@ -98,7 +98,10 @@ STOREFRONT = Ensemble(
         ),
         EnsembleStep(
             Fusion,
-            _inner("THEMES", "KEYWORDS", "ROW", "MEASURED", "PAGE", "RERANK_STATUS"),
+            _inner(
+                *("THEMES", "KEYWORDS", "CANDIDATE_ROW", "CANDIDATE_SOURCE", "ROW", "MEASURED", "PAGE"),
+                "RERANK_STATUS",
+            ),
             {"THEME_OUT": "THEME", "KEYWORDS_OUT": "KEYWORDS", **_same("PRODUCT_ID", "SCORE", "SIGNALS", "STATUS")},
         ),
     ),

@@ -1,3 +1,4 @@
+import itertools
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -5,18 +6,19 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from endcap_builders.behaviour.examples import Cut, Examples, cuts_of, examples_at, page_shares, simple_orders
+from endcap_builders.behaviour.log import EventLog
+from endcap_builders.behaviour.tables import BehaviourSettings
 from endcap_builders.catalogue import Catalogue
 from endcap_builders.pipeline import BuildContext
-from endcap_builders.ranking_examples import Sampler, make_examples, popularity_before, read_visits
-from endcap_builders.steps.ranker import STEP, RankerSettings, _calibrate, _ndcg
-from endcap_builders.steps.store import _popularity as _store_popularity
+from endcap_builders.steps.ranker import STEP, RankerSettings, _calibrate
 from endcap_server.shop.store import ItemStore, KeywordColumns, ProductColumns, Ragged
-from endcap_server.stages.ranking import FEATURES, FeatureTables, Ranker
+from endcap_server.stages.ranking import FEATURES, Ranker
 from rich.console import Console
 
 PRODUCTS, TASTES = 240, 6
 START = datetime(2026, 1, 5, 9, tzinfo=UTC)
-SETTINGS = RankerSettings(train_visits=300, judge_visits=80, negatives=24, trees=30)
+SETTINGS = RankerSettings(train_shoppers=400, judge_shoppers=80, trees=40, kept=0.5)
 
 
 def make_store(build: Path) -> ItemStore:
@@ -84,19 +86,22 @@ def context(build: Path, events: pl.DataFrame | None) -> BuildContext:
     )
 
 
-def test_it_learns_a_taste_that_only_captions_show(tmp_path, store):
+def test_it_learns_a_taste_that_no_category_shows(tmp_path, store):
     figures = STEP.run(context(tmp_path, make_events()), SETTINGS)
-    ndcg = figures["ndcg@10"]
-    assert ndcg["model"] > ndcg["model without captions"] + 0.1
-    assert ndcg["model"] > ndcg["popularity"] + 0.1
-    assert figures["mean_score"]["chosen"] > 0.6 > 0.4 > figures["mean_score"]["others"]
+    shares = figures["shares"]
+    assert shares["model without captions"]["all"] > 0.8
+    assert shares["model"]["all"] > max(shares[name]["all"] for name in ("popular", "own", "half")) + 0.1
+    assert figures["mean_score"]["chosen"] > 2 * figures["mean_score"]["others"]
     assert sum(figures["gain_share"].values()) == pytest.approx(1, abs=0.01)
     json.dumps(figures)
 
     ranker = Ranker.open(tmp_path)
     rows = np.arange(PRODUCTS)
     scores = ranker.score(store, np.array([3, 9, 15, 21]), rows)
-    assert scores[rows % TASTES == 3].mean() > scores[rows % TASTES != 3].mean() + 0.2
+    assert scores[rows % TASTES == 3].mean() > 2 * scores[rows % TASTES != 3].mean()
+    # A probability: about a shopper's few purchases among the products, not a half.
+    assert 0 < scores.mean() < 0.1
+    assert 1 < ranker.new_factor < 3
     assert ((scores >= 0) & (scores <= 1)).all()
 
 
@@ -127,76 +132,77 @@ def test_too_few_events_make_no_model(tmp_path, store, events):
     assert not Ranker.open(tmp_path).available
 
 
-def test_visits_are_days_with_a_purchase_and_history_is_what_was_before(store):
-    def event(user, product, day, kind):
-        return (user, product, START + timedelta(days=day), kind)
-
+def test_a_model_that_a_simple_order_beats_is_not_installed(tmp_path, store):
+    # Everybody buys the same product again and again, and nothing else: no model can do better than their own list.
     lines = [
-        event("a", "p1", 0, "view"),
-        event("a", "p2", 1, "view"),
-        event("a", "p3", 1, "purchase"),
-        event("a", "gone", 2, "purchase"),
-        event("b", "p4", 0, "purchase"),
-        event("b", "p5", 3, "cart"),
+        (f"u{shopper:03}", f"p{shopper % 7}", START + timedelta(days=day), "purchase")
+        for shopper in range(60)
+        for day in range(0, 60, 3)
     ]
-    schema = ["user_id", "product_id", "timestamp", "type"]
-    visits = read_visits(pl.DataFrame(lines, schema=schema, orient="row"), store)
-    assert len(visits) == 2
-    assert (np.diff(visits.day) >= 0).all()
-    histories = [visits.rows[begin:start].tolist() for begin, start in zip(visits.history, visits.start, strict=True)]
-    chosen = [visits.rows[start:end].tolist() for start, end in zip(visits.start, visits.end, strict=True)]
-    assert histories == [[], [1]]
-    assert chosen == [[4], [2, 3]]
-    before = popularity_before(visits, int(visits.day[1]), len(store))
-    assert np.flatnonzero(before).tolist() == [1, 4]
-    assert before.max() == 1
+    events = pl.DataFrame(lines, schema=make_events().schema, orient="row")
+    figures = STEP.run(context(tmp_path, events), SETTINGS)
+    assert figures["kind"] == "none"
+    assert "own" in figures["reason"] or "popular" in figures["reason"]
+    assert figures["shares"]["own"]["all"] == 1
+    assert not Ranker.open(tmp_path).available
 
 
-def test_popularity_is_counted_as_the_store_counts_it(store):
-    products = pl.DataFrame({"product_id": [f"p{row}" for row in range(PRODUCTS)]})
-    events = make_events(9, 4)
-    visits = read_visits(events, store)
-    np.testing.assert_allclose(
-        popularity_before(visits, 10**6, PRODUCTS), _store_popularity(products, events), rtol=1e-6
+def test_cuts_overlap_by_half_and_the_last_days_are_the_first_cut(store):
+    log = EventLog.read(make_events(), store)
+    cuts = cuts_of(log, 100)
+    last = int(log.day.max()) + 1
+    assert cuts[0] == Cut(last - cuts[0].days, cuts[0].days)
+    assert {one.day - two.day for one, two in itertools.pairwise(cuts)} == {cuts[0].days // 2}
+    assert cuts[-1].day >= log.day.min() + 0.2 * (last - log.day.min())
+    assert len(cuts_of(log, 3)) == 3
+    assert cuts_of(log.take(log.day < log.day.min() + 5), 3) == []
+    assert cuts_of(log.take(np.zeros(len(log), bool)), 3) == []
+
+
+def test_nothing_after_a_cut_changes_its_features(store):
+    log = EventLog.read(make_events(), store)
+    cut = cuts_of(log, 100)[3]
+    options = {"shoppers": 500, "kept": 1.0, "cut_histories": False}
+    whole = examples_at(log, cut, store, BehaviourSettings(), **options, rng=np.random.default_rng(0))
+    seen = log.take(log.day < cut.day + cut.days)
+    as_of_then = examples_at(seen, cut, store, BehaviourSettings(), **options, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(whole.features, as_of_then.features)
+    # Purchases after the cut by others do not reach the features either: only the labels differ.
+    other = EventLog(log.row[::-1].copy(), log.shopper, log.day, log.bought, log.products)
+    mixed = EventLog(np.where(log.day < cut.day, log.row, other.row), log.shopper, log.day, log.bought, log.products)
+    changed = examples_at(mixed, cut, store, BehaviourSettings(), **options, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(whole.features, changed.features)
+    assert (whole.bought != changed.bought).any()
+
+
+def test_shares_of_simple_orders_against_counting_by_hand():
+    features = np.full((4, len(FEATURES)), np.nan, np.float32)
+    column = {name: FEATURES.index(name) for name in FEATURES}
+    features[:, column["bought"]] = [-1, -2, -3, -4]
+    features[:, column["seen_count"]] = [0, 0, np.log1p(1), np.log1p(2)]
+    features[:, column["seen_recency"]] = [np.nan, np.nan, 0, 1]
+    examples = Examples(
+        features=features,
+        bought=np.array([True, False, False, True]),
+        weight=np.ones(4, np.float32),
+        new=np.array([True, True, False, False]),
+        sizes=np.array([4]),
+        all_bought=np.array([4]),
+        new_bought=np.array([2]),
     )
+    orders = simple_orders(examples, 2)
+    assert np.argsort(-orders["popular"]).tolist() == [0, 1, 2, 3]
+    assert np.argsort(-orders["own"]).tolist() == [3, 2, 0, 1]
+    assert np.argsort(-orders["half"]).tolist()[:3] == [3, 0, 1]
+    assert page_shares(examples, orders["own"], 2) == (0.25, 0.0)
+    assert page_shares(examples, orders["half"], 2) == (0.5, 0.5)
+    assert page_shares(examples, orders["popular"], 4) == (0.5, 0.5)
 
 
-def test_a_log_without_purchases_uses_its_strongest_event(store):
-    events = make_events().filter(pl.col("type") == "view")
-    assert len(read_visits(events, store)) == 600
-
-
-def test_examples_do_not_know_what_they_predict(store):
-    """Popularity comes from before, and no candidate appears twice or on both sides."""
-    visits = read_visits(make_events(), store)
-    tables = FeatureTables.of(store, np.zeros(PRODUCTS, np.float32))
+def test_calibration_gives_the_share_of_what_is_bought():
     rng = np.random.default_rng(0)
-    examples = make_examples(visits, range(20), tables, negatives=24, rng=rng, cut_histories=False)
-    assert len(examples.features) == len(examples.grades) == examples.sizes.sum()
-    assert (examples.features[:, FEATURES.index("popularity")] == 0).all()
-    for grades in examples.groups(examples.grades):
-        assert grades.max() == 3
-        assert 12 <= (grades == 0).sum() <= 24
-
-    sampler = Sampler(tables, tables.popularity, rng)
-    negatives = sampler.negatives(np.array([1, 2]), np.array([3, 9]), 40)
-    assert len(set(negatives.tolist())) == len(negatives)
-    assert not {3, 9} & set(negatives.tolist())
-
-
-def test_ndcg_of_known_orders(store):
-    visits = read_visits(make_events(), store)
-    tables = FeatureTables.of(store)
-    examples = make_examples(visits, range(40), tables, negatives=24, rng=np.random.default_rng(0), cut_histories=False)
-    assert _ndcg(examples, examples.grades.astype(float)) == pytest.approx(1)
-    assert _ndcg(examples, -examples.grades.astype(float)) == pytest.approx(0, abs=0.05)
-    assert 0.05 < _ndcg(examples, np.zeros(len(examples.grades))) < 0.6
-
-
-def test_calibration_finds_the_scale_whatever_the_share_of_the_chosen():
-    rng = np.random.default_rng(0)
-    chosen = rng.random(40_000) < 0.05
-    raw = rng.normal(np.where(chosen, 1.0, -1.0), 1.0)  # log odds with equal priors: 2 * raw
-    scale, shift = _calibrate(raw, chosen)
-    assert scale == pytest.approx(2, rel=0.1)
-    assert shift == pytest.approx(0, abs=0.1)
+    truth = rng.normal(-4, 1.5, 60_000)
+    bought = rng.random(60_000) < 1 / (1 + np.exp(-truth))
+    scale, shift = _calibrate(2 * truth + 3, bought)
+    assert scale == pytest.approx(0.5, rel=0.1)
+    assert shift == pytest.approx(-1.5, abs=0.3)

@@ -366,3 +366,24 @@ def test_every_page_keeps_the_rules(fusion: Fusion, request: dict[str, Any]) -> 
         assert max((brands.count(brand) for brand in brands), default=0) <= document.get("max_per_brand", products)
     assert all(isinstance(value, bytes) for value in out["PRODUCT_ID"].reshape(-1))
     assert set(PAGE) <= set(out)
+
+
+def test_what_the_session_asks_for_leads_with_what_search_finds(shop: Path) -> None:
+    session = bytes_tensor(["herb seeds", "wool rug"])
+    out = storefront(shop, SESSION=session, HISTORY=bytes_tensor(["p0", "p2"]), PRODUCTS=np.array([4], np.int32))
+    check_page(out)
+    placements = json_of(out["STATUS"])["placements"]
+    assert [each["source"] for each in placements[:2]] == ["session", "session"]
+    for place, query in enumerate(("wool rug", "herb seeds")):
+        found = search(shop, query, PRODUCTS=np.array([4], np.int32))
+        assert texts_of(out["PRODUCT_ID"][place])[0] == texts_of(found["FIRST_PRODUCT_ID"])[0]
+
+
+def test_status_says_where_each_placement_comes_from(shop: Path) -> None:
+    out = storefront(shop, HISTORY=bytes_tensor(["p0", "p2"]), RULES=rules(required_themes=["Our sale"]))
+    placements = json_of(out["STATUS"])["placements"]
+    assert len(placements) == len([title for title in texts_of(out["THEME_OUT"]) if title])
+    assert placements[0]["source"] == "required"
+    assert {each["source"] for each in placements} <= {"required", "generated", "category", "classic:popular"}
+    assert {each.get("keywords") for each in placements if each["source"] == "generated"} <= {"ranked", "nearest"}
+    assert "placements" not in json_of(search(shop, "wool rug")["STATUS"])

@@ -69,7 +69,7 @@ def test_findings_are_sorted_and_say_where_what_why_and_how_to_mend(shop: Path) 
     status, out, err = lint("models", folder=shop)
     assert (status, err) == (1, "")
     assert out.splitlines() == [
-        "models/fusion/config.pbtxt:56: warning: the comment of search_diversity says 'another (>= 0, <= 10)' "
+        "models/fusion/config.pbtxt:58: warning: the comment of search_diversity says 'another (>= 0, <= 10)' "
         "(whoever edits the value is misled); write: # the same in a search (>= 0, <= 10) [W508]",
         "models/search/config.pbtxt:48: error: step 3 runs 'fussion', which does not exist "
         "(Triton refuses the ensemble, and takes the running one down); did you mean 'fusion'? [E302]",

@@ -1,5 +1,5 @@
 import numpy as np
-from endcap_server.stages.page import BLENDED, SIGNALS, Pool, blend, choose_placements, diversify, fill
+from endcap_server.stages.page import BLENDED, SIGNALS, Pool, blend, diversify, fill
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,19 +21,6 @@ def make_pool(
         vectors.astype(np.float32),
         np.array(brand if brand is not None else [-1] * size, np.int32),
     )
-
-
-def choose(pools: list[Pool], placements: int, required: int = 0, products: int = 2, least: int = 1) -> list[int]:
-    return choose_placements(
-        pools,
-        required,
-        placements,
-        products,
-        least_products=least,
-        max_overlap=0.5,
-        max_similarity=0.97,
-        order_weight=0.02,
-    ).shown
 
 
 def row(**known: float) -> np.ndarray:
@@ -76,40 +63,6 @@ def test_pins_lead_in_their_order() -> None:
     assert shelf.rows.tolist() == [100, 101, 0]
     np.testing.assert_allclose(shelf.score, [0.9, 0.9, 0.9])
     assert fill(pins, make_pool([]), 1, 0, 0.5, None).rows.tolist() == [100]
-
-
-def axes(first: int, count: int = 2) -> np.ndarray:
-    """Products that resemble nothing but those along the same axes: float32 [count, 8]."""
-    return np.eye(8, dtype=np.float32)[first : first + count]
-
-
-def test_the_best_placements_in_their_order() -> None:
-    pools = [
-        make_pool([0.2, 0.2], vectors=axes(0)),
-        make_pool([0.7, 0.7], vectors=axes(2), start=10),
-        make_pool([0.9, 0.9], vectors=axes(4), start=20),
-    ]
-    assert choose(pools, 2) == [1, 2]
-    assert choose(pools, 2, required=1) == [0, 2]
-    assert choose(pools, 5) == [0, 1, 2]
-
-
-def test_near_duplicates_only_fill_gaps() -> None:
-    one = make_pool([0.9, 0.8], vectors=axes(0))
-    same_products = make_pool([0.95, 0.9], vectors=axes(4))
-    alike = make_pool([0.95, 0.9], vectors=axes(0), start=70)
-    other = make_pool([0.4, 0.4], vectors=axes(2), start=50)
-    assert choose([one, same_products, other], 2) == [0, 2]
-    assert choose([one, same_products, other], 3) == [0, 1, 2]
-    assert choose([one, alike, other], 2) == [0, 2]
-
-
-def test_placements_that_fit_badly_or_are_empty_come_last() -> None:
-    bad, good = make_pool([0.9, 0.9], vectors=axes(0), start=9), make_pool([0.2, 0.2], vectors=axes(2))
-    bad.fit[:] = False
-    empty = make_pool([], vectors=axes(0, 0))
-    assert choose([bad, good, empty], 1) == [1]
-    assert choose([bad, good, empty], 3) == [0, 1]
 
 
 UNIT = st.floats(0, 1, width=32)

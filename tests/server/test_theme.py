@@ -31,6 +31,7 @@ def answer(
     parameters: dict[str, str] | None = None,
     shopper: str = "likes:lamps,rugs",
     categories: tuple[int, ...] = (5, 0),
+    searches: tuple[str, ...] = (),
     **rules: object,
 ) -> tuple[list[str], Tensors, dict]:
     theme = Theme(shop, parameters or {}, TinyEngines(shop, broken))
@@ -40,6 +41,7 @@ def answer(
         placements=placements,
         rules=rules,
         categories=categories,
+        searches=searches,
     )
     out = asyncio.run(theme.run({"THEME_REQUEST": request.tensor()}))
     return list(themes_of(out).titles), out, part_of(out["THEMES"])
@@ -263,3 +265,27 @@ def test_own_scripts_and_words(shop: Path, tmp_path: Path) -> None:
 def test_answers_are_json_and_titles_known_to_the_catalogue(shop: Path) -> None:
     _, out, _ = answer(shop, {"theme_llm": json.dumps([{"title": "a\ud800b", "concepts": ["\ud800"]}])})
     assert themes_of(out).titles[0] in {name.rsplit(" > ", 1)[1].capitalize() for name in CATEGORIES}
+
+
+def test_each_search_of_the_session_has_a_theme_right_after_the_required_ones(shop: Path) -> None:
+    drafts = written(ThemeDraft("Lights for you", ("desk lamp", "floor lamp")), ThemeDraft("Rugs found", ("wool rug",)))
+    themes, out, _ = answer(shop, drafts, searches=("wool rug", "jigsaw puzzle"), required_themes=["Sale"])
+    document = themes_of(out)
+    assert themes[0] == "Sale"
+    assert themes[2] == "Jigsaw puzzle"
+    assert [document.concepts[index][0] for index in (1, 2)] == ["wool rug", "jigsaw puzzle"]
+    assert [str(source) for source in document.sources[:3]] == ["required", "session", "session"]
+
+
+def test_searches_have_themes_without_the_llm(shop: Path) -> None:
+    themes, out, status = answer(shop, {"theme_llm": "dead"}, searches=("wool rug",))
+    assert themes[0] == "Wool rug"
+    assert str(themes_of(out).source(0)) == "session"
+    assert {str(source) for source in themes_of(out).sources[1:]} == {"category"}
+    assert status["source"] == "fallback"
+
+
+def test_a_search_for_what_is_excluded_has_no_theme(shop: Path) -> None:
+    themes, out, _ = answer(shop, searches=("wool rug",), exclude={"categories": ["home > rugs"]})
+    assert not [title for title in themes if "rug" in title.lower()]
+    assert "session" not in [str(source) for source in themes_of(out).sources]

@@ -15,6 +15,7 @@ STEP_NAMES = (
     "cross_encoder",
     "theme_llm",
     "keyword_llm",
+    "behaviour",
     "ranker",
     "repository",
 )

@@ -1,7 +1,9 @@
-"""Step `ranker`: LightGBM LambdaMART on what shoppers did, judged on the last weeks against simpler orders.
+"""Step `ranker`: LightGBM on what shoppers bought after several days in the past, judged on the last weeks.
 
-The events are cut in time: the first part only counts popularity, the second trains, the last judges. What is served
-is the model that was judged. P3's caption tokens are judged by a second model that does without them.
+The model gives the probability that a shopper buys a product in the next weeks, from what was known before. It is
+judged on the last weeks of the log, which training has not seen, against three simple orders of the same candidates;
+if it does not beat each of them it is not installed. The served model is trained on the last weeks too. P3's caption
+tokens are judged by a second model that does without them.
 """
 
 import json
@@ -10,115 +12,165 @@ from typing import Any
 import lightgbm
 import numpy as np
 from endcap_server.shop.store import ItemStore
-from endcap_server.stages.ranking import CAPTION_FEATURES, FEATURES, META_FILE, MODEL_FILE, FeatureTables, calibrated
+from endcap_server.stages.ranking import CAPTION_FEATURES, FEATURES, META_FILE, MODEL_FILE, calibrated
 from pydantic import Field
 
+from endcap_builders.behaviour.examples import Cut, Examples, cuts_of, examples_at, page_shares, simple_orders
+from endcap_builders.behaviour.log import Array, EventLog
+from endcap_builders.behaviour.tables import BehaviourSettings
 from endcap_builders.catalogue.groups import EVENTS
-from endcap_builders.pipeline import BuildContext, Settings, Step
-from endcap_builders.ranking_examples import Array, Examples, make_examples, popularity_before, read_visits
+from endcap_builders.evaluation.pages import PAGE_SIZE
+from endcap_builders.pipeline import BuildContext, Settings, Step, read_manifest
 from endcap_builders.steps.store import WITHOUT_FACTS
 
-_MIN_VISITS = 20
-_GAIN = tuple(2**grade - 1 for grade in range(4))
+_LEAST_SHOPPERS = 20
 
 
 class RankerSettings(Settings):
     """Options of the traditional ranker."""
 
-    train_visits: int = Field(2500, ge=1, description="most shopping days to train on")
-    judge_visits: int = Field(700, ge=1, description="most shopping days to judge on")
-    negatives: int = Field(48, ge=4, le=1000, description="candidates each day's choices have to beat")
-    trees: int = Field(100, ge=1, le=1000, description="trees; serving time grows with them")
-    leaves: int = Field(8, ge=2, le=255, description="leaves of a tree")
-    learning_rate: float = Field(0.08, gt=0, le=1, description="share of each tree's correction that is taken")
-    judge_share: float = Field(0.15, gt=0, lt=0.5, description="last share of the shopping days, kept for judging")
-    warm_up_share: float = Field(0.4, ge=0, lt=0.5, description="first share of the shopping days, for popularity only")
+    cuts: int = Field(16, ge=1, le=100, description="days in the past after which purchases are predicted, at most")
+    train_shoppers: int = Field(3000, ge=1, description="most shoppers to train on, over all these days")
+    judge_shoppers: int = Field(1500, ge=1, description="most shoppers to judge on")
+    kept: float = Field(0.25, gt=0, le=1, description="share of the candidates not bought that are trained on")
+    trees: int = Field(120, ge=1, le=1000, description="trees; serving time grows with them")
+    leaves: int = Field(15, ge=2, le=255, description="leaves of a tree")
+    learning_rate: float = Field(0.05, gt=0, le=1, description="share of each tree's correction that is taken")
     captions: bool = Field(True, description="whether caption tokens are features of the served model (P3)")
 
 
 def run(ctx: BuildContext, settings: RankerSettings) -> dict[str, Any]:
-    """Train, judge and write `model.txt` and `ranker.json`; without events, only the latter, saying so."""
+    """Train, judge and write `model.txt` and `ranker.json`; without a model only the latter, saying why."""
     store = ItemStore.open(ctx.build, linked=False)
     if ctx.catalogue.events is None:
         return _write_none(ctx, "the catalogue has no events")
-    visits = read_visits(ctx.catalogue.events, store)
-    if len(visits) < _MIN_VISITS:
-        return _write_none(ctx, f"the events have {len(visits)} shopping days, fewer than {_MIN_VISITS}")
-    train_from, judge_from = (
-        int(np.quantile(visits.day, share, method="higher"))
-        for share in (settings.warm_up_share, 1 - settings.judge_share)
-    )
-    train = np.flatnonzero((visits.day >= train_from) & (visits.day < judge_from))
-    judge = np.flatnonzero(visits.day >= judge_from)
-    if not len(train):
-        return _write_none(ctx, "the events are all of about the same day, so none can be kept for judging")
+    log = EventLog.read(ctx.catalogue.events, store)
+    cuts = cuts_of(log, settings.cuts + 1)
+    if len(cuts) < 2:
+        return _write_none(ctx, "the events are of too few days to keep some for judging")
+    parts = _examples(ctx, log, cuts, store, settings)
+    judged = parts.pop(cuts[0], None)
+    # What is judged on must not be in the labels of what is trained on.
+    earlier = [part for cut, part in parts.items() if cut.day + cut.days <= cuts[0].day]
+    if judged is None or not earlier or sum(len(part.sizes) for part in [judged, *earlier]) < _LEAST_SHOPPERS:
+        return _write_none(ctx, f"fewer than {_LEAST_SHOPPERS} shoppers bought something after what they had before")
+    train = Examples.join(earlier)
+    if not train.bought.any() or not judged.bought.any():
+        return _write_none(ctx, "nobody bought anything that the sources of candidates had found")
 
-    rng = np.random.default_rng(ctx.seed)
-    parts = []
-    for name, chosen, limit, since in (
-        ("train", train, settings.train_visits, train_from),
-        ("judge", judge, settings.judge_visits, judge_from),
-    ):
-        tables = FeatureTables.of(store, popularity_before(visits, since, len(store)))
-        sample = np.sort(rng.permutation(chosen)[:limit])
-        parts.append(
-            make_examples(
-                visits,
-                ctx.track(sample.tolist(), f"days to {name}", len(sample)),
-                tables,
-                negatives=settings.negatives,
-                rng=rng,
-                cut_histories=name == "train",
-            )
-        )
-    examples, judged = parts
+    everything = Examples.join([*parts.values(), _thinned(judged, settings.kept, ctx.seed)])
+    factor = 1 + float(everything.all_bought.sum()) / max(float(everything.new_bought.sum()), 1.0)
     plain = [name for name in FEATURES if name not in CAPTION_FEATURES]
     models = {"model": list(FEATURES), "model without captions": plain}
-    boosters = {name: _train(examples, columns, settings, ctx.seed) for name, columns in models.items()}
-    raw = {name: _predict(booster, judged, models[name]) for name, booster in boosters.items()}
-    ndcg = {name: _ndcg(judged, scores) for name, scores in raw.items()}
-    for name, column in (("popularity", "popularity"), ("similarity to the history", "history_cosine")):
-        ndcg[name] = _ndcg(judged, np.nan_to_num(judged.features[:, FEATURES.index(column)], nan=-1.0))
-    ctx.log("nDCG@10 " + ", ".join(f"{name} {value:.3f}" for name, value in ndcg.items()))
-
+    raw = {}
+    for name, columns in ctx.track(list(models.items()), "models to judge", len(models)):
+        raw[name] = _predict(_train(train, columns, settings, ctx.seed), judged, columns)
     served = "model" if settings.captions else "model without captions"
-    scale, shift = _calibrate(raw[served], judged.grades > 0)
-    boosters[served].save_model(ctx.output / MODEL_FILE)
-    _write_meta(ctx, {"kind": "lambdamart", "features": models[served], "scale": scale, "shift": shift})
-    gain = boosters[served].feature_importance("gain")
-    share = {name: round(float(value / gain.sum()), 4) for name, value in zip(models[served], gain, strict=True)}
-    mean = calibrated(raw[served], scale, shift)
-    return {
-        "kind": "lambdamart",
-        "visits": {"train": len(examples.sizes), "judge": len(judged.sizes)},
-        "rows": {"train": len(examples.grades), "judge": len(judged.grades)},
-        "ndcg@10": {name: round(value, 4) for name, value in ndcg.items()},
+    scale, shift = _calibrate(raw[served], judged.bought)
+    probability = calibrated(raw[served], scale, shift)
+    shares = _shares(judged, {name: calibrated(each, scale, shift) for name, each in raw.items()}, factor)
+    figures = {
+        "visits": {"train": len(everything.sizes), "judge": len(judged.sizes)},
+        "rows": {"train": len(everything.bought), "judge": len(judged.bought)},
+        "shares": {name: {"all": round(every, 4), "new": round(new, 4)} for name, (every, new) in shares.items()},
         "mean_score": {
-            "chosen": round(float(mean[judged.grades > 0].mean()), 3),
-            "others": round(float(mean[judged.grades == 0].mean()), 3),
+            "chosen": round(float(probability[judged.bought].mean()), 4),
+            "others": round(float(probability[~judged.bought].mean()), 4),
         },
-        "gain_share": dict(sorted(share.items(), key=lambda item: -item[1])),
+        "bought": round(float(judged.bought.mean()), 4),
+        "new_factor": round(factor, 3),
     }
+    ctx.log(
+        f"shares of purchases (all, new) in {PAGE_SIZE} products: "
+        + ", ".join(f"{name} {every:.3f} {new:.3f}" for name, (every, new) in shares.items())
+    )
+    better = [name for name in ("popular", "own", "half") if sum(shares[name]) >= sum(shares[served])]
+    if better:
+        return _write_none(ctx, f"the simple order {better[0]!r} shows more of what was bought next") | figures
+
+    booster = _train(everything, models[served], settings, ctx.seed)
+    booster.save_model(ctx.output / MODEL_FILE)
+    _write_meta(
+        ctx,
+        {
+            "kind": "lightgbm",
+            "features": models[served],
+            "scale": scale,
+            "shift": shift,
+            "prior": float(probability.mean()),
+            "new_factor": factor,
+        },
+    )
+    gain = booster.feature_importance("gain")
+    share = {name: round(float(value / gain.sum()), 4) for name, value in zip(models[served], gain, strict=True)}
+    return {"kind": "lightgbm", **figures, "gain_share": dict(sorted(share.items(), key=lambda item: -item[1]))}
+
+
+def _examples(
+    ctx: BuildContext, log: EventLog, cuts: list[Cut], store: ItemStore, settings: RankerSettings
+) -> dict[Cut, Examples]:
+    """The examples of each cut that has any; the first is to judge on, with every candidate and whole histories."""
+    told = read_manifest(ctx.build)["steps"].get("behaviour", {}).get("settings", {})
+    tables = BehaviourSettings.model_validate(told)
+    each = -(-settings.train_shoppers // (len(cuts) - 1))
+    parts = {}
+    for cut in ctx.track(cuts, "days of the past", len(cuts)):
+        judging = cut is cuts[0]
+        part = examples_at(
+            log,
+            cut,
+            store,
+            tables,
+            shoppers=settings.judge_shoppers if judging else each,
+            kept=1.0 if judging else settings.kept,
+            cut_histories=not judging,
+            rng=np.random.default_rng([ctx.seed, cut.day]),
+        )
+        if part is not None:
+            parts[cut] = part
+    return parts
+
+
+def _thinned(examples: Examples, kept: float, seed: int) -> Examples:
+    """The same shoppers with a share of the candidates that they did not buy."""
+    keep = examples.bought | (np.random.default_rng(seed).random(len(examples.bought)) < kept)
+    sizes = np.array([int(group.sum()) for (group,) in examples.groups(keep)])
+    return Examples(
+        features=examples.features[keep],
+        bought=examples.bought[keep],
+        weight=np.where(examples.bought, 1, 1 / kept).astype(np.float32)[keep],
+        new=examples.new[keep],
+        sizes=sizes,
+        all_bought=examples.all_bought,
+        new_bought=examples.new_bought,
+    )
+
+
+def _shares(judged: Examples, models: dict[str, Array], factor: float) -> dict[str, tuple[float, float]]:
+    """Shares of all and of new purchases that a page of each order shows; the models' weigh new products by factor."""
+    orders = {name: each * np.where(judged.new, factor, 1) for name, each in models.items()}
+    orders |= simple_orders(judged, PAGE_SIZE)
+    return {name: page_shares(judged, each, PAGE_SIZE) for name, each in orders.items()}
 
 
 def _train(examples: Examples, columns: list[str], settings: RankerSettings, seed: int) -> lightgbm.Booster:
     data = lightgbm.Dataset(
         examples.features[:, [FEATURES.index(name) for name in columns]],
-        label=examples.grades,
-        group=examples.sizes,
+        label=examples.bought,
+        weight=examples.weight,
         feature_name=columns,
     )
     parameters = {
-        "objective": "lambdarank",
-        "lambdarank_truncation_level": 20,
-        "label_gain": list(_GAIN),
+        # LambdaMART (objective lambdarank) shows as much of what is bought, less of what is new, and takes twice as
+        # long; its scores do not compare between shoppers.
+        "objective": "binary",
         "num_leaves": settings.leaves,
         "learning_rate": settings.learning_rate,
-        "min_data_in_leaf": min(200, max(1, len(examples.grades) // 100)),
-        "bagging_fraction": 0.8,
+        "min_data_in_leaf": min(100, max(1, len(examples.bought) // 100)),
+        "bagging_fraction": 0.7,
         "bagging_freq": 1,
-        "feature_fraction": 0.7,
-        "lambda_l2": 5.0,
+        "feature_fraction": 0.6,
+        "lambda_l2": 10.0,
         "seed": seed,
         "deterministic": True,
         "force_row_wise": True,
@@ -134,32 +186,15 @@ def _predict(booster: lightgbm.Booster, examples: Examples, columns: list[str]) 
     return np.asarray(booster.predict(features, raw_score=True, num_threads=1))
 
 
-def _ndcg(examples: Examples, scores: Array, depth: int = 10) -> float:
-    """Mean nDCG@depth of the groups; equal scores in random order, as a place in the list tells the grade."""
-    rng = np.random.default_rng(0)
-    discounts = 1 / np.log2(np.arange(2, depth + 2))
-    gains = np.array(_GAIN, np.float64)
-    values = []
-    for score, grades in zip(examples.groups(scores), examples.groups(examples.grades), strict=True):
-        order = np.lexsort((rng.random(len(score)), -score))[:depth]
-        ideal = np.sort(gains[grades])[::-1][:depth]
-        values.append(gains[grades[order]] @ discounts[: len(order)] / (ideal @ discounts[: len(ideal)]))
-    return float(np.mean(values))
-
-
-def _calibrate(raw: Array, chosen: Array) -> tuple[float, float]:
-    """Fit sigmoid(scale * raw + shift) to what was chosen, both classes weighing the same (Platt scaling by Newton).
-
-    The share of chosen candidates is that of the sampling, not of the shop, so the fit leaves it out.
-    """
+def _calibrate(raw: Array, bought: Array) -> tuple[float, float]:
+    """Fit sigmoid(scale * raw + shift) to the shares of candidates bought (Platt scaling by Newton)."""
     design = np.stack([raw, np.ones_like(raw)], axis=1)
-    weights = np.where(chosen, 0.5 / max(chosen.sum(), 1), 0.5 / max((~chosen).sum(), 1))
     theta = np.array([1.0, 0.0])
-    ridge = 1e-3 * np.eye(2)
+    ridge = np.eye(2)
     for _ in range(25):
         probability = 1 / (1 + np.exp(-np.clip(design @ theta, -30, 30)))
-        gradient = design.T @ (weights * (probability - chosen)) + ridge @ (theta - [1.0, 0.0])
-        curvature = (design * (weights * probability * (1 - probability))[:, None]).T @ design + ridge
+        gradient = design.T @ (probability - bought) + ridge @ (theta - [1.0, 0.0])
+        curvature = (design * (probability * (1 - probability))[:, None]).T @ design + ridge
         theta = theta - np.linalg.solve(curvature, gradient)
     return float(max(theta[0], 1e-3)), float(theta[1])
 
@@ -176,7 +211,7 @@ def _write_meta(ctx: BuildContext, meta: dict[str, Any]) -> None:
 
 STEP = Step(
     name="ranker",
-    needs=("catalogue", "store"),
+    needs=("catalogue", "store", "behaviour"),
     settings=RankerSettings,
     run=run,
     help="training the traditional ranker on the events",

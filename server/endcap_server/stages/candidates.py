@@ -7,6 +7,7 @@ import numpy as np
 from endcap_server.shop.store import ItemStore
 from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.nearest_client import Words
+from endcap_server.stages.sources import CandidateSource
 
 _ATTENTION = 8.0
 """Sharpness of the softmax by which a session search picks what in the history resembles it."""
@@ -16,10 +17,15 @@ _UNTAGGED = 1 << 31
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidate products, best first: ``rows`` int32 [C], ``similarity`` float32 [C], cosine to what was looked for."""
+    """Candidate products, best first.
+
+    ``rows`` int32 [C]; ``similarity`` float32 [C], cosine to what was looked for, 0 of what vectors have not found;
+    ``sources`` uint8 [C], bits of :class:`CandidateSource`.
+    """
 
     rows: np.ndarray
     similarity: np.ndarray
+    sources: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,14 @@ class Found:
     def of(cls, rows: np.ndarray, similarity: np.ndarray) -> "Found":
         """Candidates about whose words nothing is known."""
         return cls(rows, similarity, np.zeros(len(rows), np.float32), np.zeros(len(rows), np.bool_))
+
+    @property
+    def sources(self) -> np.ndarray:
+        """Bits of :class:`CandidateSource` of each: uint8 [C]. All have a cosine."""
+        bits: np.ndarray = np.where(
+            self.lexical > 0, CandidateSource.WORDS | CandidateSource.VECTOR, CandidateSource.VECTOR
+        ).astype(np.uint8)
+        return bits
 
 
 def fuse(vectors: np.ndarray, query: np.ndarray, near: np.ndarray, words: Words, weight: float, count: int) -> Found:
@@ -128,7 +142,8 @@ def merge(
     by_place = np.argsort(first)
     flat, similarities = unique[by_place], best[by_place]
     shown = allowed.each[flat]
-    return Candidates(flat[shown][:count].astype(np.int32), similarities[shown][:count].astype(np.float32))
+    rows, similarity = flat[shown][:count].astype(np.int32), similarities[shown][:count].astype(np.float32)
+    return Candidates(rows, similarity, np.full(len(rows), CandidateSource.VECTOR, np.uint8))
 
 
 def popular_rows(store: ItemStore) -> np.ndarray:

@@ -4,6 +4,8 @@ One document instead of a tensor for each of its fields: the Python backend take
 two processes, whatever its size, and a storefront has four such moves.
 """
 
+from collections.abc import Sequence
+from enum import StrEnum
 from typing import Any, Self
 
 import numpy as np
@@ -14,6 +16,7 @@ from endcap_server.declared.tensors import document_tensor
 from endcap_server.shop.rules import MerchandisingRules
 
 CANDIDATE_ROW = tensor("CANDIDATE_ROW", "INT32", -1)
+CANDIDATE_SOURCE = tensor("CANDIDATE_SOURCE", "UINT8", -1)
 CANDIDATE_SIMILARITY = tensor("CANDIDATE_SIMILARITY", "FP32", -1)
 CANDIDATE_LEXICAL = tensor("CANDIDATE_LEXICAL", "FP32", -1)
 PAGE = tensor("PAGE", "UINT8", -1)
@@ -100,6 +103,36 @@ def ticket_of(tensor: np.ndarray) -> Ticket:
     return Ticket.model_validate_json(content_and_ticket(tensor)[1])
 
 
+class PlacementSource(StrEnum):
+    """Where a placement comes from, as STATUS.placements says it."""
+
+    GENERATED = "generated"
+    PREPARED = "prepared"
+    REQUIRED = "required"
+    SESSION = "session"
+    """Answers a search of the session, as `search` would."""
+    CATEGORY = "category"
+    BUY_AGAIN = "classic:buy_again"
+    TOGETHER = "classic:together"
+    POPULAR = "classic:popular"
+
+
+class AnsweredSearch(StageDocument):
+    """What a search of the session finds.
+
+    Attributes:
+        text: The search.
+        rows: Products, best first.
+        similarity: Their cosine to the text.
+        lexical: How well their words match it, 0..1.
+    """
+
+    text: str
+    rows: tuple[int, ...]
+    similarity: tuple[float, ...]
+    lexical: tuple[float, ...]
+
+
 class PageRequest(Ticketed):
     """What a page is to be: the tensor PAGE, for rerank and fusion.
 
@@ -109,6 +142,7 @@ class PageRequest(Ticketed):
         rules: The merchandiser's.
         history: Rows of the products that the shopper is known to have taken, oldest first.
         named: Rows of the products that a search names by id, part number, EAN or model number.
+        searches: The latest searches of the session, newest first, with what they find.
     """
 
     placements: int
@@ -116,6 +150,7 @@ class PageRequest(Ticketed):
     rules: MerchandisingRules = MerchandisingRules()
     history: tuple[int, ...] = ()
     named: tuple[int, ...] = ()
+    searches: tuple[AnsweredSearch, ...] = ()
 
     @property
     def is_search(self) -> bool:
@@ -131,12 +166,14 @@ class ThemeRequest(Ticketed):
         placements: P.
         rules: Those that concern themes.
         categories: Category positions that the shopper buys from, best first.
+        searches: The latest searches of the session, newest first; each gets a placement.
     """
 
     shopper: str
     placements: int
     rules: dict[str, Any] = {}
     categories: tuple[int, ...] = ()
+    searches: tuple[str, ...] = ()
 
 
 class Themes(StageDocument):
@@ -144,13 +181,20 @@ class Themes(StageDocument):
 
     Attributes:
         titles: Q of them; those that the checks left nothing for are empty.
-        concepts: What each is about, in words a shop is searched with; a search has none.
+        concepts: What each is about, in words a shop is searched with; a search has none, and one that answers a search
+            of the session begins with that search.
+        sources: Where each comes from; a search has none.
         exclude: What keywords may not be about, as RULES has it.
     """
 
     titles: tuple[str, ...]
     concepts: tuple[tuple[str, ...], ...] = ()
+    sources: tuple[PlacementSource, ...] = ()
     exclude: dict[str, Any] = {}
+
+    def source(self, index: int) -> PlacementSource:
+        """Where the placement of a theme comes from."""
+        return self.sources[index] if self.sources else PlacementSource.GENERATED
 
 
 class KeywordRows(StageDocument):
@@ -158,14 +202,27 @@ class KeywordRows(StageDocument):
 
     Attributes:
         rows: [Q, K] of the known keywords, -1 padded.
+        ranked: [Q], whether LLM 2 ordered them; else they are the nearest ones. Empty for a search.
     """
 
     rows: tuple[tuple[int, ...], ...]
+    ranked: tuple[bool, ...] = ()
 
     @classmethod
-    def of(cls, rows: np.ndarray) -> Self:
+    def of(cls, rows: np.ndarray, ranked: Sequence[bool] = ()) -> Self:
         """Those of int32 [Q, K]."""
-        return cls(rows=rows.tolist())
+        return cls(rows=rows.tolist(), ranked=tuple(ranked))
+
+    def order(self, index: int) -> str:
+        """How STATUS.placements names the order of a theme's keywords: "ranked", "nearest" or "" without any."""
+        if not self.ranked or not any(row >= 0 for row in self.rows[index]):
+            return ""
+        return "ranked" if self.ranked[index] else "nearest"
+
+    @property
+    def width(self) -> int:
+        """K."""
+        return max((len(row) for row in self.rows), default=0)
 
     @property
     def array(self) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,31 +12,25 @@ from pydantic import Field, model_validator
 
 from endcap_server.declared.model import ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters, SetBy
-from endcap_server.declared.reasons import Cause
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_tensor
+from endcap_server.shop import behaviour
+from endcap_server.shop.kinds import FILES as KINDS_FILES
+from endcap_server.shop.kinds import Kinds
 from endcap_server.shop.rules import CompiledRules, RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.stages import documents
 from endcap_server.stages.base import Engines, Stage, StageAnswer
-from endcap_server.stages.documents import KeywordRows, PageRequest, Themes
+from endcap_server.stages.classic import classic_placements
+from endcap_server.stages.documents import KeywordRows, PageRequest, PlacementSource, Themes
 from endcap_server.stages.in_flight import table_of
-from endcap_server.stages.page import (
-    BLENDED,
-    MEASURED,
-    SIGNALS,
-    PlacementCheck,
-    Pool,
-    Shelf,
-    blend,
-    choose_placements,
-    fill,
-)
+from endcap_server.stages.page import BLENDED, MEASURED, SIGNALS, Pool, Shelf, fill
+from endcap_server.stages.placements import Limits, Offer, PlacementCheck, choose_placements
+from endcap_server.stages.pools import Products
 from endcap_server.stages.ranking import Ranker
 from endcap_server.stages.status import STATUS_TENSORS, StatusPart, part_of, read_versions, status_document
 from endcap_server.stages.trial import Trial
 
-RANKER = "ranker"
-"""Named among the engines in STATUS and metrics, although it runs in the stage itself."""
+_NO_ROWS = np.empty(0, np.int32)
 
 
 def _weight(default: float, what: str, where: str) -> Any:
@@ -101,10 +96,13 @@ class FusionParameters(ModelParameters):
         0.97, gt=0, le=1, description="cosine of the mean product vectors from which placements are alike"
     )
     order_weight: float = Field(
-        0.02,
-        ge=0,
-        le=1,
-        description="mean score by which a placement must be better to pass one that LLM 1 put earlier",
+        0.02, ge=0, le=0.05, description="share of its value that a theme loses with each place LLM 1 put it later"
+    )
+    least_generated: int = Field(
+        2, ge=0, le=16, description="placements with a theme, as long as there are so many with products that fit"
+    )
+    most_classic: int = Field(
+        2, ge=0, le=16, description="classic placements (buy again, goes with, popular now), at most"
     )
     generation: Annotated[int, SetBy("endcap apply")] = Field(
         1, ge=1, description="number of the set of models that a page comes from, for STATUS; endcap apply sets it"
@@ -117,10 +115,47 @@ class FusionParameters(ModelParameters):
                 raise ValueError(f"at least one {prefix}weight above 0")
         return self
 
+    def limits(self, placements: int, products: int) -> Limits:
+        """What the choice of a page's placements has to keep."""
+        return Limits(
+            placements=placements,
+            products=products,
+            least_products=self.least_products,
+            max_overlap=self.max_overlap,
+            max_similarity=self.max_placement_similarity,
+            order_weight=self.order_weight,
+            least_generated=self.least_generated,
+            most_classic=self.most_classic,
+        )
+
     def weights(self, is_search: bool) -> np.ndarray:
         """Weights of the blended signals, float [7] in the order of SIGNALS."""
         prefix = "search_" if is_search else ""
         return np.array([getattr(self, prefix + name) for name in SIGNALS[:BLENDED]], np.float64)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A placement that the page may show.
+
+    Attributes:
+        title: Its theme.
+        source: Where it comes from.
+        offer: Its products and what they are worth.
+        keywords: Rows of its known keywords, -1 padded; none of a classic placement.
+        order: Who ordered the keywords: "ranked" (LLM 2), "nearest", or "" without keywords.
+    """
+
+    title: str
+    source: PlacementSource
+    offer: Offer
+    keywords: tuple[int, ...] = ()
+    order: str = ""
+
+    @property
+    def said(self) -> dict[str, str]:
+        """The placement in STATUS.placements."""
+        return {"source": str(self.source), **({"keywords": self.order} if self.order else {})}
 
 
 class Fusion(Stage):
@@ -132,6 +167,8 @@ class Fusion(Stage):
         inputs=(
             documents.THEMES,
             documents.KEYWORDS.as_optional(),
+            documents.CANDIDATE_ROW.as_optional(),
+            documents.CANDIDATE_SOURCE.as_optional(),
             documents.ROW,
             documents.MEASURED,
             documents.PAGE,
@@ -150,7 +187,7 @@ class Fusion(Stage):
         ),
         parameters=FusionParameters,
         files=lambda settings: STORE_FILES,
-        optional_files=("ranker/ranker.json", "ranker/model.txt"),
+        optional_files=("ranker/ranker.json", "ranker/model.txt", *KINDS_FILES, *behaviour.FILES),
     )
     checks = FusionCheck
     settings: FusionParameters
@@ -159,6 +196,7 @@ class Fusion(Stage):
         super().__init__(build, parameters, engines, model)
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
+        self.kinds = Kinds.open(build, self.store)
         self.ranker = Ranker.open(build) if (build / "ranker").exists() else None
         self.versions = read_versions(build) | {"generation": str(self.settings.generation)}
         self.trial = Trial(self.run_folder)
@@ -178,129 +216,116 @@ class Fusion(Stage):
         return json_tensor(status)
 
     def _page(self, page: PageRequest, inputs: Tensors, status: StatusPart) -> StageAnswer:
-        is_search, placements, products = page.is_search, max(page.placements, 1), page.products
         compiled = self.rule_index.compile(page.rules)
-        themes = Themes.read(inputs["THEMES"]).titles
-        pools, pins = self._pools(page, inputs, compiled, status)
-        choice = choose_placements(
-            pools,
-            len(pools) if is_search else min(len(page.rules.required_themes), len(pools)),
-            placements,
-            products,
-            least_products=self.settings.least_products,
-            max_overlap=self.settings.max_overlap,
-            max_similarity=self.settings.max_placement_similarity,
-            order_weight=self.settings.order_weight,
-        )
+        themes = Themes.read(inputs["THEMES"])
+        history = np.array(page.history, np.int32)
+        pins = self._pins(compiled, status)
+        leading = np.concatenate([pins, self._named(page, pins, compiled)])
+        candidates = inputs.get("CANDIDATE_ROW", _NO_ROWS)
+        rows = inputs["ROW"]
+        asked = np.concatenate([rows[rows >= 0], leading, candidates])
+        products = Products.of(asked, self.store, self.ranker, history, compiled, leading, status)
+        placed = self._generated(page, themes, inputs, products, status)
+        if not page.is_search:
+            placed += self._classic(page, products, candidates, inputs.get("CANDIDATE_SOURCE", _NO_ROWS), history)
+        weights = self.settings.weights(page.is_search)
+        by_rule = (np.arange(len(leading)) < len(pins)).astype(np.float32)
+        pinned = products.pool(products.members(leading), _measured(inputs, leading), weights, by_rule)
+        limits = self.settings.limits(max(page.placements, 1), page.products)
+        choice = choose_placements([each.offer for each in placed], limits)
         # A theme that LLM 1's spare did not fill is no placement.
-        unused = 0 if is_search else sum(not theme for theme in themes)
+        unused = 0 if page.is_search else sum(not title for title in themes.titles)
         for reason, number in choice.dropped.items():
             status.count(reason, number - (unused if reason is PlacementCheck.EMPTY else 0))
-        shown = choice.shown
-        if len(pins.rows) and not shown:
-            shown = [0]
-        shelves = self._fill(pools, shown, pins, products, compiled.max_per_brand, is_search, status)
-        status.count(FusionCheck.PLACEMENT_SHORT, sum(len(shelf.rows) < products for shelf in shelves))
-        status.count(FusionCheck.PLACEMENT_MISSING, placements - len(shelves))
-        return self._tensors(inputs, themes, shown, shelves, placements, products, status)
+        shown = [placed[index] for index in choice.shown]
+        if len(pinned.rows) and not shown:
+            shown = placed[:1]
+        shelves = self._fill([each.offer.pool for each in shown], pinned, page, compiled.max_per_brand, status)
+        status.count(FusionCheck.PLACEMENT_SHORT, sum(len(shelf.rows) < limits.products for shelf in shelves))
+        status.count(FusionCheck.PLACEMENT_MISSING, limits.placements - len(shelves))
+        return self._tensors(inputs, shown, shelves, limits, status)
 
-    def _pools(
-        self, page: PageRequest, inputs: Tensors, rules: CompiledRules, status: StatusPart
-    ) -> tuple[list[Pool], Pool]:
-        """The products that may be shown, by placement, and those that lead: pinned ones in their order, named ones."""
-        rows = inputs["ROW"]
+    def _pins(self, rules: CompiledRules, status: StatusPart) -> np.ndarray:
+        """Rows of the pinned products that may be shown, in their order: int32 [k]."""
         pins = rules.pins[rules.allowed(rules.pins)]
         status.count(FusionCheck.PIN_EXCLUDED, len(rules.pins) - len(pins))
         stocked = pins[self.store.in_stock[pins]]
         status.count(FusionCheck.PIN_OUT_OF_STOCK, len(pins) - len(stocked))
-        # What a search names comes right after the merchandiser's pins.
-        named = np.setdiff1d(np.array(page.named, np.int32), stocked)
-        named = named[self.store.in_stock[named] & rules.allowed(named)]
-        leading = np.concatenate([stocked, named])
-        given = rows >= 0
-        # Every product's own signals once, however many placements it is a candidate of.
-        unique, member = np.unique(np.concatenate([rows[given], leading]), return_inverse=True)
-        ranker = self._ranker_scores(np.array(page.history, np.int32), unique, status)
-        popularity = self.store.popularity[unique].astype(np.float32)
-        factors = rules.factors(unique)
-        shown = self.store.in_stock[unique] & rules.allowed(unique) & ~np.isin(unique, leading)
-        vectors = self.store.vectors[unique].astype(np.float32)
-        brand = self.store.brand[unique]
-        weights = self.settings.weights(page.is_search)
+        return stocked
 
-        def pool(members: np.ndarray, measured: Mapping[str, np.ndarray], pinned: Any) -> Pool:
-            columns = {
-                "margin": np.nan,
-                "relevance": np.nan,
-                "similarity": np.nan,
-                "lexical": np.nan,
-                "retrieval": np.nan,
-                **measured,
-                "ranker": ranker[members],
-                "popularity": popularity[members],
-                "rule": factors[members],
-                "diversity": 0.0,
-                "pinned": pinned,
-            }
-            signals = np.empty((len(members), len(SIGNALS)), np.float32)
-            for column, name in enumerate(SIGNALS):
-                signals[:, column] = columns[name]
-            signals[:, :BLENDED] = np.clip(signals[:, :BLENDED], 0.0, 1.0)
-            score = blend(signals, weights) * factors[members]
-            fit = self._fits(signals, measured.get("similarity"), page.is_search)
-            return Pool(unique[members].astype(np.int32), signals, score, fit, vectors[members], brand[members])
+    def _named(self, page: PageRequest, pins: np.ndarray, rules: CompiledRules) -> np.ndarray:
+        """Rows of the products that a search names; they come right after the merchandiser's pins: int32 [k]."""
+        named = np.setdiff1d(np.array(page.named, np.int32), pins)
+        return named[self.store.in_stock[named] & rules.allowed(named)]
 
-        pools, start = [], 0
-        for index in range(len(rows)):
-            places = np.flatnonzero(given[index])
-            members = member[start : start + len(places)]
-            start += len(places)
-            keep = shown[members]
+    def _generated(
+        self, page: PageRequest, themes: Themes, inputs: Tensors, products: Products, status: StatusPart
+    ) -> list[Placed]:
+        """The placements of the themes, with the products that rerank scored; of a search its query's only one."""
+        given = inputs.get("KEYWORDS")
+        keywords = KeywordRows(rows=((),) * len(themes.titles)) if given is None else KeywordRows.read(given)
+        placed = []
+        for index, (title, rows) in enumerate(zip(themes.titles, inputs["ROW"], strict=True)):
+            places = np.flatnonzero(rows >= 0)
+            members = products.members(rows[places])
+            keep = products.shown[members]
+            count = len(places)
             places, members = places[keep], members[keep]
             measured = _columns(inputs["MEASURED"][index][places])
-            measured["retrieval"] = 1 - np.arange(len(places)) / max(1, len(places))
-            each = pool(members, measured, 0.0)
-            status.count(FusionCheck.PRODUCT_UNFIT, int((~each.fit).sum()))
-            pools.append(each)
-        return pools, pool(member[start:], _measured(inputs, leading), np.arange(len(leading)) < len(stocked))
+            measured["retrieval"] = 1 - np.arange(count)[keep] / max(1, count)
+            source = themes.source(index)
+            answers_query = page.is_search or source is PlacementSource.SESSION
+            pool = products.pool(members, measured, self.settings.weights(answers_query))
+            pool.fit[:] = self._fits(pool.signals, answers_query)
+            status.count(FusionCheck.PRODUCT_UNFIT, int((~pool.fit).sum()))
+            value = products.value[members] if products.ranked else pool.score
+            leads = answers_query or source is PlacementSource.REQUIRED
+            placed.append(Placed(title, source, Offer(pool, value, leads), keywords.rows[index], keywords.order(index)))
+        return placed
 
-    def _ranker_scores(self, history: np.ndarray, rows: np.ndarray, status: StatusPart) -> np.ndarray:
-        if self.ranker is None or not len(rows):
-            return np.full(len(rows), np.nan, np.float32)
-        try:
-            return self.ranker.score(self.store, history, rows)
-        except Exception as error:  # one signal of six: a page without it is better than none
-            status.fall_back(f"ranker: {type(error).__name__}: {error}", Cause.FAILED, RANKER, whole=False)
-            return np.full(len(rows), np.nan, np.float32)
+    def _classic(
+        self, page: PageRequest, products: Products, candidates: np.ndarray, sources: np.ndarray, history: np.ndarray
+    ) -> list[Placed]:
+        """Classic placements of the candidates, the most valuable products first; without a ranker in their order."""
+        if not len(candidates) or len(sources) != len(candidates):
+            return []
+        members = products.members(candidates)
+        keep = products.shown[members]
+        members, sources = members[keep], sources[keep]
+        order = np.linspace(1, 0, len(members), dtype=np.float32)
+        value = products.value[members] if products.ranked else order
+        found = classic_placements(products.rows[members], sources, value, history, self.kinds, page.products)
+        placed = []
+        for each in found:
+            own = members[each.members]
+            pool = products.pool(own, {"retrieval": order[each.members]}, self.settings.weights(False))
+            # They are ordered by what they are worth alone: there is no theme to fit.
+            best = value[each.members]
+            ordered = Pool(pool.rows, pool.signals, best * products.factors[own], pool.fit, pool.vectors, pool.brand)
+            worth = best if products.ranked else np.zeros(len(best), np.float32)
+            placed.append(Placed(each.title, each.source, Offer(ordered, worth, classic=True)))
+        return placed
 
-    def _fits(self, signals: np.ndarray, similarity: np.ndarray | None, is_search: bool) -> np.ndarray:
+    def _fits(self, signals: np.ndarray, answers_query: bool) -> np.ndarray:
         """Which products fit their theme or query: bool [m]; by relevance, without it by the cosine."""
-        relevance = signals[:, SIGNALS.index("relevance")]
-        if is_search:
+        relevance, similarity = (signals[:, SIGNALS.index(name)] for name in ("relevance", "similarity"))
+        fit: np.ndarray
+        if answers_query:
             fit = ~(relevance < self.settings.search_relevance_floor)
             return fit if fit.any() else np.ones(len(fit), bool)
         fit = ~(relevance < self.settings.relevance_floor)
-        if similarity is not None:
-            fit &= ~(np.isnan(relevance) & (similarity < self.settings.similarity_floor))
-        return fit
+        return fit & ~(np.isnan(relevance) & (similarity < self.settings.similarity_floor))
 
     def _fill(
-        self,
-        pools: list[Pool],
-        shown: list[int],
-        pins: Pool,
-        products: int,
-        rule_cap: int | None,
-        is_search: bool,
-        status: StatusPart,
+        self, pools: Sequence[Pool], pins: Pool, page: PageRequest, rule_cap: int | None, status: StatusPart
     ) -> list[Shelf]:
         """The placements of a page, each product on one of them; pins lead the first one and go on in the next."""
+        products = page.products
         cap = rule_cap or self.settings.max_per_brand or None
-        weight = self.settings.search_diversity if is_search else self.settings.diversity
+        weight = self.settings.search_diversity if page.is_search else self.settings.diversity
         shelves: list[Shelf] = []
         used = np.empty(0, np.int32)
-        for place, index in enumerate(shown):
-            pool = pools[index]
+        for place, pool in enumerate(pools):
             free = ~np.isin(pool.rows, used)
             status.count(FusionCheck.PRODUCT_REPEATED, int((pool.fit & ~free).sum()))
             fitting = pool.take(free & pool.fit)
@@ -315,32 +340,26 @@ class Fusion(Stage):
         return shelves
 
     def _tensors(
-        self,
-        inputs: Tensors,
-        themes: Sequence[str],
-        shown: list[int],
-        shelves: list[Shelf],
-        placements: int,
-        products: int,
-        status: StatusPart,
+        self, inputs: Tensors, shown: Sequence[Placed], shelves: Sequence[Shelf], limits: Limits, status: StatusPart
     ) -> StageAnswer:
-        rows = np.full((placements, products), -1, np.int32)
-        score = np.zeros((placements, products), np.float32)
-        signals = np.zeros((placements, products, len(SIGNALS)), np.float32)
+        shape = (limits.placements, limits.products)
+        rows = np.full(shape, -1, np.int32)
+        score = np.zeros(shape, np.float32)
+        signals = np.zeros((*shape, len(SIGNALS)), np.float32)
         for place, shelf in enumerate(shelves):
             rows[place, : len(shelf.rows)] = shelf.rows
             score[place, : len(shelf.rows)] = shelf.score
             # HTTP/JSON has no NaN: to callers an unknown signal is 0, and STATUS says which stage lacks it.
             signals[place, : len(shelf.rows)] = np.nan_to_num(shelf.signals)
         ids = [self.store.product_ids[row] if row >= 0 else "" for row in rows.reshape(-1).tolist()]
-        product_id = bytes_tensor(ids, rows.shape)
+        product_id = bytes_tensor(ids, shape)
         # A search has the keywords of its query, and shows none.
-        given = inputs.get("KEYWORDS")
-        known = np.full((len(themes), 1), -1, np.int32) if given is None else KeywordRows.read(given).array
-        chosen = np.full((placements, known.shape[1]), -1, np.int32)
-        chosen[: len(shown)] = known[shown]
+        width = KeywordRows.read(inputs["KEYWORDS"]).width if "KEYWORDS" in inputs else 1
+        chosen = np.full((limits.placements, width), -1, np.int32)
+        for place, each in enumerate(shown):
+            chosen[place, : len(each.keywords)] = each.keywords
         keywords = [self.store.keywords[row] if row >= 0 else "" for row in chosen.reshape(-1).tolist()]
-        titles = [themes[index] for index in shown] + [""] * (placements - len(shown))
+        titles = [each.title for each in shown] + [""] * (limits.placements - len(shown))
         tensors = {
             "THEME_OUT": bytes_tensor(titles),
             "KEYWORDS_OUT": bytes_tensor(keywords, chosen.shape),
@@ -357,6 +376,8 @@ class Fusion(Stage):
 
         def document() -> dict[str, Any]:
             whole = status_document(parts, status, SIGNALS, self.versions)
+            if "KEYWORDS" in inputs:
+                whole["placements"] = [each.said for each in shown]
             return whole | {"staging": trial} if trial else whole
 
         return StageAnswer(tensors, document)

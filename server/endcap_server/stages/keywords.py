@@ -68,6 +68,7 @@ class _Work:
     texts: list[str] = field(default_factory=list)
     fit: dict[int, float] = field(default_factory=dict)
     chosen: list[int] = field(default_factory=list)
+    ranked: bool = False
 
 
 class Keywords(Stage):
@@ -128,7 +129,7 @@ class Keywords(Stage):
         rows = np.full((len(works), width), -1, np.int32)
         for row, work in enumerate(works):
             rows[row, : len(work.chosen)] = work.chosen
-        chosen = KeywordRows.of(rows).json_text()
+        chosen = KeywordRows.of(rows, [work.ranked for work in works]).json_text()
         if complete and status.whole:
             self.cache.put(content, CachedAnswer(chosen, status.lasting))
         return StageAnswer({}, status.document, chosen)
@@ -193,8 +194,9 @@ class Keywords(Stage):
             distinct = self._distinct(fitting)
             status.count(KeywordsCheck.KEYWORD_REPEATS, len(fitting) - len(distinct))
             work.chosen = distinct[: self.settings.keywords]
+            work.ranked = bool(fitting)
             fallen += not fitting
-            self._complete(work, bool(fitting), status)
+            self._complete(work, work.ranked, status)
         if fallen:
             missing = f"{fallen} of {len(works)} themes have the nearest keywords"
             status.fall_back(missing, KeywordsCause.TOO_FEW, whole=fallen == len(works))

@@ -1,11 +1,10 @@
-"""Making a page of scored products: diversity, caps, pins, near-duplicate placements, the best P of Q.
+"""Filling a placement with scored products: blending, diversity, brand caps, pins.
 
 Plain functions over NumPy arrays, without tensors, engines or parameters files; ``fusion`` calls them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -140,98 +139,3 @@ def fill(pins: Pool, pool: Pool, count: int, weight: float, threshold: float, ca
         np.concatenate([pinned, score]).astype(np.float32),
         np.concatenate([pins.signals, picked.signals]),
     )
-
-
-class PlacementCheck(StrEnum):
-    """Why a placement is left out, or shown although it has a fault."""
-
-    EMPTY = "placement_empty"
-    UNFIT = "placement_unfit"
-    NEAR_DUPLICATE = "placement_near_duplicate"
-    KEPT_TO_FILL = "placement_kept_to_fill"
-
-
-@dataclass
-class PlacementChoice:
-    """Which placements a page shows, and why others were left out (reason -> count)."""
-
-    shown: list[int]
-    dropped: dict[PlacementCheck, int] = field(default_factory=dict)
-
-    def count(self, reason: PlacementCheck) -> None:
-        """Count a placement that was left out or shown in spite of a finding."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
-
-
-def choose_placements(
-    pools: Sequence[Pool],
-    required: int,
-    placements: int,
-    products: int,
-    *,
-    least_products: int,
-    max_overlap: float,
-    max_similarity: float,
-    order_weight: float,
-) -> PlacementChoice:
-    """Choose the best ``placements`` of the pools; they keep their order.
-
-    Required placements (the first ones) are always chosen. Of the others, those that are short of products that fit, or
-    that nearly repeat an earlier one by products or by what the products are like, only fill what would be a gap.
-    """
-    tops = [_top(pool, products) for pool in pools]
-    means = [_mean(pool, top) for pool, top in zip(pools, tops, strict=True)]
-    choice = PlacementChoice([])
-    good: list[int] = []
-    spare: list[int] = []
-    enough = min(least_products, products)
-    for index, pool in enumerate(pools):
-        if not len(pool.rows):
-            choice.count(PlacementCheck.EMPTY)
-        elif index < required:
-            good.append(index)
-        elif int(pool.fit.sum()) < enough:
-            choice.count(PlacementCheck.UNFIT)
-            spare.append(index)
-        elif any(_repeats(index, other, pools, tops, means, max_overlap, max_similarity) for other in good):
-            choice.count(PlacementCheck.NEAR_DUPLICATE)
-            spare.append(index)
-        else:
-            good.append(index)
-
-    def quality(index: int) -> float:
-        return float(pools[index].score[tops[index]].sum()) / products - order_weight * index
-
-    free = sorted((index for index in good if index >= required), key=quality, reverse=True)
-    shown = ([index for index in good if index < required] + free)[:placements]
-    for index in sorted(spare, key=quality, reverse=True)[: placements - len(shown)]:
-        choice.count(PlacementCheck.KEPT_TO_FILL)
-        shown.append(index)
-    choice.shown = sorted(shown)
-    return choice
-
-
-def _top(pool: Pool, count: int) -> np.ndarray:
-    """Positions of the best products that fit, or of the best at all where none does."""
-    score = np.where(pool.fit, pool.score, -np.inf) if pool.fit.any() else pool.score
-    order = np.argsort(-score, kind="stable")[:count]
-    return order[score[order] > -np.inf]
-
-
-def _mean(pool: Pool, top: np.ndarray) -> np.ndarray:
-    mean = pool.vectors[top].sum(axis=0)
-    return mean / max(float(np.linalg.norm(mean)), 1e-6)
-
-
-def _repeats(
-    one: int,
-    two: int,
-    pools: Sequence[Pool],
-    tops: Sequence[np.ndarray],
-    means: Sequence[np.ndarray],
-    max_overlap: float,
-    max_similarity: float,
-) -> bool:
-    first, second = pools[one].rows[tops[one]], pools[two].rows[tops[two]]
-    shared = len(np.intersect1d(first, second, assume_unique=True)) / max(1, min(len(first), len(second)))
-    return shared >= max_overlap or float(means[one] @ means[two]) >= max_similarity

@@ -1,4 +1,4 @@
-"""The traditional ranking model: LightGBM's scores of a shopper's candidates, calibrated to 0..1."""
+"""The traditional ranking model: LightGBM's scores of a shopper's candidates, calibrated to purchase probabilities."""
 
 import json
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from endcap_server.shop.behaviour import Behaviour
 from endcap_server.shop.columns import Array
 from endcap_server.shop.store import ItemStore
 from endcap_server.stages.ranking_features import CAPTION_FEATURES, FEATURES, FeatureTables
@@ -36,8 +37,10 @@ class Ranker:
     fusion leaves out of the blend.
     """
 
-    def __init__(self, folder: Path):
-        """Load the model of ``folder`` (``ranker/`` of a build)."""
+    def __init__(self, build: Path):
+        """Load the model of the build folder ``build``."""
+        folder = build / "ranker"
+        self._build = build
         self._meta = _read_meta(folder / META_FILE)
         self._store: ItemStore | None = None
         self._tables: FeatureTables | None = None
@@ -68,7 +71,7 @@ class Ranker:
     @classmethod
     def open(cls, build: Path, store: ItemStore | None = None) -> "Ranker":
         """Open the ranker of the build folder ``build``; given its ``store``, it is ready for the first request."""
-        ranker = cls(build / "ranker")
+        ranker = cls(build)
         if store is not None and len(store):
             ranker.score(store, [0], [0])
         return ranker
@@ -78,8 +81,21 @@ class Ranker:
         """Whether there is a model, that is whether the build had events."""
         return self._booster is not None
 
+    @property
+    def new_factor(self) -> float:
+        """What a product that is new to the shopper weighs against a repeat in the value of a page: at least 1.
+
+        1 + products bought over new ones bought, so that the shares of both that a page shows count the same.
+        """
+        return float(self._meta.get("new_factor", 1.0))
+
+    def signal(self, probability: Array) -> Array:
+        """Spread probabilities (float [n]) over 0..1: 0.5 is what the mean candidate of the training had."""
+        spread: Array = probability / (probability + self._meta.get("prior", 0.5))
+        return spread
+
     def score(self, store: ItemStore, history_rows: Array | Sequence[int], rows: Array | Sequence[int]) -> Array:
-        """Return float32 [n]: 0..1, where 0.5 is as likely bought as not among mixed candidates; NaN without a model.
+        """Return float32 [n], how probably the shopper buys each product in the next weeks; NaN without a model.
 
         Args:
             store: the item store of the same build.
@@ -90,7 +106,7 @@ class Ranker:
         if self._booster is None or not len(rows):
             return np.full(len(rows), np.nan, np.float32)
         if self._tables is None or self._store is not store:
-            self._store, self._tables = store, FeatureTables.of(store)
+            self._store, self._tables = store, FeatureTables.of(store, Behaviour.open(self._build, store))
         features = self._tables.features(np.asarray(history_rows, np.int64), rows)
         # One thread: a few hundred rows are done before a second one has woken.
         raw = self._booster.predict(features[:, self._columns], raw_score=True, num_threads=1, validate_features=False)
@@ -112,6 +128,8 @@ def _read_meta(path: Path) -> dict[str, Any]:
             "features": [str(name) for name in meta["features"]],
             "scale": float(meta["scale"]),
             "shift": float(meta["shift"]),
+            "prior": float(meta["prior"]),
+            "new_factor": float(meta["new_factor"]),
         }
     except FileNotFoundError:
         raise RankerError(f"{path}: expected the ranker of a build, found none; run endcap build ranker") from None

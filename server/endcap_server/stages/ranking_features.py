@@ -5,25 +5,46 @@ The builders' ``ranker`` step trains on exactly the features that are served: bo
 multi-hot of the product and as a profile of the shopper's history; only their light comparison is computed online.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from endcap_server.shop.behaviour import Behaviour
 from endcap_server.shop.columns import Array
 from endcap_server.shop.store import ItemStore
+from endcap_server.stages.sources import Profile, SourceTables
+from endcap_server.stages.sources.repeats import repeats
+from endcap_server.stages.sources.together import together, together_with_last
 
 FEATURES = (
-    "popularity",  # store.popularity, 0..1
-    "popularity_in_category",  # share of its leaf category's products that are less popular, 0..1
+    "recent",  # log of its share of all recent purchases
+    "bought",  # the same of purchases of all time
+    "first",  # the same of shoppers' recent first purchases
+    "shoppers",  # log(1 + shoppers who bought it)
+    "repeat",  # share of its buyers who buy it again
+    "share_in_category",  # its share of its category's recent purchases
+    "popularity_in_category",  # share of its leaf category's products that sell less, 0..1
     "price",  # log(1 + price)
     "history_length",  # log(1 + items)
+    "habit",  # share of the history's distinct products that are in it more than once
     "price_ratio",  # log of price over the median price of the history
     "category_share",  # recency-weighted share of the history in the product's category, 0..1
     "parent_share",  # the same of the category above it
     "brand_share",  # the same of its brand
     "seen_count",  # log(1 + times the product is in the history)
     "seen_recency",  # log(1 + items since then)
+    "seen_recency_share",  # items since then as a share of the history
+    "repeat_score",  # the score of the source `repeats`
+    "repeat_rank",  # its place there
+    "interval",  # log(1 + the shopper's mean number of items from one purchase of it to the next)
+    "due",  # items since the last one over that interval
+    "rate",  # times it is in the history over items since the first one
+    "category_count",  # log(1 + items of its category)
+    "category_recency",  # log(1 + items since the last of its category)
+    "category_score",  # log of category_share times share_in_category
+    "parent_score",  # the same of the category above it
+    "together",  # the score of the source `together`
+    "together_last",  # the same with the last 10 products only
     "history_cosine",  # cosine to the recency-weighted sum of the history's vectors
     "recent_cosine",  # largest cosine to one of the last 10 items
     "caption_cosine",  # idf-weighted cosine of its caption tokens and the shopper's caption profile
@@ -35,12 +56,9 @@ FEATURES = (
 CAPTION_FEATURES = tuple(name for name in FEATURES if name.startswith("caption_"))
 """What P3's caption tokens add; the ablation trains without them."""
 
-HISTORY_ITEMS = 100
-"""Items of a history that count: the last ones; what is older would weigh less than 1/32."""
-
-_HALF_LIFE_ITEMS = 20.0
 _RECENT_ITEMS = 10
-_SHOPPER_FEATURES = FEATURES.index("price_ratio")
+_LEAST = 1e-6
+"""Share of purchases below which a product counts as not sold."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +66,9 @@ class FeatureTables:
     """What features look up, derived once from the item store; n products, D dimensions, V caption tokens.
 
     Attributes:
-        popularity: float32 [n], 0..1.
-        popularity_in_category: float32 [n], 0..1.
+        sources: Behaviour, categories and the categories above them.
+        popularity: float32 [n, 7], the columns that are the same for all shoppers, but for prices.
         log_price: float32 [n], NaN unknown.
-        category: int32 [n], -1 none.
-        parent: int32 [n], the category above (of a top category itself), -1 none.
         brand: int32 [n], -1 none.
         vectors: float16 [n, D], unit length.
         caption_starts: int64 [n], where each product's tokens begin in `caption_tokens`.
@@ -62,11 +78,9 @@ class FeatureTables:
         caption_norm: float32 [n], length of each product's idf-weighted token vector (1 for none).
     """
 
+    sources: SourceTables
     popularity: Array
-    popularity_in_category: Array
     log_price: Array
-    category: Array
-    parent: Array
     brand: Array
     vectors: Array
     caption_starts: Array
@@ -76,28 +90,22 @@ class FeatureTables:
     caption_norm: Array
 
     @classmethod
-    def of(cls, store: ItemStore, popularity: Array | None = None) -> "FeatureTables":
-        """Derive the tables.
+    def of(cls, store: ItemStore, behaviour: Behaviour) -> "FeatureTables":
+        """Derive the tables of a build's item store and behaviour; training takes that of the time before an example.
 
-        Args:
-            store: the build's item store.
-            popularity: float32 [n] in place of the store's; training takes that of the time before its examples,
-                because the store's has counted the very purchases that are to be predicted.
+        The build's own behaviour has counted the very purchases that training is to predict.
         """
-        popularity = np.asarray(store.popularity if popularity is None else popularity, np.float32)
         tokens, offsets = np.asarray(store.captions.values), np.asarray(store.captions.offsets)
         products, vocabulary = len(store), len(store.caption_tokens)
         frequency = np.bincount(tokens, minlength=vocabulary)
         idf = np.log((products + 1) / (frequency + 1)).astype(np.float32)
         starts, lengths = offsets[:-1], np.diff(offsets)
         norm = np.sqrt(_segment_sums(idf[tokens] ** 2, starts, lengths))
-        category = np.asarray(store.category)
+        sources = SourceTables.of(behaviour, np.asarray(store.category), store.categories)
         return cls(
-            popularity=popularity,
-            popularity_in_category=_rank_within(popularity, category),
+            sources=sources,
+            popularity=_popularity(sources),
             log_price=np.log1p(np.asarray(store.price, np.float32)),
-            category=category,
-            parent=_parents(store.categories)[category],
             brand=np.asarray(store.brand),
             vectors=store.vectors,
             caption_starts=starts,
@@ -113,31 +121,73 @@ class FeatureTables:
         A new shopper's history features are NaN, but for `history_length` = 0.
 
         Args:
-            history_rows: int [h], the shopper's items, oldest first.
+            history_rows: int [h], the shopper's items, oldest first; the last `HISTORY_ITEMS` count.
             rows: int [n], candidate products.
         """
-        history = np.asarray(history_rows, np.int64)[-HISTORY_ITEMS:]
-        rows = np.asarray(rows, np.int64)
+        return self.of_profile(Profile.of(np.asarray(history_rows)), np.asarray(rows, np.int64))
+
+    def of_profile(self, profile: Profile, rows: Array) -> Array:
+        """As :meth:`features`, of a history that is counted already."""
+        history, weights = profile.history, profile.weights
         table = np.full((len(rows), len(FEATURES)), np.nan, np.float32)
-        table[:, 0] = self.popularity[rows]
-        table[:, 1] = self.popularity_in_category[rows]
-        table[:, 2] = self.log_price[rows]
-        table[:, 3] = np.log1p(len(history))
+        popularity = self.popularity.shape[1]
+        table[:, :popularity] = self.popularity[rows]
+        table[:, popularity] = self.log_price[rows]
+        table[:, popularity + 1] = np.log1p(len(history))
         if not len(history) or not len(rows):
             return table
-        weights = np.exp2(-np.arange(len(history) - 1, -1, -1) / _HALF_LIFE_ITEMS).astype(np.float32)
+        category_share = _share(self.sources.category, history, weights, rows)
+        parent_share = _share(self.sources.parent, history, weights, rows)
         columns = (
+            np.full(len(rows), (profile.count > 1).mean()),
             self.log_price[rows] - _median(self.log_price[history]),
-            _share(self.category, history, weights, rows),
-            _share(self.parent, history, weights, rows),
+            category_share,
+            parent_share,
             _share(self.brand, history, weights, rows),
-            *_seen(history, rows),
+            *self._seen(profile, rows),
+            *self._of_category(history, rows),
+            np.log(category_share * self.sources.share_in_category[rows] + _LEAST),
+            np.log(parent_share * self.sources.share_in_parent[rows] + _LEAST),
+            together(self.sources, profile).of(rows),
+            together_with_last(self.sources, profile).of(rows),
             *self._cosines(history, weights, rows),
             *self._captions(history, weights, rows),
         )
-        for position, column in enumerate(columns, _SHOPPER_FEATURES):
+        for position, column in enumerate(columns, popularity + 2):
             table[:, position] = column
         return table
+
+    def _seen(self, profile: Profile, rows: Array) -> tuple[Array, ...]:
+        """From `seen_count` to `rate`; NaN but for the count where the product is not in the history."""
+        place = profile.place(rows)
+        length = len(profile.history)
+        count = profile.count.astype(np.float32)
+        since = (length - 1 - profile.last).astype(np.float32)
+        interval = np.where(count > 1, (profile.last - profile.first) / np.maximum(count - 1, 1), np.nan)
+        again = repeats(self.sources, profile)
+        rank = np.full(len(profile.items), np.nan, np.float32)
+        rank[profile.place(again.rows)] = np.arange(len(again.rows))
+        of_items = (
+            np.log1p(since),
+            since / length,
+            again.of(profile.items),
+            rank,
+            np.log1p(interval),
+            (since + 1) / np.maximum(interval, 1),
+            count / np.maximum(length - profile.first, 1),
+        )
+        seen = place >= 0
+        columns = [np.where(seen, np.log1p(count)[place], 0)]
+        return (*columns, *(np.where(seen, column[place], np.nan) for column in of_items))
+
+    def _of_category(self, history: Array, rows: Array) -> tuple[Array, Array]:
+        """How many items are of the candidate's category, and how many came since; NaN where that is none."""
+        values, wanted = self.sources.category[history], self.sources.category[rows]
+        same = wanted[:, None] == values[None, :]
+        count = same.sum(axis=1).astype(np.float32)
+        since = np.argmax(same[:, ::-1], axis=1).astype(np.float32)
+        count[wanted < 0] = np.nan
+        return np.log1p(count), np.where(count > 0, np.log1p(since), np.nan)
 
     def _cosines(self, history: Array, weights: Array, rows: Array) -> tuple[Array, Array]:
         past = self.vectors[history].astype(np.float32)
@@ -182,13 +232,6 @@ def _share(column: Array, history: Array, weights: Array, rows: Array) -> Array:
     return share
 
 
-def _seen(history: Array, rows: Array) -> tuple[Array, Array]:
-    same = rows[:, None] == history[None, :]
-    count = same.sum(axis=1)
-    since = np.argmax(same[:, ::-1], axis=1).astype(np.float32)
-    return np.log1p(count), np.where(count > 0, np.log1p(since), np.nan)
-
-
 def _median(values: Array) -> float:
     known = values[~np.isnan(values)]
     return float(np.median(known)) if len(known) else np.nan
@@ -201,6 +244,20 @@ def _segment_sums(values: Array, starts: Array, lengths: Array) -> Array:
     if some.any():
         sums[some] = np.add.reduceat(values, starts[some])
     return sums
+
+
+def _popularity(sources: SourceTables) -> Array:
+    """The columns from `recent` to `popularity_in_category`: float32 [n, 7]."""
+    behaviour = sources.behaviour
+    columns = (
+        *(np.log(each / max(float(each.sum()), 1e-9) + _LEAST) for each in (behaviour.recent, behaviour.bought)),
+        np.log(behaviour.first / max(float(behaviour.first.sum()), 1e-9) + _LEAST),
+        np.log1p(behaviour.shoppers),
+        behaviour.repeat,
+        sources.share_in_category,
+        _rank_within(behaviour.recent, sources.category),
+    )
+    return np.stack(columns, axis=1).astype(np.float32)
 
 
 def _rank_within(values: Array, groups: Array) -> Array:
@@ -216,10 +273,3 @@ def _rank_within(values: Array, groups: Array) -> Array:
     ranks = np.empty(len(order), np.float32)
     ranks[order] = smaller / np.maximum(sizes - 1, 1)
     return ranks
-
-
-def _parents(categories: Sequence[str]) -> Array:
-    """An id of the category above each one (itself at the top), and -1 at the end, where index -1 finds it."""
-    ids: dict[str, int] = {}
-    parents = [ids.setdefault(path.rpartition(" > ")[0] or path, len(ids)) for path in categories]
-    return np.array([*parents, -1], np.int32)

@@ -19,7 +19,7 @@ from endcap_server.shop.understanding import Understanding
 from endcap_server.stages import documents
 from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.base import Engines, Stage, StageAnswer
-from endcap_server.stages.documents import KeywordRows, PageRequest, Themes
+from endcap_server.stages.documents import AnsweredSearch, KeywordRows, PageRequest, PlacementSource, Themes
 from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.page import MEASURED
 from endcap_server.stages.status import StatusPart
@@ -31,7 +31,7 @@ class RerankParameters(ModelParameters):
     pairs_per_placement: int = Field(40, ge=4, le=512, description="products of one placement that are scored, at most")
     search_pairs: int = Field(100, ge=4, le=1024, description="products of a search that are scored, at most")
     personal_share: float = Field(
-        0.33, ge=0, le=1, description="share of a placement's pairs for the shopper's own candidates near its theme"
+        0.5, ge=0, le=1, description="share of a placement's pairs for the shopper's own candidates near its theme"
     )
     personal_floor: float = Field(
         0.35, ge=-1, le=1, description="least cosine of such a candidate and the placement's keywords"
@@ -75,7 +75,8 @@ class Rerank(Stage):
         status = self.status()
         page = PageRequest.read(inputs["PAGE"])
         allowed = Allowed.of(self.store, self.rule_index.compile(page.rules))
-        themes, keyword_rows = list(Themes.read(inputs["THEMES"]).titles), KeywordRows.read(inputs["KEYWORDS"]).array
+        document, keyword_rows = Themes.read(inputs["THEMES"]), KeywordRows.read(inputs["KEYWORDS"]).array
+        themes, answered = list(document.titles), _answered(document, page)
         # A short budget leaves fusion a share rather than nothing to the cross-encoder.
         left = left_ms(page.ticket.deadline_ns)
         deadline_ns = page.ticket.deadline_ns - int(min(self.settings.fusion_ms, max(left, 0) / 5) * 1e6)
@@ -90,6 +91,8 @@ class Rerank(Stage):
                 prompts.placement_text(theme, self.store.keywords.take(row for row in keywords.tolist() if row >= 0))
                 for theme, keywords in zip(themes, keyword_rows, strict=True)
             ]
+            for index, search in answered.items():
+                lists[index], texts[index] = list(search.rows), search.text
         rows = np.full((len(lists), max((len(each) for each in lists), default=0)), -1, np.int32)
         for index, each in enumerate(lists):
             rows[index, : len(each)] = each
@@ -103,6 +106,10 @@ class Rerank(Stage):
             (relevance, margin), similarity = await asyncio.gather(
                 self._score(texts, rows, deadline_ns, status), self._similarity(texts, rows, deadline_ns, status)
             )
+            for index, search in answered.items():
+                relevance[index] *= np.float32(self.understanding.relevance_factor(search.text))
+                similarity[index, : len(search.rows)] = search.similarity
+                lexical[index, : len(search.rows)] = search.lexical
         status.extra["pairs"] = int((rows >= 0).sum())
         figures = {"margin": margin, "relevance": relevance, "similarity": similarity, "lexical": lexical}
         measured = np.stack([figures[name] for name in MEASURED], axis=-1)
@@ -141,7 +148,10 @@ class Rerank(Stage):
                 continue
             middle = self.store.keyword_vectors[known].astype(np.float32).mean(axis=0)
             middle /= max(float(np.linalg.norm(middle)), 1e-6)
-            personal = candidates[vectors @ middle >= settings.personal_floor].tolist()
+            near = vectors @ middle >= settings.personal_floor
+            # What a shopper buys of the theme's own categories belongs to it, however its title is worded.
+            near |= np.isin(self.store.category[candidates], self._categories(known))
+            personal = candidates[near].tolist()
             lists.append(mix(self._of_keywords(known, allowed), personal, settings.personal_share, pairs))
         if short := [index for index, theme in enumerate(themes) if theme and len(lists[index]) < products]:
             near = await self._near([themes[index] for index in short], pairs, allowed, deadline_ns, status)
@@ -149,6 +159,11 @@ class Rerank(Stage):
                 lists[index] = list(dict.fromkeys([*lists[index], *rows[rows >= 0].tolist()]))[:pairs]
                 lists[index] = lists[index] or candidates[:pairs].tolist()
         return lists
+
+    def _categories(self, keyword_rows: np.ndarray) -> np.ndarray:
+        """Categories that keywords are about: int32 [k]."""
+        categories = self.store.keyword_category[keyword_rows]
+        return np.unique(categories[categories >= 0])
 
     def _of_keywords(self, keyword_rows: np.ndarray, allowed: Allowed) -> list[int]:
         """The products of keywords that may be shown, best of each keyword first, without repetitions."""
@@ -221,6 +236,16 @@ class Rerank(Stage):
             values[~found] = (products @ of_keywords.T).max(axis=1)
         similarity[given], lexical[given] = values, words
         return similarity, lexical
+
+
+def _answered(themes: Themes, page: PageRequest) -> dict[int, AnsweredSearch]:
+    """The searches of the session that themes answer, by the theme's position."""
+    searches = {search.text: search for search in page.searches}
+    return {
+        index: searches[concepts[0]]
+        for index, concepts in enumerate(themes.concepts)
+        if themes.source(index) is PlacementSource.SESSION and concepts and concepts[0] in searches
+    }
 
 
 def _places(values: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

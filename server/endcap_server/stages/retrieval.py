@@ -1,8 +1,9 @@
 """Retrieval: reads the request, finds candidate products, describes the shopper, and splits the budget.
 
-A storefront's candidates come from a few query vectors, not from one mean of everything a shopper ever bought: one
-vector per recent interest (the history by category, weighted by recency) and one per search of the session, blended
-with what in the history resembles it. A search's candidates come from the query alone, so that every shopper finds the
+A storefront's candidates come from several sources (`endcap_server.stages.sources`): what the shopper buys again, what
+goes with it, what sells now, and what is near to a few query vectors: one vector per recent interest (the history by
+category, weighted by recency) and one per search of the session, blended with what in the history resembles it. A
+search's candidates come from the query alone, so that every shopper finds the
 same products; the history reaches the ranker.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Awaitable, Mapping
 from datetime import date
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -22,7 +23,8 @@ from endcap_server.declared.model import ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.reasons import Source
 from endcap_server.declared.tensors import Tensors
-from endcap_server.shop import kinds, prompts
+from endcap_server.shop import behaviour, kinds, prompts
+from endcap_server.shop.behaviour import Behaviour
 from endcap_server.shop.exclusion import Exclusions
 from endcap_server.shop.kinds import Kinds
 from endcap_server.shop.rules import RuleIndex
@@ -42,11 +44,12 @@ from endcap_server.stages.candidates import (
     popular_rows,
     recency,
 )
-from endcap_server.stages.documents import KeywordRows, PageRequest, ThemeRequest, Themes, Ticket
+from endcap_server.stages.documents import AnsweredSearch, KeywordRows, PageRequest, ThemeRequest, Themes, Ticket
 from endcap_server.stages.in_flight import InFlight
 from endcap_server.stages.nearest_client import Hits, NearestClient, Words
 from endcap_server.stages.recorder import Recorder
 from endcap_server.stages.run_folder import DRAINING
+from endcap_server.stages.sources import HISTORY_ITEMS, CandidateSource, Ranked, ShopperSources
 from endcap_server.stages.status import StatusPart
 
 _IDS_AT_ONCE = 1024
@@ -58,6 +61,10 @@ class RetrievalCheck(StrEnum):
     """What is left out of a request before candidates are looked for."""
 
     SESSION_EXCLUDED = "session_excluded"
+
+
+def _share(default: float, what: str) -> Any:
+    return Field(default, ge=0, le=100, description=f"turns of {what} in the choice of candidates, against the others'")
 
 
 class RetrievalParameters(ModelParameters):
@@ -77,13 +84,23 @@ class RetrievalParameters(ModelParameters):
     retrieval_share: float = Field(0.15, gt=0, lt=1, description="share of the budget that retrieval may use")
     theme_share: float = Field(0.35, ge=0, lt=1, description="share of the budget that theme may use")
     keywords_share: float = Field(0.25, ge=0, lt=1, description="share of the budget that keywords may use")
-    history_used: int = Field(200, ge=1, le=1000, description="most recent known products of HISTORY that are used")
+    history_used: int = Field(
+        HISTORY_ITEMS, ge=1, le=1000, description="most recent known products of HISTORY that are used"
+    )
     session_used: int = Field(5, ge=1, le=20, description="most recent texts of SESSION that are searched for")
     interests: int = Field(4, ge=1, le=16, description="interests (categories) of the history that are searched for")
     half_life: float = Field(20.0, gt=0, le=1000, description="events after which one in the history counts half")
+    session_placements: int = Field(2, ge=0, le=5, description="latest searches of SESSION that get a placement each")
+    session_products: int = Field(40, ge=4, le=512, description="products of such a placement that are scored, at most")
     session_weight: float = Field(1.5, gt=0, le=100, description="weight of the session against the history")
     session_blend: float = Field(0.3, ge=0, le=5, description="weight of the history in a search of the session")
-    candidates: int = Field(200, ge=10, le=2000, description="candidate products of a storefront")
+    candidates: int = Field(300, ge=10, le=2000, description="candidate products of a storefront")
+    repeat_share: float = _share(0.3, "what the shopper had before")
+    together_share: float = _share(0.15, "what the same shoppers buy")
+    popular_share: float = _share(0.2, "what sells now")
+    category_share: float = _share(0.15, "what sells now in the shopper's categories")
+    vector_share: float = _share(0.2, "what is like the history")
+    session_share: float = _share(0.8, "what is like the session's searches, if there are any, and the history,")
     search_candidates: int = Field(150, ge=10, le=2000, description="candidate products of a search")
     search_words: float = Field(
         0.5, ge=0, le=1, description="weight of the words, against the vectors, in the choice of a search's candidates"
@@ -96,6 +113,22 @@ class RetrievalParameters(ModelParameters):
     recorded_requests: int = Field(
         64, ge=0, le=1000, description="latest requests kept for endcap apply to replay, at most 4 a second; 0: none"
     )
+
+    @model_validator(mode="after")
+    def _something_is_found(self) -> "RetrievalParameters":
+        if not any(self.turns(session=False).values()) or not any(self.turns(session=True).values()):
+            raise ValueError("at least one share of a source of candidates above 0, with a session and without")
+        return self
+
+    def turns(self, *, session: bool) -> dict[CandidateSource, float]:
+        """How often each source has its turn, for a shopper who has searched in this session or not."""
+        return {
+            CandidateSource.REPEAT: self.repeat_share,
+            CandidateSource.TOGETHER: self.together_share,
+            CandidateSource.POPULAR: self.popular_share,
+            CandidateSource.CATEGORY: self.category_share,
+            CandidateSource.VECTOR: self.session_share if session else self.vector_share,
+        }
 
     @model_validator(mode="after")
     def _shares_leave_something(self) -> "RetrievalParameters":
@@ -121,6 +154,7 @@ class Retrieval(Stage):
         ),
         outputs=(
             documents.CANDIDATE_ROW,
+            documents.CANDIDATE_SOURCE,
             documents.CANDIDATE_SIMILARITY,
             documents.CANDIDATE_LEXICAL,
             documents.PAGE,
@@ -131,7 +165,7 @@ class Retrieval(Stage):
         parameters=RetrievalParameters,
         calls=("nearest",),
         files=lambda settings: STORE_FILES,
-        optional_files=kinds.FILES,
+        optional_files=(*kinds.FILES, *behaviour.FILES),
         ordered=(("default_budget_ms", "max_budget_ms"),),
     )
     # Without QUERY, Triton would report a deadlock of the ensemble: its tensor is optional there, and required here.
@@ -157,6 +191,7 @@ class Retrieval(Stage):
         self.recorder = Recorder(self.run_folder, self.model, self.settings.recorded_requests)
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         self.popular = popular_rows(self.store)
+        self.shopper_sources = ShopperSources(self.store, Behaviour.open(build, self.store))
 
     async def answer(self, inputs: Tensors) -> StageAnswer:
         """Read a request of either ensemble and answer what the following stages need of it.
@@ -190,20 +225,23 @@ class Retrieval(Stage):
 
         keyword_rows = np.full(self.settings.search_keywords, -1, np.int32)
         shopper, categories = "", np.empty(0, np.int32)
+        searches: tuple[AnsweredSearch, ...] = ()
         if request.query is not None:
             status.extra["not_understood"] = self.understanding.doubt(request.query)
             found, keyword_rows = await self._search(request.query, request.products, allowed, own_deadline_ns, status)
+            sources = found.sources
         else:
             # What is excluded is no interest to write themes about either; the ranker still knows the whole history.
             taken = history[rules.allowed(history)]
             session = self._session(request, status)
-            candidates, liked = await asyncio.gather(
+            candidates, liked, searches = await asyncio.gather(
                 self._explore(taken, session, allowed, own_deadline_ns, status),
                 self._favourites(taken, own_deadline_ns, status),
+                self._answer_searches(session, request.products, allowed, own_deadline_ns, status),
             )
             categories = self._favourite_categories(taken, candidates)
             shopper = self._describe(taken, liked, session, request)
-            found = Found.of(candidates.rows, candidates.similarity)
+            found, sources = Found.of(candidates.rows, candidates.similarity), candidates.sources
 
         placements = 0 if request.is_search else request.placements
         ticket = self._ticket(request.budget_ms, deadline_ns)
@@ -221,6 +259,7 @@ class Retrieval(Stage):
             rules=request.rules,
             history=tuple(history.tolist()),
             named=tuple(found.rows[found.named].tolist()),
+            searches=searches,
         )
         themes = ThemeRequest(
             ticket=ticket,
@@ -228,10 +267,12 @@ class Retrieval(Stage):
             placements=placements,
             rules=request.rules.of_themes(),
             categories=tuple(categories.tolist()),
+            searches=tuple(search.text for search in searches),
         )
         return StageAnswer(
             {
                 "CANDIDATE_ROW": found.rows,
+                "CANDIDATE_SOURCE": sources,
                 "CANDIDATE_SIMILARITY": found.similarity,
                 "CANDIDATE_LEXICAL": found.lexical,
                 "THEME_REQUEST": themes.tensor(),
@@ -307,6 +348,25 @@ class Retrieval(Stage):
         without = merge(allowed, rows[None], np.zeros((1, len(rows)), np.float32), np.ones(1), count)
         return Found.of(without.rows, without.similarity), keyword_rows
 
+    async def _answer_searches(
+        self, session: tuple[str, ...], products: int, allowed: Allowed, deadline_ns: int, status: StatusPart
+    ) -> tuple[AnsweredSearch, ...]:
+        """What the latest searches of a session find, newest first, as `search` would; each gets a placement."""
+        texts = [prompts.clean(text, prompts.CONCEPT_CHARACTERS).lower() for text in reversed(session)]
+        latest = [text for text in dict.fromkeys(texts) if text][: self.settings.session_placements]
+        count = max(self.settings.session_products, products)
+        answers = await asyncio.gather(*(self._search(text, products, allowed, deadline_ns, status) for text in latest))
+        return tuple(
+            AnsweredSearch(
+                text=text,
+                rows=tuple(found.rows[:count].tolist()),
+                similarity=tuple(np.nan_to_num(found.similarity[:count]).tolist()),
+                lexical=tuple(np.nan_to_num(found.lexical[:count]).tolist()),
+            )
+            for text, (found, _) in zip(latest, answers, strict=True)
+            if len(found.rows)
+        )
+
     async def _explore(
         self,
         history: np.ndarray,
@@ -315,7 +375,33 @@ class Retrieval(Stage):
         deadline_ns: int,
         status: StatusPart,
     ) -> Candidates:
-        """Candidates of a shopper."""
+        """Candidates of a shopper: those of every source by its share."""
+        settings = self.settings
+        near = await self._near(history, session, allowed, deadline_ns, status)
+        if near is not None:
+            others = {CandidateSource.VECTOR: near.rows}
+        else:
+            if status.source != Source.FALLBACK:
+                status.extra["candidates_from"] = "popularity"
+            # Without behaviour, what sells is not known; there is no other source then.
+            sold = self.shopper_sources.tables.behaviour.by_popularity
+            others = {} if len(sold) else {CandidateSource.POPULAR: allowed.first(self.popular, settings.candidates)}
+        turns = settings.turns(session=bool(session))
+        found = self.shopper_sources.find(history, others, turns, allowed.among, settings.candidates)
+        similarity = np.zeros(len(found.rows), np.float32)
+        if near is not None:
+            similarity = Ranked(near.rows, near.similarity).of(found.rows)
+        return Candidates(found.rows, similarity, found.sources)
+
+    async def _near(
+        self,
+        history: np.ndarray,
+        session: tuple[str, ...],
+        allowed: Allowed,
+        deadline_ns: int,
+        status: StatusPart,
+    ) -> Candidates | None:
+        """Products near to the interests of a history and to the searches of a session; None without any or failed."""
         settings = self.settings
         vectors, weights = interests(self.store, history, self.settings.half_life, self.settings.interests)
         if texts := list(dict.fromkeys(session[-settings.session_used :])):
@@ -324,14 +410,13 @@ class Retrieval(Stage):
                 blended = blend_with_history(self.store, encoded, history, settings.half_life, settings.session_blend)
                 of_session = settings.session_weight * 0.8 ** np.arange(len(texts))[::-1]
                 vectors, weights = np.concatenate([vectors, blended]), np.concatenate([weights, of_session])
-        if len(vectors):
-            search = self.nearest.products(vectors, settings.candidates, deadline_ns, allowed.bits)
-            if (found := await self._found(search, status)) is not None:
-                return merge(allowed, found.rows, found.similarity, weights, settings.candidates)
-        elif status.source != Source.FALLBACK:
-            status.extra["candidates_from"] = "popularity"
-        rows = allowed.first(self.popular, settings.candidates)
-        return Candidates(rows, np.zeros(len(rows), np.float32))
+        if not len(vectors):
+            return None
+        search = self.nearest.products(vectors, settings.candidates, deadline_ns, allowed.bits)
+        found = await self._found(search, status)
+        if found is None:
+            return None
+        return merge(allowed, found.rows, found.similarity, weights, settings.candidates)
 
     async def _found(self, call: Awaitable[_Answer], status: StatusPart, *, whole: bool = True) -> _Answer | None:
         """What a call of the nearest engine answers; None when it failed, which the status then says."""

@@ -25,7 +25,7 @@ from endcap_server.stages import documents
 from endcap_server.stages.answer_cache import AnswerCache, CachedAnswer, CacheParameters
 from endcap_server.stages.base import Engines, Stage, StageAnswer
 from endcap_server.stages.category_themes import CategoryThemes
-from endcap_server.stages.documents import ThemeRequest, Themes, content_and_ticket, with_ticket
+from endcap_server.stages.documents import PlacementSource, ThemeRequest, Themes, content_and_ticket, with_ticket
 from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.status import StatusPart
 
@@ -164,6 +164,8 @@ class Theme(Stage):
             vectors = None if vectors is None else vectors[kept]
         themes = self._distinct([*themes, *fresh], len(required), vectors, status)
         generated = len(themes) if drafts else 0
+        searches = request.searches[: placements - len(required)]
+        themes, answered = self._searches_first(themes, len(required), searches, shopper, excluded, status)
         # LLM 1's spare theme may go to the checks; categories stand in for what the page itself would lack.
         least = placements if drafts else wanted
         filling = self._fill(themes, least - len(themes), request.categories, excluded)
@@ -172,10 +174,14 @@ class Theme(Stage):
         if filling and drafts:
             sentence = f"{len(filling)} of {len(themes)} themes are categories"
             status.fall_back(sentence, ThemeCause.TOO_FEW, whole=generated == 0)
+        sources = [PlacementSource.REQUIRED] * len(required) + [PlacementSource.SESSION] * answered
+        sources += [PlacementSource.GENERATED] * (len(themes) - len(filling) - len(sources))
+        sources += [PlacementSource.CATEGORY] * len(filling)
         themes = themes[:wanted] + [ThemeDraft("", ())] * (wanted - len(themes))
         found = Themes(
             titles=tuple(theme.title for theme in themes),
             concepts=tuple(theme.concepts[:MAX_CONCEPTS] for theme in themes),
+            sources=tuple(sources[:wanted]) + (PlacementSource.GENERATED,) * (wanted - len(sources)),
             exclude=request.rules.get("exclude", {}),
         ).json_text()
         if complete and status.whole:
@@ -259,6 +265,31 @@ class Theme(Stage):
         else:
             status.count(ThemeCheck.NO_CONCEPTS)
         return None
+
+    def _searches_first(
+        self,
+        themes: Sequence[ThemeDraft],
+        required: int,
+        searches: Sequence[str],
+        shopper: str,
+        excluded: ExcludedNames | None,
+        status: StatusPart,
+    ) -> tuple[list[ThemeDraft], int]:
+        """Put a theme for each search right after the required ones: LLM 1's, or the search itself as the title.
+
+        Returns:
+            The themes, and how many of them answer a search.
+        """
+        rest = list(themes[required:])
+        leading: list[ThemeDraft] = []
+        for search in searches:
+            written = next((theme for theme in rest if theme.concepts[0] == search), None)
+            if written is not None:
+                rest.remove(written)
+            own = written or self._check(ThemeDraft(_capital(search), (search,)), shopper, excluded, status)
+            if own is not None:
+                leading.append(own)
+        return [*themes[:required], *leading, *rest], len(leading)
 
     def _names_a_brand(self, title: str, shopper: str) -> bool:
         if self.settings.brands_in_titles == "allow":
@@ -345,3 +376,7 @@ class Theme(Stage):
             if all(title_overlap(theme.title, other.title) < self.settings.max_overlap for other in [*themes, *added]):
                 added.append(theme)
         return added
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,65 @@
+"""A catalogue's events as arrays."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from endcap_server.shop.store import ItemStore
+
+Array = np.ndarray[Any, Any]
+GRADES = {"view": 1, "cart": 2, "purchase": 3}
+
+
+@dataclass(frozen=True)
+class EventLog:
+    """Events of known products, each shopper's together and oldest first; e events.
+
+    Attributes:
+        row: int64 [e], product.
+        shopper: int64 [e], ascending from 0.
+        day: int64 [e], days since 1970.
+        bought: bool [e], whether it is of the strongest kind in the log: a purchase, where there are any.
+        products: n, of the catalogue.
+    """
+
+    row: Array
+    shopper: Array
+    day: Array
+    bought: Array
+    products: int
+
+    @classmethod
+    def read(cls, events: pl.DataFrame, store: ItemStore) -> "EventLog":
+        """Read the events (columns as `Catalogue.events`, in any order) of the products in the store."""
+        ids = events["product_id"].unique()
+        known = pl.DataFrame({"product_id": ids, "row": store.product_ids.find(ids.to_list())}).filter(
+            pl.col("row") >= 0
+        )
+        table = (
+            events.sort("user_id", "timestamp", maintain_order=True)
+            .join(known, on="product_id", how="inner", maintain_order="left")
+            .select(
+                pl.col("row"),
+                pl.col("type").cast(pl.String).replace_strict(GRADES, return_dtype=pl.Int8).alias("grade"),
+                pl.col("user_id").rle_id().cast(pl.Int64).alias("shopper"),
+                pl.col("timestamp").dt.epoch("d").cast(pl.Int64).alias("day"),
+            )
+        )
+        row, grade, shopper, day = (table[name].to_numpy() for name in ("row", "grade", "shopper", "day"))
+        bought = grade == grade.max() if len(grade) else np.zeros(0, bool)
+        return cls(row.astype(np.int64), shopper, day, bought, len(store))
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def take(self, chosen: Array) -> "EventLog":
+        """The events at ``chosen`` (bool [e])."""
+        return EventLog(self.row[chosen], self.shopper[chosen], self.day[chosen], self.bought[chosen], self.products)
+
+    def by_shopper(self) -> dict[int, Array]:
+        """Products of each shopper's events, oldest first: int64 [h] each."""
+        if not len(self):
+            return {}
+        start = np.flatnonzero(np.r_[True, self.shopper[1:] != self.shopper[:-1]])
+        return dict(zip(self.shopper[start].tolist(), np.split(self.row, start[1:]), strict=True))

@@ -1,0 +1,80 @@
+"""Classic placements: what a page shows without any language model, made of the shopper's own candidates (P2).
+
+They are the safety net of the generated storefront: what the shopper buys again, what goes with it, and what sells now.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from endcap_server.shop.kinds import Kinds
+from endcap_server.shop.prompts import TITLE_CHARACTERS
+from endcap_server.stages.documents import PlacementSource
+from endcap_server.stages.sources import CandidateSource
+
+_NAMED_KINDS = 2
+
+
+_TITLES = {
+    PlacementSource.BUY_AGAIN: ("Buy again", "Buy again: {}"),
+    PlacementSource.TOGETHER: ("Goes with what you buy", "Goes with your {}"),
+    PlacementSource.POPULAR: ("Popular now", "Popular now: {}"),
+}
+"""Title without a kind to name, and with one or two."""
+
+
+@dataclass(frozen=True)
+class ClassicPlacement:
+    """A classic placement before it is filled: ``members`` int64 [m], positions among the candidates, best first."""
+
+    source: PlacementSource
+    title: str
+    members: np.ndarray
+
+
+def classic_placements(
+    rows: np.ndarray, sources: np.ndarray, probability: np.ndarray, history: np.ndarray, kinds: Kinds, products: int
+) -> list[ClassicPlacement]:
+    """Make the classic placements of a shopper; one without a candidate is left out.
+
+    Args:
+        rows: int32 [C], candidate products.
+        sources: uint8 [C], bits of :class:`CandidateSource` that found each.
+        probability: float [C], what each is expected to be bought with; orders the placement.
+        history: int32 [H], the shopper's products, oldest first.
+        kinds: Names of kinds, for the titles.
+        products: Products of a placement, whose kinds its title names.
+    """
+    bought = np.isin(rows, history)
+    new = ~bought
+    found = {
+        PlacementSource.BUY_AGAIN: bought,
+        PlacementSource.TOGETHER: new & (sources & (CandidateSource.TOGETHER | CandidateSource.CATEGORY) > 0),
+        PlacementSource.POPULAR: new & (sources & CandidateSource.POPULAR > 0),
+    }
+    placements = []
+    for source, chosen in found.items():
+        members = np.flatnonzero(chosen)
+        if not len(members):
+            continue
+        members = members[np.argsort(-probability[members], kind="stable")]
+        named = history if source is PlacementSource.TOGETHER else rows[members[:products]]
+        weights = np.ones(len(named)) if source is PlacementSource.TOGETHER else probability[members[:products]]
+        placements.append(ClassicPlacement(source, _title(source, kinds, named, weights), members))
+    return placements
+
+
+def _title(source: PlacementSource, kinds: Kinds, rows: np.ndarray, weights: Sequence[float] | np.ndarray) -> str:
+    """Name the placement by the kinds that weigh most: two pages about other things have other titles."""
+    total: dict[str, float] = {}
+    for label, weight in zip(kinds.labels(rows), weights, strict=True):
+        if label:
+            total[label] = total.get(label, 0.0) + float(weight)
+    best = sorted(total, key=lambda label: (-total[label], label))[:_NAMED_KINDS]
+    bare, pattern = _TITLES[source]
+    for count in range(len(best), 0, -1):
+        title = pattern.format(" and ".join(best[:count]))
+        if len(title) <= TITLE_CHARACTERS:
+            return title
+    return bare

@@ -1,0 +1,127 @@
+"""The products of a page with their signals: every product once, however many placements it is a candidate of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from endcap_server.declared.reasons import Cause
+from endcap_server.shop.rules import CompiledRules
+from endcap_server.shop.store import ItemStore
+from endcap_server.stages.page import BLENDED, SIGNALS, Pool, blend
+from endcap_server.stages.ranking import Ranker
+from endcap_server.stages.status import StatusPart
+
+RANKER = "ranker"
+"""Named among the engines in STATUS and metrics, although it runs in the stage itself."""
+
+
+@dataclass(frozen=True)
+class Products:
+    """Distinct products of a page and what does not depend on a placement.
+
+    Attributes:
+        rows: int32 [n], ascending.
+        likely: float32 [n], the ranker's signal 0..1 for what a product is worth to the shopper; NaN without a model.
+        value: float32 [n], expected purchases, those new to the shopper weighed by the ranker; NaN without a model.
+        popularity: float32 [n], 0..1.
+        factors: float32 [n], of boost and bury.
+        shown: bool [n], may be shown and is not pinned.
+        vectors: float32 [n, D], unit length.
+        brand: int32 [n], -1 none.
+    """
+
+    rows: np.ndarray
+    likely: np.ndarray
+    value: np.ndarray
+    popularity: np.ndarray
+    factors: np.ndarray
+    shown: np.ndarray
+    vectors: np.ndarray
+    brand: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        rows: np.ndarray,
+        store: ItemStore,
+        ranker: Ranker | None,
+        history: np.ndarray,
+        rules: CompiledRules,
+        pinned: np.ndarray,
+        status: StatusPart,
+    ) -> "Products":
+        """Look up and rank the distinct products among ``rows`` (int32 [any]); a ranker that fails is left out."""
+        unique = np.unique(rows).astype(np.int32)
+        likely, value = _ranked(unique, store, ranker, history, status)
+        return cls(
+            rows=unique,
+            likely=likely,
+            value=value,
+            popularity=store.popularity[unique].astype(np.float32),
+            factors=rules.factors(unique),
+            shown=store.in_stock[unique] & rules.allowed(unique) & ~np.isin(unique, pinned),
+            vectors=store.vectors[unique].astype(np.float32),
+            brand=store.brand[unique],
+        )
+
+    @property
+    def ranked(self) -> bool:
+        """Whether there are expected purchases."""
+        return bool(len(self.value)) and not bool(np.isnan(self.value).any())
+
+    def members(self, rows: np.ndarray) -> np.ndarray:
+        """Positions of ``rows``, all of which are among the products: int64, shape of ``rows``."""
+        return np.searchsorted(self.rows, rows)
+
+    def pool(
+        self,
+        members: np.ndarray,
+        measured: Mapping[str, np.ndarray],
+        weights: np.ndarray,
+        pinned: float | np.ndarray = 0.0,
+    ) -> Pool:
+        """A placement of the products at ``members``, all taken to fit.
+
+        Args:
+            members: int64 [m], positions.
+            measured: Signal -> float32 [m] of this placement; signals that are absent are unknown.
+            weights: float [BLENDED], of the signals in the score.
+            pinned: Whether a rule put them there, 1 or 0; float32 [m] or one for all.
+        """
+        columns = {
+            **dict.fromkeys(("margin", "relevance", "similarity", "lexical", "retrieval"), np.nan),
+            **measured,
+            "ranker": self.likely[members],
+            "popularity": self.popularity[members],
+            "rule": self.factors[members],
+            "diversity": 0.0,
+            "pinned": pinned,
+        }
+        signals = np.empty((len(members), len(SIGNALS)), np.float32)
+        for column, name in enumerate(SIGNALS):
+            signals[:, column] = columns[name]
+        signals[:, :BLENDED] = np.clip(signals[:, :BLENDED], 0.0, 1.0)
+        return Pool(
+            self.rows[members],
+            signals,
+            blend(signals, weights) * self.factors[members],
+            np.ones(len(members), bool),
+            self.vectors[members],
+            self.brand[members],
+        )
+
+
+def _ranked(
+    rows: np.ndarray, store: ItemStore, ranker: Ranker | None, history: np.ndarray, status: StatusPart
+) -> tuple[np.ndarray, np.ndarray]:
+    unknown = np.full(len(rows), np.nan, np.float32)
+    if ranker is None or not len(rows):
+        return unknown, unknown
+    try:
+        probability = ranker.score(store, history, rows)
+        value = probability * np.where(np.isin(rows, history), 1.0, ranker.new_factor).astype(np.float32)
+        return ranker.signal(value), value
+    except Exception as error:  # one signal of six: a page without it is better than none
+        status.fall_back(f"ranker: {type(error).__name__}: {error}", Cause.FAILED, RANKER, whole=False)
+        return unknown, unknown

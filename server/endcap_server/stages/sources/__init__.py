@@ -1,0 +1,22 @@
+"""Sources of a shopper's candidate products, one module each, and how their lists become one.
+
+Every source is a function of the shopper's history alone, a list of product rows without times, so that the ranker is
+trained on just what is served.
+"""
+
+from endcap_server.stages.sources.combined import Combined, combine
+from endcap_server.stages.sources.profile import HISTORY_ITEMS, Profile
+from endcap_server.stages.sources.shopper import ShopperSources
+from endcap_server.stages.sources.source import CandidateSource, Ranked
+from endcap_server.stages.sources.tables import SourceTables
+
+__all__ = [
+    "HISTORY_ITEMS",
+    "CandidateSource",
+    "Combined",
+    "Profile",
+    "Ranked",
+    "ShopperSources",
+    "SourceTables",
+    "combine",
+]

@@ -1,0 +1,45 @@
+"""One list of candidates out of several sources' lists."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from endcap_server.stages.sources.source import CandidateSource
+
+
+@dataclass(frozen=True)
+class Combined:
+    """``rows`` int32 [C], distinct; ``sources`` uint8 [C], the bits of :class:`CandidateSource` that found each."""
+
+    rows: np.ndarray
+    sources: np.ndarray
+
+
+def combine(
+    lists: Mapping[CandidateSource, np.ndarray],
+    shares: Mapping[CandidateSource, float],
+    allowed: Callable[[np.ndarray], np.ndarray],
+    count: int,
+) -> Combined:
+    """Take turns over the lists, each as often as its share says, until there are ``count`` products.
+
+    A list that ends leaves its turns to the others.
+
+    Args:
+        lists: int [k] of each source, distinct, best first.
+        shares: of the sources, not negative; a list of share 0 or none gives nothing.
+        allowed: keeps what may be shown of rows, in their order.
+        count: most products.
+    """
+    kept = {source: allowed(rows) for source, rows in lists.items() if shares.get(source, 0) > 0}
+    turns = [np.arange(1, len(rows) + 1) / shares[source] for source, rows in kept.items()]
+    flat = np.concatenate([np.empty(0, np.int32), *kept.values()]).astype(np.int32)
+    bits = np.repeat(np.array([int(source) for source in kept], np.uint8), [len(rows) for rows in kept.values()])
+    order = np.argsort(np.concatenate([np.empty(0), *turns]), kind="stable")
+    flat, bits = flat[order], bits[order]
+    distinct, first, member = np.unique(flat, return_index=True, return_inverse=True)
+    found_by = np.zeros(len(distinct), np.uint8)
+    np.bitwise_or.at(found_by, member, bits)
+    by_place = np.argsort(first)[:count]
+    return Combined(distinct[by_place], found_by[by_place])

@@ -1,0 +1,49 @@
+"""All sources for one shopper."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from endcap_server.shop.behaviour import Behaviour
+from endcap_server.shop.store import ItemStore
+from endcap_server.stages.sources.combined import Combined, combine
+from endcap_server.stages.sources.favourites import favourites
+from endcap_server.stages.sources.popular import popular
+from endcap_server.stages.sources.profile import Profile
+from endcap_server.stages.sources.repeats import repeats
+from endcap_server.stages.sources.source import CandidateSource
+from endcap_server.stages.sources.tables import SourceTables
+from endcap_server.stages.sources.together import together
+
+
+class ShopperSources:
+    """The sources of behaviour over one build; open it once."""
+
+    def __init__(self, store: ItemStore, behaviour: Behaviour):
+        self.tables = SourceTables.of(behaviour, np.asarray(store.category), store.categories)
+
+    def find(
+        self,
+        history: np.ndarray,
+        others: Mapping[CandidateSource, np.ndarray],
+        shares: Mapping[CandidateSource, float],
+        allowed: Callable[[np.ndarray], np.ndarray],
+        count: int,
+    ) -> Combined:
+        """Find a shopper's candidates.
+
+        Args:
+            history: int [h], oldest first.
+            others: int [k], best first, of sources that are not of behaviour.
+            shares: of all sources, see :func:`combine`.
+            allowed: keeps what may be shown of rows, in their order.
+            count: most candidates.
+        """
+        tables, profile = self.tables, Profile.of(history)
+        lists = {
+            CandidateSource.REPEAT: repeats(tables, profile).rows,
+            CandidateSource.TOGETHER: together(tables, profile).rows,
+            CandidateSource.POPULAR: popular(tables, profile, count).rows,
+            CandidateSource.CATEGORY: favourites(tables, profile).rows,
+        }
+        return combine({**lists, **others}, shares, allowed, count)
