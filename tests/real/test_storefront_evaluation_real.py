@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from endcap_builders.evaluation.storefront import StorefrontRequest, run_storefront
+from endcap_builders.evaluation.storefront import StorefrontEvaluation, run_storefront
 from endcap_server.launch import Server
 from rich.console import Console
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.server
 
 
 def test_pages_by_what_was_bought_next(build: Path, server: Server) -> None:
-    request = StorefrontRequest(
+    request = StorefrontEvaluation(
         build, address=server.grpc_address, against=server.grpc_address, shoppers=8, seed=1, name="test-storefront"
     )
     report = run_storefront(request, Console(file=io.StringIO()))
