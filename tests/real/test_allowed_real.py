@@ -37,7 +37,8 @@ def test_all_categories_but_one_excluded(client: Client, store: ItemStore, kept:
     assert store.in_stock[rows].all()
     page = client.storefront(session=[query], placements=2, products=6, rules=rules)
     shown = [product.product_id for placement in page.placements for product in placement.products]
-    assert len(shown) == 12
+    assert page.placements
+    assert len(shown) == 6 * len(page.placements)
     assert np.isin(store.category[store.product_ids.find(shown)], of_kept).all()
 
 
