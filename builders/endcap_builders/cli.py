@@ -52,6 +52,11 @@ def add_build_command(subparsers: Any) -> None:
     parser.add_argument("--checkpoint", metavar="DIR", help="with a step: the local checkpoint it starts from")
     parser.add_argument("--seed", type=numbers.seed, default=7, help="of everything random (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="build even what is up to date")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="fail if a model is not better than the simplest thing that could do its job",
+    )
     parser.add_argument("--list", action="store_true", help="show the steps and their settings, and stop")
     parser.set_defaults(run=reporting(_build))
 
@@ -107,6 +112,7 @@ def reporting(command: Callable[[argparse.Namespace], int]) -> Callable[[argpars
 
 
 def _build(arguments: argparse.Namespace) -> int:
+    from endcap_builders.gates import failures, gate_figures, gates_table
     from endcap_builders.pipeline import BuildError, Pipeline, read_manifest
     from endcap_builders.steps import all_steps
 
@@ -133,7 +139,12 @@ def _build(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         profile=arguments.profile,
     )
-    pipeline.run(arguments.step, force=arguments.force)
+    manifest = pipeline.run(arguments.step, force=arguments.force)
+    models = gate_figures(manifest)
+    if models and arguments.step in (None, "gates"):
+        pipeline.console.print(gates_table(models))
+        if arguments.strict and (found := failures(models)):
+            raise BuildError(f"--strict: not better than the simplest thing that could do the job: {'; '.join(found)}")
     print(f"{arguments.out} is built; serve it with `endcap serve --build {arguments.out}`")
     return 0
 

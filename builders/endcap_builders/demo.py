@@ -12,6 +12,7 @@ from rich.console import Console
 
 from endcap_builders.catalogue import Catalogue, read_catalogue
 from endcap_builders.catalogue.demo import generate_demo
+from endcap_builders.gates import gate_figures, gates_table
 from endcap_builders.pipeline import BuildError, Pipeline
 from endcap_builders.steps import all_steps
 
@@ -34,7 +35,8 @@ def run_demo(build: Path, catalogue_folder: Path) -> int:
     if not (catalogue_folder / "products.parquet").exists():
         console.print("generating the demo catalogue")
         generate_demo(catalogue_folder)
-    Pipeline(all_steps(), build, catalogue_folder, overrides=QUICK, console=console).run()
+    manifest = Pipeline(all_steps(), build, catalogue_folder, overrides=QUICK, console=console).run()
+    console.print(gates_table(gate_figures(manifest)))
     catalogue = read_catalogue(catalogue_folder)
     console.print("starting Triton Inference Server")
     options = ServerOptions(build=build, grpc_port=0, http_port=0, metrics_port=0)

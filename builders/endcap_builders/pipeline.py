@@ -168,6 +168,7 @@ class Pipeline:
         self.build, self.catalogue_folder, self.seed, self.profile = build, catalogue, seed, profile
         self.console = console or Console(stderr=True)
         self._shared: dict[str, Any] = {}
+        self._code: dict[str, str] = {}
         unknown = sorted(set(overrides or {}) - set(self.steps))
         if unknown:
             raise BuildError(f"unknown step {unknown[0]!r} in the settings; the steps are {', '.join(self.steps)}")
@@ -187,6 +188,8 @@ class Pipeline:
             raise BuildError(f"unknown step {only!r}; the steps are {', '.join(self.steps)}")
         digest = catalogue_digest(self.catalogue_folder)
         self.build.mkdir(parents=True, exist_ok=True)
+        # Once: what is edited while a build runs is not what this process runs.
+        self._code = {step.name: code_digest(step.run, step.settings, *step.code) for step in self.steps.values()}
         for number, step in enumerate(self.steps.values(), 1):
             if only not in (None, step.name):
                 continue
@@ -243,7 +246,7 @@ class Pipeline:
         parts = {
             "step": step.name,
             "settings": self.settings[step.name].model_dump(mode="json"),
-            "code": code_digest(step.run, step.settings, *step.code),
+            "code": self._code[step.name],
             "needs": files_read(step, read_manifest(self.build)["steps"]),
             "catalogue": digest if not step.needs else "",
             "reads": step.digest(self.settings[step.name]) if step.digest else "",

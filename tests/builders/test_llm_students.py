@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from endcap_builders.gates import Gate
 from endcap_builders.llm import training
 from endcap_builders.llm.build import build_student
 from endcap_builders.llm.evaluation import evaluate_keywords, evaluate_themes
@@ -192,10 +193,10 @@ def test_a_checkpoint_that_is_none(tmp_path):
     write_examples(tmp_path / "x.jsonl", theme_examples(20))
     settings = StudentSettings(checkpoint=str(tmp_path / "none"))
     with pytest.raises(BuildError, match=r"expected a folder with config\.json"):
-        build_student(context(tmp_path), settings, tmp_path / "x.jsonl", lambda *_: {})
+        build_student(context(tmp_path), settings, tmp_path / "x.jsonl", lambda *_: ({}, []))
 
 
-Evaluate = Callable[[Path, list[Example]], dict[str, Any]]
+Evaluate = Callable[[Path, list[Example]], tuple[dict[str, Any], list[Gate]]]
 
 
 @pytest.mark.parametrize(

@@ -150,22 +150,29 @@ def examples_at(
 
 
 def page_shares(examples: Examples, scores: Array, size: int) -> tuple[float, float]:
-    """Shares of what shoppers bought, and of what they bought that was new to them, among the ``size`` best candidates.
+    """Shares of what shoppers bought, and of what they bought that was new to them; means of `shopper_shares`."""
+    every, new = shopper_shares(examples, scores, size)
+    return float(every.mean()), float(np.nanmean(new)) if (~np.isnan(new)).any() else 0.0
+
+
+def shopper_shares(examples: Examples, scores: Array, size: int) -> tuple[Array, Array]:
+    """Shares of what each shopper bought among the ``size`` best candidates: float64 [shoppers] each.
 
     Args:
         examples: with every candidate kept.
         scores: float [n]; equal ones in the candidates' order.
         size: products of a page.
+
+    Returns:
+        Of all that was bought, and of what was new to the shopper (NaN where nothing was).
     """
     shares: tuple[list[float], list[float]] = ([], [])
     groups = examples.groups(scores, examples.bought, examples.new)
     for (score, bought, new), total, new_total in zip(groups, examples.all_bought, examples.new_bought, strict=True):
-        shown = bought[np.argsort(-score, kind="stable")[:size]].sum()
-        shown_new = (bought & new)[np.argsort(-score, kind="stable")[:size]].sum()
-        shares[0].append(shown / total)
-        if new_total:
-            shares[1].append(shown_new / new_total)
-    return float(np.mean(shares[0])), float(np.mean(shares[1])) if shares[1] else 0.0
+        shown = np.argsort(-score, kind="stable")[:size]
+        shares[0].append(bought[shown].sum() / total)
+        shares[1].append((bought & new)[shown].sum() / new_total if new_total else np.nan)
+    return np.array(shares[0]), np.array(shares[1])
 
 
 def simple_orders(examples: Examples, size: int) -> dict[str, Array]:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from endcap_builders.export.trtllm import export_for_tensorrt_llm
+from endcap_builders.gates import Gate, write_gates
 from endcap_builders.llm.examples import Example, read_examples, split_held_out
 from endcap_builders.llm.export import export_student
 from endcap_builders.llm.student import StudentSettings, make_student, save_student
 from endcap_builders.llm.training import train
 from endcap_builders.pipeline import BuildContext, BuildError, progress_bar
 
-Evaluate = Callable[[Path, list[Example]], dict[str, Any]]
+Evaluate = Callable[[Path, list[Example]], tuple[dict[str, Any], list[Gate]]]
 
 
 def build_student(ctx: BuildContext, settings: StudentSettings, examples: Path, evaluate: Evaluate) -> dict[str, Any]:
@@ -34,7 +35,8 @@ def build_student(ctx: BuildContext, settings: StudentSettings, examples: Path, 
     if ctx.profile == "gpu":
         export_for_tensorrt_llm(trained, ctx.output / "trtllm")
     shutil.copytree(trained, ctx.output / "hf")
-    measured = evaluate(ctx.output, held_out)
+    measured, gates = evaluate(ctx.output, held_out)
+    write_gates(ctx.output, gates)
     ctx.log(", ".join(f"{name} {value}" for name, value in measured.items()))
     return {**figures, "held_out": {"examples": len(held_out), **measured}}
 

@@ -12,13 +12,14 @@ from endcap_server.shop import prompts
 from endcap_server.shop.grammar import keyword_grammar, theme_grammar
 from endcap_server.shop.prompts import ThemeDraft
 
+from endcap_builders.gates import Gate
 from endcap_builders.llm.examples import Example, listed_candidates
 
 _THEME_TOKENS = 60
 _KEYWORD_TOKENS = 5
 
 
-def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) -> dict[str, Any]:
+def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) -> tuple[dict[str, Any], list[Gate]]:
     """Let the student write the held-out pages.
 
     Args:
@@ -30,26 +31,30 @@ def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) 
         valid: share of answers of the asked number of well-formed themes; known_concepts: share of concepts that are
         known keywords; teacher_concepts: share of concepts that stand on the teacher's page; searches_quoted: share of
         the searches and campaigns on the teacher's page that stand on the student's too; distinct_titles: share
-        of titles among all answers; tokens, ms: medians of one answer.
+        of titles among all answers; tokens, ms: medians of one answer. And the student beside a page of what the
+        shopper likes, which is about what categories give: concepts that it has in common with the teacher's page.
     """
     counts = [len(prompts.parse_themes(example.completion)) for example in examples]
     shoppers = [example.prompt.split("\n")[0] for example in examples]
     grammars = [theme_grammar(count, (), shopper) for count, shopper in zip(counts, shoppers, strict=True)]
     answers, figures = _answer(folder, examples, grammars, _THEME_TOKENS * max(counts))
     valid, titles, shared, in_catalogue, quoted = 0, [], [], [], []
-    for example, answer, count in zip(examples, answers, counts, strict=True):
+    agreement, of_categories = np.zeros(len(examples)), np.zeros(len(examples))
+    for row, (example, answer, count) in enumerate(zip(examples, answers, counts, strict=True)):
+        wanted = {text for theme in prompts.parse_themes(example.completion) for text in theme.concepts}
+        of_categories[row] = _agreement(set(_liked(example.prompt)[:count]), wanted)
         try:
             page = prompts.parse_themes(answer.text)
         except prompts.MalformedAnswer:
             continue
         valid += len(page) == count and answer.finish == "stop"
         titles += [theme.title for theme in page]
-        of_teacher = {text for theme in prompts.parse_themes(example.completion) for text in theme.concepts}
         concepts = [text for theme in page for text in theme.concepts]
-        shared += [text in of_teacher for text in concepts]
+        agreement[row] = _agreement(set(concepts), wanted)
+        shared += [text in wanted for text in concepts]
         quoted += _quotes(example, page)
         in_catalogue += [text in known for text in concepts]
-    return {
+    figures = {
         "valid": round(valid / len(examples), 4),
         "known_concepts": _mean(in_catalogue),
         "teacher_concepts": _mean(shared),
@@ -57,15 +62,17 @@ def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) 
         "distinct_titles": round(len(set(titles)) / max(1, len(titles)), 3),
         **figures,
     }
+    gate = Gate.of("theme_llm", "concepts of the teacher's page (F1)", agreement, "themes of categories", of_categories)
+    return figures, [gate]
 
 
-def evaluate_keywords(folder: Path, examples: Sequence[Example]) -> dict[str, Any]:
+def evaluate_keywords(folder: Path, examples: Sequence[Example]) -> tuple[dict[str, Any], list[Gate]]:
     """Let the student make the held-out choices.
 
     Returns:
         valid: share of answers with only candidates, in full number; precision: share of its keywords that the teacher
         chose; nearest_precision: the same of the nearest candidates, which need no LLM; repeated: share of keywords
-        chosen twice; tokens, ms: medians of one answer.
+        chosen twice; tokens, ms: medians of one answer. And the student beside the nearest candidates.
     """
     candidates = [listed_candidates(example.prompt) for example in examples]
     wanted = [
@@ -75,7 +82,8 @@ def evaluate_keywords(folder: Path, examples: Sequence[Example]) -> dict[str, An
     grammars = [keyword_grammar(texts, len(chosen)) for texts, chosen in pairs]
     answers, figures = _answer(folder, examples, grammars, _KEYWORD_TOKENS * max(len(chosen) for chosen in wanted))
     valid, hits, nearest, repeated = 0, [], [], []
-    for (texts, chosen), answer in zip(pairs, answers, strict=True):
+    agreement, of_nearest = np.zeros(len(pairs)), np.zeros(len(pairs))
+    for row, ((texts, chosen), answer) in enumerate(zip(pairs, answers, strict=True)):
         numbers = answer.text.split()
         in_range = all(1 <= int(number) <= len(texts) for number in numbers)
         valid += answer.finish == "stop" and in_range and len(numbers) == len(chosen)
@@ -83,13 +91,17 @@ def evaluate_keywords(folder: Path, examples: Sequence[Example]) -> dict[str, An
         repeated.append(1 - len(distinct) / len(numbers))
         hits += [text in chosen for text in distinct]
         nearest += [text in chosen for text in texts[: len(chosen)]]
-    return {
+        agreement[row] = _agreement(set(distinct), set(chosen))
+        of_nearest[row] = _agreement(set(texts[: len(chosen)]), set(chosen))
+    figures = {
         "valid": round(valid / len(examples), 4),
         "precision": _mean(hits),
         "nearest_precision": _mean(nearest),
         "repeated": _mean(repeated),
         **figures,
     }
+    gate = Gate.of("keyword_llm", "keywords that the teacher chose (F1)", agreement, "nearest keywords", of_nearest)
+    return figures, [gate]
 
 
 def _answer(
@@ -107,6 +119,17 @@ def _answer(
     finally:
         engine.close()
     return answers, {"tokens": float(np.median(tokens)), "ms": round(1000 * float(np.median(times)), 1)}
+
+
+def _agreement(found: set[str], wanted: set[str]) -> float:
+    """F1 of a set of texts."""
+    return 2 * len(found & wanted) / max(1, len(found) + len(wanted))
+
+
+def _liked(prompt: str) -> list[str]:
+    """Kinds of products that a shopper likes, best first, as the first line of a prompt names them."""
+    parts = dict(part.partition(":")[::2] for part in prompt.split("\n")[0].split("|"))
+    return [text for text in parts.get("likes", "").split(",") if text]
 
 
 def _quotes(example: Example, page: Sequence[ThemeDraft]) -> list[bool]:

@@ -5,6 +5,22 @@ import numpy as np
 from endcap_builders.relevance.pairs import Pairs
 
 
+def query_accuracy(scores: np.ndarray, pairs: Pairs) -> np.ndarray:
+    """Share of each query's pairs of products, differing in relevance, that scores (float [n]) put in the right order.
+
+    Returns:
+        float64 [q], a tie counts half; NaN where a query's products are all alike.
+    """
+    values = np.full(len(pairs.queries), np.nan)
+    offsets = pairs.offsets
+    for query, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):  # noqa: RUF007 - start and end
+        score, target = scores[start:end], pairs.target[start:end]
+        better, worse = np.nonzero(target[:, None] > target[None, :] + 1e-6)
+        if len(better):
+            values[query] = np.mean((score[better] > score[worse]) + 0.5 * (score[better] == score[worse]))
+    return values
+
+
 def group_figures(scores: np.ndarray, pairs: Pairs, depth: int = 10) -> dict[str, float]:
     """Quality of scores (float [n]) on labelled pairs.
 

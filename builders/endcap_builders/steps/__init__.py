@@ -17,6 +17,7 @@ STEP_NAMES = (
     "keyword_llm",
     "behaviour",
     "ranker",
+    "gates",
     "repository",
 )
 

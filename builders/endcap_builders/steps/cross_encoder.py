@@ -13,6 +13,7 @@ from endcap_builders.catalogue.groups import JUDGEMENTS, TEXTS
 from endcap_builders.export.encoder import export_cross_encoder
 from endcap_builders.export.onnx import export_cross_encoder_onnx
 from endcap_builders.export.tensorrt import compile_engine, require_tensorrt
+from endcap_builders.gates import write_gates
 from endcap_builders.pipeline import BuildContext, Step
 from endcap_builders.relevance.augmentation import AugmentationSettings, draw_searches, mine_searches
 from endcap_builders.relevance.calibration import calibrate
@@ -27,6 +28,7 @@ from endcap_builders.relevance.data import (
     same_vocabulary,
 )
 from endcap_builders.relevance.encode import PairEncoder
+from endcap_builders.relevance.gates import relevance_gates
 from endcap_builders.relevance.inference import predict
 from endcap_builders.relevance.judge import Judge
 from endcap_builders.relevance.labelling import label_pairs
@@ -94,6 +96,9 @@ def run(ctx: BuildContext, settings: CrossEncoderSettings) -> dict[str, Any]:
     unseen = merge_pairs(list(labelled.part(training=False)))
     figures = distil(ctx, settings, model, encoder, human, mined, unseen, ctx.work / "checkpoints")
     quality = _calibrate(ctx, settings, unseen, len(store), judge, model, encoder)
+    # By queries with graded products alone: random negatives are easy for anybody.
+    scores = predict(model, encoder.encode(unseen))[:, 0]
+    write_gates(ctx.output, relevance_gates(ctx, "cross_encoder", store, unseen, scores))
     write_student(ctx.output, model, tokenizer)
     if ctx.profile == "gpu":
         _compile(ctx, MAX_TEXT_TOKENS + store.max_product_tokens + 3)

@@ -10,10 +10,12 @@ from endcap_server.shop.store import ItemStore
 from pydantic import Field
 
 from endcap_builders.catalogue.groups import JUDGEMENTS, TEXTS
+from endcap_builders.gates import write_gates
 from endcap_builders.pipeline import BuildContext, Step
 from endcap_builders.relevance.checkpoints import freeze_embeddings, load_model, with_lora
 from endcap_builders.relevance.data import THEME_PRODUCTS, SampleSettings, draw_labelled, pair_encoder, read_labelled
 from endcap_builders.relevance.encode import EncodedPairs, PairEncoder
+from endcap_builders.relevance.gates import relevance_gates
 from endcap_builders.relevance.labels import LabelScale
 from endcap_builders.relevance.measure import group_figures
 from endcap_builders.relevance.pairs import Pairs, RelevanceError
@@ -73,7 +75,9 @@ def run(ctx: BuildContext, settings: TeacherSettings) -> dict[str, Any]:
     teacher.save(ctx.output)
     shared = settings.model_dump(include={"weak_queries", "held_out_share", "label_values"})
     (ctx.output / LABELS_FILE).write_text(json.dumps(shared) + "\n", encoding="utf-8")
-    quality = teacher_figures(teacher, encoder.encode(unseen))
+    held_out = encoder.encode(unseen)
+    quality = teacher_figures(teacher, held_out)
+    write_gates(ctx.output, relevance_gates(ctx, "teacher", store, unseen, teacher.scores(held_out)))
     ctx.log(
         "held-out queries: pair accuracy {pair_accuracy}, nDCG@10 {ndcg}, calibration error {ece}".format(**quality)
     )

@@ -14,6 +14,7 @@ from endcap_server.declared.model import ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters, SetBy
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_tensor
 from endcap_server.shop import behaviour
+from endcap_server.shop.gates import is_installed
 from endcap_server.shop.kinds import FILES as KINDS_FILES
 from endcap_server.shop.kinds import Kinds
 from endcap_server.shop.rules import CompiledRules, RuleIndex
@@ -158,6 +159,17 @@ class Placed:
         return {"source": str(self.source), **({"keywords": self.order} if self.order else {})}
 
 
+def blend_weights(weights: np.ndarray, judged: bool) -> np.ndarray:
+    """The weights float [7] of a build, whose cosine has those of the cross-encoder if that is not installed."""
+    if judged:
+        return weights
+    moved = weights.copy()
+    unknown = [SIGNALS.index("margin"), SIGNALS.index("relevance")]
+    moved[SIGNALS.index("similarity")] += weights[unknown].sum()
+    moved[unknown] = 0.0
+    return moved
+
+
 class Fusion(Stage):
     """The last stage of both ensembles."""
 
@@ -187,7 +199,7 @@ class Fusion(Stage):
         ),
         parameters=FusionParameters,
         files=lambda settings: STORE_FILES,
-        optional_files=("ranker/ranker.json", "ranker/model.txt", *KINDS_FILES, *behaviour.FILES),
+        optional_files=("ranker/ranker.json", "ranker/model.txt", "gates/gates.json", *KINDS_FILES, *behaviour.FILES),
     )
     checks = FusionCheck
     settings: FusionParameters
@@ -197,7 +209,10 @@ class Fusion(Stage):
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
         self.kinds = Kinds.open(build, self.store)
-        self.ranker = Ranker.open(build) if (build / "ranker").exists() else None
+        ranked = (build / "ranker").exists() and is_installed(build, "ranker")
+        self.ranker = Ranker.open(build) if ranked else None
+        judged = is_installed(build, "cross_encoder")
+        self.weights = {search: blend_weights(self.settings.weights(search), judged) for search in (False, True)}
         self.versions = read_versions(build) | {"generation": str(self.settings.generation)}
         self.trial = Trial(self.run_folder)
 
@@ -228,7 +243,7 @@ class Fusion(Stage):
         placed = self._generated(page, themes, inputs, products, status)
         if not page.is_search:
             placed += self._classic(page, products, candidates, inputs.get("CANDIDATE_SOURCE", _NO_ROWS), history)
-        weights = self.settings.weights(page.is_search)
+        weights = self.weights[page.is_search]
         by_rule = (np.arange(len(leading)) < len(pins)).astype(np.float32)
         pinned = products.pool(products.members(leading), _measured(inputs, leading), weights, by_rule)
         limits = self.settings.limits(max(page.placements, 1), page.products)
@@ -275,7 +290,7 @@ class Fusion(Stage):
             measured["retrieval"] = 1 - np.arange(count)[keep] / max(1, count)
             source = themes.source(index)
             answers_query = page.is_search or source is PlacementSource.SESSION
-            pool = products.pool(members, measured, self.settings.weights(answers_query))
+            pool = products.pool(members, measured, self.weights[answers_query])
             pool.fit[:] = self._fits(pool.signals, answers_query)
             status.count(FusionCheck.PRODUCT_UNFIT, int((~pool.fit).sum()))
             value = products.value[members] if products.ranked else pool.score
@@ -298,7 +313,7 @@ class Fusion(Stage):
         placed = []
         for each in found:
             own = members[each.members]
-            pool = products.pool(own, {"retrieval": order[each.members]}, self.settings.weights(False))
+            pool = products.pool(own, {"retrieval": order[each.members]}, self.weights[False])
             # They are ordered by what they are worth alone: there is no theme to fit.
             best = value[each.members]
             ordered = Pool(pool.rows, pool.signals, best * products.factors[own], pool.fit, pool.vectors, pool.brand)

@@ -17,6 +17,7 @@ from endcap_server.declared.reasons import Cause, Source
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.shop import prompts
 from endcap_server.shop.exclusion import ExcludedNames, Exclusions
+from endcap_server.shop.gates import is_installed
 from endcap_server.shop.grammar import keyword_grammar
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.words import distinct_things
@@ -82,6 +83,7 @@ class Keywords(Stage):
         parameters=KeywordsParameters,
         calls=("nearest", "keyword_llm"),
         files=lambda settings: STORE_FILES,
+        optional_files=("gates/gates.json",),
         ordered=(("min_keywords", "keywords"),),
         reserve=("checks_ms", "keywords_share"),
     )
@@ -95,6 +97,7 @@ class Keywords(Stage):
         self.store = ItemStore.open(build)
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         self.exclusions = Exclusions(self.store)
+        self.installed = is_installed(build, "keyword_llm")
         self.cache = AnswerCache(self.settings.cache_entries, self.settings.cache_ttl_s)
 
     def recall(self, inputs: Tensors) -> StageAnswer | None:
@@ -182,6 +185,12 @@ class Keywords(Stage):
 
     async def _choose(self, works: Sequence[_Work], deadline_ns: int, status: StatusPart) -> bool:
         """Let LLM 2 choose for all themes in one call; whether every answer came to its end."""
+        if not self.installed:
+            # The build found that the nearest keywords do better: nothing failed.
+            status.source = Source.COMPUTED
+            for work in works:
+                self._complete(work, False, status)
+            return True
         answers, finishes = await self._ask(works, deadline_ns, status)
         fallen = 0
         for work, text in zip(works, answers, strict=True):

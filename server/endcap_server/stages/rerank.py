@@ -13,6 +13,7 @@ from endcap_server.declared.model import ModelDeclaration
 from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.tensors import Tensors, bytes_tensor
 from endcap_server.shop import prompts
+from endcap_server.shop.gates import is_installed
 from endcap_server.shop.rules import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.understanding import Understanding
@@ -60,6 +61,7 @@ class Rerank(Stage):
         parameters=RerankParameters,
         calls=("nearest", "cross_encoder"),
         files=lambda settings: STORE_FILES,
+        optional_files=("gates/gates.json",),
     )
     settings: RerankParameters
 
@@ -67,6 +69,7 @@ class Rerank(Stage):
         super().__init__(build, parameters, engines, model)
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
+        self.installed = is_installed(build, "cross_encoder")
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         self.understanding = Understanding.of(self.store)
 
@@ -187,7 +190,7 @@ class Rerank(Stage):
         """Relevance and margin float32 [Q, M] by the cross-encoder; NaN, and ``status`` says so, when it fails."""
         relevance, margin = np.full(rows.shape, np.nan, np.float32), np.full(rows.shape, np.nan, np.float32)
         asked = np.flatnonzero((rows >= 0).any(axis=1)) if rows.size else np.empty(0, np.int64)
-        if not len(asked):
+        if not len(asked) or not self.installed:
             return relevance, margin
         inputs = {"TEXT": bytes_tensor([texts[index] for index in asked.tolist()]), "ROW": rows[asked]}
         try:

@@ -13,6 +13,7 @@ import numpy as np
 from endcap_server.declared.errors import EngineError
 from endcap_server.declared.reasons import NO_ENGINE, Source
 from endcap_server.declared.tensors import compact_json, document_tensor, json_of
+from endcap_server.shop.gates import read_verdicts
 
 STATUS_TENSORS = {"retrieval": "PAGE", "theme": "THEMES", "keywords": "KEYWORDS", "rerank": "RERANK_STATUS"}
 """Stages before fusion, in the order of a request's way, and the tensor that brings what each says about itself.
@@ -158,15 +159,23 @@ def status_document(
 
 
 def read_versions(build: Path) -> dict[str, str]:
-    """Versions of what a build serves, from its manifest: catalogue, index and each model; "unknown" without one."""
+    """Versions of what a build serves, from its manifest: catalogue, index and each model; "unknown" without one.
+
+    Of a model that is not installed they name what serves in its place.
+    """
     try:
         manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         manifest = {}
     steps = manifest.get("steps", {})
     versions = {"catalogue": str(manifest.get("catalogue", {}).get("digest", "unknown"))[:16]}
+    verdicts = read_verdicts(build)
     for step in ("index", *_MODELS):
-        versions[step] = str(steps.get(step, {}).get("fingerprint", "unknown"))
+        verdict = verdicts.get(step)
+        if verdict is not None and not verdict.installed:
+            versions[step] = f"not installed: {verdict.serves}"
+        else:
+            versions[step] = str(steps.get(step, {}).get("fingerprint", "unknown"))
     return versions
 
 

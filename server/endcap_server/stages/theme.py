@@ -16,6 +16,7 @@ from endcap_server.declared.reasons import Cause, Source
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.shop import prompts
 from endcap_server.shop.exclusion import BEST_PRODUCTS, MOSTLY, ExcludedNames, Exclusions
+from endcap_server.shop.gates import is_installed
 from endcap_server.shop.grammar import theme_grammar
 from endcap_server.shop.prompts import MalformedAnswer, ThemeDraft
 from endcap_server.shop.store import STORE_FILES, ItemStore
@@ -107,7 +108,7 @@ class Theme(Stage):
         parameters=ThemeParameters,
         calls=("theme_llm", "nearest"),
         files=lambda settings: STORE_FILES,
-        optional_files=("theme_llm/title_words.txt",),
+        optional_files=("theme_llm/title_words.txt", "gates/gates.json"),
         ordered=(("min_title", "max_title"),),
         reserve=("checks_ms", "theme_share"),
     )
@@ -126,6 +127,7 @@ class Theme(Stage):
         strict = self.settings.unknown_words == "refuse"
         self.words = WordCheck.of(store, build / "theme_llm") if strict else None
         self.categories = CategoryThemes(store)
+        self.installed = is_installed(build, "theme_llm")
         self.exclusions = Exclusions(store)
         self.nearest = NearestClient(engines, len(store), len(store.keywords))
         self.cache = AnswerCache(self.settings.cache_entries, self.settings.cache_ttl_s)
@@ -192,6 +194,10 @@ class Theme(Stage):
         self, shopper: str, wanted: int, required: Sequence[str], deadline_ns: int, status: StatusPart
     ) -> tuple[list[ThemeDraft], bool]:
         """What LLM 1 writes, and whether it came to its end; nothing, said in ``status``, when it could not."""
+        if not self.installed:
+            # The build found that categories do better: nothing failed.
+            status.source = Source.COMPUTED
+            return [], True
         llm_deadline_ns = deadline_ns - int(self.settings.checks_ms * 1e6)
         if left_ms(llm_deadline_ns) <= 0:
             status.fall_back("theme_llm: the budget leaves it no time", Cause.NO_TIME, "theme_llm")

@@ -19,6 +19,7 @@ from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.reasons import Cause, marked
 from endcap_server.declared.tensors import Tensors
 from endcap_server.serving.metrics import EngineMetrics
+from endcap_server.shop.gates import is_installed
 from endcap_server.triton.device import select_gpu
 from endcap_server.triton.metrics import MetricsReporter
 from endcap_server.triton.process import end_when_continued
@@ -108,7 +109,10 @@ class EngineModel(ABC):
             select_gpu(int(args["model_instance_device_id"]))
         self._inputs = input_names(args["model_config"])
         self.metrics = EngineMetrics(self.name)
-        self.open(build, parameters)
+        self.installed = is_installed(build, self.name)
+        """A model that the build did not install is no more than a name: it loads nothing and refuses requests."""
+        if self.installed:
+            self.open(build, parameters)
         self._reporter = MetricsReporter(self.metrics, args["model_name"])
 
     def execute(self, requests: list[Any]) -> None:
@@ -117,6 +121,12 @@ class EngineModel(ABC):
             deadline_ns = deadline_of(request) or time.monotonic_ns() + int(NO_DEADLINE_S * 1e9)
             sender = request.get_response_sender()
             self.metrics.arrived()
+            if not self.installed:
+                refuse(
+                    sender, f"{self.name} is not installed: see the build's manifest", pb_utils.TritonError.UNAVAILABLE
+                )
+                self.metrics.ended("failed", 0.0)
+                continue
             try:
                 work = self.read(read_inputs(request, self._inputs), deadline_ns)
             except InvalidRequest as error:

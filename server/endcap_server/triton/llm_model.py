@@ -62,7 +62,8 @@ class LlmModel(EngineModel):
 
     def close(self) -> None:
         """Stop decoding."""
-        self._llm.close()
+        if self.installed:
+            self._llm.close()
 
 
 def _rarely(check: Callable[[], bool], every_ns: int = 100_000_000) -> Callable[[], bool]:
