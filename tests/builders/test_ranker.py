@@ -10,6 +10,7 @@ from endcap_builders.behaviour.examples import Cut, Examples, cuts_of, examples_
 from endcap_builders.behaviour.log import EventLog
 from endcap_builders.behaviour.tables import BehaviourSettings
 from endcap_builders.catalogue import Catalogue
+from endcap_builders.gates import read_gates
 from endcap_builders.pipeline import BuildContext
 from endcap_builders.steps.ranker import STEP, RankerSettings, _calibrate
 from endcap_server.shop.store import ItemStore, KeywordColumns, ProductColumns, Ragged
@@ -132,7 +133,7 @@ def test_too_few_events_make_no_model(tmp_path, store, events):
     assert not Ranker.open(tmp_path).available
 
 
-def test_a_model_that_a_simple_order_beats_is_not_installed(tmp_path, store):
+def test_a_model_that_a_simple_order_beats_loses_its_gate(tmp_path, store):
     # Everybody buys the same product again and again, and nothing else: no model can do better than their own list.
     lines = [
         (f"u{shopper:03}", f"p{shopper % 7}", START + timedelta(days=day), "purchase")
@@ -141,10 +142,9 @@ def test_a_model_that_a_simple_order_beats_is_not_installed(tmp_path, store):
     ]
     events = pl.DataFrame(lines, schema=make_events().schema, orient="row")
     figures = STEP.run(context(tmp_path, events), SETTINGS)
-    assert figures["kind"] == "none"
-    assert "own" in figures["reason"] or "popular" in figures["reason"]
     assert figures["shares"]["own"]["all"] == 1
-    assert not Ranker.open(tmp_path).available
+    lost_to = {gate.baseline_name for gate in read_gates(tmp_path / "ranker") if not gate.better}
+    assert "order 'own'" in lost_to
 
 
 def test_cuts_overlap_by_half_and_the_last_days_are_the_first_cut(store):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from endcap_server.declared.tensors import bytes_tensor, json_of, texts_of
 from endcap_server.shop.gates import GatesError, is_installed, read_verdicts
-from endcap_server.shop.store import ItemStore
 from endcap_server.stages.fusion import Fusion
 from endcap_server.stages.page import SIGNALS
 from endcap_server.stages.status import read_versions
@@ -18,7 +17,7 @@ SIMPLE = {
     "cross_encoder": "cosine of the bi-encoder",
     "theme_llm": "themes of categories",
     "keyword_llm": "nearest keywords",
-    "ranker": "popularity",
+    "ranker": "order 'half'",
 }
 
 
@@ -73,13 +72,14 @@ def test_the_cosine_takes_the_weight_of_the_cross_encoder(tmp_path: Path) -> Non
     assert texts_of(found["PRODUCT_ID"][0])[0] in {"p0", "p4"}
 
 
-def test_popularity_takes_the_place_of_the_ranker(tmp_path: Path) -> None:
+def test_a_ranker_that_is_not_installed_is_not_opened(tmp_path: Path) -> None:
     shop = shop_without(tmp_path / "shop", "ranker")
+    (shop / "ranker").mkdir()
+    (shop / "ranker/ranker.json").write_text("damaged", encoding="utf-8")
     page = storefront(shop, HISTORY=bytes_tensor(["p0"]))
-    rows = ItemStore.open(shop).product_ids.find(texts_of(page["PRODUCT_ID"]))
-    given = rows >= 0
-    popularity = ItemStore.open(shop).popularity[rows[given]]
-    assert signal(page["SIGNALS"], "ranker").reshape(-1)[given] == pytest.approx(popularity, abs=1e-6)
+    check_page(page)
+    assert not signal(page["SIGNALS"], "ranker").any()
+    assert json_of(page["STATUS"])["degraded"] == []
 
 
 def test_what_a_build_says(tmp_path: Path) -> None:

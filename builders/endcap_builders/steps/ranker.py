@@ -2,7 +2,8 @@
 
 The model gives the probability that a shopper buys a product in the next weeks, from what was known before. It is
 judged on the last weeks of the log, which training has not seen, against three simple orders of the same candidates;
-if it does not beat each of them it is not installed. The served model is trained on the last weeks too. P3's caption
+the step
+`gates` installs it if it beats each of them. The served model is trained on the last weeks too. P3's caption
 tokens are judged by a second model that does without them.
 """
 
@@ -15,11 +16,20 @@ from endcap_server.shop.store import ItemStore
 from endcap_server.stages.ranking import CAPTION_FEATURES, FEATURES, META_FILE, MODEL_FILE, calibrated
 from pydantic import Field
 
-from endcap_builders.behaviour.examples import Cut, Examples, cuts_of, examples_at, page_shares, simple_orders
+from endcap_builders.behaviour.examples import (
+    Cut,
+    Examples,
+    cuts_of,
+    examples_at,
+    page_shares,
+    shopper_shares,
+    simple_orders,
+)
 from endcap_builders.behaviour.log import Array, EventLog
 from endcap_builders.behaviour.tables import BehaviourSettings
 from endcap_builders.catalogue.groups import EVENTS
 from endcap_builders.evaluation.pages import PAGE_SIZE
+from endcap_builders.gates import Gate, write_gates
 from endcap_builders.pipeline import BuildContext, Settings, Step, read_manifest
 from endcap_builders.steps.store import WITHOUT_FACTS
 
@@ -68,7 +78,8 @@ def run(ctx: BuildContext, settings: RankerSettings) -> dict[str, Any]:
     served = "model" if settings.captions else "model without captions"
     scale, shift = _calibrate(raw[served], judged.bought)
     probability = calibrated(raw[served], scale, shift)
-    shares = _shares(judged, {name: calibrated(each, scale, shift) for name, each in raw.items()}, factor)
+    orders = _orders(judged, {name: calibrated(each, scale, shift) for name, each in raw.items()}, factor)
+    shares = {name: page_shares(judged, each, PAGE_SIZE) for name, each in orders.items()}
     figures = {
         "visits": {"train": len(everything.sizes), "judge": len(judged.sizes)},
         "rows": {"train": len(everything.bought), "judge": len(judged.bought)},
@@ -84,9 +95,8 @@ def run(ctx: BuildContext, settings: RankerSettings) -> dict[str, Any]:
         f"shares of purchases (all, new) in {PAGE_SIZE} products: "
         + ", ".join(f"{name} {every:.3f} {new:.3f}" for name, (every, new) in shares.items())
     )
-    better = [name for name in ("popular", "own", "half") if sum(shares[name]) >= sum(shares[served])]
-    if better:
-        return _write_none(ctx, f"the simple order {better[0]!r} shows more of what was bought next") | figures
+    simple = ("popular", "own", "half")
+    write_gates(ctx.output, [_gate(judged, orders[served], f"order {name!r}", orders[name]) for name in simple])
 
     booster = _train(everything, models[served], settings, ctx.seed)
     booster.save_model(ctx.output / MODEL_FILE)
@@ -146,11 +156,19 @@ def _thinned(examples: Examples, kept: float, seed: int) -> Examples:
     )
 
 
-def _shares(judged: Examples, models: dict[str, Array], factor: float) -> dict[str, tuple[float, float]]:
-    """Shares of all and of new purchases that a page of each order shows; the models' weigh new products by factor."""
+def _gate(judged: Examples, model: Array, name: str, simple: Array) -> Gate:
+    """The model's order beside a simple one: how much of what shoppers bought next a page shows, all plus new."""
+    (every, new), (other_every, other_new) = (shopper_shares(judged, each, PAGE_SIZE) for each in (model, simple))
+    # A shopper who bought nothing new counts among all purchases only.
+    share = len(new) / max(1, int((~np.isnan(new)).sum()))
+    mine, other = every + share * np.nan_to_num(new), other_every + share * np.nan_to_num(other_new)
+    return Gate.of("ranker", f"purchases on a page of {PAGE_SIZE} (all + new), by time", mine, name, other)
+
+
+def _orders(judged: Examples, models: dict[str, Array], factor: float) -> dict[str, Array]:
+    """Scores of the judged candidates by each order; the models' weigh products new to the shopper by factor."""
     orders = {name: each * np.where(judged.new, factor, 1) for name, each in models.items()}
-    orders |= simple_orders(judged, PAGE_SIZE)
-    return {name: page_shares(judged, each, PAGE_SIZE) for name, each in orders.items()}
+    return orders | simple_orders(judged, PAGE_SIZE)
 
 
 def _train(examples: Examples, columns: list[str], settings: RankerSettings, seed: int) -> lightgbm.Booster:
