@@ -1,58 +1,68 @@
 """Step `repository`: assemble the Triton model repository of the build.
 
-The models' folders are copied from `model_repository/`; their artefacts stay in the build's other folders, which the
-models find by a path relative to their own (`build`, in each `config.pbtxt`), so that a build moves as a whole.
+The models' folders are rendered from their declarations, or copied from a folder with edited ones. Their artefacts stay
+in the build's other folders, which the models find by a path relative to their own (`build`, in each `config.pbtxt`),
+so that a build moves as a whole.
 """
 
 import hashlib
-import shutil
 from pathlib import Path
 from typing import Any
 
+from endcap_server.serving.model_repository import rendered
 from pydantic import Field
 
 from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
-
-_CHECKOUT = Path(__file__).resolve().parents[3] / "model_repository"
 
 
 class RepositorySettings(Settings):
     """Where the models' folders come from."""
 
-    source: Path = Field(_CHECKOUT, description="folder with the models' config.pbtxt and model.py to copy")
+    source: Path | None = Field(
+        None,
+        description="folder with the models' config.pbtxt and model.py to copy; default: as the models are declared",
+    )
 
 
-def model_folders(source: Path) -> list[Path]:
-    """The models' folders in `source`.
+def repository_files(source: Path | None) -> dict[str, bytes]:
+    """Path in the repository -> content.
 
     Raises:
-        BuildError: there are none.
+        BuildError: there are no models in `source`.
     """
+    if source is None:
+        return {name: text.encode() for name, text in rendered().items()}
     folders = sorted(path.parent for path in source.glob("*/config.pbtxt"))
     if not folders:
         raise BuildError(f"no models in {source}: expected folders with a config.pbtxt; set repository.source")
-    return folders
+    paths = (path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file())
+    names = {path.relative_to(source): path for path in paths}
+    return {
+        name.as_posix(): path.read_bytes()
+        for name, path in names.items()
+        if not any(part == "__pycache__" or part.startswith(".") for part in name.parts)
+    }
 
 
 def source_digest(settings: RepositorySettings) -> str:
-    """Hash of the models' files: an edited config is copied again."""
+    """Hash of the models' files: an edited config is copied again, a changed declaration rendered again."""
     digest = hashlib.sha256()
-    for folder in model_folders(settings.source):
-        for path in sorted(folder.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                digest.update(str(path.relative_to(settings.source)).encode())
-                digest.update(path.read_bytes())
+    for name, content in sorted(repository_files(settings.source).items()):
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:16]
 
 
 def run(ctx: BuildContext, settings: RepositorySettings) -> dict[str, Any]:
-    """Copy the models' folders; an ensemble needs an empty version folder, which git does not keep."""
-    folders = model_folders(settings.source)
-    for folder in folders:
-        target = ctx.output / folder.name
-        shutil.copytree(folder, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-        (target / "1").mkdir(exist_ok=True)
-    return {"models": len(folders)}
+    """Write the models' folders; an ensemble needs an empty version folder."""
+    models = set()
+    for name, content in repository_files(settings.source).items():
+        path = ctx.output / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        models.add(Path(name).parts[0])
+    for model in models:
+        (ctx.output / model / "1").mkdir(exist_ok=True)
+    return {"models": len(models)}
 
 
 STEP = Step(
@@ -61,5 +71,7 @@ STEP = Step(
     settings=RepositorySettings,
     run=run,
     help="assembling the model repository",
+    # What the models open lies beside the repository, not in it.
+    reads=dict.fromkeys(("index", "cross_encoder", "theme_llm", "keyword_llm", "ranker"), ()),
     digest=source_digest,
 )

@@ -1,4 +1,4 @@
-"""The cross-encoder engine; what it computes is `endcap_server.engines.cross_encoder`."""
+"""The cross_encoder engine; its adapter is `endcap_server.triton.cross_encoder_model`."""
 
 from endcap_server.triton.cross_encoder_model import TritonPythonModel
 

@@ -1,4 +1,4 @@
-"""The nearest-neighbour engine; what it computes is `endcap_server.engines.nearest`."""
+"""The nearest engine; its adapter is `endcap_server.triton.nearest_model`."""
 
 from endcap_server.triton.nearest_model import TritonPythonModel
 

@@ -1,4 +1,4 @@
-"""The theme_llm engine; what it computes is `endcap_server.engines.llm`."""
+"""The theme_llm engine; its adapter is `endcap_server.triton.llm_model`."""
 
 from endcap_server.triton.llm_model import llm_model
 

@@ -9,18 +9,16 @@ from pathlib import Path
 
 from endcap_server.declared.model import DeclaredTensor, ModelDeclaration
 from endcap_server.ensembles import STAGES, Ensemble, EnsembleStep
-from endcap_server.models import MODELS
+from endcap_server.models import ENGINES, MODELS
 from endcap_server.stages.base import Stage
 
 _PARAMETERS = "# Parameters: value, meaning, range. Unknown names, and values out of range, are refused on loading."
 
 
 def rendered() -> dict[str, str]:
-    """Path in the repository -> text: every configuration, and the code of every stage.
-
-    The code of an engine is one import of its adapter, which is no declaration's affair.
-    """
+    """Path in the repository -> text: every configuration, and the code of every stage and engine."""
     files = {f"{name}/1/model.py": _stage_code(stage) for name, stage in STAGES.items()}
+    files |= {f"{name}/1/model.py": _engine_code(name) for name in ENGINES}
     for name, model in MODELS.items():
         if isinstance(model, Ensemble):
             files[f"{name}/config.pbtxt"] = _text(_ensemble(model))
@@ -51,6 +49,23 @@ from {stage.__module__} import {stage.__name__}
 from endcap_server.triton.stage_model import stage_model
 
 TritonPythonModel = stage_model({stage.__name__})
+'''
+
+
+def _engine_code(engine: str) -> str:
+    """One import of the engine's adapter; the students share one."""
+    if engine.endswith("_llm"):
+        return f'''"""The {engine} engine; its adapter is `endcap_server.triton.llm_model`."""
+
+from endcap_server.triton.llm_model import llm_model
+
+TritonPythonModel = llm_model("{engine}")
+'''
+    return f'''"""The {engine} engine; its adapter is `endcap_server.triton.{engine}_model`."""
+
+from endcap_server.triton.{engine}_model import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
 '''
 
 
