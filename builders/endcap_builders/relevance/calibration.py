@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from endcap_builders.logistic import fit_logistic
 from endcap_builders.relevance.pairs import RelevanceError
 
 CALIBRATION_FILE = "calibration.json"
-_STEPS = 50
 _PRIOR = 1e-3
 """Weight of a weak pull towards flat curves: keeps perfectly separable data from asking for an infinite slope."""
 
@@ -65,10 +65,12 @@ def calibrate(logits: np.ndarray, relevance: np.ndarray, offsets: np.ndarray) ->
         raise RelevanceError("calibration: expected different logits, got the same for all pairs; train longer")
     # In units of the logits' spread, so that start and prior mean the same for any student.
     standard = (logits - logits.mean()) / spread
-    slope, offset = _fit(np.column_stack([standard, np.ones_like(standard)]), relevance)
+    (slope,), offset = fit_logistic(standard[:, None], relevance, intercept=True, prior=_PRIOR)
     slope = max(slope, 1e-3)
     differences = np.concatenate([np.empty(0), *_preferences(standard, relevance, offsets)])
-    steepness = float(_fit(differences[:, None], np.ones(len(differences)))[0]) if len(differences) else slope
+    steepness = slope
+    if len(differences):
+        (steepness,), _ = fit_logistic(differences[:, None], np.ones(len(differences)), intercept=False, prior=_PRIOR)
     return FittedCalibration(
         scale=float(slope / spread),
         bias=float(offset - slope * logits.mean() / spread),
@@ -81,22 +83,6 @@ def _preferences(scores: np.ndarray, relevance: np.ndarray, offsets: np.ndarray)
     for start, end in zip(offsets[:-1], offsets[1:], strict=True):  # noqa: RUF007 - read as start and end
         better, worse = np.nonzero(relevance[start:end, None] > relevance[None, start:end] + 1e-6)
         yield scores[start:end][better] - scores[start:end][worse]
-
-
-def _fit(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Logistic regression with soft targets by Newton's method: features [n, k] -> weights [k]."""
-    weights = np.zeros(features.shape[1])
-    prior = _PRIOR * len(features) * np.eye(features.shape[1])
-    for _ in range(_STEPS):
-        predicted = _sigmoid(features @ weights)
-        gradient = features.T @ (predicted - targets) + prior @ weights
-        curvature = (features * (predicted * (1 - predicted))[:, None]).T @ features + prior
-        step = np.linalg.solve(curvature, gradient)
-        step *= min(1.0, 2.0 / max(1e-12, float(np.abs(step).max())))
-        weights = weights - step
-        if np.abs(step).max() < 1e-9:
-            break
-    return weights
 
 
 def _sigmoid(values: np.ndarray) -> np.ndarray:

@@ -1,8 +1,12 @@
 """How well scores order held-out pairs."""
 
+import ir_measures
 import numpy as np
 
 from endcap_builders.relevance.pairs import Pairs
+
+_GRAIN = 1000
+"""Gains are whole numbers to trec_eval: a relevance of 0.667 gains 667."""
 
 
 def query_accuracy(scores: np.ndarray, pairs: Pairs) -> np.ndarray:
@@ -28,19 +32,31 @@ def group_figures(scores: np.ndarray, pairs: Pairs, depth: int = 10) -> dict[str
         pairs; pair_accuracy: share of the pairs of products of one query, differing in relevance, that are in the right
         order (a tie counts half); ndcg: linear gains, mean over the queries that have a relevant product.
     """
-    right, total, gains = 0.0, 0, []
+    right, total = 0.0, 0
     offsets = pairs.offsets
     for start, end in zip(offsets[:-1], offsets[1:], strict=True):  # noqa: RUF007 - read as start and end
         score, target = scores[start:end], pairs.target[start:end]
         better, worse = np.nonzero(target[:, None] > target[None, :] + 1e-6)
         right += float(((score[better] > score[worse]) + 0.5 * (score[better] == score[worse])).sum())
         total += len(better)
-        if end > start and target.max() > 0:
-            discount = 1 / np.log2(np.arange(2, min(depth, end - start) + 2))
-            best = np.sort(target)[::-1][:depth]
-            gains.append(float(target[np.argsort(-score, kind="stable")][:depth] @ discount / (best @ discount)))
     return {
         "pairs": len(pairs),
         "pair_accuracy": round(right / total, 4) if total else 0.0,
-        "ndcg": round(float(np.mean(gains)), 4) if gains else 0.0,
+        "ndcg": _ndcg(scores, pairs, depth),
     }
+
+
+def _ndcg(scores: np.ndarray, pairs: Pairs, depth: int) -> float:
+    """Mean nDCG of the queries that have a relevant product; 0 without any."""
+    qrels: dict[str, dict[str, int]] = {}
+    run: dict[str, dict[str, float]] = {}
+    for query, row, target, score in zip(pairs.query, pairs.product, pairs.target, scores, strict=True):
+        qrels.setdefault(str(query), {})[str(row)] = round(float(target) * _GRAIN)
+        run.setdefault(str(query), {})[str(row)] = float(score)
+    relevant = {query: products for query, products in qrels.items() if any(products.values())}
+    asked = {query: products for query, products in run.items() if query in relevant}
+    if not relevant:
+        return 0.0
+    return round(
+        float(ir_measures.calc_aggregate([ir_measures.nDCG @ depth], relevant, asked)[ir_measures.nDCG @ depth]), 4
+    )

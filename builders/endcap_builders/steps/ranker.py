@@ -30,6 +30,7 @@ from endcap_builders.behaviour.tables import BehaviourSettings
 from endcap_builders.catalogue.groups import EVENTS
 from endcap_builders.evaluation.pages import PAGE_SIZE
 from endcap_builders.gates import Gate, write_gates
+from endcap_builders.logistic import fit_logistic
 from endcap_builders.pipeline import BuildContext, Settings, Step, read_manifest
 from endcap_builders.steps.store import WITHOUT_FACTS
 
@@ -205,16 +206,9 @@ def _predict(booster: lightgbm.Booster, examples: Examples, columns: list[str]) 
 
 
 def _calibrate(raw: Array, bought: Array) -> tuple[float, float]:
-    """Fit sigmoid(scale * raw + shift) to the shares of candidates bought (Platt scaling by Newton)."""
-    design = np.stack([raw, np.ones_like(raw)], axis=1)
-    theta = np.array([1.0, 0.0])
-    ridge = np.eye(2)
-    for _ in range(25):
-        probability = 1 / (1 + np.exp(-np.clip(design @ theta, -30, 30)))
-        gradient = design.T @ (probability - bought) + ridge @ (theta - [1.0, 0.0])
-        curvature = (design * (probability * (1 - probability))[:, None]).T @ design + ridge
-        theta = theta - np.linalg.solve(curvature, gradient)
-    return float(max(theta[0], 1e-3)), float(theta[1])
+    """Fit sigmoid(scale * raw + shift) to the shares of candidates bought (Platt scaling)."""
+    (scale,), shift = fit_logistic(raw[:, None], bought, intercept=True, prior=1 / len(raw))
+    return float(max(scale, 1e-3)), shift
 
 
 def _write_none(ctx: BuildContext, reason: str) -> dict[str, Any]:
