@@ -9,7 +9,7 @@ from endcap_server.declared.errors import ParameterError
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_of, texts_of
 from endcap_server.shop.rules import MerchandisingRules
 from endcap_server.stages.documents import PageRequest, Themes
-from endcap_server.stages.fusion import Fusion
+from endcap_server.stages.fusion import Fusion, blend_weights
 from endcap_server.stages.keywords import Keywords
 from endcap_server.stages.page import SIGNALS
 from endcap_server.stages.ranking import RankerError
@@ -387,3 +387,13 @@ def test_status_says_where_each_placement_comes_from(shop: Path) -> None:
     assert {each["source"] for each in placements} <= {"required", "generated", "category", "classic:popular"}
     assert {each.get("keywords") for each in placements if each["source"] == "generated"} <= {"ranked", "nearest"}
     assert "placements" not in json_of(search(shop, "wool rug")["STATUS"])
+
+
+def test_weights_of_a_cross_encoder_that_is_not_installed_go_to_cosine_and_words() -> None:
+    search = np.array([0.3, 0.3, 0.2, 0.1, 0.0, 0.05, 0.05])
+    assert blend_weights(search, judged=True).tolist() == search.tolist()
+    np.testing.assert_allclose(blend_weights(search, judged=False), [0, 0, 0.6, 0.3, 0, 0.05, 0.05])
+    placement = np.array([0.3, 0.3, 0.2, 0.0, 0.1, 0.05, 0.05])
+    np.testing.assert_allclose(blend_weights(placement, judged=False), [0, 0, 0.8, 0, 0.1, 0.05, 0.05])
+    alone = np.array([0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0])
+    assert blend_weights(alone, judged=False).tolist() == [0, 0, 1, 0, 0, 0, 0]

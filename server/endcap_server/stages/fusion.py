@@ -160,12 +160,19 @@ class Placed:
 
 
 def blend_weights(weights: np.ndarray, judged: bool) -> np.ndarray:
-    """The weights float [7] of a build, whose cosine has those of the cross-encoder if that is not installed."""
+    """The weights float [7] of a build.
+
+    Without an installed cross-encoder its weights go to what matches a text and a product without it, the cosine and
+    the words, in the ratio of their own weights; all to the cosine if neither has any.
+    """
     if judged:
         return weights
     moved = weights.copy()
     unknown = [SIGNALS.index("margin"), SIGNALS.index("relevance")]
-    moved[SIGNALS.index("similarity")] += weights[unknown].sum()
+    similarity, lexical = SIGNALS.index("similarity"), SIGNALS.index("lexical")
+    own = weights[[similarity, lexical]]
+    shares = own / own.sum() if own.any() else np.array([1.0, 0.0])
+    moved[[similarity, lexical]] += weights[unknown].sum() * shares
     moved[unknown] = 0.0
     return moved
 
