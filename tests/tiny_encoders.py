@@ -85,6 +85,7 @@ def write_store(build: Path, tokenizer_path: Path, titles: list[str], dimension:
         brands=[],
         category=np.full(count, -1),
         categories=[],
+        category_labels=[path.rpartition(" > ")[2] for path in []],
         price=np.full(count, np.nan),
         in_stock=np.ones(count),
         popularity=np.zeros(count),

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from endcap_builders.catalogue import CatalogueError, catalogue_digest, read_catalogue
+from endcap_builders.pipeline import Pipeline
+from endcap_builders.steps.catalogue import STEP as CATALOGUE_STEP
 from endcap_server.stages.contract import MAX_ID_BYTES
 
 IDS = ["P1", "P2", "P3", "P4"]
@@ -388,3 +390,10 @@ def test_shoppers_whose_ids_differ_by_case_are_warned_about(folder: Path) -> Non
     write(folder / "events.parquet", {**EVENTS, "user_id": ["u1", "U1", "u1", "u2"]})
     (warning,) = read_catalogue(folder).warnings
     assert warning.startswith("events, column user_id: 1 ids are written in several ways")
+
+
+def test_warnings_are_kept_in_the_manifest(folder: Path) -> None:
+    write(folder / "products.parquet", {**PRODUCTS, "title": ["nan", "Mug", "Jug", "Jar"]})
+    manifest = Pipeline([CATALOGUE_STEP], folder / "build", folder).run()
+    (warning,) = manifest["steps"]["catalogue"]["figures"]["warnings"]
+    assert "a word for no value instead of a title" in warning

@@ -77,7 +77,7 @@ def test_completejourney_titles_are_readable(tmp_path: Path) -> None:
         tmp_path / "source",
         products={
             "product_id": ["1", "2", "3", "4", "5", "6"],
-            "department": ["GROCERY", "GROCERY", "PRODUCE", "MEAT-PCKGD", "FUEL", "PASTRY"],
+            "department": ["GROCERY", "FROZEN GROCERY", "PRODUCE", "MEAT-PCKGD", "FUEL", "PASTRY"],
             "brand": ["Private", "National", "National", "National", "National", "Private"],
             "product_category": [
                 *("FLUID MILK PRODUCTS", "FRZN VEGETABLE/VEG DSH", "TROPICAL FRUIT", "LUNCHMEAT", "COUPON/MISC ITEMS"),
@@ -99,13 +99,16 @@ def test_completejourney_titles_are_readable(tmp_path: Path) -> None:
     )
     catalogue = run_importer("completejourney", source, tmp_path / "shop")
     assert catalogue.products["title"].to_list() == [
-        "Store Brand White Milk, 1 gal",
-        "Frozen Corn On The Cob, 6 ct",
+        "Store Brand Fluid Milk White, 1 gal",
+        "Frozen Corn On the Cob, 6 ct",
         "Bananas",
-        "Poultry Lunch Meat, 5 oz",
-        "Store Brand Italian, French Bread",
+        "Poultry, 5 oz",
+        "Store Brand Italian & French Bread",
     ]
-    assert catalogue.products["category"][1] == "Grocery > Frozen Vegetable, Vegetables Dishes > Frozen Corn On The Cob"
+    assert (
+        catalogue.products["category"][1]
+        == "Frozen Grocery > Frozen Vegetable & Vegetable DSH > Frozen Corn On the Cob"
+    )
     assert catalogue.products["brand"].to_list() == ["Store Brand", "", "", "", "Store Brand"]
     assert catalogue.products["price"].to_list()[:3] == [2.75, None, 0.75]
     assert catalogue.events is not None

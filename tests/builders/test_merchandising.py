@@ -24,7 +24,7 @@ from endcap_builders.merchandising.profiles import ProfileSampler
 from endcap_builders.merchandising.quality import prune_keywords, prune_page
 from endcap_builders.merchandising.statistics import SEASONS, compute_statistics
 from endcap_builders.merchandising.teacher import KeywordRequest, Profile, ThemeTask
-from endcap_builders.merchandising.topics import category_names, presentable
+from endcap_builders.merchandising.topics import presentable
 from endcap_builders.pipeline import BuildError
 from endcap_server.shop import prompts
 from endcap_server.shop.grammar import theme_grammar
@@ -211,11 +211,6 @@ def test_presentable_texts_are_a_few_plain_words():
     assert presentable("1/2 pipe")
     assert not presentable("a,b c")
     assert not presentable("six words are far too many")
-
-
-def test_equal_leaves_of_other_parents_stay_apart():
-    paths = ["Men > Shirts", "Women > Shirts", "Home > Lamps", "Soup > Other", "Fruit > Other"]
-    assert category_names(paths) == ["men shirts", "women shirts", "lamps", "soup", "fruit"]
 
 
 def test_what_lasts_is_not_restocked(tmp_path):

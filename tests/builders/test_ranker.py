@@ -36,6 +36,7 @@ def make_store(build: Path) -> ItemStore:
         brands=[],
         category=rng.integers(5, size=PRODUCTS),
         categories=[f"c{category}" for category in range(5)],
+        category_labels=[path.rpartition(" > ")[2] for path in [f"c{category}" for category in range(5)]],
         price=rng.uniform(1, 90, PRODUCTS),
         in_stock=np.ones(PRODUCTS, bool),
         popularity=np.zeros(PRODUCTS),

@@ -32,6 +32,7 @@ def make_store(build: Path, products: int = 40, seed: int = 3) -> ItemStore:
         brands=["a", "b", "c", "d"],
         category=category,
         categories=CATEGORIES,
+        category_labels=[path.rpartition(" > ")[2] for path in CATEGORIES],
         price=price,
         in_stock=np.ones(products, bool),
         popularity=rng.random(products),

@@ -26,6 +26,7 @@ def write_store(build: Path, products: int = 3, keywords: int = 2) -> None:
         brands=["Acme", "Borealis"],
         category=np.zeros(products),
         categories=["home > lamps"],
+        category_labels=[path.rpartition(" > ")[2] for path in ["home > lamps"]],
         price=np.full(products, np.nan),
         in_stock=np.ones(products),
         popularity=np.linspace(0, 1, products),

@@ -72,6 +72,7 @@ def build_shop(build: Path, out_of_stock: tuple[int, ...] = (), categories: bool
         brands=BRANDS,
         category=np.array(category),
         categories=tuple(CATEGORIES) if categories else (),
+        category_labels=[path.rpartition(" > ")[2] for path in (CATEGORIES if categories else ())],
         price=np.full(len(ids), 9.5),
         in_stock=in_stock,
         popularity=np.linspace(1, 0, len(ids)),

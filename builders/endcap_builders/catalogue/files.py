@@ -89,7 +89,7 @@ def _is_place(place: Path, table: Table) -> bool:
 
 def near_misses(folder: Path) -> dict[str, str]:
     """Entries of ``folder`` whose name is nearly that of a table, with the name that was probably meant."""
-    forms = {}
+    forms: dict[str, Table] = {}
     for table in TABLES:
         singular = table.name[:-3] + "y" if table.name.endswith("ies") else table.name[:-1]
         forms |= {table.name: table, singular: table}
@@ -214,8 +214,8 @@ def _read_part(
         return None
     for column in table.columns:
         if column.name in keys and column.name not in found:
-            value = pl.Series(column.name, [_key_value(keys[column.name], column.kind)])
-            columns[column.name] = value.new_from_index(0, rows)
+            constant = pl.Series(column.name, [_key_value(keys[column.name], column.kind)])
+            columns[column.name] = constant.new_from_index(0, rows)
     if len(problems) > before:
         return None
     # A file without declared columns keeps its number of rows in no column; such a table is refused later.

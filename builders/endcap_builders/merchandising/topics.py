@@ -5,12 +5,12 @@ or n-gram of titles with the products that it names. Everything else in the teac
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from endcap_server.shop.prompts import CONCEPT_CHARACTERS, clean, leaf_name, plain_words
+from endcap_server.shop.prompts import CONCEPT_CHARACTERS, clean, label_name, leaf_name, plain_words
 from endcap_server.shop.store import ItemStore
 from endcap_server.shop.words import stems, words
 
@@ -110,30 +110,16 @@ def find_topics(store: ItemStore) -> Topics:
 
 
 def _category_names(store: ItemStore) -> list[str]:
-    names = [name if presentable(name) else "" for name in category_names(list(store.categories))]
+    names = [name if presentable(name) else "" for name in map(label_name, store.category_labels)]
     return [names[index] if index >= 0 else "" for index in store.category.tolist()]
-
-
-def category_names(paths: Sequence[str]) -> list[str]:
-    """Name each category path by its leaf; leaves of one name under other parents keep their parent's name before it.
-
-    "Men > Shirts" and "Women > Shirts" become "men shirts" and "women shirts"; a lone "Home > Lamps" becomes "lamps".
-    """
-    leaves = [leaf_name(path) for path in paths]
-    paths_of = Counter(leaves)
-    names = []
-    for path, leaf in zip(paths, leaves, strict=True):
-        above = leaf_name(path.rpartition(">")[0]) if paths_of[leaf] > 1 else ""
-        names.append(f"{above} {leaf}" if above and not stems(above) & stems(leaf) else leaf)
-    return names
 
 
 def _parents(store: ItemStore) -> dict[str, str]:
     parents: dict[str, str] = {}
-    for path, name in zip(store.categories, category_names(list(store.categories)), strict=True):
+    for path, label in zip(store.categories, store.category_labels, strict=True):
         above, _, _ = path.rpartition(">")
         if above:
-            parents.setdefault(name, leaf_name(above))
+            parents.setdefault(label_name(label), leaf_name(above))
     return parents
 
 

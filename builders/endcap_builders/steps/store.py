@@ -13,6 +13,7 @@ from endcap_server.shop.store import KeywordColumns, ProductColumns, Ragged, tok
 from pydantic import Field
 
 from endcap_builders.catalogue.groups import EVENTS, FACTS, QUERIES, TEXTS
+from endcap_builders.catalogue.shopper_words import Label, audit_table, shopper_words
 from endcap_builders.keywords import WordIndex, known_keywords
 from endcap_builders.markup import plain_text
 from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
@@ -124,6 +125,7 @@ def _columns(ctx: BuildContext, settings: StoreSettings, vectors: Array) -> Prod
     products = ctx.catalogue.products
     brands, brand = _codes(products["brand"])
     categories, category = _codes(products["category"])
+    labels = _labels(ctx, products)
     tokenizer_path = Path(settings.tokenizer) if settings.tokenizer else ctx.input("bi_encoder") / "tokenizer.json"
     tokens, digest = _tokens(ctx, products, tokenizer_path, settings.max_product_tokens)
     vocabulary, captions = caption_tokens(
@@ -142,6 +144,7 @@ def _columns(ctx: BuildContext, settings: StoreSettings, vectors: Array) -> Prod
         brands=brands,
         category=category,
         categories=categories,
+        category_labels=[labels[path].text for path in categories],
         price=products["price"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
         in_stock=products["in_stock"].to_numpy(),
         popularity=_popularity(products, ctx.catalogue.events),
@@ -151,6 +154,16 @@ def _columns(ctx: BuildContext, settings: StoreSettings, vectors: Array) -> Prod
         tokenizer=digest,
         max_product_tokens=settings.max_product_tokens,
     )
+
+
+def _labels(ctx: BuildContext, products: pl.DataFrame) -> dict[str, Label]:
+    """What shoppers call each category; kept as a table to look at too."""
+    titles = {path: list(texts) for path, texts in products.group_by("category").agg("title").iter_rows()}
+    queries = ctx.catalogue.queries
+    searches = dict(queries.select("query", "count").iter_rows()) if queries is not None else {}
+    labels = shopper_words(products["category"], titles, searches)
+    audit_table(labels.values()).write_csv(ctx.output / "category_labels.csv")
+    return labels
 
 
 def _tokens(ctx: BuildContext, products: pl.DataFrame, path: Path, limit: int) -> tuple[Ragged, str]:

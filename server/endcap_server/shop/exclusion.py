@@ -48,7 +48,7 @@ class ExcludedNames:
     def __init__(self, store: ItemStore, rules: CompiledRules):
         self._store = store
         self._rules = rules
-        categories = _category_names(store.categories, set(rules.excluded_categories.tolist()))
+        categories = _category_names(store.categories, store.category_labels, set(rules.excluded_categories.tolist()))
         names = {_stems(store.brands[position]) for position in rules.excluded_brands.tolist()} | categories[0]
         self._by_first: dict[str, list[tuple[str, ...]]] = {}
         for name in names - {()}:
@@ -104,20 +104,24 @@ def _stems(text: str) -> tuple[str, ...]:
     return tuple(stem(word) for word in words(text))
 
 
-def _category_names(categories: Sequence[str], excluded: set[int]) -> tuple[set[tuple[str, ...]], frozenset[str]]:
-    """Names of the categories that are excluded whole, and the words that only they have; both as stems."""
+def _category_names(
+    categories: Sequence[str], labels: Sequence[str], excluded: set[int]
+) -> tuple[set[tuple[str, ...]], frozenset[str]]:
+    """Names and labels of the categories that are excluded whole, and the words that only they have; both as stems."""
     if not excluded:
         return set(), frozenset()
     paths = [[_stems(part) for part in category.split(">")] for category in categories]
     allowed = [path for position, path in enumerate(paths) if position not in excluded]
     prefixes = {tuple(path[:length]) for path in allowed for length in range(1, len(path) + 1)}
     allowed_names = {name for path in allowed for name in path}
+    allowed_names |= {_stems(label) for position, label in enumerate(labels) if position not in excluded}
     names = {
         path[length - 1]
         for position in excluded
         for path in (paths[position],)
         for length in range(1, len(path) + 1)
         if tuple(path[:length]) not in prefixes
-    } - allowed_names
+    }
+    names = (names | {_stems(labels[position]) for position in excluded}) - allowed_names
     allowed_words = {word for name in allowed_names for word in name}
     return names, frozenset(word for name in names for word in name) - allowed_words - LITTLE_WORDS

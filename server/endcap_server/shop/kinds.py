@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from endcap_server.shop.columns import Array, StringColumn, load_array
-from endcap_server.shop.prompts import due, favourites, leaf_name
+from endcap_server.shop.prompts import due, favourites, label_name
 from endcap_server.shop.store import ItemStore
 
 FOLDER = "merchandising"
@@ -35,7 +35,7 @@ class Kinds:
 
     @classmethod
     def open(cls, build: Path, store: ItemStore) -> "Kinds":
-        """Read what `merchandising` wrote; the leaf category of products that have no topic."""
+        """Read what `merchandising` wrote; the category of products that have no topic."""
         topic = np.full(len(store), -1, np.int32)
         names: list[str] = []
         restocked: frozenset[str] = frozenset()
@@ -45,7 +45,7 @@ class Kinds:
             again = load_array(build / FOLDER, "topic_restocked", np.bool_)
             restocked = frozenset(name for name, is_again in zip(names, again.tolist(), strict=True) if is_again)
         position = {name: place for place, name in enumerate(names)}
-        leaves = [leaf_name(path) for path in store.categories]
+        leaves = [label_name(label) for label in store.category_labels]
         place_of_leaf = np.array(
             [position.setdefault(leaf, len(position)) if leaf else -1 for leaf in leaves], np.int32
         )

@@ -36,8 +36,9 @@ _NAMELESS = frozenset(
     ("", "other", "others", "all other", "misc", "miscellaneous", "general", "assorted", "unknown", "none")
 )
 _SEPARATORS = re.compile(r"[|,;:\"\\{}\[\]<>]")
+_MOST_WORDS = 5
 _PLAIN_WORD = r"(?:[^\W_][\w&'%.+/-]{0,19}|&)"
-_PLAIN = re.compile(rf"{_PLAIN_WORD}(?: {_PLAIN_WORD}){{0,4}}")
+_PLAIN = re.compile(rf"{_PLAIN_WORD}(?: {_PLAIN_WORD}){{0,{_MOST_WORDS - 1}}}")
 _SPACES = re.compile(r"\s+")
 
 
@@ -80,6 +81,14 @@ def leaf_name(category: str) -> str:
         if name not in _NAMELESS:
             return name
     return name
+
+
+def label_name(label: str) -> str:
+    """Name a category by its label as prompts do: plain, in lower case, at most five words and 40 characters."""
+    name = clean(label.replace("/", " ").replace("_", " "), CONCEPT_CHARACTERS).lower().split()[:_MOST_WORDS]
+    while name and name[-1] in ("&", "and", "in", "with"):
+        name.pop()
+    return " ".join(name)
 
 
 def favourites(labels: Iterable[str], limit: int, half_life: float = HALF_LIFE) -> list[str]:

@@ -29,7 +29,7 @@ STORE_FILES = (
     "store/store.json",
     *(
         f"store/{column}.{part}.npy"
-        for column in ("product_ids", "titles", "brands", "categories", "caption_tokens", "keywords")
+        for column in ("product_ids", "titles", "brands", "categories", "category_labels", "caption_tokens", "keywords")
         for part in _TEXT_COLUMN
     ),
     *(f"store/{column}.{part}.npy" for column in ("tokens", "captions") for part in ("values", "offsets")),
@@ -51,7 +51,8 @@ class ProductColumns:
     """The product half of the store, as the builder has it in memory; n products, all columns in the same order.
 
     ``vectors`` float [n, D] of unit length, ``brand`` and ``category`` int [n] are positions in ``brands`` and
-    ``categories`` (-1 none), ``price`` float [n] (NaN unknown), ``popularity`` float [n] 0..1.
+    ``categories`` (-1 none), ``category_labels`` what shoppers call each of ``categories``, ``price`` float [n] (NaN
+    unknown), ``popularity`` float [n] 0..1.
     """
 
     product_ids: Sequence[str]
@@ -61,6 +62,7 @@ class ProductColumns:
     brands: Sequence[str]
     category: Array
     categories: Sequence[str]
+    category_labels: Sequence[str]
     price: Array
     in_stock: Array
     popularity: Array
@@ -76,6 +78,7 @@ class ProductColumns:
         StringColumn.write(folder, "titles", self.titles)
         StringColumn.write(folder, "brands", self.brands)
         StringColumn.write(folder, "categories", self.categories)
+        StringColumn.write(folder, "category_labels", self.category_labels)
         StringColumn.write(folder, "caption_tokens", self.caption_tokens)
         save_array(folder, "vectors", self.vectors, np.float16)
         save_array(folder, "brand", self.brand, np.int32)
@@ -124,6 +127,7 @@ class ItemStore:
     category: Array  # int32 [n], position in categories, -1 none
     brands: list[str]
     categories: list[str]  # full paths "a > b > c"
+    category_labels: list[str]  # what shoppers call each category, distinct
     price: Array  # float32 [n], NaN unknown
     in_stock: Array  # bool [n]
     popularity: Array  # float32 [n], 0..1
@@ -162,6 +166,7 @@ class ItemStore:
             category=load_array(store, "category", np.int32),
             brands=list(StringColumn.open(store, "brands")),
             categories=list(StringColumn.open(store, "categories")),
+            category_labels=list(StringColumn.open(store, "category_labels")),
             price=load_array(store, "price", np.float32),
             in_stock=load_array(store, "in_stock", np.bool_),
             popularity=load_array(store, "popularity", np.float32),

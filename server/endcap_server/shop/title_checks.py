@@ -66,7 +66,7 @@ class BrandCheck:
     @classmethod
     def of(cls, store: ItemStore) -> "BrandCheck":
         """Prepare the check for a catalogue."""
-        common = {word for category in store.categories for word in _words(category)}
+        common = {word for category in (*store.categories, *store.category_labels) for word in _words(category)}
         found: dict[str, list[tuple[str, ...]]] = {}
         for brand in store.brands:
             words = tuple(_words(brand))
@@ -102,7 +102,7 @@ class WordCheck:
         if not path.exists():
             return None
         known = set(path.read_text(encoding="utf-8").split())
-        for texts in (store.keywords, store.categories, store.brands):
+        for texts in (store.keywords, store.categories, store.category_labels, store.brands):
             for text in texts:
                 known.update(_words(text))
         return cls(frozenset(known))

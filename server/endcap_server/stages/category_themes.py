@@ -34,13 +34,11 @@ class CategoryThemes:
         titles: set[str] = set()
         own = [int(i) for i in categories if 0 <= i < len(self.store.categories)]
         for position in [*own, *self._popular]:
-            path = self.store.categories[position]
-            leaf = path.rsplit(">", 1)[-1].strip()
-            name = leaf if prompts.leaf_name(leaf) == prompts.leaf_name(path) else prompts.leaf_name(path)
+            name = self.store.category_labels[position]
             if name and name.casefold() not in titles:
                 titles.add(name.casefold())
                 searches = self.store.keywords.take(self._keywords.get(position, ()))
-                yield ThemeDraft(_title(name), tuple(dict.fromkeys([prompts.leaf_name(path) or name, *searches])))
+                yield ThemeDraft(_title(name), tuple(dict.fromkeys([prompts.label_name(name) or name, *searches])))
         for row in self._searched:
             text = self.store.keywords[row]
             if text and text.casefold() not in titles:
