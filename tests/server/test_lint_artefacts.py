@@ -16,8 +16,13 @@ from endcap_server.lint import lint_repository
 from endcap_server.models import DECLARATIONS
 from rich.console import Console
 
-ORDER = ("bi_encoder", "store", "index", "cross_encoder", "theme_llm", "keyword_llm", "ranker")
-READS = {"store": ("bi_encoder",), "index": ("store",), "cross_encoder": ("store",), "ranker": ("store", "index")}
+ORDER = ("bi_encoder", "store", "index", "lexical", "cross_encoder", "theme_llm", "keyword_llm", "ranker")
+READS = {
+    "store": ("bi_encoder",),
+    "index": ("store",),
+    "cross_encoder": ("store",),
+    "ranker": ("store", "index"),
+}
 
 
 def files_of(step: str) -> set[str]:
