@@ -44,7 +44,7 @@ def add_serve_command(subparsers: Any) -> None:
         "--drain-seconds",
         type=numbers.number(0, 600),
         default=5.0,
-        help="on SIGTERM: how long new requests are refused, and the server says it is not ready, before it stops "
+        help="on SIGTERM: how long new requests are refused while those in flight end, before it stops "
         "(default: %(default)s)",
     )
     parser.add_argument("--ready-timeout", type=numbers.seconds, default=120.0, help="seconds (default: %(default)s)")

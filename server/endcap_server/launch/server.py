@@ -20,7 +20,6 @@ from endcap_server.launch.command_line import hide_argument
 from endcap_server.launch.installation import Installation, find_installation
 from endcap_server.launch.listening import check_address, free_ports, joined, loopback_beside
 from endcap_server.launch.options import ServerOptions
-from endcap_server.launch.readiness import say_not_ready
 from endcap_server.launch.server_log import ServerLog
 from endcap_server.launch.watchdog import CONTROL_TIMEOUT_S, Watchdog
 from endcap_server.models import ENSEMBLES
@@ -153,18 +152,15 @@ class Server:
             self._watchdog.start()
 
     def drain(self) -> None:
-        """Say that the server is not ready, and refuse new requests, while those in flight end: for `drain_s` seconds.
+        """Refuse new requests as UNAVAILABLE while those in flight end, for `drain_s` seconds.
 
-        To be called before :meth:`stop`, with which connections are reset at once.
+        To be called before :meth:`stop`, with which connections are reset at once. Triton 24.10 offers no way to make a
+        server that still answers say that it is not ready.
         """
         if self.process is None or self.process.poll() is not None or self._run_folder is None:
             return
         if self._watchdog is not None:
             self._watchdog.stop()
-        if not say_not_ready(self.process.pid, self.installation):
-            self._report(
-                "the server still calls itself ready while it refuses requests: the kernel lets nobody change it"
-            )
         (self._run_folder / DRAINING).touch()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(self.options.drain_s)
