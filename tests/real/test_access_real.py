@@ -12,7 +12,7 @@ import psutil
 import pytest
 import trustme
 from endcap_client import Client, EndcapError, Options
-from endcap_client import ServerTls as ClientTls
+from endcap_client import Tls as ClientTls
 from endcap_server.launch import LaunchError, Server, ServerOptions, ServerTls, connect
 from endcap_server.launch.command_line import hide_argument
 from endcap_server.serving.processes import model_processes

@@ -14,7 +14,7 @@ from endcap_server.ensembles import ENSEMBLES, STAGES
 from endcap_server.models import DECLARATIONS, ENGINES
 from endcap_server.serving import metrics
 from endcap_server.serving.generation import staged_name
-from endcap_server.stages.fusion import RANKER
+from endcap_server.stages.pools import RANKER
 from queries import ALERTS, DOCS, SCRAPED, alerts, dashboard, queries, results, selectors
 
 SERIES = {name: metric for metric in metrics.METRICS for name in metric.series}

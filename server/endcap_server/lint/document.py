@@ -5,6 +5,7 @@
 
 import re
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from endcap_server.declared.model import ADAPTER_PARAMETERS
 from endcap_server.lint import CODES
 from endcap_server.models import DECLARATIONS
 
+_LINE = 120
 _PART = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 
 
@@ -31,7 +33,7 @@ def parameters() -> str:
         ]
         parts.append(f"### `{name}`\n\n" + _table(("parameter", "default", "range", "meaning"), rows))
     shared = ", ".join(f"`{key}`, {meaning}" for key, meaning in ADAPTER_PARAMETERS.items())
-    return "\n".join([f"All of them also take {shared}.\n", *parts])
+    return "\n".join([textwrap.fill(f"All of them also take {shared}.", _LINE) + "\n", *parts])
 
 
 def document(text: str) -> str:
