@@ -144,10 +144,11 @@ class Abbreviations:
         if not cut and self.known(word):
             return None
         best: tuple[float, str, str] | None = None
-        local = {stem(other) for other in nearby}
+        local = {stem(other) for other in nearby if other[0] == word[0]}
         own = self._counts[word]
+        short = _singular(word)
         for form in self._by_first.get(word[0], ()):
-            kind, quality = _likeness(_singular(word), form)
+            kind, quality = _likeness(short, form)
             if not kind or not _VOWELS & set(form) or not self._is_candidate(kind, word, form, own, cut=cut):
                 continue
             near, beside = form in local, self._beside(form, before, after)

@@ -253,7 +253,7 @@ class _Labeller:
                         if parent and parent.casefold() != plain[node].casefold():
                             self._texts[node] = _below(plain[node], parent)
         for group in self._equal():
-            for number, node in enumerate(group[1:], 2):
+            for number, node in enumerate(sorted(group, key=lambda node: -self._sizes[node])[1:], 2):
                 self._texts[node] = f"{self._texts[node]} {number}"
 
     def _equal(self) -> list[list[Path]]:
