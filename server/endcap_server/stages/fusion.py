@@ -26,7 +26,7 @@ from endcap_server.stages.documents import KeywordRows, PageRequest, PlacementSo
 from endcap_server.stages.in_flight import table_of
 from endcap_server.stages.page import BLENDED, MEASURED, SIGNALS, Pool, Shelf, fill
 from endcap_server.stages.placements import Limits, Offer, PlacementCheck, choose_placements
-from endcap_server.stages.pools import Products
+from endcap_server.stages.pools import FreshShare, Products
 from endcap_server.stages.ranking import Ranker
 from endcap_server.stages.status import STATUS_TENSORS, StatusPart, part_of, read_versions, status_document
 from endcap_server.stages.trial import Trial
@@ -104,6 +104,12 @@ class FusionParameters(ModelParameters):
     )
     most_classic: int = Field(
         2, ge=0, le=16, description="classic placements (buy again, goes with, popular now), at most"
+    )
+    least_new: float = Field(
+        0.45,
+        ge=0,
+        le=1,
+        description="least share of a page's products that are new to the shopper, as far as values go",
     )
     generation: Annotated[int, SetBy("endcap apply")] = Field(
         1, ge=1, description="number of the set of models that a page comes from, for STATUS; endcap apply sets it"
@@ -246,7 +252,8 @@ class Fusion(Stage):
         candidates = inputs.get("CANDIDATE_ROW", _NO_ROWS)
         rows = inputs["ROW"]
         asked = np.concatenate([rows[rows >= 0], leading, candidates])
-        products = Products.of(asked, self.store, self.ranker, history, compiled, leading, status)
+        fresh = FreshShare(max(page.placements, 1) * page.products, 0.0 if page.is_search else self.settings.least_new)
+        products = Products.of(asked, self.store, self.ranker, history, fresh, compiled, leading, status)
         placed = self._generated(page, themes, inputs, products, status)
         if not page.is_search:
             placed += self._classic(page, products, candidates, inputs.get("CANDIDATE_SOURCE", _NO_ROWS), history)

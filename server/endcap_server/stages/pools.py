@@ -17,6 +17,33 @@ RANKER = "ranker"
 
 
 @dataclass(frozen=True)
+class FreshShare:
+    """Of a page of ``products`` the share ``least``, 0..1, is to be new to the shopper."""
+
+    products: int
+    least: float
+
+    def factor(self, probability: np.ndarray, new: np.ndarray, factor: float) -> float:
+        """What new products weigh against repeats so that the most valuable ones have that share.
+
+        Args:
+            probability: float [n] > 0, of all products that the page may show.
+            new: bool [n], whether each is new to the shopper.
+            factor: What they weigh at least.
+
+        Returns:
+            ``factor``, or as much more as it takes. Where there are too few of either kind, all of it is shown anyway.
+        """
+        wanted = int(np.ceil(self.least * self.products))
+        fresh, repeats = np.sort(probability[new])[::-1], np.sort(probability[~new])[::-1]
+        place = self.products - wanted
+        if not wanted or len(fresh) < wanted or len(repeats) <= place:
+            return factor
+        # The last new product that is wanted has to be worth as much as the first repeat that is not.
+        return max(factor, float(repeats[place] / max(fresh[wanted - 1], np.finfo(np.float32).tiny)))
+
+
+@dataclass(frozen=True)
 class Products:
     """Distinct products of a page and what does not depend on a placement.
 
@@ -47,20 +74,22 @@ class Products:
         store: ItemStore,
         ranker: Ranker | None,
         history: np.ndarray,
+        fresh: FreshShare,
         rules: CompiledRules,
         pinned: np.ndarray,
         status: StatusPart,
     ) -> "Products":
         """Look up and rank the distinct products among ``rows`` (int32 [any]); a ranker that fails is left out."""
         unique = np.unique(rows).astype(np.int32)
-        likely, value = _ranked(unique, store, ranker, history, status)
+        shown = store.in_stock[unique] & rules.allowed(unique) & ~np.isin(unique, pinned)
+        likely, value = _ranked(unique, store, ranker, history, fresh, shown, status)
         return cls(
             rows=unique,
             likely=likely,
             value=value,
             popularity=store.popularity[unique].astype(np.float32),
             factors=rules.factors(unique),
-            shown=store.in_stock[unique] & rules.allowed(unique) & ~np.isin(unique, pinned),
+            shown=shown,
             vectors=store.vectors[unique].astype(np.float32),
             brand=store.brand[unique],
         )
@@ -113,14 +142,22 @@ class Products:
 
 
 def _ranked(
-    rows: np.ndarray, store: ItemStore, ranker: Ranker | None, history: np.ndarray, status: StatusPart
+    rows: np.ndarray,
+    store: ItemStore,
+    ranker: Ranker | None,
+    history: np.ndarray,
+    fresh: FreshShare,
+    shown: np.ndarray,
+    status: StatusPart,
 ) -> tuple[np.ndarray, np.ndarray]:
+    """The columns `likely` and `value` of :class:`Products`."""
     unknown = np.full(len(rows), np.nan, np.float32)
     if ranker is None or not len(rows):
         return unknown, unknown
     try:
-        probability = ranker.score(store, history, rows)
-        value = probability * np.where(np.isin(rows, history), 1.0, ranker.new_factor).astype(np.float32)
+        probability, new = ranker.score(store, history, rows), ~np.isin(rows, history)
+        factor = fresh.factor(probability[shown], new[shown], ranker.new_factor)
+        value = probability * np.where(new, factor, 1.0).astype(np.float32)
         return ranker.signal(value), value
     except Exception as error:  # one signal of six: a page without it is better than none
         status.fall_back(f"ranker: {type(error).__name__}: {error}", Cause.FAILED, RANKER, whole=False)
