@@ -37,6 +37,8 @@ class NaiveEngines:
         import torch
         from endcap_server.engines.bi_encoder import BiEncoderConfig, load_tokenizer
         from endcap_server.engines.cross_encoder import MAX_TEXT_TOKENS, Calibration
+        from endcap_server.engines.lexical import LexicalIndex
+        from endcap_server.engines.nearest import DEFAULT_BOOSTS
         from sentence_transformers import CrossEncoder, SentenceTransformer
         from transformers.utils import logging
 
@@ -54,6 +56,7 @@ class NaiveEngines:
         for name, vectors in (("products", store.vectors), ("keywords", store.keyword_vectors)):
             self._indexes[name] = faiss.IndexFlatIP(store.dimension)
             self._indexes[name].add(np.asarray(vectors, np.float32))
+        self._words = LexicalIndex(build / "lexical", DEFAULT_BOOSTS)
         longest = MAX_TEXT_TOKENS + store.max_product_tokens + 3
         self._cross_encoder = CrossEncoder(
             str(build / "cross_encoder"), device="cpu", max_length=longest, activation_fn=torch.nn.Identity()
@@ -81,12 +84,25 @@ class NaiveEngines:
         }
 
     def _nearest(self, inputs: Tensors) -> Tensors:
+        name = texts_of(inputs["INDEX"])[0] if "INDEX" in inputs else ""
+        count, bits = int(inputs["K"][0]) if "K" in inputs else 0, inputs.get("ALLOWED")
+        allowed = None if bits is None else np.unpackbits(bits, count=len(self._texts), bitorder="little").astype(bool)
+        if name == "words":
+            hits = self._words.search(texts_of(inputs["TEXT"])[0], count, allowed)
+            return {"ROW": hits.rows[None], "SIMILARITY": hits.scores[None], "EXACT": hits.exact[None]}
         vectors = self._encode(texts_of(inputs["TEXT"])) if "TEXT" in inputs else _unit(inputs["VECTOR"])
-        index = self._indexes.get(texts_of(inputs["INDEX"])[0])
-        if index is None:
+        if not name:
             return {"VECTOR": vectors}
-        similarity, rows = index.search(vectors, int(inputs["K"][0]))
-        return {"ROW": rows.astype(np.int32), "SIMILARITY": similarity, "VECTOR": vectors}
+        index = self._indexes[name]
+        # Naive: everything is ranked, and what may not be shown is taken out afterwards.
+        similarity, rows = index.search(vectors, count if allowed is None else index.ntotal)
+        if allowed is not None:
+            shown = allowed[rows]
+            order = np.argsort(~shown, axis=1, kind="stable")[:, :count]
+            kept = np.take_along_axis(shown, order, axis=1)
+            rows = np.where(kept, np.take_along_axis(rows, order, axis=1), -1)
+            similarity = np.where(kept, np.take_along_axis(similarity, order, axis=1), np.nan)
+        return {"ROW": rows.astype(np.int32), "SIMILARITY": similarity.astype(np.float32), "VECTOR": vectors}
 
     def _encode(self, texts: list[str]) -> np.ndarray:
         # Stages ask again for texts of the stage before, and a search looks for products and for keywords with the
