@@ -93,6 +93,13 @@ def test_the_category_decides_between_words_of_the_same_consonants() -> None:
     assert labels["B > BTR"].text.endswith("Bitter")
 
 
+def test_two_letters_need_the_same_neighbour_elsewhere() -> None:
+    paths = ["DRUG GM > TOYS > GAMES", "DRUG GM > TOYS > DOLLS", "FOOD > DRY BN/RICE", "FOOD > DRY BEANS"]
+    labels = shopper_words(paths)
+    assert labels["DRUG GM"].text == "Drug"
+    assert labels["FOOD > DRY BN/RICE"].text == "Dry Beans & Rice"
+
+
 def test_equal_leaves_of_other_parents_stay_apart() -> None:
     paths = ["Men > Shirts", "Women > Shirts", "Home > Lamps", "Soup > Other", "Fruit > Other", "Fruit"]
     labels = shopper_words(paths)

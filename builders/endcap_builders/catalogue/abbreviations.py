@@ -152,7 +152,8 @@ class Abbreviations:
             if not kind or not _VOWELS & set(form) or not self._is_candidate(kind, word, form, own, cut=cut):
                 continue
             near, beside = form in local, self._beside(form, before, after)
-            if not (near or beside) and not _is_plain(kind, word, form):
+            # Two letters abbreviate too many words for one that is merely near: "gm" is no game.
+            if not (beside or (near and (cut or len(word) >= _LEAST_ALONE)) or _is_plain(kind, word, form)):
                 continue
             score = quality * (1 + _NEARBY * near + _BESIDE * beside) * self._forms[form].total() ** 0.25
             if best is None or score > best[0]:
