@@ -123,8 +123,8 @@ SETTINGS = (
         ("E202", RERANK, "preferred_batch_size"),
         ("W203", RERANK, "dynamic_batching"),
     ),
-    fault("dimension 0", (RERANK, "[ -1, -1, 3 ]", "[ -1, -1, 0 ]"), ("E205", RERANK, "MEASURED")),
-    fault("no dims", (RERANK, "TYPE_FP32 dims: [ -1, -1, 3 ]", "TYPE_FP32"), ("E205", RERANK, "MEASURED")),
+    fault("dimension 0", (RERANK, "[ -1, -1, 4 ]", "[ -1, -1, 0 ]"), ("E205", RERANK, "MEASURED")),
+    fault("no dims", (RERANK, "TYPE_FP32 dims: [ -1, -1, 4 ]", "TYPE_FP32"), ("E205", RERANK, "MEASURED")),
     fault("no type", (RERANK, "data_type: TYPE_FP32 dims: [ -1, -1", "dims: [ -1, -1"), ("E205", RERANK, "MEASURED")),
     fault(
         "tensor twice",
@@ -159,7 +159,7 @@ SETTINGS = (
         ("E208", RERANK, '"MEASURED" data_type'),
         ("E208", FUSION, '"MEASURED" data_type'),
     ),
-    fault("wrong type of a stage", (FUSION, "TYPE_INT32", "TYPE_INT64"), ("E208", FUSION, '"ROW"')),
+    fault("wrong type of a stage", (FUSION, "TYPE_INT32", "TYPE_INT64"), ("E208", FUSION, '"CANDIDATE_ROW"')),
     fault(
         "wrong shape of a stage",
         (
@@ -215,7 +215,7 @@ SETTINGS = (
 )
 
 WIRING = (
-    fault("step without maps", (SEARCH, '      model_name: "rerank"\n', ""), ("E301", SEARCH, 33)),
+    fault("step without maps", (SEARCH, '      model_name: "rerank"\n', ""), ("E301", SEARCH, 34)),
     fault(
         "missing model",
         (STOREFRONT, '"keywords"\n', '"keyword"\n'),
@@ -312,7 +312,6 @@ WIRING = (
         ),
         ("E312", STOREFRONT, 'key: "CANDIDATE_ROW" value: "row"'),
         ("E314", STOREFRONT, 'key: "CANDIDATE_ROW" value: "row"'),
-        ("E309", STOREFRONT, 'value: "candidate_row"'),
     ),
     fault(
         "cycle of three steps",
@@ -376,18 +375,17 @@ ensemble_scheduling {
             'input_map { key: "CANDIDATE_ROW" value: "PLACEMENTS"',
         ),
         ("E317", STOREFRONT, 'key: "CANDIDATE_ROW" value: "PLACEMENTS"'),
-        ("E309", STOREFRONT, 'output_map { key: "CANDIDATE_ROW"'),
     ),
     fault("absent version", (SEARCH, "model_version: -1", "model_version: 7"), ("E318", SEARCH, "model_version: 7")),
     fault(
         "ensemble that contains itself",
         (SEARCH, 'model_name: "fusion"', 'model_name: "search"'),
         ("E319", SEARCH, 'model_name: "search"'),
-        *(("E303", SEARCH, row) for row in (48, 49, 50, 51, 52)),
-        *(("E304", SEARCH, row) for row in (53, 54, 55)),
+        *(("E303", SEARCH, row) for row in (50, 51, 52, 53, 54)),
+        *(("E304", SEARCH, row) for row in (55, 56, 57)),
     ),
     fault("missing ensemble", ("E320", "", 0), act=_remove("search")),
-    fault("no step's model", (SEARCH, '"rerank"', '""'), ("E301", SEARCH, 33)),
+    fault("no step's model", (SEARCH, '"rerank"', '""'), ("E301", SEARCH, 34)),
     fault("missing engine", ("E321", RERANK, "backend"), act=_remove("cross_encoder")),
     fault(
         "unreachable model",

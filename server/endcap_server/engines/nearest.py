@@ -152,6 +152,8 @@ class Nearest:
 
         The vectors of up to ``cache_texts`` texts are remembered; ``boosts`` are of lexical searches.
         """
+        if faiss_device not in ("cpu", "gpu"):
+            raise EngineLoadError(f"faiss_device: expected cpu or gpu, got {faiss_device!r}")
         self.encoder = BiEncoder(build / "bi_encoder", options)
         self._cache = VectorCache(self.encoder.encode, cache_texts)
         self._indexes = {name: VectorIndex.read(build / "index" / f"{name}.faiss") for name in VECTOR_INDEXES}
@@ -172,8 +174,6 @@ class Nearest:
 
             copies = on_gpu({name: index.index for name, index in self._indexes.items()})
             self._indexes = {name: VectorIndex(index.index, copies[name]) for name, index in self._indexes.items()}
-        elif faiss_device != "cpu":
-            raise EngineLoadError(f"faiss_device: expected cpu or gpu, got {faiss_device!r}")
         if options.threads:
             faiss.omp_set_num_threads(options.threads)
 
