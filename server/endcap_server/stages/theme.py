@@ -157,7 +157,9 @@ class Theme(Stage):
         drafts, complete = await self._generate(shopper, wanted, required, deadline_ns, status)
         themes = self._required(required, drafts, excluded, status)
         checked = (self._check(draft, shopper, excluded, status) for draft in drafts[len(required) :])
-        fresh = [draft for draft in checked if draft]
+        written = [draft for draft in checked if draft]
+        searches = [text for text in request.searches if prompts.plain_words(text)][: placements - len(required)]
+        fresh = [*self._of_searches(searches, written, shopper, excluded, status), *written]
         vectors, about = await self._vectors([*themes, *fresh], excluded, deadline_ns, status)
         if about[len(required) :].any():
             status.count(ThemeCheck.THEME_EXCLUDED, int(about[len(required) :].sum()))
@@ -166,8 +168,7 @@ class Theme(Stage):
             vectors = None if vectors is None else vectors[kept]
         themes = self._distinct([*themes, *fresh], len(required), vectors, status)
         generated = len(themes) if drafts else 0
-        searches = request.searches[: placements - len(required)]
-        themes, answered = self._searches_first(themes, len(required), searches, shopper, excluded, status)
+        themes, answered = _searches_first(themes, len(required), searches)
         # LLM 1's spare theme may go to the checks; categories stand in for what the page itself would lack.
         least = placements if drafts else wanted
         filling = self._fill(themes, least - len(themes), request.categories, excluded)
@@ -272,30 +273,18 @@ class Theme(Stage):
             status.count(ThemeCheck.NO_CONCEPTS)
         return None
 
-    def _searches_first(
+    def _of_searches(
         self,
-        themes: Sequence[ThemeDraft],
-        required: int,
         searches: Sequence[str],
+        written: Sequence[ThemeDraft],
         shopper: str,
         excluded: ExcludedNames | None,
         status: StatusPart,
-    ) -> tuple[list[ThemeDraft], int]:
-        """Put a theme for each search right after the required ones: LLM 1's, or the search itself as the title.
-
-        Returns:
-            The themes, and how many of them answer a search.
-        """
-        rest = list(themes[required:])
-        leading: list[ThemeDraft] = []
-        for search in searches:
-            written = next((theme for theme in rest if theme.concepts[0] == search), None)
-            if written is not None:
-                rest.remove(written)
-            own = written or self._check(ThemeDraft(_capital(search), (search,)), shopper, excluded, status)
-            if own is not None:
-                leading.append(own)
-        return [*themes[:required], *leading, *rest], len(leading)
+    ) -> list[ThemeDraft]:
+        """A theme, titled by the search itself, for each search that LLM 1 wrote none for; checked like LLM 1's."""
+        missing = [text for text in searches if all(theme.concepts[0] != text for theme in written)]
+        own = [self._check(ThemeDraft(_capital(text), (text,)), shopper, excluded, status) for text in missing]
+        return [theme for theme in own if theme]
 
     def _names_a_brand(self, title: str, shopper: str) -> bool:
         if self.settings.brands_in_titles == "allow":
@@ -386,3 +375,17 @@ class Theme(Stage):
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def _searches_first(
+    themes: Sequence[ThemeDraft], required: int, searches: Sequence[str]
+) -> tuple[list[ThemeDraft], int]:
+    """Put the themes that answer searches right after the required ones; returns also how many these are."""
+    rest = list(themes[required:])
+    leading: list[ThemeDraft] = []
+    for search in searches:
+        own = next((theme for theme in rest if theme.concepts[0] == search), None)
+        if own is not None:
+            rest.remove(own)
+            leading.append(own)
+    return [*themes[:required], *leading, *rest], len(leading)
