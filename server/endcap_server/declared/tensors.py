@@ -46,8 +46,3 @@ def json_of(tensor: np.ndarray) -> Any:
 
 compact_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 """Compact JSON, keys in their order."""
-
-
-def json_text(value: Any) -> str:
-    """Compact JSON with sorted keys: equal values, equal text."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
