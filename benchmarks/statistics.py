@@ -6,7 +6,7 @@ from typing import Any
 
 from tritonclient.grpc import InferenceServerClient
 
-_DURATIONS = ("success", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss")
+_DURATIONS = ("success", "queue", "compute_input", "compute_infer", "compute_output")
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,11 @@ class ModelStatistics:
     requests: int = 0
     failures: int = 0
     executions: int = 0
-    cache_hits: int = 0
-    cache_misses: int = 0
     success_ms: float = 0.0
     queue_ms: float = 0.0
     compute_input_ms: float = 0.0
     compute_infer_ms: float = 0.0
     compute_output_ms: float = 0.0
-    cache_hit_ms: float = 0.0
-    cache_miss_ms: float = 0.0
 
     def __sub__(self, earlier: "ModelStatistics") -> "ModelStatistics":
         names = [each.name for each in fields(self)]
@@ -37,12 +33,10 @@ class ModelStatistics:
 
     def document(self) -> dict[str, Any]:
         """Counts and means for a report."""
-        hits, looked = self.cache_hits, self.cache_hits + self.cache_misses
         document: dict[str, Any] = {
             "requests": self.requests,
             "failures": self.failures,
             "executions": self.executions,
-            "cache_hit_share": round(hits / looked, 4) if looked else None,
         }
         for name in ("success", "queue", "compute_input", "compute_infer", "compute_output"):
             total = getattr(self, f"{name}_ms")
@@ -71,7 +65,5 @@ def _read(model: Any) -> ModelStatistics:
         requests=stats.success.count,
         failures=stats.fail.count,
         executions=model.execution_count,
-        cache_hits=stats.cache_hit.count,
-        cache_misses=stats.cache_miss.count,
         **durations,
     )

@@ -29,7 +29,7 @@ def speed(ratio: float, baseline_ms: float) -> dict[str, Any]:
 
 
 def level(kind: str, clients: int, throughput: float) -> dict[str, Any]:
-    model = {"requests": 4, "executions": 4, "failures": 0, "cache_hit_share": None}
+    model = {"requests": 4, "executions": 4, "failures": 0}
     means = dict.fromkeys(("success", "queue", "compute_input", "compute_infer", "compute_output"), 0.5)
     model |= {f"mean_{name}_ms": value for name, value in means.items()}
     return {

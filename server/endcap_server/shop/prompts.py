@@ -36,6 +36,7 @@ _NAMELESS = frozenset(
     ("", "other", "others", "all other", "misc", "miscellaneous", "general", "assorted", "unknown", "none")
 )
 _SEPARATORS = re.compile(r"[|,;:\"\\{}\[\]<>]")
+_SCRIPT = re.compile(r"[|:;\\{}\[\]<>]")
 _MOST_WORDS = 5
 _PLAIN_WORD = r"(?:[^\W_][\w&'%.+/-]{0,19}|&)"
 _PLAIN = re.compile(rf"{_PLAIN_WORD}(?: {_PLAIN_WORD}){{0,{_MOST_WORDS - 1}}}")
@@ -68,6 +69,11 @@ def clean(text: str, limit: int) -> str:
         return text
     head, _, _ = text[: limit + 1].rpartition(" ")
     return (head or text[:limit]).strip()
+
+
+def is_quotable(text: str) -> bool:
+    """Whether a shopper's search may stand in a prompt or a title: it has no sign of markup, code or a dialogue."""
+    return not _SCRIPT.search(unicodedata.normalize("NFKC", text))
 
 
 def leaf_name(category: str) -> str:

@@ -58,9 +58,10 @@ _Answer = TypeVar("_Answer", Hits, Words, np.ndarray)
 
 
 class RetrievalCheck(StrEnum):
-    """What is left out of a request before candidates are looked for."""
+    """What of a session is left out before candidates are looked for, or quoted nowhere."""
 
     SESSION_EXCLUDED = "session_excluded"
+    SESSION_NOT_QUOTED = "session_not_quoted"
 
 
 def _share(default: float, what: str) -> Any:
@@ -234,13 +235,15 @@ class Retrieval(Stage):
             # What is excluded is no interest to write themes about either; the ranker still knows the whole history.
             taken = history[rules.allowed(history)]
             session = self._session(request, status)
+            quotable = tuple(text for text in session if prompts.is_quotable(text))
+            status.count(RetrievalCheck.SESSION_NOT_QUOTED, len(session) - len(quotable))
             candidates, liked, searches = await asyncio.gather(
                 self._explore(taken, session, allowed, own_deadline_ns, status),
                 self._favourites(taken, own_deadline_ns, status),
-                self._answer_searches(session, request.products, allowed, own_deadline_ns, status),
+                self._answer_searches(quotable, request.products, allowed, own_deadline_ns, status),
             )
             categories = self._favourite_categories(taken, candidates)
-            shopper = self._describe(taken, liked, session, request)
+            shopper = self._describe(taken, liked, quotable, request)
             found, sources = Found.of(candidates.rows, candidates.similarity), candidates.sources
 
         placements = 0 if request.is_search else request.placements
