@@ -240,14 +240,15 @@ def test_what_lasts_is_not_restocked(tmp_path):
     assert {name for name, again in zip(names, statistics.restocked, strict=True) if again} == {"tools"}
     merchandiser = Merchandiser(statistics, read_lexicon(), lambda texts: np.stack([tiny_shop.embed(t) for t in texts]))
     (page,) = merchandiser.themes([ThemeTask(Profile(favourites=("lamps", "tools"), due=("tools",)), 4)])
-    assert page[0].title == "Time for more tools"
+    titles = {theme.title for theme in page}
+    assert "Time for more tools" in titles
     restock = [title.format(topic="lamps", Topic="Lamps") for title in read_lexicon().titles.restock]
-    assert not {theme.title for theme in page} & set(restock)
+    assert not titles & set(restock)
 
 
 def test_every_title_of_the_lexicon_can_be_written():
     lexicon = read_lexicon()
-    values = dict.fromkeys(("topic", "other", "query", "attribute", "season"), "milk") | {"brand": "Acme"}
+    values = dict.fromkeys(("topic", "other", "third", "query", "attribute", "season"), "milk") | {"brand": "Acme"}
     values |= {key.capitalize(): value.capitalize() for key, value in values.items()}
     titles = [pattern.format(**values) for kind in lexicon.titles.model_dump().values() for pattern in kind]
     counts: Counter[str] = Counter()

@@ -13,6 +13,7 @@ from endcap_server.shop.words import distinct_things, specific_first, words
 
 from endcap_builders.merchandising.keyword_choice import choose_keywords
 from endcap_builders.merchandising.lexicon import Lexicon
+from endcap_builders.merchandising.quality import MAX_WORDS
 from endcap_builders.merchandising.statistics import SEASONS, Occasion, Statistics
 from endcap_builders.merchandising.teacher import KeywordRequest, Profile, ThemeTask
 from endcap_builders.merchandising.topics import plural_forms, presentable
@@ -53,7 +54,7 @@ class Merchandiser:
         contents: list[set[str]] = []
         _, searches = quoted_texts(profile.text())
         for title, concepts in self._ideas(profile, searches):
-            title = _capital(clean(title, TITLE_CHARACTERS))
+            title = _capital(clean(title, TITLE_CHARACTERS, commas=True))
             kept = tuple(distinct_things(text for text in concepts if presentable(text)))[:4]
             content = set(kept)
             repeats = any(len(content & other) >= 2 for other in contents)
@@ -79,12 +80,40 @@ class Merchandiser:
         for place, search in enumerate(searches):
             # Nothing but the search: what is near it is found by its vector, whatever shoppers type.
             yield self._title("session", place, query=search), [search]
+        yield from self._lists(known, due)
         yield from self._bought_again(due)
         yield from self._about([topic for topic in known if topic not in due[:2]], known, profile)
         if not known:
             for place, brand in enumerate(profile.brands):
                 yield from self._of_brand(brand, [], place)
         yield from self._general(profile)
+
+    def _lists(self, known: list[int], due: list[int]) -> Iterator[Idea]:
+        """Placements that hold two or three of the shopper's kinds each, those that go together in one."""
+        left, place = list(known), 0
+        while len(left) > 1:
+            first = left.pop(0)
+            mates = sorted(left, key=lambda topic: -self._affinity(first, topic))[:2]
+            if len(left) == 3:
+                mates = mates[:1]  # two and two rather than three and one
+            left = [topic for topic in left if topic not in mates]
+            yield self._list([first, *mates], due, place)
+            place += 1
+
+    def _list(self, topics: list[int], due: list[int], place: int) -> Idea:
+        names = {"other": self._name(topics[1]), "third": self._name(topics[-1])}
+        again = "_again" if all(self.statistics.restocked[topic] for topic in topics) else ""
+        title = self._title(f"list{again}", place, topics[0], **names) if len(topics) > 2 else ""
+        if not _fits(title):
+            title = self._title(f"pair{again}", place, topics[0], **names)
+        # By its widest name: the placement is about all of a kind.
+        concepts = [self.statistics.topics[topic].concepts[0] for topic in topics]
+        return title, [*concepts, *self._concepts(topics[0], 2)]
+
+    def _affinity(self, one: int, two: int) -> float:
+        topics = self.statistics.topics
+        same = bool(topics[one].parent) and topics[one].parent == topics[two].parent
+        return float(self.statistics.lift[one, two]) + 10.0 * same
 
     def _topics(self, names: Sequence[str]) -> list[int]:
         return [self._topic_of_name[name] for name in names if name in self._topic_of_name]
@@ -193,13 +222,22 @@ class Merchandiser:
         """Word a title: what it is about chooses the patterns, its place on the page the one to begin with."""
         patterns = getattr(self.lexicon.titles, kind)
         name = self._name(topic) if topic >= 0 else ""
-        values = {"topic": name, "other": "", "query": "", "brand": "", "attribute": "", "season": "", **slots}
+        values = {
+            "topic": name,
+            "other": "",
+            "third": "",
+            "query": "",
+            "brand": "",
+            "attribute": "",
+            "season": "",
+            **slots,
+        }
         values |= {key.capitalize(): _capital(value) for key, value in values.items()}
         for turn in range(len(patterns)):
             title = str(patterns[(place + turn) % len(patterns)].format(**values))
             # "Your summer list" of winter, "Milk and milk powder": words said twice read like a machine.
             said = [word for word in words(title) if len(word) > 3]
-            if len(title) <= _TITLE_LIMIT and len(set(said)) == len(said):
+            if _fits(title) and len(set(said)) == len(said):
                 return title
         return str(patterns[place % len(patterns)].format(**values))
 
@@ -211,6 +249,10 @@ class Merchandiser:
     def _concepts(self, topic: int, count: int) -> list[str]:
         """The best concepts of a topic, each another thing."""
         return distinct_things(specific_first(self.statistics.topics[topic].concepts[:8]))[:count]
+
+
+def _fits(title: str) -> bool:
+    return 0 < len(title) <= _TITLE_LIMIT and len(title.split()) <= MAX_WORDS
 
 
 def _capital(text: str) -> str:

@@ -42,7 +42,7 @@ def prune_keywords(chosen: Sequence[str], candidates: Sequence[str], choose: int
 
 
 def _tidied(draft: ThemeDraft) -> ThemeDraft:
-    title = clean(draft.title, len(draft.title) or 1).rstrip(".")
+    title = clean(draft.title, len(draft.title) or 1, commas=True).rstrip(".")
     concepts = dict.fromkeys(clean(concept, len(concept) or 1).lower() for concept in draft.concepts)
     return ThemeDraft(title, tuple(text for text in concepts if presentable(text))[:MAX_CONCEPTS])
 
@@ -51,7 +51,7 @@ def _fault(draft: ThemeDraft, original: ThemeDraft, kept: Sequence[ThemeDraft], 
     body = draft.title.rstrip("?!")
     if not MIN_TITLE <= len(draft.title) <= MAX_TITLE or len(draft.title.split()) > MAX_WORDS:
         return "title length"
-    if not all(presentable_word(word) for word in body.split()):
+    if not all(presentable_word(word) for word in body.replace(", ", " ").split()):
         return "title characters"
     quote = len(draft.concepts) == 1 and draft.concepts[0] in searches
     if len(draft.concepts) < 2 and not quote:

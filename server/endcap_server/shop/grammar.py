@@ -24,7 +24,7 @@ _IDEOGRAPHS = r"\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3"
 _TAIL = f"{_LETTERS}{_IDEOGRAPHS}0-9&'%.+/-"
 # Titles and concepts share one word rule: the fewer states a grammar has, the sooner it is compiled for a request.
 _SHARED_RULES = f"""\
-title ::= word (" " word){{0,{_TITLE_WORDS - 1}}} [?!]?
+title ::= word (","? " " word){{0,{_TITLE_WORDS - 1}}} [?!]?
 concept ::= word (" " word){{0,4}}
 word ::= start tail{{0,19}} | "&"
 start ::= [{_LETTERS}{_IDEOGRAPHS}0-9]

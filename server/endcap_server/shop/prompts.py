@@ -36,6 +36,7 @@ _NAMELESS = frozenset(
     ("", "other", "others", "all other", "misc", "miscellaneous", "general", "assorted", "unknown", "none")
 )
 _SEPARATORS = re.compile(r"[|,;:\"\\{}\[\]<>]")
+_SEPARATORS_OF_TITLES = re.compile(r"[|;:\"\\{}\[\]<>]|(?<!\w),|,(?! )")
 _SCRIPT = re.compile(r"[|:;\\{}\[\]<>]")
 _MOST_WORDS = 5
 _PLAIN_WORD = r"(?:[^\W_][\w&'%.+/-]{0,19}|&)"
@@ -55,20 +56,21 @@ class ThemeDraft:
     concepts: tuple[str, ...]
 
 
-def clean(text: str, limit: int) -> str:
+def clean(text: str, limit: int, *, commas: bool = False) -> str:
     """Make `text` safe to stand in a prompt: one line, no separators or control characters, at most `limit` characters.
 
-    A text that is too long is cut at a word.
+    A text that is too long is cut at a word. Titles may keep their `commas` (after a word, before a space).
     """
     # Bounded before anything else, so that a huge text costs nothing.
     text = unicodedata.normalize("NFKC", text[: limit * 8])
     # Unassigned, private, surrogate, format and control characters have no business in a prompt; spaces stay.
     text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
-    text = _SPACES.sub(" ", _SEPARATORS.sub(" ", text)).strip()
+    separators = _SEPARATORS_OF_TITLES if commas else _SEPARATORS
+    text = _SPACES.sub(" ", separators.sub(" ", text)).strip(" ,")
     if len(text) <= limit:
         return text
     head, _, _ = text[: limit + 1].rpartition(" ")
-    return (head or text[:limit]).strip()
+    return (head or text[:limit]).strip(" ,")
 
 
 def is_quotable(text: str) -> bool:

@@ -192,6 +192,10 @@ class Themes(StageDocument):
     sources: tuple[PlacementSource, ...] = ()
     exclude: dict[str, Any] = {}
 
+    def about(self, index: int) -> tuple[str, ...]:
+        """The concepts of a theme."""
+        return self.concepts[index] if self.concepts else ()
+
     def source(self, index: int) -> PlacementSource:
         """Where the placement of a theme comes from."""
         return self.sources[index] if self.sources else PlacementSource.GENERATED

@@ -57,11 +57,11 @@ class FusionCheck(StrEnum):
 class FusionParameters(ModelParameters):
     """Parameters of ``fusion/config.pbtxt``."""
 
-    margin: float = _weight(0.25, "the cross-encoder's win share among the placement's products", "placement")
-    relevance: float = _weight(0.20, "the cross-encoder's relevance", "placement")
-    similarity: float = _weight(0.10, "the cosine of theme and product", "placement")
+    margin: float = _weight(0.10, "the cross-encoder's win share among the placement's products", "placement")
+    relevance: float = _weight(0.15, "the cross-encoder's relevance", "placement")
+    similarity: float = _weight(0.05, "the cosine of theme and product", "placement")
     lexical: float = _weight(0.0, "the match of words; searches alone measure it", "placement")
-    ranker: float = _weight(0.35, "the traditional ranker, which knows the shopper,", "placement")
+    ranker: float = _weight(0.60, "the traditional ranker, which knows the shopper,", "placement")
     popularity: float = _weight(0.05, "popularity", "placement")
     retrieval: float = _weight(0.05, "retrieval's order", "placement")
     search_margin: float = _weight(0.35, "the cross-encoder's win share among the found products", "search")

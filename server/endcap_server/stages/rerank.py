@@ -32,7 +32,7 @@ class RerankParameters(ModelParameters):
     pairs_per_placement: int = Field(40, ge=4, le=512, description="products of one placement that are scored, at most")
     search_pairs: int = Field(100, ge=4, le=1024, description="products of a search that are scored, at most")
     personal_share: float = Field(
-        0.5, ge=0, le=1, description="share of a placement's pairs for the shopper's own candidates near its theme"
+        0.75, ge=0, le=1, description="share of a placement's pairs for the shopper's own candidates near its theme"
     )
     personal_floor: float = Field(
         0.35, ge=-1, le=1, description="least cosine of such a candidate and the placement's keywords"
@@ -88,7 +88,7 @@ class Rerank(Stage):
             texts = themes
         else:
             lists = await self._placement_rows(
-                themes, keyword_rows, inputs["CANDIDATE_ROW"], allowed, page.products, deadline_ns, status
+                document, keyword_rows, inputs["CANDIDATE_ROW"], allowed, page.products, deadline_ns, status
             )
             texts = [
                 prompts.placement_text(theme, self.store.keywords.take(row for row in keywords.tolist() if row >= 0))
@@ -128,7 +128,7 @@ class Rerank(Stage):
 
     async def _placement_rows(
         self,
-        themes: Sequence[str],
+        document: Themes,
         keyword_rows: np.ndarray,
         candidates: np.ndarray,
         allowed: Allowed,
@@ -140,11 +140,11 @@ class Rerank(Stage):
 
         A theme of whose keywords nothing, or too little, may be shown has the products nearest to its title besides.
         """
-        settings = self.settings
+        settings, themes = self.settings, document.titles
         pairs = max(settings.pairs_per_placement, products)
         vectors = self.store.vectors[candidates].astype(np.float32)
         lists: list[list[int]] = []
-        for theme, keywords in zip(themes, keyword_rows, strict=True):
+        for index, (theme, keywords) in enumerate(zip(themes, keyword_rows, strict=True)):
             known = keywords[keywords >= 0]
             if not theme or not len(known):
                 lists.append([])
@@ -153,7 +153,8 @@ class Rerank(Stage):
             middle /= max(float(np.linalg.norm(middle)), 1e-6)
             near = vectors @ middle >= settings.personal_floor
             # What a shopper buys of the theme's own categories belongs to it, however its title is worded.
-            near |= np.isin(self.store.category[candidates], self._categories(known))
+            said = self.store.keywords.find(document.about(index))
+            near |= np.isin(self.store.category[candidates], self._categories(np.union1d(known, said[said >= 0])))
             personal = candidates[near].tolist()
             lists.append(mix(self._of_keywords(known, allowed), personal, settings.personal_share, pairs))
         if short := [index for index, theme in enumerate(themes) if theme and len(lists[index]) < products]:
