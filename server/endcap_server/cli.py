@@ -36,6 +36,11 @@ def add_serve_command(subparsers: Any) -> None:
         "--metrics-port", type=numbers.port, default=8002, help="Prometheus port (default: %(default)s)"
     )
     parser.add_argument(
+        "--health-port",
+        type=numbers.port,
+        help="port of /ready and /live for load balancers, which are told first that the server stops (default: none)",
+    )
+    parser.add_argument(
         "--profile", choices=("cpu", "gpu"), default="cpu", help="which configs the models load (default: %(default)s)"
     )
     _add_access_options(parser)
@@ -84,6 +89,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         grpc_port=arguments.grpc_port,
         http_port=arguments.http_port,
         metrics_port=arguments.metrics_port,
+        health_port=arguments.health_port,
         profile=arguments.profile,
         python=arguments.python,
         ready_timeout_s=arguments.ready_timeout,
@@ -101,7 +107,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         with _stop_on_signals() as signals, Server(options, _report) as server, signals.drained(server):
             print(
                 f"endcap serves {options.build}: grpc {server.grpc_address}, "
-                f"http {server.http_address}, metrics {server.metrics_address} "
+                f"http {server.http_address}, metrics {server.metrics_address}"
+                f"{f', health {server.health_address}' if server.health_address else ''} "
                 f"(log: {server.log.path}; Ctrl-C stops)",
                 flush=True,
             )

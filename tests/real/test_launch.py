@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,21 +46,23 @@ def test_stops_cleanly(build: Path, number: int) -> None:
 
 @dataclass
 class Draining:
-    """`endcap serve` whose launcher is to be told to stop, and where it listens for gRPC."""
+    """`endcap serve` whose launcher is to be told to stop, where it listens for gRPC, and its readiness."""
 
     launcher: subprocess.Popen[str]
     grpc: str
+    ready: str
 
 
 @pytest.fixture
 def draining(build: Path) -> Iterator[Draining]:
     words = ["--build", str(build), "--drain-seconds", "20"]
-    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--health-port", "0"]
     launcher = subprocess.Popen([*SERVE, *words, *ports], stdout=subprocess.PIPE, text=True)
     assert launcher.stdout is not None
     try:
         line = launcher.stdout.readline()
-        yield Draining(launcher, line.split("grpc ")[1].split(",")[0])
+        health = line.split("health ")[1].split()[0]
+        yield Draining(launcher, line.split("grpc ")[1].split(",")[0], f"http://{health}/ready")
     finally:
         launcher.send_signal(signal.SIGTERM)
         launcher.wait(60)
@@ -72,6 +76,7 @@ def test_requests_in_flight_end_before_it_stops(build: Path, draining: Draining)
         pages = [pool.submit(client.storefront, each, budget_ms=15_000) for each in histories]
         while client.search("lamp", budget_ms=15_000).status.document["stages"]["retrieval"]["in_flight"] < 5:
             assert not all(page.done() for page in pages), "they were in flight"
+        assert urllib.request.urlopen(draining.ready).status == 200
         draining.launcher.send_signal(signal.SIGTERM)
         refusals: list[EndcapError] = []
 
@@ -85,6 +90,8 @@ def test_requests_in_flight_end_before_it_stops(build: Path, draining: Draining)
         wait_for(refused, 15, "new requests are refused")
         assert "the server is stopping; ask another one" in str(refusals[0])
         assert refusals[0].code == "UNAVAILABLE"
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(draining.ready)
         sources = [stage.source for page in pages for stage in page.result().status.stages.values()]
         assert "fallback" not in sources, "no stage of a page in flight is cut short"
         assert draining.launcher.poll() is None

@@ -15,6 +15,8 @@ class ServerOptions:
     grpc_port: int = 8001
     http_port: int = 8000
     metrics_port: int = 8002
+    health_port: int | None = None
+    """Where load balancers ask for /ready; None: nowhere."""
     profile: str = "cpu"
     python: Path | None = None
     ready_timeout_s: float = 120.0

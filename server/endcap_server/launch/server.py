@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from endcap_server.generations.start import prepare, state_folder
 from endcap_server.launch.command_line import hide_argument
+from endcap_server.launch.health import Health
 from endcap_server.launch.installation import Installation, find_installation
 from endcap_server.launch.listening import check_address, free_ports, joined, loopback_beside
 from endcap_server.launch.options import ServerOptions
@@ -69,11 +70,15 @@ class Server:
         self.installation: Installation = find_installation(options.python)
         self._http_host = loopback_beside(options.address, options.tls)
         self._metrics_host = options.metrics_address or self._http_host
-        self.grpc_port, self.http_port, self.metrics_port = free_ports(
+        self.grpc_port, self.http_port, self.metrics_port, *others = free_ports(
             (options.address, options.grpc_port, "--grpc-port"),
             (self._http_host, options.http_port, "--http-port"),
             (self._metrics_host, options.metrics_port, "--metrics-port"),
+            *([] if options.health_port is None else [(options.address, options.health_port, "--health-port")]),
         )
+        self.health_address = joined(options.address, others[0]) if others else ""
+        """host:port of the health checks; "" without."""
+        self._health = Health(options.address, others[0], self._is_ready) if others else None
         self.log = ServerLog(options.build / "logs" / f"server-{self.grpc_port}.log")
         self.state = state_folder(options.build, self.grpc_port)
         self.generation: Generation | None = None
@@ -146,21 +151,25 @@ class Server:
             self.stop()
             raise
         self._describe(self._run_folder)
+        if self._health is not None:
+            self._health.start()
         if self.options.revive:
             control = Control(self.http_address, self.control_headers, CONTROL_TIMEOUT_S)
             self._watchdog = Watchdog(self.process.pid, control, self.state.answering, self._report)
             self._watchdog.start()
 
     def drain(self) -> None:
-        """Refuse new requests as UNAVAILABLE while those in flight end, for `drain_s` seconds.
+        """Answer health checks as not ready and refuse new requests as UNAVAILABLE, while those in flight end.
 
-        To be called before :meth:`stop`, with which connections are reset at once. Triton 24.10 offers no way to make a
-        server that still answers say that it is not ready.
+        This takes `drain_s` seconds. To be called before :meth:`stop`, with which connections are reset at once. Triton
+        24.10 offers no way to make a server that still answers say that it is not ready, so only `health_address` does.
         """
         if self.process is None or self.process.poll() is not None or self._run_folder is None:
             return
         if self._watchdog is not None:
             self._watchdog.stop()
+        if self._health is not None:
+            self._health.draining = True
         (self._run_folder / DRAINING).touch()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(self.options.drain_s)
@@ -170,6 +179,8 @@ class Server:
         if self._watchdog is not None:
             self._watchdog.stop()
             self._watchdog = None
+        if self._health is not None:
+            self._health.stop()
         if self.process is not None:
             if self.process.poll() is None:
                 self.process.terminate()
@@ -191,6 +202,9 @@ class Server:
         if self.process is None:
             raise LaunchError("the server is not running")
         return self.process.wait()
+
+    def _is_ready(self) -> bool:
+        return Control(self.http_address).is_ready()
 
     def _prepare(self) -> Generation:
         """Write the model repository to serve: what is live stays so when the server starts again."""

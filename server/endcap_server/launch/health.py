@@ -1,0 +1,62 @@
+"""Health over HTTP for load balancers, answered by the launcher: Triton cannot say that it is about to stop.
+
+``GET /live``: 200 as long as the launcher runs. ``GET /ready``: 200 if Triton answers as ready, 503 if it does not, or
+if the server drains.
+"""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+
+class Health:
+    """The two endpoints, from :meth:`start` to :meth:`stop`.
+
+    Args:
+        address: Where to listen.
+        port: A free port.
+        is_ready: Asked for each ``/ready``, from any thread.
+    """
+
+    def __init__(self, address: str, port: int, is_ready: Callable[[], bool]) -> None:
+        self.draining = False
+        self._address, self._port, self._is_ready = address, port, is_ready
+        self._server: ThreadingHTTPServer | None = None
+
+    def start(self) -> None:
+        """Listen; raises OSError if the port is taken."""
+        answer = self._answer
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, text = answer(self.path)
+                body = f"{text}\n".encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "text/plain")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *values: Any) -> None:
+                """Probes come every few seconds; they are not logged."""
+
+        self._server = ThreadingHTTPServer((self._address, self._port), Handler)
+        Thread(target=self._server.serve_forever, name="health", daemon=True).start()
+
+    def stop(self) -> None:
+        """Close the port."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def _answer(self, path: str) -> tuple[HTTPStatus, str]:
+        if path == "/live":
+            return HTTPStatus.OK, "live"
+        if path != "/ready":
+            return HTTPStatus.NOT_FOUND, "expected /ready or /live"
+        if self.draining:
+            return HTTPStatus.SERVICE_UNAVAILABLE, "stopping"
+        return (HTTPStatus.OK, "ready") if self._is_ready() else (HTTPStatus.SERVICE_UNAVAILABLE, "not ready")
