@@ -103,7 +103,7 @@ def reporting(command: Callable[[argparse.Namespace], int]) -> Callable[[argpars
             return command(arguments)
         except (BuildError, CatalogueError, LaunchError) as error:
             print(f"endcap {arguments.command}: {error}", file=sys.stderr)
-            return 1
+            return error.exit_code if isinstance(error, BuildError) else 1
         except KeyboardInterrupt:
             print(f"endcap {arguments.command}: interrupted; the same command goes on from here", file=sys.stderr)
             return 130
@@ -169,14 +169,14 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def settings_given(texts: list[str]) -> dict[str, dict[str, Any]]:
     """`["store.max_product_tokens=64"]` as `{"store": {"max_product_tokens": "64"}}`; pydantic reads the values."""
-    from endcap_builders.pipeline import BuildError
+    from endcap_builders.pipeline import SettingError
 
     overrides: dict[str, dict[str, Any]] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         step, dot, setting = name.partition(".")
         if not (equals and dot and step and setting):
-            raise BuildError(f"--set: expected STEP.SETTING=VALUE, got {text!r}")
+            raise SettingError(f"--set: expected STEP.SETTING=VALUE, got {text!r}")
         overrides.setdefault(step, {})[setting] = value
     return overrides
 

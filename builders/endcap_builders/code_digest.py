@@ -1,8 +1,8 @@
 """A digest of the code that a build step runs: the functions and classes that it reaches, whatever module they are in.
 
-From the step's own functions the imports are followed name by name: `from endcap_builders.words import stem` reaches
-`stem` and what `stem` uses, not the rest of that module. Comments, docstrings, layout and the help texts of settings
-do not count. A module that is used as a whole (`import module` without a name after it) counts as a whole. Data files
+From the step's own functions the imports are followed name by name: `from endcap_server.shop.words import stem` reaches
+`stem` and what `stem` uses, not the rest of that module. Comments, docstrings, layout and the help texts of settings do
+not count. A module that is used as a whole (`import module` without a name after it) counts as a whole. Data files
 beside a module count where a string names them. What names are looked up by at run time (`getattr`, `import_module` of
 a computed name) is not seen.
 """

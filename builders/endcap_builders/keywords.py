@@ -12,7 +12,7 @@ import polars as pl
 from endcap_server.shop.columns import Array
 from endcap_server.shop.prompts import KEYWORD_SEPARATOR, clean, leaf_name
 
-from endcap_builders.words import phrases, stems
+from endcap_builders.words import content_stems, phrases
 
 MAX_CHARACTERS = 60
 _LONGEST_PHRASE = 3
@@ -121,13 +121,13 @@ class WordIndex:
         postings: dict[str, list[int]] = {}
         columns = (products["title"], products["brand"], products["category"])
         for row, (title, brand, category) in enumerate(zip(*columns, strict=True)):
-            for word in set(stems(f"{title} {brand} {category}")):
+            for word in set(content_stems(f"{title} {brand} {category}")):
                 postings.setdefault(word, []).append(row)
         self._postings = {word: np.array(rows, np.int32) for word, rows in postings.items()}
 
     def find(self, text: str) -> Array:
         """Rows of the products that hold every word of ``text``, int32, ascending; none for a text without words."""
-        lists = [self._postings.get(word) for word in dict.fromkeys(stems(text))]
+        lists = [self._postings.get(word) for word in dict.fromkeys(content_stems(text))]
         if not lists or any(rows is None for rows in lists):
             return np.zeros(0, np.int32)
         found, *others = sorted((rows for rows in lists if rows is not None), key=len)

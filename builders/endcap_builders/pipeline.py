@@ -43,6 +43,14 @@ _TOOLS = ("torch", "transformers", "openvino", "openvino-genai", "faiss-cpu", "l
 class BuildError(Exception):
     """A build cannot go on; the message says what was expected, what came, and what to do."""
 
+    exit_code = 1
+
+
+class SettingError(BuildError):
+    """A setting of a step that does not exist or is out of range: the command line is wrong, nothing was done."""
+
+    exit_code = 2
+
 
 class Settings(BaseModel):
     """A step's options: each field's description is its help text, its default the demo's setting on two cores."""
@@ -171,7 +179,7 @@ class Pipeline:
         self._code: dict[str, str] = {}
         unknown = sorted(set(overrides or {}) - set(self.steps))
         if unknown:
-            raise BuildError(f"unknown step {unknown[0]!r} in the settings; the steps are {', '.join(self.steps)}")
+            raise SettingError(f"unknown step {unknown[0]!r} in the settings; the steps are {', '.join(self.steps)}")
         # What a build was once told holds until it is told otherwise.
         told = read_manifest(build).get("overrides", {})
         self.overrides = {name: {**told.get(name, {}), **(overrides or {}).get(name, {})} for name in self.steps}
@@ -311,7 +319,7 @@ def _settings(step: Step, values: dict[str, Any]) -> Settings:
         name = ".".join(str(part) for part in first["loc"])
         known = ", ".join(step.settings.model_fields) or "none"
         problem = f"setting {step.name}.{name}: {first['msg']}, got {first['input']!r}"
-        raise BuildError(f"{problem}; the step's settings are {known}") from None
+        raise SettingError(f"{problem}; the step's settings are {known}") from None
 
 
 def _swap(new: Path, place: Path) -> None:

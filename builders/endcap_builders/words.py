@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-_WORD = re.compile(r"\w+(?:['’.-]\w+)*", re.UNICODE)
+from endcap_server.shop.words import stem, words
+
 _PART = re.compile(r"[,;:()\[\]|/+\"]|\s[-–—]\s|\b(?:with|for|in|by|from|and|mit|für|avec|pour|con|para)\b|(?=\b\d)")
 _STOP_WORDS = """
 about after before first many off only out over under every just own
@@ -16,23 +17,7 @@ mit für von le la les de des et pour avec el los con para y
 _STOP = frozenset(_STOP_WORDS.split())
 
 
-def words(text: str) -> list[str]:
-    """Split a text into lowercase words: ``"Chef's Knife, 20 cm"`` -> ``["chef's", "knife", "20", "cm"]``."""
-    return _WORD.findall(text.lower())
-
-
-def stem(word: str) -> str:
-    """Take off an English plural, so that ``lamps`` finds ``lamp``; deliberately nothing more."""
-    if len(word) > 3 and word.endswith("ies"):
-        return word[:-3] + "y"
-    if len(word) > 4 and word.endswith(("ches", "shes", "sses", "xes", "zes")):
-        return word[:-2]
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        return word[:-1]
-    return word
-
-
-def stems(text: str) -> list[str]:
+def content_stems(text: str) -> list[str]:
     """Stems of the words of a text that are no stop words."""
     return [stem(word) for word in words(text) if word not in _STOP]
 
@@ -45,7 +30,7 @@ def phrases(text: str, longest: int) -> list[tuple[str, bool]]:
     """
     found = []
     for part in _PART.split(text.lower()):
-        tokens = _WORD.findall(part)
+        tokens = words(part)
         for start, first in enumerate(tokens):
             for end in range(start + 1, min(start + longest, len(tokens)) + 1):
                 last = tokens[end - 1]

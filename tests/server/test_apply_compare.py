@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from endcap_client.cli import main
 from endcap_server.apply.compare import Comparison, compare
 from endcap_server.apply.limits import RolloutLimits
 from endcap_server.apply.replay import ReplayAnswer, ReplaySample, choose
@@ -106,6 +107,17 @@ def test_the_ensemble_that_callers_do_not_ask_is_tried_too() -> None:
     assert choose(of("search", 8), made, 8) == (of("search", 6) + of("storefront", 2), 6)
     assert choose(of("search", 2), made, 8) == (of("search", 2) + made[:6], 2)
     assert choose([], made, 8) == (made[:8], 0)
+
+
+@pytest.mark.parametrize("command", ["apply", "rollback"])
+@pytest.mark.parametrize("given", ["watch_s=0", "watch=5", "watch_s"])
+def test_limits_of_the_command_line_are_checked_there(
+    command: str, given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--set", given])
+    assert stopped.value.code == 2
+    assert "argument --set: " in capsys.readouterr().err
 
 
 def test_limits_from_a_file_and_settings(tmp_path: Path) -> None:

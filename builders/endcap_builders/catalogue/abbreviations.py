@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from endcap_builders.words import stem
-
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _VOWELS = frozenset("aeiouyäöüéèêáàâíóôúåæø")
 # An abbreviation without vowels may lack some consonants too ("pkg", "lt"): at least this share has to be there.
@@ -96,14 +94,14 @@ class Abbreviations:
         self._counts.update(self._searched)
         self._forms: dict[str, Counter[str]] = defaultdict(Counter)
         for word, count in self._counts.items():
-            self._forms[stem(word)][word] += count
+            self._forms[singular(word)][word] += count
         self._by_first: dict[str, list[str]] = defaultdict(list)
         for form in sorted(self._forms):
             self._by_first[form[0]].append(form)
 
     def count(self, word: str) -> int:
         """How often a word stands in the catalogue, in any number."""
-        return self._forms[stem(word)].total() if stem(word) in self._forms else 0
+        return self._forms[singular(word)].total() if singular(word) in self._forms else 0
 
     def known(self, word: str) -> bool:
         """Whether a word is one that people use: searched, in titles, a name by itself, or a word in several forms."""
@@ -113,8 +111,8 @@ class Abbreviations:
         if not _VOWELS & set(word):
             return False
         return word in self._whole or any(
-            other != word and other.startswith(stem(word)) and other[len(stem(word)) :] in _ENDINGS
-            for other in (*self._forms[stem(word)], *(stem(word) + ending for ending in _ENDINGS))
+            other != word and other.startswith(singular(word)) and other[len(singular(word)) :] in _ENDINGS
+            for other in (*self._forms[singular(word)], *(singular(word) + ending for ending in _ENDINGS))
             if self._counts[other]
         )
 
@@ -144,7 +142,7 @@ class Abbreviations:
         if not cut and self.known(word):
             return None
         best: tuple[float, str, str] | None = None
-        local = {stem(other) for other in nearby if other[0] == word[0]}
+        local = {singular(other) for other in nearby if other[0] == word[0]}
         own = self._counts[word]
         short = _singular(word)
         for form in self._by_first.get(word[0], ()):
@@ -168,7 +166,7 @@ class Abbreviations:
             if not cut and (len(word) < _LEAST_PREFIX or word.endswith("s")):
                 return False
             # "lunchmeat" is not the long form of "lunch": what follows is a word of its own.
-            if len(form) >= len(stem(word)) + 3 and self.known(form[len(stem(word)) :]):
+            if len(form) >= len(singular(word)) + 3 and self.known(form[len(singular(word)) :]):
                 return False
         # What is rarer than its abbreviation is another word.
         is_rarer = self._forms[form].total() < own
@@ -194,7 +192,7 @@ class Abbreviations:
         for at in range(len(word) - 2, 2, -1):
             head, tail = word[:at], word[at:]
             for second in sorted(self._next.get(head, ())):
-                is_short = _likeness(tail, stem(second))[0] == CONSONANTS and not (_VOWELS | {"s"}) & set(tail)
+                is_short = _likeness(tail, singular(second))[0] == CONSONANTS and not (_VOWELS | {"s"}) & set(tail)
                 if is_short or (tail == second and word not in self._whole and self.count(second) > 1):
                     return Spelling(word, f"{head} {second}", "two words that stand side by side elsewhere")
         return None
@@ -207,17 +205,28 @@ def _is_plain(kind: str, word: str, form: str) -> bool:
     return not _VOWELS & set(word[1:]) or (len(word) >= _LONG and len(_singular(word)) >= _NEARLY * len(form))
 
 
+def singular(word: str) -> str:
+    """A word without its English plural, as it is written: abbreviations are compared with words, not with stems."""
+    if len(word) > 3 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 4 and word.endswith(("ches", "shes", "sses", "xes", "zes")):
+        return word[:-2]
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
+
+
 def _singular(word: str) -> str:
     """Without number; of an abbreviation without vowels too ("gds")."""
     if len(word) > 2 and word.endswith("s") and not _VOWELS & set(word):
         return word[:-1]
-    return stem(word)
+    return singular(word)
 
 
 def _among(word: str, others: Iterable[str]) -> bool:
     """Whether ``word`` is one of ``others``, or has the consonants of one."""
     return word in others or any(
-        _VOWELS & set(other) and _likeness(_singular(word), stem(other))[0] in (CONSONANTS, MOST_CONSONANTS)
+        _VOWELS & set(other) and _likeness(_singular(word), singular(other))[0] in (CONSONANTS, MOST_CONSONANTS)
         for other in others
     )
 

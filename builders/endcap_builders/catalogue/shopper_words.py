@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from endcap_builders.catalogue.abbreviations import Abbreviations, Spelling, cut_length, name_words
+from endcap_builders.catalogue.abbreviations import Abbreviations, Spelling, cut_length, name_words, singular
 from endcap_builders.catalogue.schema import PATH_SEPARATOR
-from endcap_builders.words import stem
 
 Path = tuple[str, ...]
 
@@ -124,7 +123,7 @@ class _Labeller:
             self._children[node[:-1]].append(node)
         self._votes: dict[str, Counter[str]] = defaultdict(Counter)
         # What has categories below it is a thing.
-        self._modifiers = _modifiers(names) - {stem(node[-1].lower()) for node in self._children if node}
+        self._modifiers = _modifiers(names) - {singular(node[-1].lower()) for node in self._children if node}
         self._texts: dict[Path, str] = {}
         self._spellings: dict[Path, list[Spelling]] = {}
 
@@ -216,11 +215,15 @@ class _Labeller:
             # Departments are too broad to name what is in them.
             return text
         parent = self._texts[node[:-1]]
-        if not _stems(text):
+        if not _singulars(text):
             return parent
         first = re.split(r",| & ", parent)[0]
-        is_alone = _stems(text) <= self._modifiers or self._is_kind(node)
-        return f"{text} {first}" if self._is_code(node[-1]) and is_alone and not _stems(text) & _stems(first) else text
+        is_alone = _singulars(text) <= self._modifiers or self._is_kind(node)
+        return (
+            f"{text} {first}"
+            if self._is_code(node[-1]) and is_alone and not _singulars(text) & _singulars(first)
+            else text
+        )
 
     def _is_kind(self, node: Path) -> bool:
         """Whether one word tells kinds of the parent apart, as its siblings do: "LEAN" beside "CHOICE BEEF"."""
@@ -228,7 +231,7 @@ class _Labeller:
         if len(words) != 1 or len(parent) != 1 or words[0].endswith("s"):
             return False
         beside = [name_words(other[-1]) for other in self._children[node[:-1]] if other != node]
-        return any(len(other) == 2 and stem(other[-1]) == stem(parent[0]) for other in beside)
+        return any(len(other) == 2 and singular(other[-1]) == singular(parent[0]) for other in beside)
 
     def _distinguish(self) -> None:
         """Tells equal labels apart: on one shelf by their details, else by the nearest categories above that differ.
@@ -266,7 +269,7 @@ class _Labeller:
 def _below(label: str, parent: str) -> str:
     """A label with the name of a category above it before it: "Men Shirts"."""
     first = re.split(r",| & ", parent)[0]
-    return f"{label} in {first}" if _stems(label) & _stems(first) else f"{first} {label}"
+    return f"{label} in {first}" if _singulars(label) & _singulars(first) else f"{first} {label}"
 
 
 def _says_nothing(end: str) -> bool:
@@ -284,13 +287,13 @@ def _modifiers(names: Iterable[str]) -> set[str]:
     for name in names:
         for part in re.split(r"[/,:(&]|\s-\s", name):
             *before, last = name_words(part) or [""]
-            inside.update(map(stem, before))
-            final[stem(last)] += bool(before)
+            inside.update(map(singular, before))
+            final[singular(last)] += bool(before)
     return {word for word, count in inside.items() if count >= _LEAST_MODIFIED and count > 2 * final[word]}
 
 
-def _stems(text: str) -> set[str]:
-    return {stem(word) for word in name_words(text)} - _CONNECTORS - _FILLERS
+def _singulars(text: str) -> set[str]:
+    return {singular(word) for word in name_words(text)} - _CONNECTORS - _FILLERS
 
 
 def _composed(tokens: Sequence[str], head: str, modifiers: set[str], *, numbers: bool = False) -> str:
@@ -299,7 +302,7 @@ def _composed(tokens: Sequence[str], head: str, modifiers: set[str], *, numbers:
     Args:
         tokens: words in lower case, numbers, and separators.
         head: last word of the category above, of which "EGGS - LARGE" are large ones.
-        modifiers: stems of words that stand before others.
+        modifiers: singulars of words that stand before others.
         numbers: keep numbers that are no percentages.
     """
     parts: list[list[str]] = [[]]
@@ -312,25 +315,25 @@ def _composed(tokens: Sequence[str], head: str, modifiers: set[str], *, numbers:
             parts.append([])
         elif token in (":", "-"):
             # "BREAD:ITALIAN" is Italian bread and "EGGS - LARGE" are large eggs, while "MULTI-PACK" is one word.
-            is_kind = token == ":" or (bool(left) and stem(left[-1]) == stem(head))
+            is_kind = token == ":" or (bool(left) and singular(left[-1]) == singular(head))
             if is_kind and len(parts) == 1 and 1 <= len(left) <= _LONGEST_KIND:
                 kind, parts = left, [[]]
         elif numbers or not token[0].isdigit() or token.endswith("%"):
             left.append(token)
     parts = [part for part in map(_trimmed, parts) if part]
-    if len(parts) > 1 and len(parts[0]) == 1 and stem(parts[0][0]) == stem(head):
+    if len(parts) > 1 and len(parts[0]) == 1 and singular(parts[0][0]) == singular(head):
         # "PIZZA/ECONOMY" below "FROZEN PIZZA" is an economy pizza.
-        if all(stem(part[-1]) in modifiers for part in parts[1:]):
+        if all(singular(part[-1]) in modifiers for part in parts[1:]):
             kind, parts = parts[0], parts[1:]
     elif len(parts) == 1 and not kind and len(parts[0]) > 1:
         first = parts[0][0]
-        if stem(first) == stem(head) and first.endswith("s") and not {"&", "and"} & set(parts[0]):
+        if singular(first) == singular(head) and first.endswith("s") and not {"&", "and"} & set(parts[0]):
             # "POTATOES RUSSET" below "POTATOES": the plural is the thing, what follows says which.
             kind, parts = parts[0][:1], [parts[0][1:]]
     texts = list(dict.fromkeys(_shown(_turned(part, modifiers)) for part in parts))[:_MOST_PARTS]
     name = " & ".join(([", ".join(texts[:-1])] if texts[:-1] else []) + texts[-1:])
     shown = _shown(_turned(_trimmed(kind), modifiers))
-    if shown and not _stems(shown) <= _stems(name):
+    if shown and not _singulars(shown) <= _singulars(name):
         name = f"{name} {shown}".strip()
     return name if len(name) <= MOST_CHARACTERS else name[: MOST_CHARACTERS + 1].rpartition(" ")[0].rstrip(" &,")
 
@@ -349,13 +352,13 @@ def _turned(words: Sequence[str], modifiers: set[str]) -> list[str]:
     """With what stands before words everywhere else before these too: "spaghetti dry" is dry spaghetti."""
     turned = list(words)
     if len(words) > 1 and not {"&", *_CONNECTORS} & set(words):
-        if stem(words[-1]) in modifiers and stem(words[0]) != stem(words[-1]):
+        if singular(words[-1]) in modifiers and singular(words[0]) != singular(words[-1]):
             turned = [words[-1], *words[:-1]]
         elif (
             len(words) == 2
             and words[0].endswith("s")
-            and stem(words[0]) not in modifiers
-            and stem(words[1]) in modifiers
+            and singular(words[0]) not in modifiers
+            and singular(words[1]) in modifiers
         ):
             turned = [words[1], words[0]]
     return turned

@@ -10,6 +10,7 @@ from endcap_server.engines.encoder_runtime import EngineLoadError
 from endcap_server.shop.columns import Array
 from endcap_server.shop.prompts import leaf_name
 from endcap_server.shop.store import KeywordColumns, ProductColumns, Ragged, tokenizer_digest
+from endcap_server.shop.words import words
 from pydantic import Field
 
 from endcap_builders.catalogue.groups import EVENTS, FACTS, QUERIES, TEXTS
@@ -17,7 +18,7 @@ from endcap_builders.catalogue.shopper_words import Label, audit_table, shopper_
 from endcap_builders.keywords import WordIndex, known_keywords
 from endcap_builders.markup import plain_text
 from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
-from endcap_builders.words import caption_tokens, words
+from endcap_builders.words import caption_tokens
 
 _CHUNK = 256
 _EVENT_WEIGHTS = {"view": 1.0, "cart": 3.0, "purchase": 5.0}

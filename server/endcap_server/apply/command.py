@@ -56,10 +56,7 @@ def add_apply_command(subparsers: Any) -> None:
     )
     trial.add_argument("--promote", action="store_true", help="make live what runs beside it by --split or --shadow")
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a limit, before that of apply.toml"
-    )
-    parser.add_argument("--force-memory", action="store_true", help="load it even if memory seems to be too short")
+    _add_load_options(parser)
     parser.add_argument("--skip-hashes", action="store_true", help="do not read the artefacts whole to check them")
     _add_server_options(parser)
     parser.set_defaults(run=_apply)
@@ -108,12 +105,30 @@ def add_rollback_command(subparsers: Any) -> None:
     parser.add_argument(
         "--to", type=numbers.whole(0, 2**31 - 1), default=0, metavar="N", help="generation (default: the one before)"
     )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a limit, before that of apply.toml"
-    )
-    parser.add_argument("--force-memory", action="store_true", help="load it even if memory seems to be too short")
+    _add_load_options(parser)
     _add_server_options(parser)
     parser.set_defaults(run=_rollback)
+
+
+def _add_load_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_limit,
+        metavar="NAME=VALUE",
+        help="a limit, before that of apply.toml",
+    )
+    parser.add_argument("--force-memory", action="store_true", help="load it even if memory seems to be too short")
+
+
+def _limit(text: str) -> str:
+    """A limit that there is, with a value that it may have."""
+    try:
+        RolloutLimits.read((), [text])
+    except ApplyError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _add_server_options(parser: argparse.ArgumentParser) -> None:

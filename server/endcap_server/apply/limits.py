@@ -63,21 +63,18 @@ class RolloutLimits(BaseModel):
         for setting in settings:
             name, equals, value = setting.partition("=")
             if not equals:
-                raise ApplyError(f"--set {setting}: expected NAME=VALUE, the names are {', '.join(cls.model_fields)}")
+                raise ApplyError(f"{setting}: expected NAME=VALUE, the names are {', '.join(cls.model_fields)}")
             values[name.strip()] = value.strip()
         try:
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0]) if first["loc"] else ""
-            where = f"{path}" if path is not None and not settings else f"{path or 'limits'} and --set"
             if first["type"] == "extra_forbidden":
-                raise ApplyError(
-                    f"{where}: no setting is called {name!r}; there are {', '.join(cls.model_fields)}"
-                ) from None
-            raise ApplyError(
-                f"{where}: {name}: expected {describe_validation(first)}, got {first.get('input')!r}"
-            ) from None
+                problem = f"no setting is called {name!r}; there are {', '.join(cls.model_fields)}"
+            else:
+                problem = f"{name}: expected {describe_validation(first)}, got {first.get('input')!r}"
+            raise ApplyError(f"{path}: {problem}" if path else problem) from None
 
     @classmethod
     def table(cls) -> list[tuple[str, str, str]]:

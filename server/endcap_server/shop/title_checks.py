@@ -12,7 +12,7 @@ import numpy as np
 
 from endcap_server.shop.store import ItemStore
 from endcap_server.shop.text import folded_name
-from endcap_server.shop.words import LITTLE_WORDS
+from endcap_server.shop.words import LITTLE_WORDS, stem
 
 _WORD = re.compile(r"[^\W_]+")
 _SAMPLE = 500
@@ -124,9 +124,7 @@ def _words(text: str) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def _content(title: str) -> frozenset[str]:
-    words = [word for word in _words(title) if word not in LITTLE_WORDS]
-    # Plural and singular say the same; "ss" is no plural.
-    return frozenset(word[:-1] if len(word) > 3 and word[-1] == "s" and word[-2] != "s" else word for word in words)
+    return frozenset(stem(word) for word in _words(title) if word not in LITTLE_WORDS)
 
 
 def title_overlap(one: str, two: str) -> float:
