@@ -246,6 +246,25 @@ def test_what_lasts_is_not_restocked(tmp_path):
     assert not titles & set(restock)
 
 
+def test_themes_list_what_a_shopper_buys(full):
+    kinds = ("lamps", "rugs", "seeds", "tools")
+    (page,) = full.themes([ThemeTask(Profile(favourites=kinds), 4)])
+    named = [{kind for kind in kinds if kind in theme.title.lower()} for theme in page]
+    # Lamps and rugs are bought together, and so are seeds and tools.
+    assert named[:2] == [{"lamps", "rugs"}, {"seeds", "tools"}]
+    of_keyword, row = full.statistics.topics.of_keyword, full.vocabulary.row
+    for theme in page[:2]:
+        assert len({int(of_keyword[row[text]]) for text in theme.concepts if text in row}) >= 2, "a concept of each"
+
+
+def test_a_title_lists_three_kinds_with_commas(full):
+    counts: Counter[str] = Counter()
+    (kept,) = prune_page([ThemeDraft("Milk, eggs and bread", ("milk", "eggs", "bread"))], counts)
+    assert kept.title == "Milk, eggs and bread"
+    example = Example(prompts.theme_prompt("likes:milk", 1), prompts.theme_completion([kept]))
+    assert written_under(example, 1)
+
+
 def test_every_title_of_the_lexicon_can_be_written():
     lexicon = read_lexicon()
     values = dict.fromkeys(("topic", "other", "third", "query", "attribute", "season"), "milk") | {"brand": "Acme"}
