@@ -7,7 +7,7 @@ import numpy as np
 from endcap_server.engines.lexical import LexicalIndex
 from endcap_server.stages.candidates import fuse
 from endcap_server.stages.nearest_client import Words
-from endcap_server.stages.retrieval import RetrievalParameters
+from endcap_server.stages.retrieval_parameters import RetrievalParameters
 
 from endcap_builders.evaluation.metrics import corpus_figures, judged_figures
 from endcap_builders.evaluation.queries import Judged

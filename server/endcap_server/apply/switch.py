@@ -16,7 +16,7 @@ from endcap_server.serving.generation import Generation, StateFolder
 from endcap_server.serving.processes import model_processes
 from endcap_server.stages.in_flight import InFlight, table_path
 from endcap_server.stages.recorder import FOLDER as RECORDED
-from endcap_server.stages.retrieval import RetrievalParameters
+from endcap_server.stages.retrieval_parameters import RetrievalParameters
 
 _PROBE_PAUSE_S = 0.5
 _SETTLE_S = 1.0

@@ -1,15 +1,18 @@
 """The `nearest` engine as stages use it: texts and vectors in, rows and vectors out."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
+from endcap_server.declared.errors import EngineError
 from endcap_server.declared.tensors import Tensors, bytes_tensor
 from endcap_server.stages.base import Engines
+from endcap_server.stages.status import StatusPart
 
 _ENGINE = "nearest"
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -116,3 +119,12 @@ class NearestClient:
         outputs = ("ROW", "SIMILARITY", "VECTOR")
         answer = await self._engines.call(_ENGINE, inputs, deadline_ns, outputs)
         return Hits(answer["ROW"], answer["SIMILARITY"], answer["VECTOR"].astype(np.float32))
+
+
+async def found_or_none(call: Awaitable[_Answer], status: StatusPart, *, whole: bool = True) -> _Answer | None:
+    """What a call of the nearest engine answers; None when it failed, which the status then says."""
+    try:
+        return await call
+    except EngineError as error:
+        status.fall_back_on(error, whole=whole)
+        return None

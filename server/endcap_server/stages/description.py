@@ -1,0 +1,71 @@
+"""How LLM 1 is told of a shopper: the kinds, brands and searches, in one line of words."""
+
+from datetime import date
+
+import numpy as np
+
+from endcap_server.shop import prompts
+from endcap_server.shop.kinds import Kinds
+from endcap_server.shop.store import ItemStore
+from endcap_server.stages import contract
+from endcap_server.stages.candidates import Candidates, interests, recency
+from endcap_server.stages.nearest_client import NearestClient, found_or_none
+from endcap_server.stages.retrieval_parameters import RetrievalParameters
+from endcap_server.stages.status import StatusPart
+
+_FAVOURITES, _DUE, _BRANDS = 6, 3, 3
+
+
+class Description:
+    """Describes shoppers.
+
+    Args:
+        store: The item store.
+        kinds: Kinds of its products.
+        nearest: Asked for keywords in a catalogue without kinds.
+        settings: Of retrieval.
+    """
+
+    def __init__(self, store: ItemStore, kinds: Kinds, nearest: NearestClient, settings: RetrievalParameters) -> None:
+        self._store, self._kinds, self._nearest, self._settings = store, kinds, nearest, settings
+
+    def categories(self, history: np.ndarray, candidates: Candidates) -> np.ndarray:
+        """The category positions a shopper buys from, best first: int32 [F]; of a session alone, those it is about."""
+        rows, weights = history, recency(len(history), self._settings.half_life)
+        if not len(rows) and candidates.similarity.any():
+            rows = candidates.rows[:20]
+            weights = candidates.similarity[:20]
+        category = self._store.category[rows]
+        tagged = category >= 0
+        if not tagged.any():
+            return np.empty(0, np.int32)
+        totals = np.bincount(category[tagged], weights[tagged])
+        best = np.argsort(-totals, kind="stable")[:_FAVOURITES]
+        return best[totals[best] > 0].astype(np.int32)
+
+    async def favourites(self, history: np.ndarray, deadline_ns: int, status: StatusPart) -> list[str]:
+        """What a shopper likes, best first: kinds of products, or in a catalogue without any the nearest keywords."""
+        if self._kinds.names:
+            return self._kinds.favourites(history, _FAVOURITES, self._settings.half_life)
+        vectors, _ = interests(self._store, history, self._settings.half_life, self._settings.interests)
+        if not len(vectors):
+            return []
+        found = await found_or_none(self._nearest.keywords(vectors, 1, deadline_ns), status, whole=False)
+        rows = found.rows.reshape(-1) if found is not None else np.empty(0, np.int32)
+        return list(dict.fromkeys(self._store.keywords.take(rows[rows >= 0])))
+
+    def text(self, history: np.ndarray, liked: list[str], session: tuple[str, ...], request: contract.Request) -> str:
+        """The shopper in LLM 1's words."""
+        store, settings = self._store, self._settings
+        brands = [store.brands[i] if i >= 0 else "" for i in store.brand[history].tolist()]
+        season = (
+            "" if settings.seasons == "none" else prompts.season_of(date.today(), southern=settings.seasons == "south")
+        )
+        return prompts.shopper_text(
+            favourite_kinds=liked,
+            due_kinds=self._kinds.due(history, _DUE),
+            brands=prompts.favourites(brands, _BRANDS, settings.half_life),
+            session=session,
+            season=season,
+            campaign=request.rules.campaign,
+        )
