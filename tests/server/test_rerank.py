@@ -32,6 +32,7 @@ def answer(
     search: bool = False,
     parameters: dict[str, str] | None = None,
     products: int = 4,
+    concepts: tuple[tuple[str, ...], ...] = (),
     **rules: object,
 ) -> tuple[Tensors, dict, TinyEngines]:
     engines = TinyEngines(shop, broken)
@@ -49,7 +50,7 @@ def answer(
     out = asyncio.run(
         stage.run(
             {
-                "THEMES": Themes(titles=tuple(theme for theme, _ in themes)).tensor(),
+                "THEMES": Themes(titles=tuple(theme for theme, _ in themes), concepts=concepts).tensor(),
                 "KEYWORDS": KeywordRows.of(keyword_rows).tensor(),
                 "CANDIDATE_ROW": np.array(candidates, np.int32),
                 "CANDIDATE_LEXICAL": np.linspace(1, 0, len(candidates), dtype=np.float32),
@@ -188,3 +189,12 @@ def test_mix_keeps_both_orders_and_leaves_no_place_empty(
 
 def test_mix_by_share() -> None:
     assert mix([1, 2, 3, 4, 5, 6], [11, 12, 13], 1 / 3, 9) == [1, 2, 11, 3, 4, 12, 5, 6, 13]
+
+
+def test_candidates_of_the_kinds_that_a_theme_names(shop: Path) -> None:
+    themes = (("Something for the evening", ("desk lamp",)),)
+    stage_parameters = {"pairs_per_placement": "12", "search_pairs": "16", "personal_floor": "1"}
+    by_keywords, _, _ = answer(shop, themes, candidates=(9, 10), parameters=stage_parameters)
+    by_kind, _, _ = answer(shop, themes, candidates=(9, 10), parameters=stage_parameters, concepts=(("rugs",),))
+    assert not {9, 10} & set(by_keywords["ROW"].reshape(-1).tolist())
+    assert {9, 10} <= set(by_kind["ROW"].reshape(-1).tolist()), "rugs are no lamps, and the theme is about rugs too"

@@ -80,7 +80,7 @@ class Merchandiser:
         for place, search in enumerate(searches):
             # Nothing but the search: what is near it is found by its vector, whatever shoppers type.
             yield self._title("session", place, query=search), [search]
-        yield from self._lists(known, due)
+        yield from self._lists(known)
         yield from self._bought_again(due)
         yield from self._about([topic for topic in known if topic not in due[:2]], known, profile)
         if not known:
@@ -88,7 +88,7 @@ class Merchandiser:
                 yield from self._of_brand(brand, [], place)
         yield from self._general(profile)
 
-    def _lists(self, known: list[int], due: list[int]) -> Iterator[Idea]:
+    def _lists(self, known: list[int]) -> Iterator[Idea]:
         """Placements that hold two or three of the shopper's kinds each, those that go together in one."""
         left, place = list(known), 0
         while len(left) > 1:
@@ -97,18 +97,18 @@ class Merchandiser:
             if len(left) == 3:
                 mates = mates[:1]  # two and two rather than three and one
             left = [topic for topic in left if topic not in mates]
-            yield self._list([first, *mates], due, place)
+            yield self._list([first, *mates], place)
             place += 1
 
-    def _list(self, topics: list[int], due: list[int], place: int) -> Idea:
-        names = {"other": self._name(topics[1]), "third": self._name(topics[-1])}
+    def _list(self, topics: list[int], place: int) -> Idea:
+        """Kinds by the names that the shopper text has, so that a student copies them; they are the concepts too."""
+        names = [self.statistics.topics[topic].name for topic in topics]
+        slots = {"topic": names[0], "other": names[1], "third": names[-1]}
         again = "_again" if all(self.statistics.restocked[topic] for topic in topics) else ""
-        title = self._title(f"list{again}", place, topics[0], **names) if len(topics) > 2 else ""
+        title = self._title(f"list{again}", place, -1, **slots) if len(topics) > 2 else ""
         if not _fits(title):
-            title = self._title(f"pair{again}", place, topics[0], **names)
-        # By its widest name: the placement is about all of a kind.
-        concepts = [self.statistics.topics[topic].concepts[0] for topic in topics]
-        return title, [*concepts, *self._concepts(topics[0], 2)]
+            title = self._title(f"pair{again}", place, -1, **slots)
+        return title, names
 
     def _affinity(self, one: int, two: int) -> float:
         topics = self.statistics.topics
@@ -218,10 +218,10 @@ class Merchandiser:
     def _occasion(self, occasion: Occasion) -> Idea:
         return occasion.name, [self._concepts(topic, 1)[0] for topic in occasion.topics]
 
-    def _title(self, kind: str, place: int, topic: int = -1, **slots: str) -> str:
+    def _title(self, kind: str, place: int, about: int = -1, **slots: str) -> str:
         """Word a title: what it is about chooses the patterns, its place on the page the one to begin with."""
         patterns = getattr(self.lexicon.titles, kind)
-        name = self._name(topic) if topic >= 0 else ""
+        name = self._name(about) if about >= 0 else ""
         values = {
             "topic": name,
             "other": "",

@@ -19,7 +19,7 @@ _MAX_ATTRIBUTES = 80
 _PRIOR_BASKETS = 4.0
 _PRIOR_SHOPPERS, _PRIOR_REPEAT = 6.0, 0.1
 _RESTOCKED = 0.25
-_FOLLOWED_SHARE = 0.67
+_LATER_DAYS = 3
 _MAX_OCCASIONS = 200
 _OCCASION_PRODUCTS, _OCCASION_TOPICS = 24, 5
 
@@ -168,16 +168,16 @@ def _lift(events: pl.DataFrame, vectors: Array) -> Array:
 def _restocked(events: pl.DataFrame, count: int) -> Array:
     """Which topics are bought again: bool [T].
 
-    The share of shoppers who buy from a topic again on a later day, among those whose first purchase lies in the first
-    two thirds of the log, so that there was time to. The estimate is the mean of a beta posterior: few shoppers prove
-    little. Televisions fail by their own events; nothing lists durable goods.
+    The share of shoppers who buy from a topic again on a later day, among those who came back on `_LATER_DAYS` days or
+    more after their first purchase of it: a shopper seen once says nothing. The estimate is the mean of a beta
+    posterior: few shoppers prove little. Televisions fail by their own events; nothing lists durable goods.
     """
-    first, last = events["timestamp"].min(), events["timestamp"].max()
-    days = events.select("user_id", "topic", pl.col("timestamp").dt.date().alias("day"))
-    shoppers = days.group_by("user_id", "topic").agg(pl.col("day").min(), pl.col("day").n_unique().alias("days"))
-    followed = (first + _FOLLOWED_SHARE * (last - first)).date()  # type: ignore[operator, union-attr]
+    days = events.select("user_id", "topic", pl.col("timestamp").dt.date().rank("dense").over("user_id").alias("visit"))
     found = (
-        shoppers.filter(pl.col("day") <= followed)
+        days.with_columns(visits=pl.col("visit").max().over("user_id"))
+        .group_by("user_id", "topic")
+        .agg(pl.col("visits").first(), pl.col("visit").min(), pl.col("visit").n_unique().alias("days"))
+        .filter(pl.col("visits") - pl.col("visit") >= _LATER_DAYS)
         .group_by("topic")
         .agg(pl.len().alias("shoppers"), (pl.col("days") > 1).sum().alias("again"))
     )

@@ -1,7 +1,8 @@
 """Kinds of products by names that shoppers use: what a shopper is described with, and what a theme can be about."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,14 @@ class Kinds:
         without = (topic < 0) & (store.category >= 0)
         topic[without] = place_of_leaf[store.category[without]]
         return cls(list(position), topic, restocked)
+
+    def named(self, names: Iterable[str]) -> list[int]:
+        """Positions of the kinds that are called so."""
+        return [self._position[name] for name in names if name in self._position]
+
+    @cached_property
+    def _position(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.names)}
 
     def labels(self, rows: Array) -> list[str]:
         """Name of the kind of each product of ``rows`` (int [H]), "" for none."""

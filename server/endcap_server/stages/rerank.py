@@ -14,6 +14,8 @@ from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.tensors import Tensors, bytes_tensor
 from endcap_server.shop import prompts
 from endcap_server.shop.gates import is_installed
+from endcap_server.shop.kinds import FILES as KINDS_FILES
+from endcap_server.shop.kinds import Kinds
 from endcap_server.shop.rules import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.understanding import Understanding
@@ -61,7 +63,7 @@ class Rerank(Stage):
         parameters=RerankParameters,
         calls=("nearest", "cross_encoder"),
         files=lambda settings: STORE_FILES,
-        optional_files=("gates/gates.json",),
+        optional_files=("gates/gates.json", *KINDS_FILES),
     )
     settings: RerankParameters
 
@@ -72,6 +74,7 @@ class Rerank(Stage):
         self.installed = is_installed(build, "cross_encoder")
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         self.understanding = Understanding.of(self.store)
+        self.kinds = Kinds.open(build, self.store)
 
     async def answer(self, inputs: Tensors) -> StageAnswer:
         """Answer ROW [Q, M] in retrieval's order, -1 padded; MEASURED [Q, M, 4] (see `page.MEASURED`), NaN padded."""
@@ -152,9 +155,9 @@ class Rerank(Stage):
             middle = self.store.keyword_vectors[known].astype(np.float32).mean(axis=0)
             middle /= max(float(np.linalg.norm(middle)), 1e-6)
             near = vectors @ middle >= settings.personal_floor
-            # What a shopper buys of the theme's own categories belongs to it, however its title is worded.
-            said = self.store.keywords.find(document.about(index))
-            near |= np.isin(self.store.category[candidates], self._categories(np.union1d(known, said[said >= 0])))
+            # What a shopper buys of the theme's own kinds and categories belongs to it, however its title is worded.
+            near |= np.isin(self.kinds.of_product[candidates], self.kinds.named(document.about(index)))
+            near |= np.isin(self.store.category[candidates], self._categories(known))
             personal = candidates[near].tolist()
             lists.append(mix(self._of_keywords(known, allowed), personal, settings.personal_share, pairs))
         if short := [index for index, theme in enumerate(themes) if theme and len(lists[index]) < products]:
