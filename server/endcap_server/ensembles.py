@@ -47,7 +47,6 @@ class Ensemble:
 
     public = True
     """Nothing of its tensors may change."""
-    calls: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[DeclaredTensor, ...]:

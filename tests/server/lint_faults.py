@@ -463,12 +463,6 @@ PARAMETERS = (
         ),
         ("E507", RERANK, "nowhere"),
     ),
-    fault("range of a comment", (RERANK, "(>= 4, <= 512)", "(>= 4, <= 1000)"), ("W508", RERANK, "<= 1000")),
-    fault(
-        "meaning of a comment",
-        (FUSION, "# the same in a search", "# the same elsewhere"),
-        ("W508", FUSION, "elsewhere"),
-    ),
     fault(
         "parameters of an ensemble",
         (

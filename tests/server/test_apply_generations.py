@@ -15,8 +15,12 @@ from endcap_server.generations.snapshot import source_folders, take_snapshot
 from endcap_server.generations.start import prepare
 from endcap_server.lint.repository import View
 from endcap_server.serving.generation import KEPT, ApplyError, Generation, StateFolder
+from endcap_server.stages.fusion import FusionParameters
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
+
+MARGIN = FusionParameters().margin
+"""The first parameter of fusion's configuration."""
 
 MODELS = Path(__file__).resolve().parents[2] / "model_repository"
 STEPS = ("bi_encoder", "index", "store", "cross_encoder", "theme_llm", "keyword_llm", "ranker")
@@ -195,7 +199,7 @@ def test_one_table_of_requests_in_flight_for_each_retrieval(state: StateFolder, 
     first, _ = generation(state, build, 1, None)
     edit(build, "retrieval", '"2000"', '"2500"')
     second, _ = generation(state, build, 2, first)
-    edit(build, "fusion", '"0.25"', '"0.3"')
+    edit(build, "fusion", f'"{MARGIN}"', '"0.3"')
     third, _ = generation(state, build, 3, second)
     assert first.table == "retrieval"
     assert second.table == third.table == "retrieval__g2"
@@ -228,7 +232,7 @@ def test_sources(build: Path, tmp_path: Path) -> None:
 def test_a_server_starts_with_the_build_as_it_is(state: StateFolder, build: Path) -> None:
     assert prepare(state, build, "cpu").number == 1
     assert prepare(state, build, "cpu").number == 1, "nothing has changed"
-    edit(build, "fusion", '"0.25"', '"0.3"')
+    edit(build, "fusion", f'"{MARGIN}"', '"0.3"')
     assert prepare(state, build, "cpu", again=True).number == 1, "edited while it runs, and not applied"
     assert prepare(state, build, "cpu").number == 2
     assert config(state, "fusion").parameters["margin"].string_value == "0.3"
@@ -244,7 +248,7 @@ def test_a_repository_of_another_version_is_not_served(state: StateFolder, build
 
 def test_a_server_comes_back_with_what_was_applied(state: StateFolder, build: Path) -> None:
     first = prepare(state, build, "cpu")
-    edit(build, "fusion", '"0.25"', '"0.3"')
+    edit(build, "fusion", f'"{MARGIN}"', '"0.3"')
     state.journal.write("began", 2, kind="apply", source=str(build))
     second, view = generation(state, build, 2, first)
     render_models(state, view, second)
@@ -269,10 +273,8 @@ def test_old_generations_go(state: StateFolder, build: Path) -> None:
     edit(build, "theme", '"0.92"', '"0.91"')
     live, _ = generation(state, build, 2, live)
     for number in range(3, 3 + KEPT + 1):
-        edit(
-            build, "fusion", 'key: "margin" value: { string_value: "0.25', 'key: "margin" value: { string_value: "0.251'
-        )
-        edit(build, "fusion", '"0.251', '"0.25')
+        edit(build, "fusion", f'"{MARGIN}', f'"{MARGIN}1')
+        edit(build, "fusion", f'"{MARGIN}1', f'"{MARGIN}')
         live, _ = generation(state, build, number, live)
     state.prune(live)
     assert state.kept() == [1, 2, *range(number - KEPT + 1, number + 1)], "the live one shares models with 1 and 2"

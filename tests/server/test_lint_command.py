@@ -65,12 +65,17 @@ def test_it_runs_where_the_models_run() -> None:
 def test_findings_are_sorted_and_say_where_what_why_and_how_to_mend(shop: Path) -> None:
     edit(shop, "theme/config.pbtxt", '"1" }', '"99" }')
     edit(shop, "search/config.pbtxt", 'model_name: "fusion"', 'model_name: "fussion"')
-    edit(shop, "fusion/config.pbtxt", "# the same in a search", "# another")
+    edit(
+        shop,
+        "keywords/config.pbtxt",
+        'min_keywords" value: { string_value: "2"',
+        'min_keywords" value: { string_value: "9"',
+    )
     status, out, err = lint("models", folder=shop)
     assert (status, err) == (1, "")
     assert out.splitlines() == [
-        "models/fusion/config.pbtxt:58: warning: the comment of search_diversity says 'another (>= 0, <= 10)' "
-        "(whoever edits the value is misled); write: # the same in a search (>= 0, <= 10) [W508]",
+        "models/keywords/config.pbtxt:22: warning: min_keywords is 9, and keywords 5 (one of the two has no effect); "
+        "min_keywords at most keywords [W510]",
         "models/search/config.pbtxt:48: error: step 3 runs 'fussion', which does not exist "
         "(Triton refuses the ensemble, and takes the running one down); did you mean 'fusion'? [E302]",
         "models/theme/config.pbtxt:18: error: spare of theme is '99' (the model is refused on loading); "
@@ -80,7 +85,12 @@ def test_findings_are_sorted_and_say_where_what_why_and_how_to_mend(shop: Path) 
 
 
 def test_warnings_fail_only_when_strict(shop: Path) -> None:
-    edit(shop, "fusion/config.pbtxt", "# the same in a search", "# another")
+    edit(
+        shop,
+        "keywords/config.pbtxt",
+        'min_keywords" value: { string_value: "2"',
+        'min_keywords" value: { string_value: "9"',
+    )
     assert lint("models", folder=shop)[0] == 0
     assert lint("models", "--strict", folder=shop)[0] == 1
 

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 import pytest
-from endcap_server.lint import Finding, View, read_repository
-from endcap_server.lint.registry import CHECKS
+from endcap_server.lint import Finding, View, read_repository, run_checks
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_repository import Map, ensemble, model, tensor
@@ -14,10 +13,8 @@ SHOP = {"E320"}
 
 
 def lint(folder: Path) -> list[Finding]:
-    view = View(read_repository(folder), "cpu")
-    for check in sorted(CHECKS, key=lambda check: check.rank):
-        view.findings += list(check.run(view))
-    return [finding for finding in view.findings if finding.code.name not in SHOP]
+    findings = run_checks(View(read_repository(folder), "cpu"))
+    return [finding for finding in findings if finding.code.name not in SHOP]
 
 
 def codes(folder: Path) -> list[tuple[str, int]]:

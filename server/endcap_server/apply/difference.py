@@ -5,7 +5,6 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
-from endcap_server.generations.composition import called_engines
 from endcap_server.lint.repository import View
 from endcap_server.serving.generation import Generation
 
@@ -44,8 +43,7 @@ def _changes(model: str, view: View, live_view: View, generation: Generation, li
     if not found and live.digests.get(model) != generation.digests[model]:
         found = True
         yield "its artefacts or code"
-    needs = {*called_engines(config).values(), *(step.model for step in config.steps)}
-    reloaded = sorted(each for each in needs if generation.owners.get(each) == generation.number)
+    reloaded = sorted(each for each in {*config.needs} if generation.owners.get(each) == generation.number)
     if reloaded and model not in generation.public:
         yield f"calls {', '.join(reloaded)}"
     elif not found and model not in generation.public:

@@ -1,7 +1,6 @@
 """What a generation consists of: the models that its ensembles reach, what each is made of, and what is shared."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,36 +26,10 @@ def public_ensembles(view: View) -> tuple[str, ...]:
     return tuple(name for name in ENSEMBLES if name in view.configs)
 
 
-def called_engines(config: Config) -> dict[str, str]:
-    """Engine -> model that a stage calls for it, as its configuration says."""
-    known = declared_model(config.model)
-    if known is None:
-        return {}
-    given = json.loads(config.texts().get("engines", "{}"))
-    return {engine: str(given.get(engine, engine)) for engine in known.calls}
-
-
-def reached(view: View) -> list[str]:
-    """Models that the public ensembles run or whose stages call, each after those that it needs."""
-    found: dict[str, None] = {}
-
-    def visit(name: str, below: tuple[str, ...]) -> None:
-        config = view.configs.get(name)
-        if config is None or name in found or name in below:
-            return
-        for other in (*called_engines(config).values(), *(step.model for step in config.steps)):
-            visit(other, (*below, name))
-        found[name] = None
-
-    for name in public_ensembles(view):
-        visit(name, ())
-    return list(found)
-
-
 def digests(view: View, snapshot: Path) -> dict[str, str]:
     """Model -> digest of its configuration, its files and the artefacts that it opens."""
     manifest, _ = read_build_manifest(snapshot)
-    return {name: _digest(view.configs[name], snapshot, manifest) for name in reached(view)}
+    return {name: _digest(view.configs[name], snapshot, manifest) for name in view.reached(public_ensembles(view))}
 
 
 def _digest(config: Config, snapshot: Path, manifest: dict[str, Any]) -> str:
@@ -109,15 +82,13 @@ def compose(number: int, source: str, view: View, snapshot: Path, live: Generati
     public = public_ensembles(view)
     if live is not None and (missing := set(live.public) - set(public)):
         raise ApplyError(f"{source}: the ensemble {', '.join(sorted(missing))} is missing; callers would lose it")
-    for model in reached(view):
-        config = view.configs[model]
-        needs = {*called_engines(config).values(), *(step.model for step in config.steps)}
+    for model in view.reached(public):
         shared = (
             live is not None
             and live.digests.get(model) == made_of[model]
             and model in live.models
             and base_name(model) != REPORTS_GENERATION
-            and not any(owners.get(each) == number for each in needs)
+            and not any(owners.get(each) == number for each in view.configs[model].needs)
         )
         if shared and live is not None:
             names[model], owners[model] = live.models[model], live.owners[model]

@@ -8,7 +8,6 @@ from typing import Any
 
 from google.protobuf import text_format
 
-from endcap_server.generations.composition import called_engines
 from endcap_server.lint.repository import CONFIG, Config, View
 from endcap_server.models import base_name
 from endcap_server.serving.generation import Generation, StateFolder, write_whole
@@ -62,7 +61,7 @@ def _config(config: Config, generation: Generation, folder: Path) -> Any:
     if snapshot in (build, *build.parents):
         given = os.path.relpath(build, folder)
     proto.parameters["build"].string_value = given
-    names = {engine: generation.models.get(model, model) for engine, model in called_engines(config).items()}
+    names = {engine: generation.models.get(model, model) for engine, model in config.engines.items()}
     if any(engine != name for engine, name in names.items()):
         proto.parameters["engines"].string_value = json.dumps(names)
     if base_name(config.model) == "fusion":

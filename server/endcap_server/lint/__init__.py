@@ -3,36 +3,26 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-# Importing a module of checks registers them.
-from endcap_server.lint import (
+from endcap_server.lint import (  # noqa: F401 - importing a module of checks registers them
     checks_artefacts,
-    checks_cache,
     checks_ensembles,
     checks_files,
     checks_models,
     checks_parameters,
 )
-from endcap_server.lint.finding import CODES, Code, Finding, Where
-from endcap_server.lint.registry import CHECKS
-from endcap_server.lint.repository import PROFILES, Repository, RepositoryError, View, read_repository
+from endcap_server.lint.finding import CODES, Finding, Where
+from endcap_server.lint.registry import run_checks
+from endcap_server.lint.repository import PROFILES, RepositoryError, View, read_repository
 
 __all__ = [
     "CODES",
     "PROFILES",
-    "Code",
     "Finding",
-    "Repository",
     "RepositoryError",
     "View",
-    "Where",
-    "checks_artefacts",
-    "checks_cache",
-    "checks_ensembles",
-    "checks_files",
-    "checks_models",
-    "checks_parameters",
     "lint_repository",
     "read_repository",
+    "run_checks",
 ]
 
 
@@ -53,9 +43,6 @@ def lint_repository(folder: Path, profiles: Iterable[str] = PROFILES, *, hashes:
     repository = read_repository(folder)
     found: dict[tuple[Where, str, str], Finding] = {}
     for profile in profiles:
-        view = View(repository, profile, hashes)
-        for check in sorted(CHECKS, key=lambda check: check.rank):
-            view.findings += list(check.run(view))
-        for finding in view.findings:
+        for finding in run_checks(View(repository, profile, hashes)):
             found.setdefault((finding.where, finding.code.name, finding.what), finding)
     return sorted(found.values(), key=lambda finding: finding.sort_key)

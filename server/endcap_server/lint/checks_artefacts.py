@@ -11,13 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from endcap_server.declared.model import ADAPTER_PARAMETERS
 from endcap_server.lint.finding import Finding, Where, code
 from endcap_server.lint.registry import check
 from endcap_server.lint.repository import Config, View
-from endcap_server.models import DECLARATIONS, base_name
 
 MANIFEST = "manifest.json"
 _DIGITS = 16
@@ -85,7 +81,7 @@ def _builds(view: View) -> dict[Path, list[Config]]:
     """The builds that the models name, with those models. Sources that no build surrounds have none."""
     found: dict[Path, list[Config]] = {}
     for config in view.configs.values():
-        if base_name(config.model) not in DECLARATIONS:
+        if config.declared is None:
             continue
         parameter = config.parameter("build")
         build = (config.folder.resolve() / (parameter.value if parameter else "../..")).resolve()
@@ -115,14 +111,11 @@ def _profile(build: Path, manifest: dict[str, Any]) -> str:
 
 def needed_files(config: Config, manifest: dict[str, Any]) -> tuple[str, ...]:
     """Files that the model opens, with the parameters that it has and in the build that the manifest describes."""
-    declared = DECLARATIONS.get(base_name(config.model))
+    declared = config.declared
     if declared is None:
         return ()
-    given = {key: value for key, value in config.texts().items() if key not in ADAPTER_PARAMETERS}
-    try:
-        settings = declared.parameters.model_validate(given)
-    except ValidationError:  # which the check of the parameters reports
-        settings = declared.parameters()
+    # The check of the parameters reports those that cannot be read.
+    settings = config.settings or declared.parameters()
     built = {f"{step}/{name}" for step, entry in manifest.get("steps", {}).items() for name in entry.get("files", {})}
     return (*declared.files(settings), *(name for name in declared.optional_files if name in built))
 

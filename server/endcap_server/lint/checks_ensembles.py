@@ -1,13 +1,12 @@
 """Ensembles: that every step's model and tensors exist, that data flows, that types and shapes fit on the way."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
 
-from endcap_server.lint.dataflow import Flow, Use, compatible, first_loops
-from endcap_server.lint.finding import Finding, Where, closest, code, did_you_mean
-from endcap_server.lint.registry import check
-from endcap_server.lint.repository import Config, ConfiguredStep, View
-from endcap_server.models import MODELS, base_name, declared_model
+from endcap_server.lint.dataflow import Flow, Use, compatible, first_loop
+from endcap_server.lint.finding import Code, Finding, Where, closest, code, did_you_mean
+from endcap_server.lint.registry import check, check_each
+from endcap_server.lint.repository import Config, ConfiguredStep, ConfiguredTensor, Link, View
+from endcap_server.models import ENSEMBLES, MODELS, base_name
 
 _REFUSED = "Triton refuses the ensemble, and takes the running one down"
 
@@ -39,24 +38,23 @@ NO_ENGINE = code("E321", "a stage's engine is missing", "the server does not sta
 UNREACHED = code("W322", "no ensemble reaches the model", "it takes memory, and serves nothing but calls by its name")
 
 
-@check(STEP, NO_MODEL, NO_STEP_VERSION, BATCH_SIZE)
-def steps(view: View) -> Iterator[Finding]:
+@check_each(STEP, NO_MODEL, NO_STEP_VERSION, BATCH_SIZE, ensembles=True)
+def steps(view: View, config: Config) -> Iterator[Finding]:
     """Steps are complete, and their models are there in the version and batch size that they ask for."""
-    for config in view.ensembles:
-        if not config.steps:
-            where = config.place("ensemble_scheduling" if config.proto.HasField("ensemble_scheduling") else "platform")
-            yield STEP.at(where, f"{config.model} has no step", "write ensemble_scheduling { step [ ... ] }")
-        for step in config.steps:
-            for name, links in (("input_map", step.inputs), ("output_map", step.outputs)):
-                if not links:
-                    yield STEP.at(step.where, f"step {step.number} has no {name}", "map its tensors")
-            if not step.model:
-                yield STEP.at(Where(config.path, step.source.line), f"step {step.number} has no model_name", "name one")
-            elif not view.exists(step.model):
-                advice = did_you_mean(step.model, set(view.repository.models) - {config.model}, "models")
-                yield NO_MODEL.at(step.where, f"step {step.number} runs {step.model!r}, which does not exist", advice)
-            else:
-                yield from _step_settings(view, config, step)
+    if not config.steps:
+        where = config.place("ensemble_scheduling" if config.proto.HasField("ensemble_scheduling") else "platform")
+        yield STEP.at(where, f"{config.model} has no step", "write ensemble_scheduling { step [ ... ] }")
+    for step in config.steps:
+        for name, links in (("input_map", step.inputs), ("output_map", step.outputs)):
+            if not links:
+                yield STEP.at(step.where, f"step {step.number} has no {name}", "map its tensors")
+        if not step.model:
+            yield STEP.at(step.source.where, f"step {step.number} has no model_name", "name one")
+        elif not view.exists(step.model):
+            advice = did_you_mean(step.model, set(view.repository.models) - {config.model}, "models")
+            yield NO_MODEL.at(step.where, f"step {step.number} runs {step.model!r}, which does not exist", advice)
+        else:
+            yield from _step_settings(view, config, step)
 
 
 def _step_settings(view: View, config: Config, step: ConfiguredStep) -> Iterator[Finding]:
@@ -64,88 +62,79 @@ def _step_settings(view: View, config: Config, step: ConfiguredStep) -> Iterator
     composing = view.configs.get(step.model)
     unbuilt = composing is not None and composing.is_ensemble and step.version == 1
     if step.version != -1 and step.version not in versions and not unbuilt:
-        there = ", ".join(map(str, versions)) or "none"
         what = f"step {step.number} asks for version {step.version} of {step.model}"
-        yield NO_STEP_VERSION.at(step.place("model_version"), what, f"write -1 for the newest; there are: {there}")
+        advice = f"write -1 for the newest; there are: {', '.join(map(str, versions)) or 'none'}"
+        yield NO_STEP_VERSION.at(step.source.place("model_version"), what, advice)
     most = config.proto.max_batch_size
     if composing is not None and 0 < composing.proto.max_batch_size < most:
         what = f"{config.model} takes batches of {most}, its step {step.model} of {composing.proto.max_batch_size}"
-        where = config.place("max_batch_size")
-        yield BATCH_SIZE.at(where, what, f"raise max_batch_size of {step.model}, or lower this one")
+        advice = f"raise max_batch_size of {step.model}, or lower this one"
+        yield BATCH_SIZE.at(config.place("max_batch_size"), what, advice)
 
 
-@check(NO_INPUT, NO_OUTPUT, NOT_MAPPED, MAPPED_TWICE)
-def maps(view: View) -> Iterator[Finding]:
+@check_each(NO_INPUT, NO_OUTPUT, NOT_MAPPED, MAPPED_TWICE, ensembles=True)
+def maps(view: View, config: Config) -> Iterator[Finding]:
     """The maps of each step name tensors that its model has, each once, and all that it requires."""
-    for config in view.ensembles:
-        for step in config.steps:
-            for links in (step.inputs, step.outputs):
-                keys = [link.key for link in links]
-                for position, link in enumerate(links):
-                    if link.key in keys[:position]:
-                        what = f"{link.key} of {step.model} is mapped twice"
-                        yield MAPPED_TWICE.at(link.where, what, "keep one of them")
-            composing = view.configs.get(step.model)
-            if composing is None:
-                continue
-            yield from _inputs_of(step, composing)
-            outputs = [each.name for each in composing.outputs]
-            for link in step.outputs:
-                if link.key not in outputs:
-                    free = set(outputs) - {each.key for each in step.outputs}
-                    advice = did_you_mean(link.key, free or outputs, f"outputs of {step.model}")
-                    yield NO_OUTPUT.at(link.where, f"{step.model} has no output {link.key!r}", advice)
+    for step in config.steps:
+        for links in (step.inputs, step.outputs):
+            keys = [link.key for link in links]
+            for position, link in enumerate(links):
+                if link.key in keys[:position]:
+                    yield MAPPED_TWICE.at(link.where, f"{link.key} of {step.model} is mapped twice", "keep one of them")
+        composing = view.configs.get(step.model)
+        if composing is None:
+            continue
+        meant = yield from _unknown_keys(NO_INPUT, "input", step, step.inputs, composing.inputs)
+        yield from _unknown_keys(NO_OUTPUT, "output", step, step.outputs, composing.outputs)
+        for each in composing.inputs:
+            # One that was misspelt has been reported.
+            if not each.optional and each.name not in {*meant, *(link.key for link in step.inputs)}:
+                advice = f'add input_map {{ key: "{each.name}" value: "..." }}, or make it optional'
+                yield NOT_MAPPED.at(step.where, f"input {each.name} of {step.model} is not mapped", advice)
 
 
-def _inputs_of(step: ConfiguredStep, composing: Config) -> Iterator[Finding]:
-    inputs = {each.name: each for each in composing.inputs}
-    mapped = {link.key for link in step.inputs}
-    missing = [name for name, each in inputs.items() if name not in mapped and not each.optional]
-    meant = set()
-    for link in step.inputs:
-        if link.key not in inputs:
-            free = set(inputs) - mapped
+def _unknown_keys(
+    code: Code, kind: str, step: ConfiguredStep, links: Sequence[Link], tensors: Sequence[ConfiguredTensor]
+) -> Generator[Finding, None, set[str]]:
+    """Entries that name no tensor of the step's model; the names that were probably meant."""
+    names = {each.name for each in tensors}
+    free, meant = names - {link.key for link in links}, set()
+    for link in links:
+        if link.key not in names:
             meant.add(closest(link.key, free))
-            advice = did_you_mean(link.key, free or inputs, f"inputs of {step.model}")
-            yield NO_INPUT.at(link.where, f"{step.model} has no input {link.key!r}", advice)
-    for name in missing:
-        if name not in meant:  # else it was misspelt, which has been said
-            advice = f'add input_map {{ key: "{name}" value: "..." }}, or make it optional'
-            yield NOT_MAPPED.at(step.where, f"input {name} of {step.model} is not mapped", advice)
+            advice = did_you_mean(link.key, free or names, f"{kind}s of {step.model}")
+            yield code.at(link.where, f"{step.model} has no {kind} {link.key!r}", advice)
+    return meant
 
 
-@check(NOT_PRODUCED, PRODUCED_TWICE, NOT_USED, INPUT_NOT_USED, OUTPUT_NOT_PRODUCED, CYCLE)
-def flow(view: View) -> Iterator[Finding]:
+@check_each(NOT_PRODUCED, PRODUCED_TWICE, NOT_USED, INPUT_NOT_USED, OUTPUT_NOT_PRODUCED, CYCLE, ensembles=True)
+def flow(view: View, config: Config) -> Iterator[Finding]:
     """Every tensor has one producer and a consumer, and no step waits for itself."""
-    for config in view.ensembles:
-        data = Flow.of(view, config)
-        unused = data.unused
-        for name, uses in data.consumers.items():
-            if name in data.producers:
-                continue
-            for use in uses:
-                code_ = OUTPUT_NOT_PRODUCED if use.is_border else NOT_PRODUCED
-                advice = _nearest_tensor(name, unused, data)
-                yield code_.at(use.where, f"nothing produces {name!r}", advice)
-        for name, uses in data.producers.items():
-            for use in uses[1:]:
-                what = f"{name!r} is already produced by {uses[0].who} (line {uses[0].where.line})"
-                yield PRODUCED_TWICE.at(use.where, what, "give one of them another name")
-        for name in unused:
-            use = data.producers[name][0]
-            if use.is_border:
-                advice = "map it in a step, or leave the input out"
-                yield INPUT_NOT_USED.at(use.where, f"no step reads the input {name!r}", advice)
-            else:
-                what = f"nothing reads {name!r}, an output of {use.who}"
-                lost = [each for each in data.consumers if each not in data.producers]
-                meant = closest(name, lost)
-                advice = f"did you mean {meant!r}?" if meant else "leave the entry out, or declare it as an output"
-                yield NOT_USED.at(use.where, what, advice)
-        for link, steps_of in first_loops(config):
-            names = " and ".join(dict.fromkeys(step.model for step in steps_of))
-            what = f"{link.tensor!r} comes from a step that waits for this one: {names}"
-            yield CYCLE.at(link.where, what, "read a tensor of an earlier step")
+    data = Flow.of(view, config)
+    unused = data.unused
+    lost = [name for name in data.consumers if name not in data.producers]
+    for name in lost:
+        for use in data.consumers[name]:
+            kind = OUTPUT_NOT_PRODUCED if use.is_border else NOT_PRODUCED
+            yield kind.at(use.where, f"nothing produces {name!r}", _nearest_tensor(name, unused, data))
+    for name, uses in data.producers.items():
+        for use in uses[1:]:
+            what = f"{name!r} is already produced by {uses[0].who} (line {uses[0].where.line})"
+            yield PRODUCED_TWICE.at(use.where, what, "give one of them another name")
+    for name in unused:
+        use = data.producers[name][0]
+        if use.is_border:
+            advice = "map it in a step, or leave the input out"
+            yield INPUT_NOT_USED.at(use.where, f"no step reads the input {name!r}", advice)
+        else:
+            meant = closest(name, lost)
+            advice = f"did you mean {meant!r}?" if meant else "leave the entry out, or declare it as an output"
+            yield NOT_USED.at(use.where, f"nothing reads {name!r}, an output of {use.who}", advice)
+    if loop := first_loop(config):
+        link, waiting = loop
+        names = " and ".join(dict.fromkeys(step.model for step in waiting))
+        what = f"{link.tensor!r} comes from a step that waits for this one: {names}"
+        yield CYCLE.at(link.where, what, "read a tensor of an earlier step")
 
 
 def _nearest_tensor(name: str, unused: list[str], data: Flow) -> str:
@@ -156,24 +145,24 @@ def _nearest_tensor(name: str, unused: list[str], data: Flow) -> str:
     return "map it in the output_map of a step, or declare it as an input"
 
 
-@check(TYPES, SHAPES, FIXED_SIZE)
-def edges(view: View) -> Iterator[Finding]:
+@check_each(TYPES, SHAPES, FIXED_SIZE, ensembles=True)
+def edges(view: View, config: Config) -> Iterator[Finding]:
     """Types and shapes fit between the producer of a tensor and each of its consumers."""
-    for config in view.ensembles:
-        data = Flow.of(view, config)
-        for name, uses in data.consumers.items():
-            producer = data.producers.get(name, [None])[0]
-            for use in uses:
-                if producer is not None:
-                    yield from _edge(view, name, producer, use)
+    data = Flow.of(view, config)
+    for name, uses in data.consumers.items():
+        for use in uses if name in data.producers else ():
+            yield from _edge(view, name, data.producers[name][0], use)
 
 
 def _edge(view: View, name: str, producer: Use, consumer: Use) -> Iterator[Finding]:
     source, target = producer.tensor, consumer.tensor
-    if source is None or target is None or any(view.is_reported(each) for each in _declarations(producer, consumer)):
+    if source is None or target is None:
+        return
+    declared = (each.source.place(field) for each in (source, target) for field in ("name", "data_type", "dims"))
+    if any(map(view.is_reported, declared)):
         return
     what = f"{name!r} is {source} from {producer.who}, and {target} to {consumer.who}"
-    advice = f"make {_place(producer)} and {_place(consumer)} agree"
+    advice = f"make {_place(source)} and {_place(target)} agree"
     if source.data_type != target.data_type:
         yield TYPES.at(consumer.where, what, advice)
     elif not compatible(source, target):
@@ -184,100 +173,48 @@ def _edge(view: View, name: str, producer: Use, consumer: Use) -> Iterator[Findi
         yield FIXED_SIZE.at(consumer.where, what, advice)
 
 
-def _declarations(*uses: Use) -> Iterator[Where]:
-    """The lines that declare the tensors of some uses."""
-    for use in uses:
-        if use.tensor is not None:
-            yield from (use.tensor.where, use.tensor.place("data_type"), use.tensor.place("dims"))
+def _place(tensor: ConfiguredTensor) -> str:
+    path = tensor.where.path
+    root = path.parents[2] if path.parent.name == "configs" else path.parents[1]
+    return f"{path.relative_to(root)}:{tensor.where.line}"
 
 
-def _place(use: Use) -> str:
-    where = use.tensor.where if use.tensor else use.where
-    folder = where.path.parent.parent if where.path.parent.name == "configs" else where.path.parent
-    return f"{where.path.relative_to(folder.parent)}:{where.line}"
-
-
-@check(OPTIONAL)
-def optional_inputs(view: View) -> Iterator[Finding]:
+@check_each(OPTIONAL, ensembles=True)
+def optional_inputs(view: View, config: Config) -> Iterator[Finding]:
     """What callers may leave out, no step requires."""
-    for config in view.ensembles:
-        data = Flow.of(view, config)
-        for tensor in config.inputs:
-            for use in data.consumers.get(tensor.name, []):
-                if tensor.optional and use.tensor is not None and not use.is_border and not use.tensor.optional:
-                    if view.is_reported(use.tensor.where):
-                        continue
-                    what = f"{tensor.name} is optional to {config.model}, and {use.who} requires it"
-                    advice = f"add optional: true at {_place(use)}, or leave it out at line {tensor.where.line} here"
-                    yield OPTIONAL.at(use.where, what, advice)
-
-
-@dataclass(frozen=True)
-class _Reach:
-    """What is reached from the ensembles, directly or through a stage's calls."""
-
-    models: frozenset[str]
-    calls: tuple[tuple[Config, str], ...]
-    """(stage, engine that it calls)."""
-
-
-def _reach(view: View) -> _Reach:
-    waiting = [config.model for config in view.ensembles]
-    found: set[str] = set()
-    calls = []
-    while waiting:
-        name = waiting.pop()
-        config = view.configs.get(name)
-        if name in found or config is None:
-            found.add(name)
-            continue
-        found.add(name)
-        waiting += [step.model for step in config.steps]
-        known = declared_model(name)
-        for engine in known.calls if known else ():
-            calls.append((config, engine))
-            waiting.append(engine)
-    return _Reach(frozenset(found), tuple(calls))
+    data = Flow.of(view, config)
+    for tensor in config.inputs:
+        for use in data.consumers.get(tensor.name, []) if tensor.optional else ():
+            if use.tensor is None or use.is_border or use.tensor.optional or view.is_reported(use.tensor.where):
+                continue
+            what = f"{tensor.name} is optional to {config.model}, and {use.who} requires it"
+            advice = f"add optional: true at {_place(use.tensor)}, or leave it out at line {tensor.where.line} here"
+            yield OPTIONAL.at(use.where, what, advice)
 
 
 @check(NO_ENSEMBLE, NO_ENGINE, UNREACHED, NESTING)
 def reach(view: View) -> Iterator[Finding]:
-    """Every model is reached from an ensemble, and all that is reached exists."""
-    absent = [name for name, known in MODELS.items() if known.public and not view.exists(name)]
+    """Every model is reached from an ensemble, and all that is reached exists; no ensemble contains itself."""
+    absent = [name for name in ENSEMBLES if not view.exists(name)]
     others = [model for model in view.repository.models if model not in MODELS]
     for name in absent:
         where = Where(view.repository.folder)
         yield NO_ENSEMBLE.at(where, f"there is no {name}", did_you_mean(name, others, "other models"))
-    reached = _reach(view)
-    for config, engine in reached.calls:
-        if not view.exists(engine):
-            advice = did_you_mean(engine, others, "other models")
-            where = config.place("backend")
-            yield NO_ENGINE.at(where, f"{config.model} calls the engine {engine}, which does not exist", advice)
-    yield from _nesting(view)
-    if absent or view.has_unreadable or any(finding.code == NO_MODEL for finding in view.findings):
-        return  # what cannot be read, or is misspelt, might reach the others
-    for name in view.configs.keys() - reached.models:
-        if base_name(name) not in reached.models:
-            config = view.repository.models[name].configs.get("cpu") or view.configs[name]
-            advice = "use it in a step, or remove its folder"
-            yield UNREACHED.at(config.place("backend"), f"no ensemble reaches {name}", advice)
-
-
-def _nesting(view: View) -> Iterator[Finding]:
+    reached = view.reached(config.model for config in view.ensembles)
+    for config in (view.configs[name] for name in reached):
+        for engine, model in config.engines.items():
+            if not view.exists(model):
+                what = f"{config.model} calls the engine {engine}, which does not exist"
+                yield NO_ENGINE.at(config.place("backend"), what, did_you_mean(model, others, "other models"))
     for config in view.ensembles:
         for step in config.steps:
-            if (inner := view.configs.get(step.model)) and config.model in _ensembles_in(view, inner, set()):
+            if config.model in view.reached([step.model]):
                 what = f"{config.model} contains itself through {step.model}"
                 yield NESTING.at(step.where, what, "take the step out of one of them")
-
-
-def _ensembles_in(view: View, config: Config, seen: set[str]) -> set[str]:
-    """Names of a model and of all that it contains."""
-    if config.model in seen:
-        return seen
-    seen.add(config.model)
-    for step in config.steps:
-        if inner := view.configs.get(step.model):
-            _ensembles_in(view, inner, seen)
-    return seen
+    if absent or view.has_unreadable or any(finding.code == NO_MODEL for finding in view.findings):
+        return  # what cannot be read, or is misspelt, might reach the others
+    for name in view.configs:
+        if name not in reached and base_name(name) not in reached:
+            config = view.repository.models[name].configs.get("cpu") or view.configs[name]
+            what = f"no ensemble reaches {name}"
+            yield UNREACHED.at(config.place("backend"), what, "use it in a step, or remove its folder")

@@ -9,7 +9,7 @@ from tritonclient.grpc import model_config_pb2
 
 from endcap_server.lint.finding import Finding, Where, closest, code, did_you_mean
 from endcap_server.lint.pbtxt import Field
-from endcap_server.lint.registry import check
+from endcap_server.lint.registry import check, check_each
 from endcap_server.lint.repository import CONFIG, PROFILES, Config, View
 
 UNREADABLE = code(
@@ -54,68 +54,51 @@ def folders(view: View) -> Iterator[Finding]:
                 yield UNKNOWN_PROFILE.at(Where(path), f"no profile is called {path.stem!r}", advice)
 
 
-@check(OTHER_NAME)
-def names(view: View) -> Iterator[Finding]:
+@check_each(OTHER_NAME)
+def names(view: View, config: Config) -> Iterator[Finding]:
     """A model's name is its folder's."""
-    for config in view.configs.values():
-        if config.proto.name not in ("", config.model):
-            yield OTHER_NAME.at(
-                config.place("name"),
-                f"name {config.proto.name!r} in the folder {config.model!r}",
-                f"write name: {config.model!r}, or leave the field out",
-            )
+    if config.proto.name not in ("", config.model):
+        what = f"name {config.proto.name!r} in the folder {config.model!r}"
+        yield OTHER_NAME.at(config.place("name"), what, f"write name: {config.model!r}, or leave the field out")
 
 
-@check(NO_MODEL_FILE, BAD_MODEL_FILE, NO_VERSION)
-def versions(view: View) -> Iterator[Finding]:
+@check_each(NO_MODEL_FILE, BAD_MODEL_FILE, NO_VERSION)
+def versions(view: View, config: Config) -> Iterator[Finding]:
     """The version folders that would be served exist and hold a model."""
-    for config in view.configs.values():
-        model = view.repository.models[config.model]
-        for version in config.proto.version_policy.specific.versions:
-            # An ensemble's empty version folder is made when a repository is assembled: git keeps no empty folders.
-            if version not in model.versions and not (config.is_ensemble and version == 1):
-                yield NO_VERSION.at(
-                    config.place("version_policy", "specific", "versions"),
-                    f"version_policy asks for version {version} of {config.model}",
-                    f"the versions are {', '.join(map(str, model.versions)) or 'none'}",
-                )
-        if not config.is_ensemble:
-            yield from _model_files(config, model.versions)
-        elif view.repository.is_built and not model.versions:
-            advice = f"make the empty folder {config.folder / '1'}"
-            yield NO_MODEL_FILE.at(config.place("platform"), f"{config.model} has no version folder", advice)
+    found = view.repository.models[config.model].versions
+    for version in config.proto.version_policy.specific.versions:
+        # An ensemble's empty version folder is made when a repository is assembled: git keeps no empty folders.
+        if version not in found and not (config.is_ensemble and version == 1):
+            what = f"version_policy asks for version {version} of {config.model}"
+            advice = f"the versions are {', '.join(map(str, found)) or 'none'}"
+            yield NO_VERSION.at(config.place("version_policy", "specific", "versions"), what, advice)
+    if not config.is_ensemble:
+        yield from _model_files(config, found)
+    elif view.repository.is_built and not found:
+        advice = f"make the empty folder {config.folder / '1'}"
+        yield NO_MODEL_FILE.at(config.place("platform"), f"{config.model} has no version folder", advice)
 
 
-@check(GIVEN_TWICE, NEWER_FIELD)
-def fields(view: View) -> Iterator[Finding]:
+@check_each(GIVEN_TWICE, NEWER_FIELD)
+def fields(view: View, config: Config) -> Iterator[Finding]:
     """No field is given twice that can hold one value, and none is newer than the server."""
-    for config in view.configs.values():
-        yield from _repeated(config, config.document.root, model_config_pb2.ModelConfig.DESCRIPTOR)
-        for name, release in NEWER_FIELDS.items():
-            place = config.document.root
-            for part in name.split("."):
-                found = place.all(part)
-                place = found[0] if found else Field("", 0)
-            if place.line and config.path.name == CONFIG:
-                yield NEWER_FIELD.at(
-                    Where(config.path, place.line),
-                    f"{place.name} needs Triton {release}",
-                    f"leave it out, or set it in configs/gpu.pbtxt for a server of {release} or later",
-                )
+    yield from _repeated(config.source, model_config_pb2.ModelConfig.DESCRIPTOR)
+    for name, release in NEWER_FIELDS.items():
+        field = config.source.find(*name.split("."))
+        if field.name == name.rpartition(".")[2] and config.path.name == CONFIG:
+            advice = f"leave it out, or set it in configs/gpu.pbtxt for a server of {release} or later"
+            yield NEWER_FIELD.at(field.where, f"{field.name} needs Triton {release}", advice)
 
 
-def _repeated(config: Config, place: Field, kind: Descriptor) -> Iterator[Finding]:
+def _repeated(place: Field, kind: Descriptor) -> Iterator[Finding]:
     seen: set[str] = set()
     for each in place.fields:
-        descriptor = kind.fields_by_name.get(each.name)
-        if descriptor is None:
-            continue
-        single = not descriptor.is_repeated
-        if single and each.name in seen:
-            yield GIVEN_TWICE.at(Where(config.path, each.line), f"{each.name} is given twice", "keep one of them")
+        descriptor = kind.fields_by_name[each.name]
+        if each.name in seen and not descriptor.is_repeated:
+            yield GIVEN_TWICE.at(each.where, f"{each.name} is given twice", "keep one of them")
         seen.add(each.name)
         if descriptor.message_type is not None:
-            yield from _repeated(config, each, descriptor.message_type)
+            yield from _repeated(each, descriptor.message_type)
 
 
 def _model_files(config: Config, found: dict[int, Path]) -> Iterator[Finding]:

@@ -1,7 +1,8 @@
 """Who produces and who consumes the tensors of an ensemble."""
 
-from collections.abc import Iterator
+from collections import defaultdict
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 
 from endcap_server.lint.finding import Where
 from endcap_server.lint.repository import Config, ConfiguredStep, ConfiguredTensor, Link, View
@@ -23,37 +24,33 @@ class Use:
 class Flow:
     """The producers and consumers of each tensor, in the order of the file."""
 
-    producers: dict[str, list[Use]] = field(default_factory=dict)
-    consumers: dict[str, list[Use]] = field(default_factory=dict)
+    producers: dict[str, list[Use]] = field(default_factory=lambda: defaultdict(list))
+    consumers: dict[str, list[Use]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
     def of(cls, view: View, config: Config) -> "Flow":
         """The flow of an ensemble."""
         found = cls()
         for tensor in config.inputs:
-            found._add(found.producers, tensor.name, Use("the ensemble's input", tensor.where, tensor, True))
+            found.producers[tensor.name].append(Use("the ensemble's input", tensor.where, tensor, True))
         for step in config.steps:
             composing = view.configs.get(step.model)
-            inputs = {each.name: each for each in composing.inputs} if composing else {}
-            outputs = {each.name: each for each in composing.outputs} if composing else {}
-            for link in step.inputs:
-                use = Use(f"{step.model} ({link.key})", link.where, inputs.get(link.key), False)
-                found._add(found.consumers, link.tensor, use)
-            for link in step.outputs:
-                use = Use(f"{step.model} ({link.key})", link.where, outputs.get(link.key), False)
-                found._add(found.producers, link.tensor, use)
+            for uses, links, declared in (
+                (found.consumers, step.inputs, composing.inputs if composing else ()),
+                (found.producers, step.outputs, composing.outputs if composing else ()),
+            ):
+                tensors = {each.name: each for each in declared}
+                for link in links:
+                    use = Use(f"{step.model} ({link.key})", link.where, tensors.get(link.key), False)
+                    uses[link.tensor].append(use)
         for tensor in config.outputs:
-            found._add(found.consumers, tensor.name, Use("the ensemble's output", tensor.where, tensor, True))
+            found.consumers[tensor.name].append(Use("the ensemble's output", tensor.where, tensor, True))
         return found
 
     @property
     def unused(self) -> list[str]:
         """Tensors that are produced and never consumed."""
         return [name for name in self.producers if name not in self.consumers]
-
-    @staticmethod
-    def _add(to: dict[str, list[Use]], name: str, use: Use) -> None:
-        to.setdefault(name, []).append(use)
 
 
 def compatible(source: ConfiguredTensor, target: ConfiguredTensor) -> bool:
@@ -65,41 +62,22 @@ def _fit(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return len(one) == len(other) and all(a == b or -1 in (a, b) for a, b in zip(one, other, strict=True))
 
 
-def first_loops(config: Config) -> Iterator[tuple[Link, list[ConfiguredStep]]]:
-    """For each group of steps that wait for each other: the first entry that reads from a later step, and the steps."""
-    makers: dict[str, ConfiguredStep] = {}
-    for step in config.steps:
-        for link in step.outputs:
-            makers.setdefault(link.tensor, step)
-    after: dict[int, set[int]] = {step.number: set() for step in config.steps}
-    for step in config.steps:
-        for link in step.inputs:
-            if link.tensor in makers:
-                after[makers[link.tensor].number].add(step.number)
-    reached = {number: _reachable(number, after) for number in after}
-    done: set[int] = set()
-    for step in config.steps:
-        loop = [other for other in config.steps if other.number in reached[step.number]]
-        loop = [other for other in loop if step.number in reached[other.number]]
-        if step.number in done or not loop:
-            continue
-        done |= {other.number for other in loop}
+def first_loop(config: Config) -> tuple[Link, list[ConfiguredStep]] | None:
+    """Steps that wait for each other, and the first entry by which one of them reads from a later step or itself."""
+    makers = {link.tensor: step for step in reversed(config.steps) for link in step.outputs}
+    before = {
+        step.number: [makers[link.tensor].number for link in step.inputs if link.tensor in makers]
+        for step in config.steps
+    }
+    try:
+        TopologicalSorter(before).prepare()
+    except CycleError as error:
+        loop = [step for step in config.steps if step.number in error.args[1]]
         back = [
             link
-            for other in loop
-            for link in other.inputs
-            if (maker := makers.get(link.tensor)) in loop and maker is not None and maker.number >= other.number
+            for step in loop
+            for link in step.inputs
+            if link.tensor in makers and step.number <= makers[link.tensor].number in error.args[1]
         ]
-        yield back[0], loop
-
-
-def _reachable(start: int, after: dict[int, set[int]]) -> set[int]:
-    """The steps that come after a step; itself only if it waits for itself."""
-    found: set[int] = set()
-    waiting = list(after[start])
-    while waiting:
-        number = waiting.pop()
-        if number not in found:
-            found.add(number)
-            waiting += after[number]
-    return found
+        return back[0], loop
+    return None

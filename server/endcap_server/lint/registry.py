@@ -1,33 +1,40 @@
 """The checks of a repository, registered by the modules that hold them."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 from endcap_server.lint.finding import Code, Finding
-from endcap_server.lint.repository import View
+from endcap_server.lint.repository import Config, View
 
-CHECKS: list["Check"] = []
-"""Every check of a repository."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """A function from one profile's view of a repository to findings."""
-
-    run: Callable[[View], Iterable[Finding]]
-    codes: tuple[Code, ...]
-
-    @property
-    def rank(self) -> str:
-        """Checks run by the numbers of their codes: causes before what follows from them."""
-        return min(each.name[1:] for each in self.codes)
+Check = Callable[[View], Iterator[Finding]]
+CHECKS: list[tuple[str, Check]] = []
+"""Every check, with the least number of its codes."""
 
 
-def check(*codes: Code) -> Callable[[Callable[[View], Iterator[Finding]]], Callable[[View], Iterator[Finding]]]:
-    """Register a check and the codes that it may report."""
+def check(*codes: Code) -> Callable[[Check], Check]:
+    """Register a check of one profile's view, and the codes that it may report."""
 
-    def register(run: Callable[[View], Iterator[Finding]]) -> Callable[[View], Iterator[Finding]]:
-        CHECKS.append(Check(run, codes))
+    def register(run: Check) -> Check:
+        CHECKS.append((min(code.name[1:] for code in codes), run))
         return run
 
     return register
+
+
+def check_each(*codes: Code, ensembles: bool = False) -> Callable[[Callable[[View, Config], Iterator[Finding]]], Check]:
+    """Register a check of each configuration, or of each ensemble's."""
+
+    def register(run: Callable[[View, Config], Iterator[Finding]]) -> Check:
+        def run_all(view: View) -> Iterator[Finding]:
+            for config in view.ensembles if ensembles else view.configs.values():
+                yield from run(view, config)
+
+        return check(*codes)(run_all)
+
+    return register
+
+
+def run_checks(view: View) -> list[Finding]:
+    """What all checks find in a view; they run by the numbers of their codes: causes before what follows from them."""
+    for _, run in sorted(CHECKS, key=lambda each: each[0]):
+        view.findings += list(run(view))
+    return view.findings

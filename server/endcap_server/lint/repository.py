@@ -1,16 +1,20 @@
 """A model repository as the checks see it: parsed configurations in which everything knows its line."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from google.protobuf import text_format
+from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2
 
+from endcap_server.declared.model import ADAPTER_PARAMETERS, ModelDeclaration
 from endcap_server.lint.finding import Finding, Where
-from endcap_server.lint.pbtxt import Document, Field, read_document
+from endcap_server.lint.pbtxt import Field, read_fields
+from endcap_server.models import DECLARATIONS, base_name
 
 CONFIG = "config.pbtxt"
 PROFILES = ("cpu", "gpu")
@@ -28,7 +32,6 @@ class ConfiguredTensor:
     """Without the batch dimension, -1 is any size."""
     optional: bool
     batching: bool
-    where: Where
     source: Field
 
     @property
@@ -36,9 +39,10 @@ class ConfiguredTensor:
         """The shape of the tensor itself: with the batch dimension of a model that batches."""
         return (-1, *self.dims) if self.batching else self.dims
 
-    def place(self, name: str) -> Where:
-        """Where the field `name` of the tensor stands."""
-        return Where(self.where.path, self.source.find(name).line)
+    @property
+    def where(self) -> Where:
+        """Where its name stands."""
+        return self.source.place("name")
 
     def __str__(self) -> str:
         return f"{self.data_type} {list(self.full_dims)}"
@@ -60,28 +64,57 @@ class ConfiguredStep:
     number: int
     model: str
     version: int
-    inputs: tuple[Link, ...]
-    outputs: tuple[Link, ...]
-    where: Where
     source: Field
 
-    def place(self, name: str) -> Where:
-        """Where the field `name` of the step stands."""
-        return Where(self.where.path, self.source.find(name).line)
+    @property
+    def where(self) -> Where:
+        """Where its model's name stands."""
+        return self.source.place("model_name")
+
+    @cached_property
+    def inputs(self) -> tuple[Link, ...]:
+        """Its `input_map`."""
+        return self._links("input_map")
+
+    @cached_property
+    def outputs(self) -> tuple[Link, ...]:
+        """Its `output_map`."""
+        return self._links("output_map")
+
+    def _links(self, name: str) -> tuple[Link, ...]:
+        return tuple(Link(each.text("key"), each.text("value"), each.where) for each in self.source.all(name))
 
 
 @dataclass(frozen=True, eq=False)
 class Parameter:
     """An entry of `parameters`."""
 
-    key: str
-    value: str
-    given: bool
-    """Whether there is a `string_value` at all."""
-    where: Where
-    value_where: Where
-    comment: tuple[tuple[int, str], ...]
-    """(line, text) of the comment above it."""
+    source: Field
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        return self.source.text("key")
+
+    @property
+    def value(self) -> str:
+        """Its text."""
+        return self.source.find("value", "string_value").value
+
+    @property
+    def given(self) -> bool:
+        """Whether there is a `string_value` at all."""
+        return bool(self.source.find("value").all("string_value"))
+
+    @property
+    def where(self) -> Where:
+        """Where it begins."""
+        return self.source.where
+
+    @property
+    def value_where(self) -> Where:
+        """Where its value stands."""
+        return self.source.place("value", "string_value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +125,7 @@ class Config:
     """Name of the model's folder."""
     path: Path
     proto: Any
-    document: Document = field(repr=False)
+    source: Field = field(repr=False)
 
     @property
     def folder(self) -> Path:
@@ -104,17 +137,9 @@ class Config:
         """Whether Triton would run it as an ensemble."""
         return bool(self.proto.platform == "ensemble" or self.proto.HasField("ensemble_scheduling"))
 
-    @property
-    def batching(self) -> bool:
-        """Whether its tensors have a batch dimension that the configuration does not name."""
-        return bool(self.proto.max_batch_size > 0)
-
     def place(self, *path: str) -> Where:
         """Where a field stands; if it is not given, the nearest field around it, or the start of the file."""
-        found = self.document.root.find(*path)
-        if found is self.document.root:
-            return Where(self.path, min((each.line for each in found.fields), default=1))
-        return Where(self.path, found.line)
+        return self.source.place(*path)
 
     @cached_property
     def inputs(self) -> tuple[ConfiguredTensor, ...]:
@@ -129,67 +154,64 @@ class Config:
     @cached_property
     def steps(self) -> tuple[ConfiguredStep, ...]:
         """Steps of an ensemble in the order of the file."""
-        sources = self.document.root.find("ensemble_scheduling").all("step")
+        sources = self.source.find("ensemble_scheduling").all("step")
+        steps = zip(self.proto.ensemble_scheduling.step, sources, strict=True)
         return tuple(
-            ConfiguredStep(
-                number=number,
-                model=step.model_name,
-                version=step.model_version,
-                inputs=self._links(source, "input_map"),
-                outputs=self._links(source, "output_map"),
-                where=Where(self.path, source.find("model_name").line),
-                source=source,
-            )
-            for number, (step, source) in enumerate(
-                zip(self.proto.ensemble_scheduling.step, sources, strict=True), start=1
-            )
+            ConfiguredStep(number, step.model_name, step.model_version, source)
+            for number, (step, source) in enumerate(steps, 1)
         )
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         """Every entry of `parameters`, also those that a later one replaces."""
-        return tuple(
-            Parameter(
-                key=entry.text("key"),
-                value=entry.find("value", "string_value").value,
-                given=bool(entry.find("value").all("string_value")),
-                where=Where(self.path, entry.line),
-                value_where=Where(self.path, entry.find("value", "string_value").line),
-                comment=tuple(self.document.comment_above(entry.line)),
-            )
-            for entry in self.document.root.all("parameters")
-        )
+        return tuple(map(Parameter, self.source.all("parameters")))
 
     def texts(self) -> dict[str, str]:
         """The parameters as Triton hands them to the model."""
         return {each.key: each.value for each in self.parameters if each.given}
+
+    @property
+    def own_texts(self) -> dict[str, str]:
+        """Those of them that the model's code declares."""
+        return {key: value for key, value in self.texts().items() if key not in ADAPTER_PARAMETERS}
+
+    @property
+    def engines(self) -> dict[str, str]:
+        """Engine -> model that a stage calls for it."""
+        given = json.loads(self.texts().get("engines", "{}"))
+        return {engine: str(given.get(engine, engine)) for engine in (self.declared.calls if self.declared else ())}
+
+    @property
+    def needs(self) -> list[str]:
+        """Models that it runs as steps, or calls."""
+        return [*self.engines.values(), *(step.model for step in self.steps)]
+
+    @property
+    def declared(self) -> ModelDeclaration | None:
+        """What declares the model, if it is a stage or an engine of endcap's."""
+        return DECLARATIONS.get(base_name(self.model))
+
+    @property
+    def settings(self) -> Any:
+        """The parameters of a stage or an engine, with defaults; None if they cannot be read, or of another model."""
+        try:
+            return self.declared.parameters.model_validate(self.own_texts) if self.declared else None
+        except ValidationError:
+            return None
 
     def parameter(self, key: str) -> Parameter | None:
         """The entry that counts, if there is one."""
         return next((each for each in reversed(self.parameters) if each.key == key), None)
 
     def _tensors(self, kind: str) -> tuple[ConfiguredTensor, ...]:
-        sources = self.document.root.all(kind)
         found = []
-        for tensor, source in zip(getattr(self.proto, kind), sources, strict=True):
+        for tensor, source in zip(getattr(self.proto, kind), self.source.all(kind), strict=True):
             # An ensemble's callers see `reshape`, a step's neighbours see `dims`: so Triton compares them.
             shape = tensor.reshape.shape if self.is_ensemble and tensor.HasField("reshape") else tensor.dims
-            found.append(
-                ConfiguredTensor(
-                    name=tensor.name,
-                    data_type=model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_"),
-                    dims=tuple(shape),
-                    optional=getattr(tensor, "optional", False),
-                    batching=self.batching,
-                    where=Where(self.path, source.find("name").line),
-                    source=source,
-                )
-            )
+            data_type = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+            optional, batching = getattr(tensor, "optional", False), self.proto.max_batch_size > 0
+            found.append(ConfiguredTensor(tensor.name, data_type, tuple(shape), optional, batching, source))
         return tuple(found)
-
-    def _links(self, step: Field, name: str) -> tuple[Link, ...]:
-        entries = step.all(name)
-        return tuple(Link(each.text("key"), each.text("value"), Where(self.path, each.line)) for each in entries)
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,10 +219,8 @@ class Model:
     """A folder of the repository."""
 
     folder: Path
-    configs: dict[str, Config]
-    """By profile; a profile without a file of its own is not here."""
-    unreadable: frozenset[str]
-    """Profiles whose file is there and cannot be read."""
+    configs: dict[str, Config | None]
+    """By profile; None where the file cannot be read, and nothing of a profile without a file of its own."""
     versions: dict[int, Path]
 
     @property
@@ -211,7 +231,7 @@ class Model:
     @property
     def has_config(self) -> bool:
         """Whether there is a config.pbtxt, readable or not."""
-        return "cpu" in self.configs or "cpu" in self.unreadable
+        return "cpu" in self.configs
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,13 +263,11 @@ class View:
     @cached_property
     def configs(self) -> dict[str, Config]:
         """The readable configuration of each model."""
-        found = {}
-        for name, model in self.repository.models.items():
-            if self.profile in model.unreadable or (self.profile not in model.configs and "cpu" in model.unreadable):
-                continue
-            if config := model.configs.get(self.profile) or model.configs.get("cpu"):
-                found[name] = config
-        return found
+        found = {
+            name: model.configs.get(self.profile, model.configs.get("cpu"))
+            for name, model in self.repository.models.items()
+        }
+        return {name: config for name, config in found.items() if config is not None}
 
     @property
     def has_unreadable(self) -> bool:
@@ -261,10 +279,23 @@ class View:
         """The ensembles among them."""
         return (config for config in self.configs.values() if config.is_ensemble)
 
+    def reached(self, names: Iterable[str]) -> list[str]:
+        """These models and all that they need, as far as they are there, each after those that it needs."""
+        found: dict[str, None] = {}
+
+        def visit(name: str, below: tuple[str, ...]) -> None:
+            if name in self.configs and name not in found and name not in below:
+                for other in self.configs[name].needs:
+                    visit(other, (*below, name))
+                found[name] = None
+
+        for name in names:
+            visit(name, ())
+        return list(found)
+
     def exists(self, name: str) -> bool:
         """Whether the repository has a model of that name, with a configuration that may be unreadable."""
-        model = self.repository.models.get(name)
-        return model is not None and model.has_config
+        return name in self.repository.models and self.repository.models[name].has_config
 
     def is_reported(self, where: Where) -> bool:
         """Whether an earlier check has found something there."""
@@ -297,8 +328,7 @@ def read_repository(folder: Path) -> Repository:
 
 
 def _read_model(folder: Path, broken: list[tuple[Where, str]]) -> Model:
-    configs: dict[str, Config] = {}
-    unreadable = set()
+    configs: dict[str, Config | None] = {}
     for profile in PROFILES:
         path = folder / CONFIG if profile == "cpu" else folder / "configs" / f"{profile}.pbtxt"
         if not path.exists():
@@ -306,17 +336,16 @@ def _read_model(folder: Path, broken: list[tuple[Where, str]]) -> Model:
         try:
             text = path.read_text(encoding="utf-8")
             proto = text_format.Parse(text, model_config_pb2.ModelConfig())
+            configs[profile] = Config(folder.name, path, proto, read_fields(path, text))
         except (text_format.ParseError, UnicodeDecodeError, OSError) as error:
-            unreadable.add(profile)
+            configs[profile] = None
             broken.append(_broken(path, error))
-        else:
-            configs[profile] = Config(folder.name, path, proto, read_document(text))
     versions = {
         int(child.name): child
         for child in sorted(folder.iterdir())
         if child.is_dir() and child.name.isascii() and child.name.isdigit() and not child.name.startswith("0")
     }
-    return Model(folder, configs, frozenset(unreadable), versions)
+    return Model(folder, configs, versions)
 
 
 def _broken(path: Path, error: Exception) -> tuple[Where, str]:
@@ -324,8 +353,6 @@ def _broken(path: Path, error: Exception) -> tuple[Where, str]:
         line = error.object[: error.start].count(b"\n") + 1
         return Where(path, line), f"byte 0x{error.object[error.start]:02x} is not UTF-8"
     if isinstance(error, text_format.ParseError):
-        message = str(error)
-        if (position := f"{error.GetLine()}:{error.GetColumn()} : ") in message:
-            message = message.partition(position)[2]
-        return Where(path, error.GetLine() or 1), message
+        _, found, message = str(error).partition(f"{error.GetLine()}:{error.GetColumn()} : ")
+        return Where(path, error.GetLine() or 1), message if found else str(error)
     return Where(path), str(error)
