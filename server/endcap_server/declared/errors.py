@@ -6,7 +6,7 @@ from endcap_server.declared.reasons import Cause
 
 
 class EngineError(Exception):
-    """An engine could not answer; `cause` says why in one word, `reason` in a sentence."""
+    """An engine could not answer; `cause` is the reason as a code, `reason` as a sentence."""
 
     def __init__(self, engine: str, reason: str, cause: Cause = Cause.FAILED):
         super().__init__(f"{engine}: {reason}")
@@ -31,7 +31,7 @@ class InvalidRequest(ValueError):  # noqa: N818 - the status it becomes
         tensor: Name of the input tensor.
         expected: What the contract asks for.
         got: What came.
-        advice: What to do about it, if that is not plain.
+        advice: What to do, if that is not obvious.
     """
 
     def __init__(self, tensor: str, expected: str, got: str, advice: str = ""):
@@ -43,7 +43,7 @@ class InvalidRequest(ValueError):  # noqa: N818 - the status it becomes
 
 
 class OverloadError(Exception):
-    """More is asked for than can be answered in time; reaches the client as UNAVAILABLE, at once.
+    """The request cannot be answered in time because of the load; reaches the client as UNAVAILABLE, at once.
 
     `code` is one of the refusals that the stage declares.
     """

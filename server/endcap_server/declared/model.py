@@ -1,7 +1,7 @@
 """What a declaration of a model holds: tensors, parameters, the engines it calls, the files it opens, its devices.
 
-Every stage and engine is declared once, in the module that implements it. The configurations that Triton reads, lint's
-knowledge, docs/lint.md and the labels of metrics are derived from the declarations.
+Every stage and engine is declared once, in the module that implements it. The configurations that Triton reads, the
+checks of lint, docs/lint.md and the labels of metrics are derived from the declarations.
 """
 
 from collections.abc import Callable, Mapping
@@ -84,8 +84,8 @@ class ModelDeclaration:
         parameters: Types, ranges, defaults and meanings of its parameters.
         calls: Engines that it reaches through BLS.
         files: Files of the build that it opens on loading, given its parameters.
-        optional_files: Files that it opens if the build has made them.
-        devices: Parameter -> value -> device that the value asks for; an engine has at least one, a stage none.
+        optional_files: Files that it opens if the build has them.
+        devices: Parameter -> value -> device that the value requires; an engine has at least one, a stage none.
         gpu: Its configuration for the GPU profile, if that differs.
         ordered: Pairs of parameters (least, most): the first is at most the second.
         reserve: (parameter, parameter of `retrieval`): milliseconds it keeps for itself, and the share of the budget

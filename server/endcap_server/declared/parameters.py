@@ -42,7 +42,7 @@ class DeclaredParameter:
 
 
 class ModelParameters(BaseModel):
-    """Parameters of one model: the one place of their types, ranges, defaults and meanings.
+    """Parameters of one model: the only declaration of their types, ranges, defaults and meanings.
 
     Subclasses declare fields with ``Field(default, ge=..., le=..., description=...)``. Triton's configuration holds
     every parameter as a string; :meth:`from_strings` reads those.

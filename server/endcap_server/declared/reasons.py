@@ -1,14 +1,14 @@
-"""Why an answer is not what was asked for: codes that travel beside the sentences for people.
+"""Why an answer differs from the normal one: codes beside the sentences for people.
 
-Each stage declares its own as enums (what its checks count, why it degrades, why it refuses). Metrics take their labels
-from the enums, and nobody reads a sentence to find out what happened.
+Each stage declares its codes as enums: what its checks count, why it degrades, why it refuses. Metrics take their
+labels from these enums, and no code parses sentences.
 """
 
 import re
 from enum import StrEnum
 
 NO_ENGINE = "none"
-"""Stands for the engine where a stage degrades by itself."""
+"""Stands for the engine if a stage degrades without the fault of an engine."""
 
 
 class Source(StrEnum):
@@ -41,15 +41,15 @@ _MARKED = re.compile(r"\[(\w+)\] (.*)", re.DOTALL)
 def marked(cause: Cause, message: str) -> str:
     """An engine's error message with its cause in front: "[late] the deadline passed".
 
-    The message is all that a stage gets: Triton 24.10 makes every error of a BLS call INTERNAL.
+    The stage gets only the message: Triton 24.10 reports every error of a BLS call as INTERNAL.
     """
     return f"[{cause}] {message}"
 
 
 def read_marked(message: str) -> tuple[Cause, str]:
-    """(cause, message) of what :func:`marked` made.
+    """(cause, message) of a text from :func:`marked`.
 
-    A message without a cause is the server's own: the engine is not loaded, or its process has died.
+    A message without a cause comes from the server: the engine is not loaded, or its process has died.
     """
     found = _MARKED.fullmatch(message)
     if found is None or found[1] not in {*Cause}:
@@ -58,4 +58,4 @@ def read_marked(message: str) -> tuple[Cause, str]:
 
 
 class NoCodes(StrEnum):
-    """Of a stage that has none."""
+    """The enum of a stage without codes."""

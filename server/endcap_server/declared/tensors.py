@@ -1,4 +1,4 @@
-"""The tensors that stages pass: arrays of figures, texts (BYTES), and JSON documents."""
+"""The tensors that stages exchange: arrays of numbers, texts (BYTES), and JSON documents."""
 
 import json
 from collections.abc import Iterable
@@ -28,8 +28,8 @@ def texts_of(tensor: np.ndarray) -> list[str]:
 def document_tensor(text: str) -> np.ndarray:
     """A JSON document for another stage: uint8 [bytes of the text in UTF-8], writable; lone surrogates become "?".
 
-    Not BYTES [1]: the Python backend takes such tensors apart, and puts them together, in Python and before the model
-    sees them; numbers it passes as they lie in memory.
+    Not BYTES [1], because the Python backend decodes and encodes such tensors in Python, before and after the model.
+    It passes numeric tensors without conversion.
     """
     return np.frombuffer(bytearray(text, "utf-8", "replace"), np.uint8)
 

@@ -1,4 +1,4 @@
-"""The bi-encoder: texts to unit vectors, with OpenVINO and the ``tokenizers`` library alone."""
+"""The bi-encoder: texts to unit vectors, with OpenVINO and the ``tokenizers`` library only."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,9 +24,9 @@ class BiEncoderConfig(BaseModel):
     max_tokens: int
     """Longest text in tokens, special tokens included; the rest is cut off."""
     query_prompt: str = ""
-    """Put before every text that is searched with (checkpoints such as E5 were trained so)."""
+    """Prefix of every query (checkpoints such as E5 were trained with one)."""
     document_prompt: str = ""
-    """Put before every text that is searched for."""
+    """Prefix of every text of a product."""
 
 
 class BiEncoder:
@@ -44,7 +44,7 @@ class BiEncoder:
     def encode(self, texts: Sequence[str], kind: Literal["query", "document"] = "query") -> Array:
         """Return the vectors of ``texts``, float32 [len(texts), D] of unit length.
 
-        ``kind`` says on which side of a search the texts stand; it matters only for checkpoints with prompts.
+        ``kind`` says whether the texts are queries or products; it matters only for checkpoints with prefixes.
         """
         if not len(texts):
             return np.zeros((0, self.dimension), np.float32)
@@ -56,12 +56,12 @@ class BiEncoder:
                 ids[line, : len(tokens[row])] = tokens[row]
 
         vectors, _ = self._runtime.run(np.array([len(ids) for ids in tokens]), fill)
-        # bf16 leaves the length at 1 +- 0.004; similarities are inner products, so make it 1.
+        # With bf16, lengths are 1 +- 0.004. Similarities are inner products, so normalise.
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Load a ``tokenizer.json``, without the padding and truncation it may ask for."""
+    """Load a ``tokenizer.json``, without its settings of padding and truncation."""
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises a bare Exception

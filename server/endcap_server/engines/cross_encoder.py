@@ -1,8 +1,8 @@
-"""The cross-encoder: reads a text and a product together, and says how well they fit.
+"""The cross-encoder: scores how well a product fits a text.
 
-A text is tokenised once per request, product tokens come from the item store. All pairs of all requests at hand are
-sorted by length into micro-batches; work that nobody waits for any more is dropped between two of them. Pairs that were
-read before are remembered.
+A text is tokenised once per request; product tokens come from the item store. The pairs of all waiting requests are
+sorted by length into micro-batches. Before each micro-batch, pairs of requests that nobody waits for are dropped. The
+scores of pairs are cached.
 """
 
 import time
@@ -73,7 +73,7 @@ CROSS_ENCODER = ModelDeclaration(
     parameters=CrossEncoderParameters,
     files=_files,
     devices={"implementation": {name: each.device for name, each in IMPLEMENTATIONS.items()}},
-    # TensorRT's engine is built for 16384 tokens.
+    # The TensorRT engine is built for 16384 tokens.
     gpu=GpuProfile(
         "TensorRT on one GPU",
         {"implementation": "tensorrt", "token_budget": 16384, "max_batch_pairs": 8192, "cache_pairs": 5_000_000},
@@ -117,8 +117,8 @@ class CrossEncoder:
     ) -> None:
         """Load model, ``tokenizer.json`` and ``calibration.json`` from ``folder``, a build's ``cross_encoder``.
 
-        The tokenizer must be the one that tokenised the products of ``store``. Up to ``cache_pairs`` scored pairs are
-        remembered.
+        The tokenizer must be the one that tokenised the products of ``store``. Scores of up to ``cache_pairs`` pairs
+        are cached.
         """
         self._cache = ScoreCache(cache_pairs)
         self.store = store
@@ -149,7 +149,7 @@ class CrossEncoder:
         self.precision = self._runtime.options.precision
 
     def cache_use(self) -> tuple[int, int]:
-        """How many pairs were remembered, and how many were not, since this was last asked."""
+        """Cache hits and misses (pairs) since the last call."""
         return self._cache.take_use()
 
     def check(self, request: CrossEncoderRequest) -> None:
@@ -187,14 +187,14 @@ class CrossEncoder:
         for number, request in asked:
             own = pairs.request == number
             logits[number][pairs.line[own], pairs.column[own]] = np.where(done[own], scored[own, 0], np.nan)
-            # What was scored before the deadline is not lost: the caller may ask again.
+            # Cache what was scored before the deadline: the caller may try again.
             self._remember(request, logits[number])
             late = int((~done[own]).sum())
             answers[number] = _late(request, late) if late else self._answer(request, logits[number])
         return [answer for answer in answers if answer is not None]
 
     def _pairs(self, asked: Sequence[tuple[int, CrossEncoderRequest, Array]]) -> "_Pairs":
-        """The pairs to score: (number, request, which of its pairs bool [T, M]) of each request."""
+        """The pairs to score: for each request its number, the request, and which of its pairs, bool [T, M]."""
         texts = [text for _, request, _ in asked for text in request.texts]
         encoded = self._tokenizer.encode_batch_fast(texts) if texts else []
         starts = np.cumsum([0, *(len(request.texts) for _, request, _ in asked)])

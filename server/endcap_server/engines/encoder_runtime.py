@@ -1,6 +1,6 @@
 """Runs an OpenVINO encoder over sequences of different lengths in length-sorted micro-batches.
 
-Sorting by length into small batches is the largest single lever on a CPU: padding is computed like everything else.
+On a CPU, this saves most of the computation on padding.
 """
 
 import os
@@ -15,10 +15,10 @@ from endcap_server.engines import openvino_cpu
 from endcap_server.shop.columns import Array
 
 Fill = Callable[[Array, Array, Array], None]
-"""Writes the token ids of rows int [b] into ids int64 [b, width], and where not 0 the types int64 [b, width]."""
+"""Writes the token ids of rows int [b] into ids int64 [b, width], and types that are not 0 into int64 [b, width]."""
 
 MAX_STREAMS = 8
-"""Streams chosen by default: micro-batches of one request are too few to keep more of them busy."""
+"""Most streams by default; one request has too few micro-batches for more."""
 
 
 class EngineLoadError(ValueError):
@@ -27,22 +27,22 @@ class EngineLoadError(ValueError):
 
 @dataclass(frozen=True)
 class RuntimeOptions:
-    """How an encoder uses the machine; 0 means chosen by what the machine has."""
+    """How an encoder uses the machine; 0 means that the number of cores decides."""
 
     threads: int = 0
-    """CPU threads; 0: all that this process may use."""
+    """CPU threads; 0: all that are available to this process."""
     streams: int = 0
-    """Micro-batches computed side by side; 0: one a thread, at most 8. Products of this size do not fill two cores."""
+    """Micro-batches computed in parallel; 0: one per thread, at most 8. Products of this size do not use two cores."""
     precision: str = "auto"
     """``f32``, ``bf16``, or ``auto``: bf16 where the CPU computes with it."""
     token_budget: int = 640
-    """Tokens of a micro-batch: about 20 pairs of a query and a product title; fewer leave the matrix units idle."""
+    """Tokens of a micro-batch: about 20 pairs of query and product title. Fewer do not fill the matrix units."""
     implementation: str = "openvino"
     """What computes: ``openvino`` (``model.xml``) on the CPU, or on a GPU ``tensorrt`` (``model.plan``) or, for the
     cross-encoder, ``packed`` (the checkpoint; see ``packed_runtime``)."""
 
     def resolved(self) -> "RuntimeOptions":
-        """Return the options with every 0 and ``auto`` replaced by what this machine gives."""
+        """Return the options with every 0 and ``auto`` replaced by values for this machine."""
         if self.precision not in ("auto", "f32", "bf16"):
             raise EngineLoadError(f"precision: expected auto, f32 or bf16, got {self.precision!r}")
         for name, least in (("threads", 0), ("streams", 0), ("token_budget", 1)):
@@ -55,7 +55,7 @@ class RuntimeOptions:
 
 
 class Encoder(Protocol):
-    """A compiled encoder, whatever computes it."""
+    """A compiled encoder of any implementation."""
 
     options: RuntimeOptions
     outputs: int
@@ -67,8 +67,8 @@ class Encoder(Protocol):
 def plan_micro_batches(lengths: Array, token_budget: int, streams: int = 1) -> list[Array]:
     """Cut sequences into micro-batches of similar lengths, the longest first.
 
-    All hold about the same number of tokens before padding, ``token_budget`` or less (and less than one sequence more),
-    and their number is a multiple of ``streams`` so that no stream waits for the last one.
+    All have about the same number of tokens before padding: at most ``token_budget`` plus one sequence. Their number is
+    a multiple of ``streams``, so that no stream is idle at the end.
 
     Args:
         lengths: tokens of each sequence, int [n].
@@ -140,7 +140,7 @@ class EncoderRuntime:
         for planned in plan_micro_batches(lengths, self.options.token_budget, self.options.streams):
             rows = planned
             if alive is not None:
-                self._queue.get_idle_request_id()  # wait for a free stream first: the answer may change meanwhile
+                self._queue.get_idle_request_id()  # first wait for a free stream, because `alive` can change meanwhile
                 rows = rows[alive()[rows]]
                 if not len(rows):
                     continue

@@ -1,4 +1,4 @@
-"""What can run an encoder, the bi-encoder or the cross-encoder: declared, and opened."""
+"""The implementations of the bi-encoder and the cross-encoder: their declarations, and how they are opened."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ IMPLEMENTATIONS = {
     "openvino": Implementation("cpu", ("model.xml", "model.bin", "tokenizer.json")),
     "tensorrt": Implementation("gpu", ("model.plan", "tokenizer.json")),
 }
-"""What can run either encoder."""
+"""Implementations of both encoders."""
 
 
 def precision_field(default: str, meaning: str) -> Any:

@@ -1,4 +1,4 @@
-"""FAISS indexes on a GPU: always an exact scan in fp16, which a GPU does faster than a CPU walks a graph."""
+"""FAISS indexes on a GPU: always an exact search in fp16, which is faster there than a graph search on a CPU."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Lexical retrieval: a tantivy index of the words of products, and of the codes that name one of them."""
+"""Lexical retrieval: a tantivy index of the words of products and of codes, such as part numbers."""
 
 import json
 import re
@@ -18,19 +18,19 @@ LANGUAGES = (
     "arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian", "italian",
     "norwegian", "portuguese", "romanian", "russian", "spanish", "swedish", "tamil", "turkish",
 )  # fmt: skip
-"""Whose words can be stemmed."""
+"""Languages with a stemmer."""
 META_FILE = "lexical.json"
 _ANALYZER, _RAW = "words", "raw"
 _TEXTS = ("title", "brand", "category", "description")
 _HEAP_BYTES = 256 << 20
 _MOST_QUERY_WORDS = 64
 _SET_ROWS = 4096
-"""Up to so many allowed rows a filter is a part of the query; above, more products are found and filtered."""
+"""Up to this many allowed rows, the filter is a part of the query. Above, more products are found, then filtered."""
 _SEPARATOR = re.compile(r"[\s,;|()\[\]{}\"'<>=]+")
 _JOINTS = re.compile(r"[-/_.+#*:–—·\\]+")
 _QUANTITY = re.compile(r"\d+(?:x\d+)*[a-z]{0,4}")
 _LEAST_CODE = 5
-"""Characters of a code that may name a product inside a longer text."""
+"""Least characters of a code that can name a product inside a longer text."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ProductWords:
 
 @dataclass(frozen=True)
 class Boosts:
-    """Weights of the fields, and of the query's words as a phrase in the title. A word counts where it counts most."""
+    """Weights of the fields, and of the query as a phrase in the title. A word counts in its best field only."""
 
     title: float = 1.0
     brand: float = 0.5
@@ -59,9 +59,9 @@ class Boosts:
 
 @dataclass(frozen=True)
 class LexicalHits:
-    """What a search found: ``rows`` int64 [k], best first; ``scores`` float32 [k].
+    """Results of a search: ``rows`` int64 [k], best first; ``scores`` float32 [k].
 
-    ``exact`` bool [k] is true of the products that the text names: they come first, whatever their score.
+    ``exact`` bool [k] is true for products that the text names; they come first, whatever their score.
     """
 
     rows: Array
@@ -70,7 +70,7 @@ class LexicalHits:
 
 
 def codes(text: str) -> list[str]:
-    """The tokens of a text that have a digit, as they are compared: whole, in lower case, without what joins parts."""
+    """The tokens of a text that have a digit, as they are compared: in lower case, without hyphens and the like."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     found = (_JOINTS.sub("", token) for token in _SEPARATOR.split(folded))
     return [code for code in found if len(code) > 1 and any(character.isdigit() for character in code)]
@@ -82,7 +82,7 @@ def _whole(text: str) -> str:
 
 
 def _names_a_product(code: str) -> bool:
-    """Whether a code inside a longer text may stand for a product: no size, number or year."""
+    """Whether a code inside a longer text can name a product: sizes, short numbers and years cannot."""
     if len(code) < _LEAST_CODE:
         return False
     return len(code) >= _LEAST_CODE + 1 if code.isdigit() else not _QUANTITY.fullmatch(code)
@@ -118,7 +118,7 @@ def write_lexical(folder: Path, products: Iterable[ProductWords], language: str)
     """
     index = tantivy.Index(_schema(), path=str(folder))
     index.register_tokenizer(_ANALYZER, _analyzer(language))
-    # One thread: the rows stay in order, and equal catalogues make equal indexes.
+    # With one thread, rows stay in order, and equal catalogues give equal indexes.
     writer = index.writer(_HEAP_BYTES, 1)
     for row, product in enumerate(products):
         document = tantivy.Document()
@@ -165,10 +165,10 @@ class LexicalIndex:
         return int(self._searcher.num_docs)
 
     def search(self, text: str, k: int, allowed: Array | None = None) -> LexicalHits:
-        """The products whose words fit ``text`` best, at most ``k``.
+        """The ``k`` products whose words match ``text`` best.
 
         Args:
-            text: What is searched for.
+            text: The query.
             k: Products to find.
             allowed: bool [n], which products may be found; None: every product.
         """
@@ -229,7 +229,7 @@ class LexicalIndex:
         return rows if len(rows) == 1 else rows[:0]
 
     def _named(self, code: str) -> Array:
-        """Row of the only product of this name, or else of the only one that has this code: int64 [at most 1]."""
+        """Row of the only product with this name, else of the only one with this code: int64 [at most 1]."""
         for field in ("name", "code"):
             if code and self._searcher.doc_freq(field, code) == 1:
                 return self._hits(tantivy.Query.term_query(self._schema, field, code, "basic"), 1)[0]

@@ -1,7 +1,7 @@
-"""A student LLM on the CPU: openvino-genai continuous batching, one grammar a request, one scheduler thread.
+"""A student LLM on the CPU: openvino-genai continuous batching, one grammar per request, one scheduler thread.
 
 Requests of all callers share each decoding step. ``step()`` of openvino-genai is not re-entrant and holds the GIL, so
-one thread owns the pipeline and the class wants a process of its own in production.
+one thread owns the pipeline, and in production the class should have its own process.
 """
 
 import json
@@ -40,7 +40,7 @@ _LENGTH = openvino_genai.GenerationFinishReason.LENGTH
 class _Request(LlmRequest):
     handle: Any = None
     tokens: list[int] = field(default_factory=list)
-    proven: bool = False  # has been through a step
+    proven: bool = False  # a decoding step with it has succeeded
 
 
 class Llm(LlmEngine):
@@ -61,9 +61,9 @@ class Llm(LlmEngine):
         Args:
             folder: OpenVINO model, tokenizer and ``config.json``, as the builders export them.
             threads: cores for one decoding step.
-            precision: of the activations that are not 8-bit, "f32", "bf16", or "auto": bf16 where the CPU has it. Of
-                students of a few million parameters, "f32" writes faster and "bf16" reads long prompts faster.
-            cache_mb: memory for keys and values, MiB; it also holds the prefixes that later prompts may share.
+            precision: of the activations that are not 8-bit, "f32", "bf16", or "auto": bf16 if the CPU supports it. For
+                students of a few million parameters, "f32" generates faster and "bf16" reads long prompts faster.
+            cache_mb: memory for keys and values, MiB; also caches prefixes that later prompts can share.
             max_sequences: most sequences in one decoding step.
             max_waiting: most requests in the queue; more are refused at once.
 
@@ -79,7 +79,7 @@ class Llm(LlmEngine):
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.num_kv_blocks = max(2, cache_mb * 2**20 // (_KV_BLOCK_TOKENS * bytes_per_token(config)))
         scheduler.cache_size = 0
-        # A prompt is read in one step: these models are small, so splitting prompts only adds steps.
+        # A prompt is read in one step: for small models, splitting prompts only adds steps.
         scheduler.max_num_batched_tokens = max(4096, self.max_length)
         scheduler.dynamic_split_fuse = False
         scheduler.max_num_seqs = max_sequences
@@ -144,7 +144,7 @@ class Llm(LlmEngine):
                 continue
             try:
                 self._pipeline.step()
-            except Exception as error:  # the border to native code: callers get the error, the engine lives on
+            except Exception as error:  # errors of native code: callers get the error, the engine continues
                 active = self._recover(active, error)
                 continue
             for request in active:
@@ -166,10 +166,10 @@ class Llm(LlmEngine):
         return [request for request in waiting if self._start(request)]
 
     def _recover(self, active: list[_Request], error: Exception) -> list[_Request]:
-        """Find the request that made a step fail: a wrong grammar shows only there, and spoils all further steps.
+        """Find the request that made a step fail: a wrong grammar fails only there, and makes all later steps fail.
 
-        The pipeline is made anew and proven requests start again. One that was new and alone is to blame; several that
-        were new start again one by one.
+        The pipeline is created again, and proven requests start again. If only one request was new, it is the cause. If
+        several were new, they start again one by one.
         """
         self._pipeline = self._make_pipeline()
         new = [request for request in active if not request.proven]
@@ -218,7 +218,7 @@ class Llm(LlmEngine):
         return True
 
     def _settle(self, request: _Request) -> bool:
-        """Read what a step has written; answer the request if it is over."""
+        """Read the tokens of a step; answer the request if it is complete."""
         cut = False
         while request.handle.can_read():
             for output in request.handle.read().values():

@@ -1,4 +1,4 @@
-"""What the LLM engines share, whatever decodes: requests with a deadline in, answers by callback out."""
+"""The interface of the LLM engines: requests with a deadline, answers by callback."""
 
 import threading
 import time
@@ -17,12 +17,12 @@ class LlmError(RuntimeError):
 
 
 class AbandonedError(TimeoutError):
-    """The deadline passed, or the caller left, before a single token was written."""
+    """The deadline passed, or the caller left, before the first token was written."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What an LLM wrote: ``stop`` complete, ``length`` cut by max_tokens, ``cancelled`` cut by the deadline."""
+    """Text of an LLM; it is complete (``stop``), or cut by max_tokens (``length``) or the deadline (``cancelled``)."""
 
     text: str
     finish: Finish
@@ -76,7 +76,7 @@ class LlmEngine(ABC):
             deadline_ns: on the clock of ``time.monotonic_ns``; what is written until then is the answer.
             on_done: receives the answer, or an LlmError (the request is wrong, the engine is closed or full) or
                 AbandonedError.
-            abandoned: asked between steps; true stops the request, as a caller who has gone does.
+            abandoned: called between steps; true stops the request, because the caller has gone.
         """
 
     @abstractmethod
@@ -88,7 +88,7 @@ class LlmEngine(ABC):
         return len(self._tokenizer.encode(text).ids)
 
     def _prompt_tokens(self, request: LlmRequest, limit: int) -> list[int]:
-        """The tokens of a prompt; raises LlmError where they and the answer are more than ``limit``, or none."""
+        """The tokens of a prompt; raises LlmError if there are none, or if prompt and answer exceed ``limit``."""
         ids: list[int] = self._tokenizer.encode(request.prompt).ids
         if not ids or request.max_tokens < 1 or len(ids) + request.max_tokens > limit:
             raise LlmError(
@@ -133,7 +133,7 @@ class LlmEngine(ABC):
 
 
 def bytes_per_token(config: dict[str, Any]) -> int:
-    """Bytes of keys and values of one token, two a number, from a checkpoint's ``config.json``."""
+    """Bytes of keys and values of one token (two bytes per number), from a checkpoint's ``config.json``."""
     heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
     size = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
     return 2 * 2 * int(config["num_hidden_layers"]) * heads * size

@@ -1,4 +1,4 @@
-"""The engines `theme_llm` and `keyword_llm`: their declarations, and what opens the student of each."""
+"""The engines `theme_llm` and `keyword_llm`: their declarations, and how their students are opened."""
 
 from pathlib import Path
 from typing import Literal
@@ -32,7 +32,7 @@ class LlmParameters(ModelParameters):
 
 
 class KeywordLlmParameters(LlmParameters):
-    """Those of `keyword_llm`: its time goes into reading long prompts, where bf16 pays, and not into writing."""
+    """Parameters of `keyword_llm`: it mainly reads long prompts, which is faster in bf16."""
 
     precision: str = precision_field("auto", _PRECISION)
 

@@ -1,13 +1,13 @@
-"""Pairwise margin scoring in NumPy: how surely a product beats the other candidates of its text.
+"""Pairwise margin scoring in NumPy: the expected share of wins of a product against the other candidates of its text.
 
-A cross-encoder trained on margins (arXiv 2505.07105) says more by the differences of its scores than by their level.
+For a cross-encoder trained on margins (arXiv 2505.07105), differences of scores mean more than their level.
 """
 
 import numpy as np
 
 from endcap_server.shop.columns import Array
 
-_MAX_EXPONENT = np.float32(80.0)  # exp(80) is the largest round number that float32 holds
+_MAX_EXPONENT = np.float32(80.0)  # exp of more than 88 overflows float32
 
 
 def pairwise_margins(scores: Array, temperature: float, valid: Array | None = None) -> Array:
@@ -38,5 +38,5 @@ def _margins_of_group(scores: Array, temperature: np.float32) -> Array:
         return np.full(count, 0.5, np.float32)
     exponent = np.clip((scores[None, :] - scores[:, None]) / temperature, -_MAX_EXPONENT, _MAX_EXPONENT)
     wins = 1.0 / (1.0 + np.exp(exponent))
-    # Every product ties with itself: take that half out.
+    # Every product ties with itself; subtract that half.
     return ((wins.sum(axis=1, dtype=np.float32) - 0.5) / np.float32(count - 1)).astype(np.float32)

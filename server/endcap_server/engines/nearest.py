@@ -1,4 +1,4 @@
-"""Products and search keywords by meaning and by words: bi-encoder, FAISS indexes and lexical index in one process."""
+"""Nearest products and keywords, and lexical search: bi-encoder, FAISS indexes and tantivy index in one process."""
 
 import time
 from collections.abc import Sequence
@@ -121,7 +121,7 @@ class NearestRequest:
 
     texts: Sequence[str] = ()  # T
     vectors: Array | None = None  # float [T, D]; need not be of unit length
-    index: str | None = "products"  # "products", "keywords", "words" (products, by theirs), or None: encode only
+    index: str | None = "products"  # "products", "keywords", "words" (lexical search of products), or None: encode only
     k: int = 100
     allowed: Array | None = None  # uint8 [ceil(n / 8)], a bit a product, the lowest first; None: every product
     deadline_ns: int = _NEVER_NS  # on the clock of time.monotonic_ns
@@ -132,9 +132,9 @@ class NearestResult:
     """Answers one request. ``rows``, ``similarity`` and ``exact`` are [T, 0] without an index."""
 
     rows: Array  # int32 [T, K], nearest first, -1 where the index holds fewer than K
-    similarity: Array  # float32 [T, K], cosine, or of "words" the lexical score; NaN where padded
-    vectors: Array  # float32 [T, D], what was searched with, of unit length; of "words" [0, D]
-    exact: Array  # bool [T, K], of "words": the text names this product
+    similarity: Array  # float32 [T, K], cosine, for "words" the lexical score; NaN where padded
+    vectors: Array  # float32 [T, D], the query vectors, of unit length; for "words" [0, D]
+    exact: Array  # bool [T, K], for "words": the text names this product
 
 
 class Nearest:
@@ -150,7 +150,7 @@ class Nearest:
     ) -> None:
         """Load ``bi_encoder/``, ``index/`` and ``lexical/`` of the build ``build``; search on ``cpu`` or ``gpu``.
 
-        The vectors of up to ``cache_texts`` texts are remembered; ``boosts`` are of lexical searches.
+        The vectors of up to ``cache_texts`` texts are cached; ``boosts`` are for lexical searches.
         """
         if faiss_device not in ("cpu", "gpu"):
             raise EngineLoadError(f"faiss_device: expected cpu or gpu, got {faiss_device!r}")
@@ -178,7 +178,7 @@ class Nearest:
             faiss.omp_set_num_threads(options.threads)
 
     def cache_use(self) -> tuple[int, int]:
-        """How many texts were remembered, and how many were not, since this was last asked."""
+        """Cache hits and misses (texts) since the last call."""
         return self._cache.take_use()
 
     def check(self, request: NearestRequest) -> None:
@@ -280,7 +280,7 @@ class Nearest:
 
 
 def _alike(requests: Sequence[NearestRequest]) -> dict[tuple[str, bytes], list[int]]:
-    """Places of the requests that one search can answer: those of the same index and the same allowed rows."""
+    """Positions of requests that one search can answer: same index, same allowed rows."""
     groups: dict[tuple[str, bytes], list[int]] = {}
     for place, request in enumerate(requests):
         if request.index in VECTOR_INDEXES:

@@ -1,4 +1,4 @@
-"""OpenVINO's CPU plugin: the one that our encoders share, and what every engine asks of it."""
+"""OpenVINO's CPU plugin: one instance for the encoders of a process, and settings for all engines."""
 
 import ctypes
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     import openvino as ov
 
 PROPERTIES: dict[str, Any] = {
-    # The engines of a machine are several processes: pinned threads would pile up on the same cores.
+    # The engines are several processes: pinned threads would share the same cores.
     "ENABLE_CPU_PINNING": False,
-    # Kernels are kept for each shape that was met, 5 000 by default: requests bring ever new lengths, and a student of
-    # a few million parameters grew past a gigabyte. With 64 it stays at a third of that, as fast (docs/benchmarks.md).
+    # OpenVINO caches kernels per shape, 5 000 by default. Requests have many lengths, so a student of a few million
+    # parameters grew past a gigabyte. With 64 it needs a third of that, at the same speed (docs/benchmarks.md).
     "CPU_RUNTIME_CACHE_CAPACITY": 64,
 }
 
@@ -24,12 +24,12 @@ class _SignalStack(ctypes.Structure):
 
 @contextmanager
 def signal_stack_kept() -> Iterator[None]:
-    """Whatever loads a CPU plugin in here, the thread's stack for signal handlers (sigaltstack(2)) stays what it was.
+    """Restore the thread's stack for signal handlers (sigaltstack(2)) after a CPU plugin was loaded.
 
-    A plugin lays a stack of its own into the thread that loads it, and unmaps it when it ends. If plugins end in
-    another order than they came, or in another thread, the thread is left with a stack that is no more, and its next
-    signal, be it Ctrl-C, ends the process with a segmentation fault (seen with OpenVINO 2026.4 and its GenAI). What the
-    plugin wants it for, room for the registers of AMX, both the normal stack and that of `faulthandler` have.
+    A plugin installs its own stack in the thread that loads it, and unmaps the stack when it ends. If plugins end in
+    another order or in another thread, the thread keeps an unmapped stack. Its next signal, even Ctrl-C, then ends the
+    process with a segmentation fault (seen with OpenVINO 2026.4 and its GenAI). The plugin needs the stack for the
+    registers of AMX; the normal stack and that of `faulthandler` are large enough for them.
     """
     libc, before = ctypes.CDLL(None), _SignalStack()
     libc.sigaltstack(None, ctypes.byref(before))
@@ -41,7 +41,7 @@ def signal_stack_kept() -> Iterator[None]:
 
 @cache
 def core() -> "ov.Core":
-    """The core that the process's encoders share, its CPU plugin loaded: each more would bring a plugin of its own."""
+    """The core that the encoders of this process share, so that there is one CPU plugin."""
     import openvino as ov  # not in the GPU container
 
     core = ov.Core()
@@ -51,7 +51,7 @@ def core() -> "ov.Core":
 
 
 def resolved_precision(precision: str) -> str:
-    """``f32`` or ``bf16``; for ``auto``, bf16 where the CPU computes with it."""
+    """``f32`` or ``bf16``; for ``auto``, bf16 if the CPU supports it."""
     if precision != "auto":
         return precision
     return "bf16" if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"

@@ -1,6 +1,6 @@
 """Runs the cross-encoder's checkpoint on flat tokens with endcap's own Triton kernels (package `endcap_kernels`).
 
-Nothing is padded, so pairs need no sorting; product tokens lie on the GPU, where those of a text are joined to them.
+Nothing is padded, so pairs need no sorting. Product tokens are on the GPU; the tokens of a text are joined there.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ class PackedRuntime:
     def __init__(self, folder: Path, options: RuntimeOptions, products: Ragged, separator: int) -> None:
         """Load the Hugging Face checkpoint in ``folder`` and the tokens of all products.
 
-        Without a GPU this is refused, unless the process interprets kernels on the CPU (``TRITON_INTERPRET=1``), which
-        is for tests: it takes a second where a GPU takes a millisecond.
+        Without a GPU this is refused, except in tests, where the process interprets kernels on the CPU
+        (``TRITON_INTERPRET=1``), a thousand times slower.
         """
         try:
             import torch
@@ -56,7 +56,7 @@ class PackedRuntime:
             texts: tokens of each text with special tokens, int [any].
             text: which text each pair is of, int [n].
             product: which product, int [n].
-            alive: asked before each micro-batch which pairs (bool [n]) are still worth computing.
+            alive: called before each micro-batch; which pairs (bool [n]) are still needed.
 
         Returns:
             float32 [n, 1], and bool [n]: which pairs were computed.

@@ -1,4 +1,4 @@
-"""Scores of pairs that were read before: popular queries and themes meet the same products again and again."""
+"""Cache of pair scores: popular queries and themes are scored against the same products repeatedly."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -8,15 +8,11 @@ import numpy as np
 from endcap_server.shop.columns import Array
 
 LONGEST_TEXT = 512
-"""Longer texts are not kept, so that nobody fills the memory with them; characters."""
+"""Characters of the longest text that is cached; a bound on memory."""
 
 
 class ScoreCache:
-    """Logits by text and product row; forgets the texts that were asked for longest ago. Not thread-safe.
-
-    Triton's own response cache would not do here: its key leaves out which outputs a request asks for, and it knows
-    whole requests only, where pages share most of their pairs but not all.
-    """
+    """Logits by text and product row; evicts the least recently used texts. Not thread-safe."""
 
     def __init__(self, capacity: int) -> None:
         """Keep at most about `capacity` pairs (some 100 bytes each); 0 keeps none."""
@@ -29,7 +25,7 @@ class ScoreCache:
         return self._pairs
 
     def look_up(self, texts: Sequence[str], rows: Array) -> Array:
-        """Known logits of each text and its products (rows int [T, M], -1 padded): float32 [T, M], NaN unknown."""
+        """Cached logits of texts and their products (rows int [T, M], -1 padded): float32 [T, M], NaN unknown."""
         known = np.full(rows.shape, np.nan, np.float32)
         for line, text in enumerate(texts):
             logits = self._logits.get(text)
@@ -42,7 +38,7 @@ class ScoreCache:
         return known
 
     def take_use(self) -> tuple[int, int]:
-        """Pairs that were known, and that were not, since this was last asked."""
+        """Hits and misses (pairs) since the last call."""
         use, self._hits, self._misses = (self._hits, self._misses), 0, 0
         return use
 

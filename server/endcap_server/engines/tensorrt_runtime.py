@@ -1,7 +1,7 @@
-"""Runs a TensorRT encoder over sequences of different lengths: what `EncoderRuntime` is on the CPU, on a GPU.
+"""Runs a TensorRT encoder over sequences of different lengths; the GPU's counterpart of `EncoderRuntime`.
 
-A GPU wants few, large micro-batches: sequences are sorted by length and cut where batch times padded length reaches
-the token budget. Two micro-batches are in flight, so that tokens are laid out while the GPU computes.
+A GPU needs few, large micro-batches: sequences are sorted by length and split where batch times padded length reaches
+the token budget. Two micro-batches are in flight, so the CPU prepares one while the GPU computes the other.
 """
 
 from collections import deque
@@ -15,12 +15,12 @@ from endcap_server.engines.encoder_runtime import EngineLoadError, Fill, Runtime
 from endcap_server.shop.columns import Array
 
 WIDTH_STEP = 8
-"""Lengths are padded to a multiple of this: tensor cores want it."""
+"""Lengths are padded to a multiple of this, for tensor cores."""
 _IN_FLIGHT = 2
 
 
 class Device(Protocol):
-    """Computes micro-batches: a TensorRT engine, or what stands in for it."""
+    """Computes micro-batches: a TensorRT engine, or a substitute in tests."""
 
     names: tuple[str, ...]
     """Its inputs, each int64 [batch, length]."""
@@ -117,7 +117,7 @@ class TensorRtDevice:
         self._stream.synchronize()
 
     def most_rows(self, width: int) -> int:
-        """Of the first optimisation profile that takes this width."""
+        """Most rows of the first optimisation profile for this width."""
         return next((rows for rows, longest, _ in self._contexts if width <= longest), 0)
 
     def start(self, feed: dict[str, Array]) -> Callable[[], Array]:
@@ -125,7 +125,7 @@ class TensorRtDevice:
         torch = self._torch
         rows, width = feed["input_ids"].shape
         context = next(context for most, longest, context in self._contexts if rows <= most and width <= longest)
-        # All device memory belongs to this stream, so PyTorch reuses none of it before the work queued here is over.
+        # All device memory is allocated on this stream, so PyTorch does not reuse it before the queued work is done.
         with torch.cuda.stream(self._stream):
             output = torch.empty((rows, self.outputs), dtype=torch.float32, device="cuda")
             context.set_tensor_address(self._output, output.data_ptr())

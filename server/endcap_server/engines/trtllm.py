@@ -1,7 +1,7 @@
-"""A student LLM on the GPU: TensorRT-LLM's LLM API, in-flight batching, one grammar a request.
+"""A student LLM on the GPU: TensorRT-LLM's LLM API, in-flight batching, one grammar per request.
 
-Each request is a coroutine on one event loop, which reads its tokens as they are written: a request whose deadline
-passes is aborted, and answered with what it has.
+Each request is a coroutine on one event loop and reads its tokens as they are generated. When the deadline passes, the
+request is aborted and answered with the tokens so far.
 """
 
 import asyncio
@@ -37,9 +37,9 @@ class TrtLlm(LlmEngine):
 
         Args:
             folder: weights, ``config.json`` and tokenizer, as a build with ``--profile gpu`` writes them.
-            cache_mb: memory for keys and values, MiB; it also holds the prefixes that later prompts may share.
+            cache_mb: memory for keys and values, MiB; also caches prefixes that later prompts can share.
             max_sequences: most sequences in one decoding step.
-            max_waiting: most requests that wait for a place in it; more are refused at once.
+            max_waiting: most requests in the queue; more are refused at once.
 
         Raises:
             LlmError: TensorRT-LLM or the checkpoint is missing, or it cannot be loaded.
@@ -69,13 +69,13 @@ class TrtLlm(LlmEngine):
                 max_seq_len=self.max_length,
                 max_num_tokens=max(8192, self.max_length),
                 guided_decoding_backend="xgrammar",
-                # A share of the free memory would take what the other engines of this GPU need.
+                # By default it takes a share of the free memory, which other engines of this GPU need.
                 kv_cache_config=llmapi.KvCacheConfig(
                     max_tokens=max(self.max_length, cache_mb * 2**20 // bytes_per_token(config)),
                     enable_block_reuse=True,
                 ),
             )
-        except Exception as error:  # the border to TensorRT-LLM, which documents no exceptions
+        except Exception as error:  # TensorRT-LLM documents no exceptions
             raise LlmError(f"{folder}: TensorRT-LLM cannot load the model: {error}") from error
         self._max_waiting, self._most = max_waiting, max_sequences + max_waiting
         self._closed = False
@@ -137,7 +137,7 @@ class TrtLlm(LlmEngine):
             result = LlmError("the LLM engine is closed")
         except (LlmError, AbandonedError) as error:
             result = error
-        except Exception as error:  # the border to TensorRT-LLM: the caller gets the error, the engine lives on
+        except Exception as error:  # the caller gets the error, the engine continues
             result = LlmError(f"decoding failed: {str(error)[-300:]}")
         with self._lock:
             self._count -= 1
@@ -172,12 +172,12 @@ class TrtLlm(LlmEngine):
         guided = None
         if request.grammar:
             try:
-                # Here, because a grammar that fails in TensorRT-LLM's worker may fail all requests of its batch.
+                # A grammar that fails in TensorRT-LLM's worker can fail all requests of its batch, so check it here.
                 self._grammars.from_ebnf(request.grammar)
             except RuntimeError as error:
                 raise LlmError(f"grammar refused: {str(error)[-300:]}") from None
             guided = self._api.GuidedDecodingParams(grammar=request.grammar)
-        # top_k 1 is greedy decoding. Decoded here: the tokenizer is the one that made the prompt's tokens.
+        # top_k 1 is greedy decoding. The text is decoded here, with the tokenizer of the prompt.
         return self._api.SamplingParams(
             max_tokens=request.max_tokens, top_k=1, guided_decoding=guided, detokenize=False
         )

@@ -1,4 +1,4 @@
-"""Vectors of texts that were encoded before: searches and concepts come again and again."""
+"""Cache of text vectors: searches and concepts recur."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -8,14 +8,14 @@ import numpy as np
 from endcap_server.shop.columns import Array
 
 LONGEST_TEXT = 512
-"""Longer texts are not kept, so that nobody fills the memory with them; characters."""
+"""Characters of the longest text that is cached; a bound on memory."""
 
 
 class VectorCache:
-    """Encodes texts, each once while it is remembered; forgets what was asked for longest ago. Not thread-safe."""
+    """Encodes texts that are not cached; evicts the least recently used ones. Not thread-safe."""
 
     def __init__(self, encode: Callable[[Sequence[str]], Array], capacity: int) -> None:
-        """Keep the vectors of at most `capacity` texts; `encode` makes them, float32 [len(texts), D]."""
+        """Cache the vectors of at most `capacity` texts; `encode` computes them, float32 [len(texts), D]."""
         self._encode, self._capacity = encode, capacity
         self._vectors: OrderedDict[str, Array] = OrderedDict()
         self._hits = self._misses = 0
@@ -30,7 +30,7 @@ class VectorCache:
         missing = [text for text in dict.fromkeys(texts) if text not in self._vectors]
         self._hits += len(texts) - len(missing)
         self._misses += len(missing)
-        # Copies: a row of the batch would keep the whole batch alive.
+        # Copies, because a row of the batch would keep the whole batch in memory.
         fresh = dict(zip(missing, (vector.copy() for vector in self._encode(missing)), strict=True)) if missing else {}
         vectors = np.stack([fresh[text] if text in fresh else self._vectors[text] for text in texts])
         for text in texts:
@@ -43,6 +43,6 @@ class VectorCache:
         return vectors
 
     def take_use(self) -> tuple[int, int]:
-        """Texts that were known, and that were not, since this was last asked."""
+        """Hits and misses (texts) since the last call."""
         use, self._hits, self._misses = (self._hits, self._misses), 0, 0
         return use

@@ -1,4 +1,4 @@
-"""A FAISS index whose searches can be limited to some of its rows."""
+"""A FAISS index with filtered searches."""
 
 import math
 from pathlib import Path
@@ -12,9 +12,9 @@ from endcap_server.shop.columns import Array
 
 _EXACT_ROWS = 50_000
 _EXACT_SHARE = 0.1
-"""Up to so many allowed rows, or such a share of all, comparing each is as fast as walking a graph past the others."""
+"""Up to this many allowed rows, or this share of all, an exact search is as fast as a filtered graph search."""
 _GPU_ROWS = 2048
-"""Most rows that FAISS returns of a search on a GPU."""
+"""Most rows that FAISS returns for a search on a GPU."""
 _untyped: Any = faiss  # its type hints are those of the C++ constructors, not of the Python ones
 
 
@@ -23,7 +23,7 @@ class VectorIndex:
 
     Args:
         index: What a build wrote: flat, a graph (HNSW) or lists (IVF).
-        on_gpu: The same rows on a GPU, if they are searched there.
+        on_gpu: The same rows on a GPU, for searches there.
     """
 
     def __init__(self, index: faiss.Index, on_gpu: faiss.Index | None = None) -> None:
@@ -85,14 +85,14 @@ class VectorIndex:
             return self._exact(vectors, k, selector)
         else:
             similarity, rows = self._index.search(vectors, k, params=self._parameters(selector, k, share))
-        # A graph, or some of the lists, may end before enough rows are found.
+        # A graph search, or a search of some lists, can end before enough rows are found.
         short = np.flatnonzero((rows >= 0).sum(axis=1) < min(k, count))
         if len(short):
             similarity[short], rows[short] = self._exact(np.ascontiguousarray(vectors[short]), k, selector)
         return similarity, rows
 
     def _parameters(self, selector: Any, k: int, share: float) -> Any:
-        """Those of a search that looks at as many allowed rows as it would look at rows without a filter."""
+        """Search parameters, so that as many allowed rows are visited as without a filter."""
         index = self._index
         if isinstance(index, faiss.IndexHNSW):
             breadth = math.ceil(max(index.hnsw.efSearch, k) / share)
@@ -113,7 +113,7 @@ class VectorIndex:
     def _search_gpu(
         self, on_gpu: faiss.Index, vectors: Array, k: int, allowed: Array, share: float
     ) -> tuple[Array, Array]:
-        """FAISS has no filters on a GPU: find more rows there, and leave out what is not allowed."""
+        """FAISS has no filters on a GPU: find more rows there, then drop those that are not allowed."""
         depth = min(_GPU_ROWS, len(self), math.ceil(2 * k / max(share, 1e-6)))
         similarity, rows = on_gpu.search(vectors, max(depth, k))
         kept = (rows >= 0) & allowed[np.maximum(rows, 0)]

@@ -1,6 +1,6 @@
-"""What shoppers did, as tables of products: what sells now, what is bought again, what the same shoppers buy.
+"""Tables of shopper behaviour for each product: recent sales, repeat purchases, and co-purchases.
 
-The build step `behaviour` writes them from the events; the ranker is trained on the same tables of earlier times. A
+The build step `behaviour` computes them from the events. The ranker is trained on the same tables as of earlier days. A
 build without events has tables of zeros.
 """
 
@@ -15,19 +15,19 @@ from endcap_server.shop.store import ItemStore
 
 FOLDER = "behaviour"
 NEIGHBOURS = 50
-"""Products that a product has as neighbours, at most."""
+"""Most neighbours of a product."""
 
 
 @dataclass(frozen=True)
 class Behaviour:
     """Tables of n products.
 
-    A purchase is an event of the strongest kind in the log (a log of views alone counts views); one product counts once
-    a day for each shopper.
+    A purchase is an event of the strongest kind in the log (in a log with only views, a view). A product counts once
+    per day and shopper.
 
     Attributes:
-        recent: float32 [n], purchases, those of `half_life` days ago counting half.
-        first: float32 [n], the same of each shopper's first purchase of the product.
+        recent: float32 [n], purchases, weighted by recency: the weight halves every `half_life` days.
+        first: float32 [n], the same, but only the first purchase of each shopper counts.
         bought: float32 [n], purchases of all time.
         shoppers: float32 [n], distinct shoppers who bought it.
         repeat: float32 [n], 0..1, share of its buyers who came back and bought it again, smoothed by its category.
@@ -45,7 +45,7 @@ class Behaviour:
 
     @classmethod
     def empty(cls, products: int) -> "Behaviour":
-        """Tables of a shop whose events are not known."""
+        """Tables of a shop without events."""
         zeros = np.zeros(products, np.float32)
         return cls(
             zeros,

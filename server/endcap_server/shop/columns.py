@@ -1,7 +1,7 @@
 """Memory-mapped columns of texts and of integer lists: what the item store is made of.
 
-Every column is a few plain ``.npy`` files, so that both environments (NumPy 1.26 and 2) read it, the operating system
-shares its pages between all stage processes, and opening it costs no time whatever its size.
+Every column is a few plain ``.npy`` files. Both environments (NumPy 1.26 and 2) can read them, the operating system
+shares their pages between all stage processes, and opening one takes no time, whatever its size.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
-"""What excluded products, brands and categories are called: no title, concept or keyword of a page may name them.
+"""Names of excluded products, brands and categories: no title, concept or keyword of a page may contain them.
 
-An exclusion removes products. A text that names what is gone would stand above products of something else.
+Otherwise, a title could name an excluded thing above products of another kind.
 """
 
 import json
@@ -15,14 +15,14 @@ from endcap_server.shop.store import ItemStore
 from endcap_server.shop.words import LITTLE_WORDS, stem, words
 
 BEST_PRODUCTS = 8
-"""Best products of a search keyword that say what it is about."""
+"""Number of best products that decide whether a search keyword is about something excluded."""
 MOSTLY = 0.5
-"""Share of them that is excluded, from which the keyword is about what is excluded."""
+"""Least share of these products that must be excluded."""
 _MAX_WORDS = 5
 
 
 class Exclusions:
-    """Makes the names of what rules exclude; those of the latest rules are kept."""
+    """Builds `ExcludedNames` from rules, and caches those of the latest rules."""
 
     def __init__(self, store: ItemStore):
         self._rule_index = RuleIndex(store)
@@ -40,9 +40,9 @@ class Exclusions:
 class ExcludedNames:
     """Finds excluded things in texts, by the stems of their words.
 
-    A text names a brand or a category by its whole name, a category also by a word that no allowed category has, and a
-    product by all words of its title. It also names what is excluded where it contains a known search keyword whose
-    best products are mostly excluded.
+    A text names a brand or a category if it contains the whole name, and a product if it contains all words of its
+    title. A single word names a category if no allowed category has the word. A text also names something excluded if
+    it contains a known search keyword whose best products are mostly excluded.
     """
 
     def __init__(self, store: ItemStore, rules: CompiledRules):
@@ -63,7 +63,7 @@ class ExcludedNames:
         return self._names_itself(text) or self._names_by_keyword(words(text))
 
     def free_keywords(self, rows: Sequence[int]) -> list[int]:
-        """Those of the known keywords ``rows`` that neither are about what is excluded nor name it."""
+        """The known keywords among ``rows`` that are not about excluded products and do not name anything excluded."""
         new = [row for row in rows if row not in self._free]
         for row, about in zip(new, self.keywords(new).tolist(), strict=True):
             self._free[row] = not about and not self._names_itself(self._store.keywords[row])
@@ -80,7 +80,7 @@ class ExcludedNames:
         return any(title <= distinct for title in self._titles)
 
     def keywords(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Which of the known keywords ``rows`` are about what is excluded: bool [k]."""
+        """Which of the known keywords ``rows`` are about excluded products: bool [k]."""
         if not len(rows):
             return np.empty(0, bool)
         products = self._store.keyword_products[np.asarray(rows), :BEST_PRODUCTS]
@@ -107,7 +107,7 @@ def _stems(text: str) -> tuple[str, ...]:
 def _category_names(
     categories: Sequence[str], labels: Sequence[str], excluded: set[int]
 ) -> tuple[set[tuple[str, ...]], frozenset[str]]:
-    """Names and labels of the categories that are excluded whole, and the words that only they have; both as stems."""
+    """Names and labels of categories that are excluded as a whole, and words that only these have; both as stems."""
     if not excluded:
         return set(), frozenset()
     paths = [[_stems(part) for part in category.split(">")] for category in categories]

@@ -1,6 +1,6 @@
-"""Which models of a build are installed: those that did better, when built, than the simple thing that else serves.
+"""Which models of a build are installed: those that were better than a simple baseline when they were built.
 
-The build's step `gates` writes `gates/gates.json`: model -> `{"installed": bool, "serves": name of the simple thing}`.
+The build's step `gates` writes `gates/gates.json`: model -> `{"installed": bool, "serves": name of the baseline}`.
 """
 
 import json
@@ -17,14 +17,14 @@ class GatesError(ValueError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a model serves, and by what name the simple thing is called that serves if it does not."""
+    """Whether a model serves, and the name of the baseline that serves otherwise."""
 
     installed: bool
     serves: str
 
 
 def read_verdicts(build: Path) -> Mapping[str, Verdict]:
-    """What the build decided, by model; nothing for a build without the step, whose models are all installed.
+    """The build's decisions, by model. A build without the step `gates` has none; all of its models are installed.
 
     Raises:
         GatesError: the file is damaged.

@@ -1,7 +1,7 @@
 """Grammars (EBNF, as xgrammar reads it) that make every LLM answer well-formed.
 
-Alternatives are written as a trie of rules, one rule for each branching node: openvino-genai 2026.4 (like xgrammar
-before 0.2.2) splices non-members out of a flat alternation of literals.
+Alternatives are written as a trie of rules, one rule for each branching node. From a flat alternation of literals,
+openvino-genai 2026.4 (like xgrammar before 0.2.2) also accepts texts that are none of them.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,13 +16,13 @@ from endcap_server.shop.prompts import (
     usable_candidates,
 )
 
-# Letters of the scripts shops are written in. Ranges, because EBNF character classes know no Unicode properties.
+# Letters of common scripts. Ranges, because EBNF character classes know no Unicode properties.
 _LETTERS = r"a-zA-Z\u00c0-\u024f\u0370-\u03ff\u0400-\u04ff\u0590-\u05ff\u0620-\u064a\u0900-\u097f\u0e01-\u0e3a"
 _TITLE_WORDS = 9
 _CONCEPTS = '","concepts":["'
 _IDEOGRAPHS = r"\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7a3"
 _TAIL = f"{_LETTERS}{_IDEOGRAPHS}0-9&'%.+/-"
-# Titles and concepts share one word rule: the fewer states a grammar has, the sooner it is compiled for a request.
+# Titles and concepts share one word rule: a grammar with fewer states compiles faster, once per request.
 _SHARED_RULES = f"""\
 title ::= word (","? " " word){{0,{_TITLE_WORDS - 1}}} [?!]?
 concept ::= word (" " word){{0,4}}
@@ -35,13 +35,13 @@ tail ::= [{_TAIL}]
 def theme_grammar(count: int, titles: Sequence[str] = (), shopper: str = "") -> str:
     """Make the grammar of LLM 1's answer: a compact JSON list of exactly `count` themes (1..20), 2..4 concepts each.
 
-    What has to stand on the page word by word is written into the grammar, since small students misquote: first the
-    required titles, then the shopper text's campaign as a title, then a theme for each of its newest searches, whose
-    title holds the search and whose first concept is the search. All else the LLM writes.
+    Small students misquote, so the grammar contains the texts that the page must quote, in this order: the required
+    titles; the campaign of the shopper text as a title; a theme for each of the newest searches, with the search in the
+    title and as the first concept. The LLM writes everything else.
 
     Args:
         count: number of themes.
-        titles: titles that the first themes must bear (the rules' required themes).
+        titles: titles of the first themes (the required themes of the rules).
         shopper: the shopper text of the prompt, for its campaign and searches.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Kinds of products by names that shoppers use: what a shopper is described with, and what a theme can be about."""
+"""Kinds of products, with names that shoppers use. They describe shoppers, and themes are about them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class Kinds:
     """Names of kinds and the kind of each product.
 
     Attributes:
-        names: Distinct names, in the words of the catalogue's shoppers.
+        names: Distinct names.
         of_product: int32 [products], position of the kind in ``names``, -1 none.
-        restocked: Names of kinds that shoppers buy again and again, learned from events; durable goods are none.
+        restocked: Names of kinds that shoppers buy repeatedly, learned from events; durable goods are not among them.
     """
 
     names: Sequence[str]
@@ -36,7 +36,7 @@ class Kinds:
 
     @classmethod
     def open(cls, build: Path, store: ItemStore) -> "Kinds":
-        """Read what `merchandising` wrote; the category of products that have no topic."""
+        """Read the files of the step `merchandising`. A product without a topic has its category as kind."""
         topic = np.full(len(store), -1, np.int32)
         names: list[str] = []
         restocked: frozenset[str] = frozenset()

@@ -1,8 +1,8 @@
 """What the two LLMs read and write: the canonical shopper text, both prompts, and the parsers of both answers.
 
-Builders write training examples with these functions and stages write requests with them, so a student meets the very
-format it was trained on. Texts from outside (session queries, campaigns, rules) are cleaned: what separates the parts
-of a prompt, quotes and control characters never get into one, and every part has a bounded length.
+Builders write training examples with these functions, and stages write requests with them, so a student always reads
+the format that it was trained on. Texts from outside (session queries, campaigns, rules) are cleaned: a part of a
+prompt has no separators, quotes or control characters, and a bounded length.
 """
 
 import json
@@ -17,13 +17,13 @@ from statistics import median
 
 NEW_SHOPPER = "new shopper"
 MAX_PLACEMENTS = 20
-"""Most themes of one prompt: a page of 16 and the spare ones that quality checks may need."""
+"""Most themes of one prompt: a page of 16, and spare themes to replace those that quality checks drop."""
 MAX_CANDIDATES = 100
 """Most candidate keywords of one prompt (P2: about 100)."""
 KEYWORD_SEPARATOR = "|"
 TITLE_CHARACTERS = 60
 QUOTED_SEARCHES = 2
-"""Searches of a session that have a placement of their own."""
+"""Searches of a session that get their own placement."""
 CONCEPT_CHARACTERS = 40
 
 _MAX_FAVOURITES, _MAX_DUE, _MAX_BRANDS, _MAX_SESSION = 6, 3, 3, 3
@@ -45,12 +45,12 @@ _SPACES = re.compile(r"\s+")
 
 
 class MalformedAnswer(ValueError):  # noqa: N818  (an answer, not an error of ours)
-    """A student's text is not what its grammar promises; the message shows what came."""
+    """A student's answer does not match its grammar; the message shows the answer."""
 
 
 @dataclass(frozen=True)
 class ThemeDraft:
-    """A placement as LLM 1 writes it: a title and the product concepts that it is made of."""
+    """A theme as LLM 1 writes it: a title, and the concepts (kinds of products) that it is about."""
 
     title: str
     concepts: tuple[str, ...]
@@ -61,9 +61,9 @@ def clean(text: str, limit: int, *, commas: bool = False) -> str:
 
     A text that is too long is cut at a word. Titles may keep their `commas` (after a word, before a space).
     """
-    # Bounded before anything else, so that a huge text costs nothing.
+    # Cut first, so that a huge text takes no time.
     text = unicodedata.normalize("NFKC", text[: limit * 8])
-    # Unassigned, private, surrogate, format and control characters have no business in a prompt; spaces stay.
+    # Remove unassigned, private, surrogate, format and control characters; keep spaces.
     text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
     separators = _SEPARATORS_OF_TITLES if commas else _SEPARATORS
     text = _SPACES.sub(" ", separators.sub(" ", text)).strip(" ,")
@@ -81,7 +81,7 @@ def is_quotable(text: str) -> bool:
 def leaf_name(category: str) -> str:
     """Name a category path by its last part: ``"Food > Frozen/Ice cream"`` -> ``"frozen ice cream"``.
 
-    Parts that name nothing ("Soup > Other") leave it to the part above them.
+    For a last part that says nothing ("Soup > Other"), the part above is the name.
     """
     name = ""
     for part in reversed(category.split(">")):
@@ -115,8 +115,8 @@ def favourites(labels: Iterable[str], limit: int, half_life: float = HALF_LIFE) 
 def due(labels: Sequence[str], restocked: Collection[str], limit: int) -> list[str]:
     """Find what a shopper probably needs again: bought at least twice, and the usual gap has nearly passed.
 
-    A gap is counted in events of the history, the only clock that a request has. Purchases of a label one after
-    another are one purchase.
+    Gaps are counted in events of the history, because requests carry no times. Consecutive purchases of a label count
+    as one.
 
     Args:
         labels: of a history, oldest first, "" for none.
@@ -141,7 +141,7 @@ def due(labels: Sequence[str], restocked: Collection[str], limit: int) -> list[s
 
 
 def season_of(day: date, *, southern: bool = False) -> str:
-    """Name the season of a day on the northern (or southern) half of the earth."""
+    """Name the season of a day on the northern (or southern) hemisphere."""
     return _SEASONS[(day.month % 12 // 3 + (2 if southern else 0)) % 4]
 
 
@@ -153,7 +153,7 @@ def shopper_text(
     campaign: str = "",
     due_kinds: Sequence[str] = (),
 ) -> str:
-    """Describe a shopper to LLM 1; everything is optional, a shopper of whom nothing is known is a valid one.
+    """Describe a shopper to LLM 1. All arguments are optional: a shopper without any data is valid.
 
     Args:
         favourite_kinds: names of kinds of products (`endcap_server.shop.kinds`), best first; 6 are used.
@@ -161,10 +161,10 @@ def shopper_text(
         session: this session's search texts, oldest first; the last 3 are used.
         season: as `season_of` names it.
         campaign: the merchandiser's steering text.
-        due_kinds: those that the shopper probably needs again, as `due` finds them; 3 are used.
+        due_kinds: kinds that the shopper probably needs again, from `due`; 3 are used.
 
     Returns:
-        One short line, the same for shoppers who are alike; it is part of the key of kept themes.
+        One short line. Similar shoppers have the same line, which is a part of the key of cached themes.
     """
     liked = _items(favourite_kinds, _MAX_FAVOURITES, CONCEPT_CHARACTERS, lower=True)
     searched = _items(reversed(session), _MAX_SESSION, CONCEPT_CHARACTERS, lower=True)
@@ -198,18 +198,18 @@ def theme_prompt(shopper: str, placements: int) -> str:
     """Ask LLM 1 for `placements` themes (1..20) for a shopper described by `shopper_text`."""
     if not 1 <= placements <= MAX_PLACEMENTS:
         raise ValueError(f"placements: expected 1..{MAX_PLACEMENTS}, got {placements}")
-    # Cleaned by parts already; a raw text must at least not open a second line.
+    # `shopper_text` has cleaned the parts; another text must at least not start a second line.
     return f"{_SPACES.sub(' ', shopper).strip()}\n{placements} themes\n"
 
 
 def theme_completion(themes: Sequence[ThemeDraft]) -> str:
-    """Write themes as LLM 1 answers them: compact JSON, since every token costs a step."""
+    """Write themes in the format of LLM 1's answer: compact JSON, because every token costs a decoding step."""
     items = [{"title": theme.title, "concepts": list(theme.concepts)} for theme in themes]
     return json.dumps(items, ensure_ascii=False, separators=(",", ":"))
 
 
 def parse_themes(text: str) -> list[ThemeDraft]:
-    """Read LLM 1's answer; of one that was cut (deadline, length) the complete themes.
+    """Read LLM 1's answer. From an answer that was cut (deadline, length), take the complete themes.
 
     Raises:
         MalformedAnswer: not a JSON list of ``{"title", "concepts"}`` objects, complete or cut.
@@ -223,7 +223,7 @@ def parse_themes(text: str) -> list[ThemeDraft]:
         try:
             item, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
-            # Cut inside an object: what the decoder missed lies at the end of the text, or in a string that never ends.
+            # Cut inside an object: the error is at the end of the text, or in a string without an end.
             if error.pos >= len(text) or error.msg.startswith("Unterminated"):
                 return themes
             raise MalformedAnswer(f"themes: {error.msg} at {error.pos} of {text[:200]!r}") from None
@@ -249,9 +249,9 @@ def usable_candidates(candidates: Iterable[str]) -> list[str]:
 def keyword_prompt(theme: str, concepts: Sequence[str], candidates: Sequence[str]) -> str:
     """Ask LLM 2 which of the `candidates` (nearest first, at most 100) fit a theme and its concepts.
 
-    Each candidate is followed by its number, and the answer is numbers: a token for a keyword, where its text would
-    cost several, and a choice that a small student learns where it would not learn to spell. The candidates that
-    `usable_candidates` drops are left out; give the same list to `keyword_grammar` and `parse_keywords`.
+    Each candidate is followed by its number, and the answer consists of numbers. A number is one token, where the
+    keyword's text would be several, and small students learn selection faster than spelling. Candidates that
+    `usable_candidates` drops are left out; pass the same list to `keyword_grammar` and `parse_keywords`.
     """
     wanted = ",".join(_items(concepts, MAX_CONCEPTS, CONCEPT_CHARACTERS))
     usable = usable_candidates(candidates)
@@ -260,7 +260,7 @@ def keyword_prompt(theme: str, concepts: Sequence[str], candidates: Sequence[str
 
 
 def keyword_completion(keywords: Sequence[str], candidates: Sequence[str]) -> str:
-    """Write a choice among the candidates as LLM 2 answers it: their numbers, ascending (nearest first)."""
+    """Write chosen candidates in the format of LLM 2's answer: their numbers, ascending (nearest first)."""
     number = {text: position for position, text in enumerate(usable_candidates(candidates), 1)}
     return "".join(f" {chosen}" for chosen in sorted(number[keyword] for keyword in keywords))
 
@@ -268,7 +268,7 @@ def keyword_completion(keywords: Sequence[str], candidates: Sequence[str]) -> st
 def parse_keywords(text: str, candidates: Sequence[str]) -> list[str]:
     """Read LLM 2's answer: the candidates that it numbers, without repetitions, in the order chosen.
 
-    Numbers that no candidate has are dropped; a number cut by a deadline can only name another candidate.
+    Numbers without a candidate are dropped. A number that a deadline cut in half can only name another candidate.
     """
     usable = usable_candidates(candidates)
     numbers = [int(part) for part in text.split() if part.isascii() and part.isdigit() and len(part) <= 3]

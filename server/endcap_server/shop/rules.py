@@ -33,7 +33,7 @@ SUBJECTS = ("brand", "category", "product")
 
 def _title(text: str) -> str:
     title = plain_text(text)
-    # Folding can leave nothing, or write one character as several.
+    # NFKC can remove characters, and replace one character by several.
     if not 1 <= len(title) <= MAX_TITLE:
         raise ValueError(f"titles of 1 to {MAX_TITLE} characters, not {_shown(text)}")
     return title
@@ -116,7 +116,7 @@ class MerchandisingRules(BaseModel):
         return factors
 
     def canonical(self) -> dict[str, Any]:
-        """The rules without what says nothing, in a form that is equal for equal rules."""
+        """The rules without empty members, in a form that is equal for equal rules."""
         document = self.model_dump(mode="json", exclude_defaults=True)
         if exclude := {key: sorted(names) for key, names in document.get("exclude", {}).items() if names}:
             document["exclude"] = exclude
@@ -125,7 +125,7 @@ class MerchandisingRules(BaseModel):
         return {key: value for key, value in document.items() if value not in ({}, [], "", None)}
 
     def of_themes(self) -> dict[str, Any]:
-        """The part that themes and their keywords depend on, and so a part of their cache keys."""
+        """The part of the rules on which themes and keywords depend; it is a part of their cache keys."""
         return {
             key: value for key, value in self.canonical().items() if key in ("campaign", "required_themes", "exclude")
         }
@@ -153,7 +153,7 @@ class RulesError(ValueError):
 
     @classmethod
     def of(cls, error: ValidationError) -> "RulesError":
-        """The first finding of pydantic in the words of the contract."""
+        """Convert the first error of pydantic."""
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"] if part != "[key]")
         message = str(first["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
@@ -182,7 +182,7 @@ def _path(category: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class RuleIndex:
-    """Finds the brands and categories that rules name; made once for a store."""
+    """Finds the brands and categories that rules name; created once per store."""
 
     store: ItemStore
     _latest: "OrderedDict[str, CompiledRules]" = field(default_factory=OrderedDict, repr=False, compare=False)
@@ -206,7 +206,7 @@ class RuleIndex:
         return found
 
     def compile(self, rules: MerchandisingRules) -> "CompiledRules":
-        """Look everything that ``rules`` name up in the store; the latest rules are remembered."""
+        """Look up in the store everything that ``rules`` name; the results of the latest rules are cached."""
         key = rules.model_dump_json(exclude_defaults=True)
         if key not in self._latest:
             self._latest[key] = self._compile(rules)
@@ -251,7 +251,7 @@ class RuleIndex:
                 compiled.add_factor(compiled.category_factors, categories(value), factor)
             else:
                 of_products.append((value, factor))
-        # One look-up for all: each by itself would take most of the time of a thousand rules.
+        # One look-up for all: single look-ups would take most of the time for a thousand rules.
         found = self.store.product_ids.find([value for value, _ in of_products]).tolist() if of_products else []
         for (value, factor), row in zip(of_products, found, strict=True):
             if row < 0:
@@ -314,16 +314,16 @@ class CompiledRules:
             (self.store.category, self.store.categories, self.excluded_categories),
         ):
             if len(excluded):
-                # The last place is that of -1, of products without one.
+                # The last entry belongs to -1, that is, to products without a brand or category.
                 allowed = np.ones(len(names) + 1, dtype=bool)
                 allowed[excluded] = False
                 mask &= allowed[column]
         return mask
 
     def factors(self, rows: np.ndarray) -> np.ndarray:
-        """What boost and bury multiply the score of each of ``rows`` by: float32 [k], at most `MAX_BOOST`.
+        """The factors of boost and bury for the scores of ``rows``: float32 [k], at most `MAX_BOOST`.
 
-        1 where nothing is said.
+        1 for products without a rule.
         """
         factors = np.ones(len(rows), dtype=np.float64)
         for column, by_position in (

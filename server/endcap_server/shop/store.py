@@ -1,7 +1,7 @@
 """The item store: everything about products and search keywords that the stages and engines need, memory-mapped.
 
-Between stages travel row numbers; whoever needs a text, a price or a vector looks it up here. The builders' ``store``
-step writes the product and keyword columns (folder ``store/``), the ``index`` step what links them (``index/``).
+Stages exchange row numbers, and look up texts, prices and vectors here. The build step ``store`` writes the columns of
+products and keywords (folder ``store/``), and the step ``index`` the links between them (``index/``).
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from endcap_server.shop.columns import Array, Ragged, StoreError, StringColumn, 
 __all__ = ["ItemStore", "KeywordColumns", "ProductColumns", "Ragged", "StoreError", "StringColumn", "tokenizer_digest"]
 
 STORE_FORMAT = 1
-"""Raised with each change of the files; a store of another format is refused with the advice to build again."""
+"""Increased with each change of the files. A store of another format is refused."""
 
 KEYWORD_PRODUCTS = 64
 """Best products kept for each keyword."""
@@ -48,10 +48,10 @@ STORE_FILES = (
 
 @dataclass(frozen=True)
 class ProductColumns:
-    """The product half of the store, as the builder has it in memory; n products, all columns in the same order.
+    """The product columns of the store, in a builder's memory; n products, all columns in the same order.
 
     ``vectors`` float [n, D] of unit length, ``brand`` and ``category`` int [n] are positions in ``brands`` and
-    ``categories`` (-1 none), ``category_labels`` what shoppers call each of ``categories``, ``price`` float [n] (NaN
+    ``categories`` (-1 none), ``category_labels`` are the shoppers' names of ``categories``, ``price`` float [n] (NaN
     unknown), ``popularity`` float [n] 0..1.
     """
 
@@ -100,7 +100,7 @@ class ProductColumns:
 
 @dataclass(frozen=True)
 class KeywordColumns:
-    """The known search keywords, as the builder has them in memory; m keywords, most searched first.
+    """The known search keywords, in a builder's memory; m keywords, most searched first.
 
     ``vectors`` float [m, D] of unit length, ``counts`` int [m] searches in the log (0: derived from the catalogue).
     """
@@ -127,7 +127,7 @@ class ItemStore:
     category: Array  # int32 [n], position in categories, -1 none
     brands: list[str]
     categories: list[str]  # full paths "a > b > c"
-    category_labels: list[str]  # what shoppers call each category, distinct
+    category_labels: list[str]  # the shoppers' name of each category, distinct
     price: Array  # float32 [n], NaN unknown
     in_stock: Array  # bool [n]
     popularity: Array  # float32 [n], 0..1
@@ -146,8 +146,8 @@ class ItemStore:
     def open(cls, build: Path, *, linked: bool = True) -> "ItemStore":
         """Open the store of the build folder ``build`` (which holds ``store/`` and ``index/``).
 
-        Not ``linked``: leave ``index/`` alone, which is of an older store while a build runs; ``keyword_products`` and
-        ``keyword_category`` are then all -1, as they are before the index step has ever run.
+        With ``linked`` False, ``index/`` is not read: while a build runs, it belongs to an older store.
+        ``keyword_products`` and ``keyword_category`` are then all -1.
         """
         store, index = build / "store", build / "index"
         meta = _read_meta(store / "store.json")

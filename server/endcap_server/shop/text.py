@@ -1,4 +1,4 @@
-"""One form for every text that enters: queries, sessions, rules, and the catalogue when it is built."""
+"""Normalises every text from outside: queries, sessions, rules, and the catalogue when it is built."""
 
 import unicodedata
 
@@ -10,7 +10,7 @@ _FRACTIONS = {
     code: " " + unicodedata.normalize("NFKC", chr(code)).replace("\u2044", "/")
     for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F), 0x2189)
 }
-# NFKC alone would make "Acme\u2122" one word, "AcmeTM", and "1\u00bd" eleven halves.
+# NFKC alone would convert "Acme\u2122" to the word "AcmeTM", and "1\u00bd" to "11/2".
 _BEFORE_NFKC = _MARKS | _FRACTIONS
 
 
@@ -28,5 +28,5 @@ def plain_text(text: str) -> str:
 
 
 def folded_name(name: str) -> str:
-    """A name as it is compared: `plain_text`, without case."""
+    """A name in the form in which names are compared: `plain_text`, without case."""
     return plain_text(name).casefold()

@@ -70,7 +70,7 @@ class TextPolicy:
     def find(self, text: str) -> str | None:
         """The section of the first unwanted term in ``text``, None if there is none.
 
-        Prices and discounts are found too (section "claims"): a machine must not invent an offer.
+        Prices and discounts are found, too (section "claims"), because a model must not invent an offer.
         """
         if _OFFER.search(text):
             return "claims"
@@ -101,7 +101,7 @@ def fold(text: str) -> str:
 
 
 def _readings(text: str) -> Iterable[list[str]]:
-    """The ways a text may be meant, each as a list of words."""
+    """Possible readings of a text, each as a list of words."""
     plain = fold(text)
     disguised = plain.translate(_SIGNS)
     seen: set[tuple[str, ...]] = set()

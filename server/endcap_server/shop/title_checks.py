@@ -57,8 +57,8 @@ class ScriptCheck:
 class BrandCheck:
     """Finds the catalogue's brands in a text.
 
-    Brands whose words are all words of category names ("Garden Tools") or that have one or two letters are left out: in
-    a title they are words, not names.
+    Brands of one or two letters, and brands that consist of words of category names ("Garden Tools"), are left out: in
+    a title they are usually not names.
     """
 
     by_first_word: dict[str, list[tuple[str, ...]]]
@@ -86,18 +86,18 @@ class BrandCheck:
 
 
 TITLE_WORDS = "title_words.txt"
-"""Written beside a theme student by its build step: the words of the titles it learned from, one a line."""
+"""File that the build step writes beside a theme student: the words of its training titles, one per line."""
 
 
 @dataclass(frozen=True)
 class WordCheck:
-    """Knows the words of the catalogue and of the titles that LLM 1 learned from; a small student can misspell."""
+    """Finds misspelled words: words that neither the catalogue nor LLM 1's training titles have."""
 
     known: frozenset[str]
 
     @classmethod
     def of(cls, store: ItemStore, student: Path) -> "WordCheck | None":
-        """Prepare the check; None if the student's folder brings no list of words."""
+        """Prepare the check; None if the student's folder has no list of words."""
         path = student / TITLE_WORDS
         if not path.exists():
             return None
@@ -108,7 +108,7 @@ class WordCheck:
         return cls(frozenset(known))
 
     def unknown_in(self, title: str, context: str) -> list[str]:
-        """Words of four letters or more that neither the check nor ``context`` (what LLM 1 was asked with) knows."""
+        """Words of at least four letters that neither the check nor ``context`` (the prompt of LLM 1) contains."""
         asked = set(_words(context))
         return [word for word in _words(title) if len(word) > 3 and word not in self.known and word not in asked]
 

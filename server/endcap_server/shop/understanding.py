@@ -1,7 +1,7 @@
-"""Whether the models can know what a search text says.
+"""Whether the models can understand a search text.
 
-The default models were trained on English text, and learn what the catalogue's own titles teach them. Their tokenizer
-cuts other scripts into single letters, and emoji into nothing that they know; relevance of such a text means nothing.
+The default models were trained on English text, and then on the catalogue's titles. Their tokenizer splits other
+scripts into single letters and does not know emoji, so the relevance for such a text is not meaningful.
 """
 
 import unicodedata
@@ -12,7 +12,7 @@ from endcap_server.shop.store import ItemStore
 from endcap_server.shop.title_checks import ScriptCheck, script_of
 
 UNDERSTOOD_SHARE = 0.5
-"""Share of a text's characters that have to be known."""
+"""Least share of known characters in a text that is understood."""
 
 
 class NotUnderstood(StrEnum):
@@ -26,18 +26,18 @@ class NotUnderstood(StrEnum):
 
 @dataclass(frozen=True)
 class Understanding:
-    """Knows Latin letters, digits, the scripts of the catalogue's titles, and the searches that are known."""
+    """Knows Latin letters, digits, the scripts of the catalogue's titles, and the known search keywords."""
 
     store: ItemStore
     scripts: frozenset[str]
 
     @classmethod
     def of(cls, store: ItemStore) -> "Understanding":
-        """That of a catalogue."""
+        """The understanding that models have with this catalogue."""
         return cls(store, ScriptCheck.of(store, "auto").allowed | {"LATIN"})
 
     def known_share(self, text: str) -> float:
-        """Share of the characters of a text that models can know, 0..1; punctuation and spaces do not count."""
+        """Share of the characters of a text that models know, 0..1; punctuation and spaces do not count."""
         if self.store.keywords.find([text.lower()])[0] >= 0:
             return 1.0
         known = total = 0
@@ -58,6 +58,6 @@ class Understanding:
         return NotUnderstood.UNKNOWN_SCRIPT if any(map(str.isalnum, text)) else NotUnderstood.NO_WORDS
 
     def relevance_factor(self, text: str) -> float:
-        """What the relevance of every product to a text is multiplied by: 1 where the text is understood."""
+        """Factor of the relevance of every product to a text: 1 if the text is understood."""
         share = self.known_share(text)
         return 1.0 if share >= UNDERSTOOD_SHARE else share

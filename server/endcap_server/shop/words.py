@@ -1,4 +1,4 @@
-"""Words and their stems: how every part of endcap tells that two texts name the same thing."""
+"""Words and their stems, by which every part of endcap decides whether two texts name the same thing."""
 
 import re
 from collections.abc import Iterable
@@ -32,14 +32,14 @@ def stems(text: str) -> frozenset[str]:
 
 
 def distinct_things(texts: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
-    """Leave out every text that names what an earlier one names: the same stems, or all of them and more, or fewer.
+    """Drop texts that name the same as an earlier one: the stems are equal, or one set contains the other.
 
     Args:
         texts: names of things, best first.
         taken: names that are used already.
 
     Returns:
-        The texts that are kept, in their order: "tacos" is dropped beside "taco", and "taco shells" too.
+        The other texts, in their order. After "taco", both "tacos" and "taco shells" are dropped.
     """
     kept: list[str] = []
     seen = [stems(text) for text in taken]
@@ -52,7 +52,7 @@ def distinct_things(texts: Iterable[str], taken: Iterable[str] = ()) -> list[str
 
 
 def specific_first(texts: Iterable[str]) -> list[str]:
-    """Move texts behind the others that two or more of them only narrow: "milk" behind "oat milk" and "whole milk"."""
+    """Move general texts behind at least two specific ones: "milk" behind "oat milk" and "whole milk"."""
     listed = list(texts)
     parts = [stems(text) for text in listed]
     general = [sum(own < other for other in parts) > 1 for own in parts]
