@@ -9,7 +9,8 @@ from endcap_server.declared.errors import ParameterError
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_of, texts_of
 from endcap_server.shop.rules import MerchandisingRules
 from endcap_server.stages.documents import PageRequest, Themes
-from endcap_server.stages.fusion import Fusion, blend_weights
+from endcap_server.stages.fusion import Fusion
+from endcap_server.stages.fusion_parameters import blend_weights
 from endcap_server.stages.keywords import Keywords
 from endcap_server.stages.page import SIGNALS
 from endcap_server.stages.ranking import RankerError
