@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from endcap_server.engines.bi_encoder import load_tokenizer
-from endcap_server.shop.store import KeywordColumns, ProductColumns, Ragged, tokenizer_digest
+from endcap_server.shop.store import Ragged, tokenizer_digest, write_columns, write_products
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
@@ -77,7 +77,8 @@ def write_store(build: Path, tokenizer_path: Path, titles: list[str], dimension:
     tokenizer = load_tokenizer(tokenizer_path)
     rng = np.random.default_rng(4)
     count = len(titles)
-    ProductColumns(
+    write_products(
+        build / "store",
         product_ids=[f"id-{row}" for row in range(count)],
         titles=titles,
         vectors=rng.standard_normal((count, dimension)),
@@ -94,5 +95,5 @@ def write_store(build: Path, tokenizer_path: Path, titles: list[str], dimension:
         caption_tokens=[],
         tokenizer=tokenizer_digest(tokenizer),
         max_product_tokens=48,
-    ).write(build / "store")
-    KeywordColumns([], np.zeros((0, dimension)), np.zeros(0)).write(build / "store")
+    )
+    write_columns(build / "store", keywords=[], keyword_vectors=np.zeros((0, dimension)), keyword_counts=np.zeros(0))

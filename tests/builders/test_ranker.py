@@ -13,7 +13,7 @@ from endcap_builders.catalogue import Catalogue
 from endcap_builders.gates import read_gates
 from endcap_builders.pipeline import BuildContext
 from endcap_builders.steps.ranker import STEP, RankerSettings, _calibrate
-from endcap_server.shop.store import ItemStore, KeywordColumns, ProductColumns, Ragged
+from endcap_server.shop.store import ItemStore, Ragged, write_columns, write_products
 from endcap_server.stages.ranking import FEATURES, Ranker
 from rich.console import Console
 
@@ -28,7 +28,8 @@ def make_store(build: Path) -> ItemStore:
     vectors = rng.standard_normal((PRODUCTS, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     captions = [[row % TASTES, TASTES + int(rng.integers(9))] for row in range(PRODUCTS)]
-    ProductColumns(
+    write_products(
+        build / "store",
         product_ids=[f"p{row}" for row in range(PRODUCTS)],
         titles=["x"] * PRODUCTS,
         vectors=vectors,
@@ -45,8 +46,8 @@ def make_store(build: Path) -> ItemStore:
         caption_tokens=[f"t{token}" for token in range(TASTES + 9)],
         tokenizer="none",
         max_product_tokens=8,
-    ).write(build / "store")
-    KeywordColumns(["k"], vectors[:1], np.array([1])).write(build / "store")
+    )
+    write_columns(build / "store", keywords=["k"], keyword_vectors=vectors[:1], keyword_counts=np.array([1]))
     return ItemStore.open(build)
 
 

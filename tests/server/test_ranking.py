@@ -6,7 +6,7 @@ import lightgbm
 import numpy as np
 import pytest
 from endcap_server.shop.behaviour import NEIGHBOURS, Behaviour
-from endcap_server.shop.store import ItemStore, KeywordColumns, ProductColumns, Ragged
+from endcap_server.shop.store import ItemStore, Ragged, write_columns, write_products
 from endcap_server.stages.ranking import FEATURES, META_FILE, MODEL_FILE, FeatureTables, Ranker, RankerError, calibrated
 from endcap_server.stages.sources import HISTORY_ITEMS
 
@@ -24,7 +24,8 @@ def make_store(build: Path, products: int = 40, seed: int = 3) -> ItemStore:
     category[6] = brand[6] = -1
     captions = [sorted(rng.choice(12, rng.integers(1, 5), replace=False).tolist()) for _ in range(products)]
     captions[7] = []
-    ProductColumns(
+    write_products(
+        build / "store",
         product_ids=[f"p{row}" for row in range(products)],
         titles=["x"] * products,
         vectors=vectors,
@@ -41,8 +42,8 @@ def make_store(build: Path, products: int = 40, seed: int = 3) -> ItemStore:
         caption_tokens=[f"t{token}" for token in range(12)],
         tokenizer="none",
         max_product_tokens=8,
-    ).write(build / "store")
-    KeywordColumns(["k"], vectors[:1], np.array([1])).write(build / "store")
+    )
+    write_columns(build / "store", keywords=["k"], keyword_vectors=vectors[:1], keyword_counts=np.array([1]))
     return ItemStore.open(build)
 
 

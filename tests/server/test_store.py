@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 from endcap_server.shop.store import (
     ItemStore,
-    KeywordColumns,
-    ProductColumns,
     Ragged,
     StoreError,
     StringColumn,
-    write_keyword_links,
+    write_columns,
+    write_products,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,7 +17,8 @@ from hypothesis import strategies as st
 
 def write_store(build: Path, products: int = 3, keywords: int = 2) -> None:
     rng = np.random.default_rng(7)
-    ProductColumns(
+    write_products(
+        build / "store",
         product_ids=[f"id-{row}" for row in range(products)],
         titles=[f"Lamp {row} für 20 €" for row in range(products)],
         vectors=rng.standard_normal((products, 4)),
@@ -35,12 +35,13 @@ def write_store(build: Path, products: int = 3, keywords: int = 2) -> None:
         caption_tokens=[],
         tokenizer="0123",
         max_product_tokens=48,
-    ).write(build / "store")
-    KeywordColumns(
+    )
+    write_columns(
+        build / "store",
         keywords=[f"lamp {row}" for row in range(keywords)],
-        vectors=rng.standard_normal((keywords, 4)),
-        counts=np.arange(keywords)[::-1],
-    ).write(build / "store")
+        keyword_vectors=rng.standard_normal((keywords, 4)),
+        keyword_counts=np.arange(keywords)[::-1],
+    )
 
 
 def test_store_round_trip(tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ def test_store_round_trip(tmp_path: Path) -> None:
 
 def test_store_with_keyword_links(tmp_path: Path) -> None:
     write_store(tmp_path)
-    write_keyword_links(tmp_path / "index", np.array([[2, 0], [1, -1]]), np.array([0, -1]))
+    write_columns(tmp_path / "index", keyword_products=np.array([[2, 0], [1, -1]]), keyword_category=np.array([0, -1]))
     store = ItemStore.open(tmp_path)
     assert store.keyword_products.tolist() == [[2, 0], [1, -1]]
     assert store.keyword_category.tolist() == [0, -1]
@@ -157,6 +158,6 @@ def test_column_index_is_checked(tmp_path: Path) -> None:
 @settings(max_examples=30, deadline=None)
 def test_ragged_round_trip(tmp_path_factory: pytest.TempPathFactory, lists: list[list[int]]) -> None:
     folder = tmp_path_factory.mktemp("ragged")
-    Ragged.of(lists).write(folder, "lists")
+    Ragged.write(folder, "lists", Ragged.of(lists))
     column = Ragged.open(folder, "lists")
     assert [column.row(row).tolist() for row in range(len(column))] == lists

@@ -16,7 +16,7 @@ from endcap_server.declared.errors import EngineError, EngineTimeout
 from endcap_server.declared.reasons import Cause
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.shop.prompts import ThemeDraft, theme_completion
-from endcap_server.shop.store import ItemStore, KeywordColumns, ProductColumns, Ragged, write_keyword_links
+from endcap_server.shop.store import ItemStore, Ragged, write_columns, write_products
 
 DIMENSION = 96
 CATEGORIES = {
@@ -64,7 +64,8 @@ def build_shop(build: Path, out_of_stock: tuple[int, ...] = (), categories: bool
     vectors = np.stack([embed(title) for title in titles])
     in_stock = np.ones(len(ids), bool)
     in_stock[list(out_of_stock)] = False
-    ProductColumns(
+    write_products(
+        build / "store",
         product_ids=ids,
         titles=titles,
         vectors=vectors,
@@ -81,15 +82,20 @@ def build_shop(build: Path, out_of_stock: tuple[int, ...] = (), categories: bool
         caption_tokens=[],
         tokenizer="tiny",
         max_product_tokens=8,
-    ).write(build / "store")
+    )
     keywords = [keyword for kinds in CATEGORIES.values() for keyword in kinds]
     keyword_vectors = np.stack([embed(keyword) for keyword in keywords])
-    KeywordColumns(keywords, keyword_vectors, np.arange(len(keywords))[::-1]).write(build / "store")
+    write_columns(
+        build / "store",
+        keywords=keywords,
+        keyword_vectors=keyword_vectors,
+        keyword_counts=np.arange(len(keywords))[::-1],
+    )
     links = np.full((len(keywords), 64), -1)
     best = np.argsort(-(keyword_vectors @ vectors.T), axis=1, kind="stable")[:, :10]
     links[:, :10] = best
     of_category = np.repeat(np.arange(len(CATEGORIES)), 4) if categories else np.full(len(keywords), -1)
-    write_keyword_links(build / "index", links, of_category)
+    write_columns(build / "index", keyword_products=links, keyword_category=of_category)
     return build
 
 

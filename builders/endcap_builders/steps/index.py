@@ -6,7 +6,7 @@ from typing import Any
 import faiss
 import numpy as np
 from endcap_server.shop.columns import Array
-from endcap_server.shop.store import KEYWORD_PRODUCTS, ItemStore, write_keyword_links
+from endcap_server.shop.store import KEYWORD_PRODUCTS, ItemStore, write_columns
 from pydantic import Field
 
 from endcap_builders.catalogue.groups import TEXTS
@@ -52,7 +52,7 @@ def run(ctx: BuildContext, settings: IndexSettings) -> dict[str, Any]:
         if name == "products":
             rows = _keyword_products(ctx, store, index, settings)
     category = majority_category(store.category, rows, settings.keyword_majority)
-    write_keyword_links(ctx.output, rows, category)
+    write_columns(ctx.output, keyword_products=rows, keyword_category=category)
     figures["products_of_a_keyword"] = round(float((rows >= 0).sum(axis=1).mean()), 1) if len(rows) else 0.0
     (ctx.output / "index.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     for name in ("products", "keywords"):

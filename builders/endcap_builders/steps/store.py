@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 from endcap_server.engines.bi_encoder import BiEncoder, load_tokenizer
 from endcap_server.engines.encoder_runtime import EngineLoadError
-from endcap_server.shop.columns import Array
+from endcap_server.shop.columns import Array, Ragged
 from endcap_server.shop.prompts import leaf_name
-from endcap_server.shop.store import KeywordColumns, ProductColumns, Ragged, tokenizer_digest
+from endcap_server.shop.store import tokenizer_digest, write_columns, write_products
 from endcap_server.shop.words import words
 from pydantic import Field
 
@@ -61,16 +61,17 @@ def run(ctx: BuildContext, settings: StoreSettings) -> dict[str, Any]:
     keyword_vectors = _encode(ctx, encoder, found.texts, "query", "keyword vectors")
     kept = _that_retrieve(found.texts, keyword_vectors, products, vectors, settings.keyword_least_similarity)
     keywords = [found.texts[row] for row in kept]
-    KeywordColumns(keywords, keyword_vectors[kept], found.counts[kept]).write(ctx.output)
-    columns = _columns(ctx, settings, vectors)
-    columns.write(ctx.output)
+    write_columns(
+        ctx.output, keywords=keywords, keyword_vectors=keyword_vectors[kept], keyword_counts=found.counts[kept]
+    )
+    tokens, vocabulary = _write_products(ctx, settings, vectors)
     figures = {
         "products": products.height,
-        "product_tokens": round(len(columns.tokens.values) / products.height, 1),
+        "product_tokens": round(len(tokens.values) / products.height, 1),
         "keywords": len(keywords),
         "keywords_from_log": int((found.counts[kept] > 0).sum()),
         "keywords_dropped": len(found.texts) - len(keywords),
-        "caption_tokens": len(columns.caption_tokens),
+        "caption_tokens": len(vocabulary),
         "precision": encoder.precision,
     }
     ctx.log(
@@ -122,7 +123,8 @@ def _that_retrieve(
     return np.flatnonzero(found)
 
 
-def _columns(ctx: BuildContext, settings: StoreSettings, vectors: Array) -> ProductColumns:
+def _write_products(ctx: BuildContext, settings: StoreSettings, vectors: Array) -> tuple[Ragged, list[str]]:
+    """Write the columns of products; their tokens, and all caption tokens."""
     products = ctx.catalogue.products
     brands, brand = _codes(products["brand"])
     categories, category = _codes(products["category"])
@@ -137,7 +139,8 @@ def _columns(ctx: BuildContext, settings: StoreSettings, vectors: Array) -> Prod
         vocabulary=settings.caption_vocabulary,
         per_product=settings.captions_per_product,
     )
-    return ProductColumns(
+    write_products(
+        ctx.output,
         product_ids=products["product_id"].to_list(),
         titles=products["title"].to_list(),
         vectors=vectors,
@@ -155,6 +158,7 @@ def _columns(ctx: BuildContext, settings: StoreSettings, vectors: Array) -> Prod
         tokenizer=digest,
         max_product_tokens=settings.max_product_tokens,
     )
+    return tokens, vocabulary
 
 
 def _labels(ctx: BuildContext, products: pl.DataFrame) -> dict[str, Label]:

@@ -57,6 +57,8 @@ class StringColumn:
     ascending order with ``NAME.order`` int64 [n], the row of each hash.
     """
 
+    PARTS = (".bytes", ".offsets", ".hashes", ".order")
+
     blob: Array
     offsets: Array
     hashes: Array
@@ -129,6 +131,8 @@ class Ragged:
     Files: ``NAME.values`` int32 [total], ``NAME.offsets`` int64 [n + 1].
     """
 
+    PARTS = (".values", ".offsets")
+
     values: Array
     offsets: Array
 
@@ -148,10 +152,11 @@ class Ragged:
         arrays = [np.asarray(items, np.int32) for items in lists]
         return cls(np.concatenate(arrays) if arrays else np.zeros(0, np.int32), offsets)
 
-    def write(self, folder: Path, name: str) -> None:
-        """Write the files of this column."""
-        save_array(folder, f"{name}.values", self.values, np.int32)
-        save_array(folder, f"{name}.offsets", self.offsets, np.int64)
+    @staticmethod
+    def write(folder: Path, name: str, column: "Ragged") -> None:
+        """Write the files of a column."""
+        save_array(folder, f"{name}.values", column.values, np.int32)
+        save_array(folder, f"{name}.offsets", column.offsets, np.int64)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
