@@ -27,6 +27,10 @@ OUT_OF_STOCK = (1, 42)
 PAGE = ("THEME_OUT", "KEYWORDS_OUT", "PRODUCT_ID", "SCORE", "SIGNALS", "STATUS")
 
 
+AMPLE_MS = np.array([30_000], np.int32)
+"""Stages are built while the budget runs, and the machine may be busy."""
+
+
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_shop(tmp_path_factory.mktemp("shop"), OUT_OF_STOCK)
@@ -47,7 +51,7 @@ def storefront(shop: Path, broken: dict[str, str] | None = None, **inputs: np.nd
 
     async def run() -> Tensors:
         engines = TinyEngines(shop, broken)
-        tensors = await Retrieval(shop, {}, engines).run(inputs)
+        tensors = await Retrieval(shop, {}, engines).run({"BUDGET_MS": AMPLE_MS, **inputs})
         tensors |= await Theme(shop, {}, engines).run(tensors)
         tensors |= await Keywords(shop, {}, engines).run(tensors)
         tensors |= await Rerank(shop, {}, engines).run(tensors)
@@ -59,7 +63,9 @@ def storefront(shop: Path, broken: dict[str, str] | None = None, **inputs: np.nd
 def search(shop: Path, query: str, broken: dict[str, str] | None = None, **inputs: np.ndarray) -> Tensors:
     async def run() -> Tensors:
         engines = TinyEngines(shop, broken)
-        tensors = await Retrieval(shop, {}, engines).run({"QUERY": bytes_tensor([query]), **inputs})
+        tensors = await Retrieval(shop, {}, engines).run(
+            {"QUERY": bytes_tensor([query]), "BUDGET_MS": AMPLE_MS, **inputs}
+        )
         tensors["THEMES"] = tensors["QUERY_THEMES"]
         tensors |= await Rerank(shop, {}, engines).run(tensors | {"KEYWORDS": tensors["QUERY_KEYWORDS"]})
         return tensors | await Fusion(shop, {}, engines).run(tensors)
