@@ -1,7 +1,6 @@
-"""The two ensembles that callers ask: which stages they run, and which tensors flow between these.
+"""The two ensembles: their stages, and the tensors between these.
 
-A tensor of an ensemble that callers send or get has the name that they know, in capitals; one between two stages has a
-name in lower case.
+Names of tensors that callers send or receive are in capitals; names of tensors between stages are in lower case.
 """
 
 from collections.abc import Mapping
@@ -21,9 +20,9 @@ class EnsembleStep:
     """One stage of an ensemble.
 
     Attributes:
-        stage: What it runs.
-        inputs: Tensor of the stage -> tensor of the ensemble.
-        outputs: The same.
+        stage: The stage that it runs.
+        inputs: Input of the stage -> tensor of the ensemble.
+        outputs: Output of the stage -> tensor of the ensemble.
     """
 
     stage: type[Stage]
@@ -38,7 +37,7 @@ class Ensemble:
     Attributes:
         name: Of the model.
         summary: What it is; the first comment of its configuration.
-        steps: In the order of a request's way.
+        steps: In the order in which a request passes them.
     """
 
     name: str
@@ -46,7 +45,7 @@ class Ensemble:
     steps: tuple[EnsembleStep, ...]
 
     public = True
-    """Nothing of its tensors may change."""
+    """Its tensors are a contract and must not change."""
 
     @property
     def inputs(self) -> tuple[DeclaredTensor, ...]:
@@ -70,12 +69,12 @@ class Ensemble:
 
 
 def _same(*names: str) -> dict[str, str]:
-    """Tensors that callers know by the stage's own names."""
+    """Public tensors with the stage's names."""
     return {name: name for name in names}
 
 
 def _inner(*names: str) -> dict[str, str]:
-    """Tensors between stages that go by the stage's own names."""
+    """Tensors between stages with the stage's names, in lower case."""
     return {name: name.lower() for name in names}
 
 
@@ -137,9 +136,9 @@ SEARCH = Ensemble(
 )
 
 ENSEMBLES: dict[str, Ensemble] = {each.name: each for each in (STOREFRONT, SEARCH)}
-"""What callers ask, by name."""
+"""The ensembles, by name."""
 
 STAGES: dict[str, type[Stage]] = {
     step.stage.name: step.stage for ensemble in ENSEMBLES.values() for step in ensemble.steps
 }
-"""Every stage, by name, in the order of a storefront's way."""
+"""Every stage, by name, in the order of a storefront."""

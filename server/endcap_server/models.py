@@ -7,7 +7,7 @@ from endcap_server.engines.nearest import NEAREST
 from endcap_server.ensembles import ENSEMBLES, STAGES, Ensemble
 
 VERSION_MARK = "__"
-"""Stands between a model's name and its version in the names of staged models."""
+"""Separates name and version in the names of staged models."""
 
 ENGINES: dict[str, ModelDeclaration] = {each.name: each for each in (NEAREST, CROSS_ENCODER, THEME_LLM, KEYWORD_LLM)}
 """Every engine, by name."""
@@ -23,10 +23,10 @@ MODELS: dict[str, ModelDeclaration | Ensemble] = {**ENSEMBLES, **DECLARATIONS}
 
 
 def base_name(model: str) -> str:
-    """The name under which a model is declared: without its version (`rerank__v2` is `rerank`)."""
+    """The declared name of a model, without its version: `rerank` for `rerank__v2`."""
     return model.partition(VERSION_MARK)[0]
 
 
 def declared_model(model: str) -> ModelDeclaration | Ensemble | None:
-    """The declaration of a model under whatever version, if it is one of endcap's."""
+    """The declaration of a model of any version, if it is one of endcap's."""
     return MODELS.get(base_name(model))

@@ -1,1 +1,1 @@
-"""The five light stages of an endcap ensemble: retrieval, theme, keywords, rerank, fusion."""
+"""The five CPU-only stages of the ensembles: retrieval, theme, keywords, rerank, fusion."""

@@ -1,13 +1,13 @@
-"""Admission: lets in what can be answered within its budget, and refuses the rest before it costs anything.
+"""Admission: admits requests that can be answered within their budget, and refuses the others at once.
 
-Without it a server that is asked for more than it can do answers every request late or degraded. The decision needs the
-work ahead of a request, in seconds of the whole server: the sum of what the requests in flight cost. A request's cost
-is measured as its share of the time it was in flight, the server being thought of as divided equally among all that
-are (processor sharing): alone it costs what it takes, among nine others a tenth of that. So the costs of all requests
-add up to the time the server was busy, whatever runs side by side or in batches inside.
+Without admission, an overloaded server answers every request late or degraded. The decision needs the work ahead of a
+request, in seconds of the whole server: the sum of the costs of the requests in flight. The cost model is processor
+sharing: the server is divided equally among all requests in flight. A request that is alone costs the time that it
+takes, and a request among nine others a tenth of that. The costs of all requests then add up to the time that the
+server was busy, whatever runs in parallel or in batches inside.
 
-What a request is expected to take (the work ahead plus its own cost) is then corrected by what came true: waiting for
-an engine that hangs, for example, takes time but is no work.
+The expected time of a request (the work ahead plus its own cost) is corrected by the times that requests really took:
+waiting for an engine that hangs, for example, takes time but is no work.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from endcap_server.stages.in_flight import SLOTS, InFlight
 SAMPLE_WEIGHT = 0.2
 """Weight of the newest cost in the running mean."""
 STALE_NS = 10_000_000_000
-"""A mean without a new sample for so long says nothing about now."""
+"""Age of the newest sample from which a mean is no longer used."""
 _UP, _DOWN = 1.15, 1.02
 _CORRECTIONS = (0.1, 2.0)
 _PATIENCE = 3
@@ -31,12 +31,12 @@ _REMEMBERED_NS = 10_000_000_000
 
 
 class Refusal(StrEnum):
-    """Why a valid request is not let in."""
+    """Why a valid request is refused."""
 
     LATE = "late"
     """It is not expected to finish within its budget."""
     FULL = "full"
-    """As many requests as may be are in flight."""
+    """The limit of requests in flight is reached."""
     STOPPING = "stopping"
     """The server is about to stop."""
 
@@ -65,22 +65,22 @@ class _Admitted:
     kind: str
     at_ns: int
     served: float
-    """What each request had been served by then: the clock of processor sharing."""
+    """Service that a request in flight had received in all until then: the clock of processor sharing."""
     budget_ns: float
     judged: bool
-    """Whether it was let in because it was expected to make it, not because hardly anything was in flight."""
+    """Whether the forecast decided; False if fewer than `min_in_flight` requests were in flight."""
     until_ns: int
-    """It counts as in flight until then, unless it is known to be over."""
+    """It counts as in flight until then, or until it is known to be finished."""
 
 
 class Admission:
-    """Decides for each request whether it is let in. One instance a server, used by one thread.
+    """Decides whether to admit each request. One instance per server, used by one thread.
 
     Args:
         table: Requests in flight.
-        max_in_flight: Never more than these.
-        min_in_flight: As many are let in whatever is expected: what they take corrects a wrong expectation.
-        aim: Share of its budget within which a request has to be expected to finish.
+        max_in_flight: Limit of requests in flight.
+        min_in_flight: With fewer in flight, every request is admitted; its time corrects a wrong forecast.
+        aim: Largest expected share of its budget with which a request is admitted.
         clock: Nanoseconds.
     """
 
@@ -104,11 +104,11 @@ class Admission:
 
     @property
     def in_flight(self) -> int:
-        """Requests let in and not known to be over."""
+        """Requests that were admitted and are not known to be finished."""
         return len(self._admitted)
 
     def admit(self, kind: str, deadline_ns: int, budget_ms: float) -> int:
-        """Let a request in; its key, which is its deadline moved by no more than nanoseconds, for ``table.leave``.
+        """Admit a request; returns its key for ``table.leave``: the deadline, moved by nanoseconds if that is taken.
 
         Args:
             kind: Requests of one kind cost about the same.
@@ -130,7 +130,7 @@ class Admission:
                 f"{self.aim:.0%} of the budget of {budget_ms:.0f} ms",
                 Refusal.LATE,
             )
-        # A request that its client gave up is nowhere heard of again: it must not count for a long budget.
+        # Nothing reports a request that its client gave up, so it must not count for a long budget.
         until_ns = min(deadline_ns + _GRACE_NS, now_ns + _REMEMBERED_NS)
         key = self.table.enter(deadline_ns, until_ns)
         if key is None:
@@ -142,7 +142,7 @@ class Admission:
         return key
 
     def withdraw(self, key: int) -> None:
-        """Forget a request that was let in and then failed by itself."""
+        """Forget a request that was admitted and then failed in this stage."""
         self.table.remove(key)
         self._admitted.pop(key, None)
         self._overdue.pop(key, None)
@@ -154,22 +154,22 @@ class Admission:
     def _expected(self, kind: str, now_ns: int) -> float:
         """Nanoseconds that one more request is expected to take.
 
-        Its own cost counts as the mean of what is asked for: else cheap requests would fill every gap before one opens
-        that a dear one fits into.
+        Its own cost counts as the mean cost of all requests. Otherwise, cheap requests would take all free capacity,
+        and expensive ones would never be admitted.
         """
         counts = Counter(each.kind for each in self._admitted.values())
         self._own += (self._cost(kind, now_ns) - self._own) * SAMPLE_WEIGHT
         return self._correction * (self._own + sum(n * self._cost(each, now_ns) for each, n in counts.items()))
 
     def _cost(self, kind: str, now_ns: int) -> float:
-        """Of one request of a kind; after a start or a pause, no less than what one in flight has taken so far."""
+        """Cost of a request of this kind; without samples, the largest cost so far of one in flight."""
         cost = self._costs.get(kind)
         if cost is not None and cost.known(now_ns):
             return cost.mean
         return max((self._served - each.served for each in self._admitted.values() if each.kind == kind), default=0.0)
 
     def _catch_up(self, now_ns: int) -> None:
-        """Follow what became of the requests in flight since the last look, in its order."""
+        """Process what happened to the requests in flight since the last call, in order of time."""
         for when_ns, key, done in self.table.clear(now_ns):
             self._serve_until(when_ns)
             admitted = self._admitted.pop(key, None) or self._overdue.pop(key, None)
@@ -186,13 +186,13 @@ class Admission:
         self._served_until_ns = max(now_ns, self._served_until_ns)
 
     def _correct(self, used: float, judged: bool) -> None:
-        """Expect more when answers come late, less when they come early and yet others are refused.
+        """Raise the forecast when answers are late; lower it when they are early while others are refused.
 
-        An answer that used up nearly all of its budget counts as late: stages degrade so that it does not use more.
+        An answer that used nearly all of its budget counts as late, because stages degrade to stay within it.
         """
         least, most = _CORRECTIONS
         if used > (1 + self.aim) / 2:
-            # What was let in without a forecast says nothing about forecasts: its budget may be too short for any page.
+            # Without a forecast there is nothing to correct: the budget may be too short for any page.
             if judged:
                 self._correction = min(most, self._correction * _UP)
         elif used < self.aim and self._refused:

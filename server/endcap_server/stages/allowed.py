@@ -24,7 +24,7 @@ class Allowed:
 
     @cached_property
     def bits(self) -> np.ndarray | None:
-        """For the engine: uint8 [ceil(n / 8)], a bit for each product, the lowest first; None: all are allowed."""
+        """Filter for the engine: uint8 [ceil(n / 8)], one bit per product, the lowest first; None: all are allowed."""
         return None if self.each.all() else np.packbits(self.each, bitorder="little")
 
     def among(self, rows: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Answers of a stage that were generated before, kept in the stage's own process.
+"""Cache of a stage's generated answers, in the stage's process.
 
-Triton's response cache would keep whatever a model sent, also the empty answer of a request that was cancelled. Here a
-stage puts in what it knows to be whole, and nothing else can.
+Triton's response cache stores whatever a model sent, also the empty answer of a cancelled request. Here, the stage
+itself stores its answers, and only complete ones.
 """
 
 import threading
@@ -17,11 +17,11 @@ from pydantic import Field
 from endcap_server.declared.parameters import ModelParameters
 
 LONGEST_DOCUMENT = 16_384
-"""Longer answers are not kept, so that nobody fills the memory with them; characters."""
+"""Characters of the longest answer that is cached; a bound on memory."""
 
 
 class CacheParameters(ModelParameters):
-    """Parameters of stages that keep answers."""
+    """Parameters of stages with a cache of answers."""
 
     cache_entries: int = Field(10_000, ge=0, le=10_000_000, description="generated answers that are kept, 0: none")
     cache_ttl_s: float = Field(3600.0, ge=0, le=10_000_000, description="seconds that one is kept, 0: no limit")
@@ -33,7 +33,7 @@ class CachedAnswer:
 
     Attributes:
         document: JSON object that the stage handed on.
-        status: What it said about itself, without times and source.
+        status: The stage's status, without times and source.
     """
 
     document: str
@@ -41,12 +41,12 @@ class CachedAnswer:
 
 
 class AnswerCache:
-    """The latest answers, by the content that they depend on. Any thread may use it.
+    """The latest answers, by the content that determines them. Thread-safe.
 
     Args:
-        entries: Most answers that are kept; 0: none.
-        ttl_s: Seconds that an answer is kept; 0: until others need its place.
-        clock: Seconds, of any beginning.
+        entries: Most answers; 0: none.
+        ttl_s: Lifetime of an answer in seconds; 0: no limit.
+        clock: Seconds since any start.
     """
 
     def __init__(self, entries: int, ttl_s: float, clock: Callable[[], float] = time.monotonic):
@@ -74,7 +74,7 @@ class AnswerCache:
             return answer
 
     def put(self, content: bytes, answer: CachedAnswer) -> None:
-        """Keep a whole answer; what was used longest ago makes place for it."""
+        """Store a complete answer; evict the least recently used one if the cache is full."""
         if not self._entries or len(answer.document) > LONGEST_DOCUMENT:
             return
         key = _key(content)

@@ -1,8 +1,8 @@
-"""What all stages share: the engines they may call, their errors, their parameters and the tensors they pass.
+"""The base of all stages: calls of engines, errors, parameters and tensors.
 
-A stage is plain code without Triton: ``model.py`` of its model folder hands it tensors as NumPy arrays (BYTES tensors
-are object arrays of ``bytes``) and an :class:`Engines` that reaches the engines through BLS. Tests and in-process use
-hand it the engine objects themselves.
+A stage is plain code without Triton. ``model.py`` of its model folder passes it tensors as NumPy arrays (BYTES tensors
+are object arrays of ``bytes``) and an :class:`Engines` that calls the engines through BLS. Tests and in-process use
+pass the engine objects themselves.
 """
 
 from abc import ABC, abstractmethod
@@ -27,32 +27,32 @@ from endcap_server.stages.status import STATUS_TENSORS, StatusPart, carried
 
 
 class Engines(Protocol):
-    """Reaches the heavy engines: nearest, cross_encoder, theme_llm, keyword_llm."""
+    """Calls the engines: nearest, cross_encoder, theme_llm, keyword_llm."""
 
     async def call(self, engine: str, inputs: Tensors, deadline_ns: int, outputs: tuple[str, ...]) -> Tensors:
-        """Answer the asked ``outputs`` of one request to ``engine``.
+        """Return the requested ``outputs`` of one request to ``engine``.
 
         Args:
             engine: Name of the engine's model.
             inputs: Its input tensors.
-            deadline_ns: ``time.monotonic_ns`` at which the answer is worth nothing any more.
-            outputs: Names of the output tensors to bring back.
+            deadline_ns: ``time.monotonic_ns`` after which the answer is useless.
+            outputs: Names of the output tensors to return.
 
         Raises:
             EngineTimeout: The deadline passed first.
-            EngineError: The engine is not there or answered an error.
+            EngineError: The engine is missing or returned an error.
         """
         ...
 
 
 @dataclass(frozen=True)
 class StageAnswer:
-    """What a stage answers.
+    """The answer of a stage.
 
     Attributes:
         tensors: Its outputs but the status.
-        status: Writes what the stage says about itself, after all else; `status.finish` writes its end once more.
-        document: JSON object that goes to the following stages in the same tensor as the status.
+        status: Makes the stage's status, after everything else; `status.finish` updates its end time.
+        document: JSON object for the following stages, in the same tensor as the status.
     """
 
     tensors: Tensors
@@ -61,31 +61,31 @@ class StageAnswer:
 
 
 class Stage(ABC):
-    """One light step of an ensemble.
+    """One CPU-only step of an ensemble.
 
     Args:
         build: The build folder (``build/NAME``) with the item store and manifest.
         parameters: The strings of the model's configuration, or parameters that are already read.
-        engines: Reaches the engines.
+        engines: Calls the engines.
         model: Name of the model that the stage runs as; the stage's own unless it runs beside other generations.
     """
 
     declaration: ClassVar[ModelDeclaration]
     sources: ClassVar[tuple[Source, ...]] = (Source.COMPUTED, Source.FALLBACK)
-    """Where its answers may come from."""
+    """Possible sources of its answers."""
     checks: ClassVar[type[StrEnum]] = NoCodes
-    """What its quality checks count; `checks._missing_` may map what an operator has named."""
+    """What its quality checks count; `checks._missing_` can map names that an operator chose."""
     causes: ClassVar[type[StrEnum]] = NoCodes
-    """Why it degrades by itself, besides the causes of engines."""
+    """Why it degrades, apart from the causes of engines."""
     refusals: ClassVar[type[StrEnum]] = NoCodes
     """Why it refuses valid requests."""
     name: ClassVar[str]
     requires: ClassVar[Mapping[str, tuple[str, str]]] = {}
-    """Output -> (input, what is expected of it): who asks for the output has to send the input."""
+    """Output -> (input, what is expected of it): a request for the output must have the input."""
     status_tensor: ClassVar[str]
-    """Name of the output with its status, and with the document that goes along."""
+    """Name of the output with its status and document."""
     ticket_tensor: ClassVar[str]
-    """Name of the input with the request's ticket (see `documents`); the first stage has none, it writes them."""
+    """Name of the input with the request's ticket (see `documents`); the first stage has none, it creates the ticket."""
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.declaration.name
@@ -105,7 +105,7 @@ class Stage(ABC):
         )
 
     def status(self, source: str = Source.COMPUTED, known: Mapping[str, Any] | None = None) -> StatusPart:
-        """A new part of STATUS for a request that begins, with what is known already; it says which model it is of."""
+        """A new part of STATUS for a request that starts, with the model's name and the given data."""
         return StatusPart(source, {"model": self.model, **(known or {})})
 
     def check_asked(self, inputs: Tensors, outputs: Iterable[str]) -> None:
@@ -120,16 +120,16 @@ class Stage(ABC):
                 raise InvalidRequest(tensor, expected, "no such tensor")
 
     def abandon(self, inputs: Tensors) -> None:
-        """Free the place in flight of a request that ends here without an answer; a first stage holds none yet."""
+        """Free the place in flight of a request that ends here without an answer; the first stage has none."""
         if not self.ticket_tensor:
             return
-        # What was asked of this stage directly may have no ticket, or one of no table.
+        # A direct request to this stage may have no ticket, or one without a table.
         with suppress(KeyError, ValueError, FileNotFoundError):
             ticket = ticket_of(inputs[self.ticket_tensor])
             table_of(self.run_folder, ticket.table).abandon(ticket.deadline_ns)
 
     def recall(self, inputs: Tensors) -> "StageAnswer | None":
-        """The answer to an equal request, if the stage keeps answers and has it: at once, without an engine."""
+        """The cached answer to an equal request, if there is one, without calling an engine."""
         return None
 
     @abstractmethod
@@ -144,7 +144,7 @@ class Stage(ABC):
         """
 
     def carry(self, status: Mapping[str, Any], document: str) -> np.ndarray:
-        """The tensor of the stage's status, on the way to fusion, and of the document that goes along."""
+        """The tensor with the stage's status and document for the following stages."""
         return carried(status, document)
 
     async def run(self, inputs: Tensors) -> Tensors:

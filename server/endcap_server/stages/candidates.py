@@ -10,7 +10,7 @@ from endcap_server.stages.nearest_client import Words
 from endcap_server.stages.sources import CandidateSource
 
 _ATTENTION = 8.0
-"""Sharpness of the softmax by which a session search picks what in the history resembles it."""
+"""Sharpness of the softmax that weighs a history by similarity to a session search."""
 
 _UNTAGGED = 1 << 31
 
@@ -19,7 +19,7 @@ _UNTAGGED = 1 << 31
 class Candidates:
     """Candidate products, best first.
 
-    ``rows`` int32 [C]; ``similarity`` float32 [C], cosine to what was looked for, 0 of what vectors have not found;
+    ``rows`` int32 [C]; ``similarity`` float32 [C], cosine to the query vectors, 0 if the vector search did not find it;
     ``sources`` uint8 [C], bits of :class:`CandidateSource`.
     """
 
@@ -35,8 +35,8 @@ class Found:
     Attributes:
         rows: int32 [C].
         similarity: float32 [C], cosine of the query and the product.
-        lexical: float32 [C], 0..1, how well the words fit, of the best one's; 0 where no word does.
-        named: bool [C]; the query names the product. Those come first.
+        lexical: float32 [C], 0..1, match of the words relative to the best one; 0 without a match.
+        named: bool [C]; the query names the product. Named products come first.
     """
 
     rows: np.ndarray
@@ -46,7 +46,7 @@ class Found:
 
     @classmethod
     def of(cls, rows: np.ndarray, similarity: np.ndarray) -> "Found":
-        """Candidates about whose words nothing is known."""
+        """Candidates without a lexical score."""
         return cls(rows, similarity, np.zeros(len(rows), np.float32), np.zeros(len(rows), np.bool_))
 
     @property
@@ -59,14 +59,14 @@ class Found:
 
 
 def fuse(vectors: np.ndarray, query: np.ndarray, near: np.ndarray, words: Words, weight: float, count: int) -> Found:
-    """Join what the vectors and what the words found, in the order of a weighted sum of both scores.
+    """Merge the results of vectors and words, ordered by a weighted sum of both scores.
 
     Args:
         vectors: Of all products, float [n, D] of unit length.
         query: Vector of the query, float32 [D] of unit length.
         near: Rows of the nearest products, int [k], -1 padded.
-        words: What the words found.
-        weight: Of the words, 0..1; the vectors have the rest.
+        words: Results of the lexical search.
+        weight: Weight of the words, 0..1; the vectors have the rest.
         count: Most candidates.
     """
     rows = np.union1d(near[near >= 0], words.rows)
@@ -94,7 +94,7 @@ def interests(store: ItemStore, history: np.ndarray, half_life: float, limit: in
         return np.empty((0, store.dimension), np.float32), np.empty(0)
     weights = recency(len(history), half_life)
     category = store.category[history].astype(np.int64)
-    # Without a category every product is an interest of its own.
+    # Without categories, every product is its own interest.
     own = np.where(category >= 0, category, history.astype(np.int64) + _UNTAGGED)
     groups, member = np.unique(own, return_inverse=True)
     totals = np.bincount(member, weights)
@@ -107,7 +107,7 @@ def interests(store: ItemStore, history: np.ndarray, half_life: float, limit: in
 def blend_with_history(
     store: ItemStore, vectors: np.ndarray, history: np.ndarray, half_life: float, blend: float
 ) -> np.ndarray:
-    """Move session vectors float32 [T, D] towards what in the history resembles them; float32 [T, D] of unit length."""
+    """Move session vectors float32 [T, D] towards similar products of the history; float32 [T, D] of unit length."""
     if not len(history) or not blend:
         return vectors
     items = store.vectors[history].astype(np.float32)
@@ -123,12 +123,12 @@ def merge(
     weights: np.ndarray,
     count: int,
 ) -> Candidates:
-    """Interleave result lists by weight, without repetitions and without what may not be shown.
+    """Interleave result lists by weight, without repetitions and products that must not be shown.
 
     Args:
-        allowed: What may be shown.
+        allowed: Products that may be shown.
         rows: int32 [T, K], best first, -1 padded.
-        similarity: float32 [T, K]; of a product found by several lists the greatest counts.
+        similarity: float32 [T, K]; for a product in several lists, the largest counts.
         weights: float [T] > 0; a list of weight 2 gives two products where one of weight 1 gives one.
         count: Most candidates.
     """
@@ -147,12 +147,12 @@ def merge(
 
 
 def popular_rows(store: ItemStore) -> np.ndarray:
-    """All products, the most popular first, taking turns over the categories: int32 [n]."""
+    """All products: the most popular of each category, then the second of each, ...: int32 [n]."""
     order = np.argsort(-store.popularity, kind="stable")
     if not len(order):
         return np.empty(0, np.int32)
     category = store.category[order]
-    # Place of each product within its category, then popular categories' first products, their second ones, ...
+    # Rank within the category first, then popularity of the category.
     by_category = np.argsort(category, kind="stable")
     starts = np.concatenate([[0], np.flatnonzero(np.diff(category[by_category])) + 1])
     lengths = np.diff(np.concatenate([starts, [len(by_category)]]))

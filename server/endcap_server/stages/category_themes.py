@@ -1,4 +1,4 @@
-"""Themes without an LLM: the catalogue's categories, and popular keywords where it has none."""
+"""Themes without an LLM: the catalogue's categories, or popular keywords if it has none."""
 
 from collections.abc import Iterable, Iterator
 
@@ -13,12 +13,12 @@ _POPULAR_KEYWORDS = 64
 
 
 class CategoryThemes:
-    """What ``theme`` degrades to: a category's name as the title, its words and searches as the concepts."""
+    """The fallback of ``theme``: a category's name as title, its words and searches as concepts."""
 
     def __init__(self, store: ItemStore):
         self.store = store
         stocked = np.flatnonzero((store.category >= 0) & store.in_stock)
-        # Without events the number of products says which categories matter.
+        # Without events, rank categories by their number of products.
         weight = np.bincount(store.category[stocked], store.popularity[stocked] + 1e-3, minlength=len(store.categories))
         self._popular = [i for i in np.argsort(-weight, kind="stable").tolist() if weight[i] > 0]
         self._keywords: dict[int, list[int]] = {}
@@ -47,5 +47,5 @@ class CategoryThemes:
 
 
 def _title(name: str) -> str:
-    """A name as a title: what is all in capitals, or all in small letters, begins with one capital."""
+    """A name as a title: words only in capitals or only in small letters get one capital at the start."""
     return name.capitalize() if name.isupper() or name.islower() else name

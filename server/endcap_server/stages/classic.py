@@ -1,6 +1,6 @@
-"""Classic placements: what a page shows without any language model, made of the shopper's own candidates (P2).
+"""Classic placements: placements without a language model, from the shopper's candidates (P2).
 
-They are the safety net of the generated storefront: what the shopper buys again, what goes with it, and what sells now.
+They show what the shopper buys again, what goes with it, and what sells now.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _TITLES = {
     PlacementSource.TOGETHER: ("Goes with what you buy", "Goes with your {}"),
     PlacementSource.POPULAR: ("Popular now", "Popular now: {}"),
 }
-"""Title without a kind to name, and with one or two."""
+"""Titles without a kind, and with one or two."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ def classic_placements(
     Args:
         rows: int32 [C], candidate products.
         sources: uint8 [C], bits of :class:`CandidateSource` that found each.
-        probability: float [C], what each is expected to be bought with; orders the placement.
+        probability: float [C], probability of a purchase; orders the placement.
         history: int32 [H], the shopper's products, oldest first.
         kinds: Names of kinds, for the titles.
-        products: Products of a placement, whose kinds its title names.
+        products: Products of a placement; its title names their kinds.
     """
     bought = np.isin(rows, history)
     new = ~bought
@@ -66,7 +66,7 @@ def classic_placements(
 
 
 def _title(source: PlacementSource, kinds: Kinds, rows: np.ndarray, weights: Sequence[float] | np.ndarray) -> str:
-    """Name the placement by the kinds that weigh most: two pages about other things have other titles."""
+    """Name the placement by the kinds with the largest weight, so that different pages have different titles."""
     total: dict[str, float] = {}
     for label, weight in zip(kinds.labels(rows), weights, strict=True):
         if label:

@@ -1,8 +1,8 @@
-"""The border: reads the inputs of ``storefront`` and ``search`` and refuses what the contract does not allow.
+"""Reads the inputs of ``storefront`` and ``search``, and refuses what the contract does not allow.
 
-Texts (QUERY, SESSION and the texts of RULES) must be UTF-8. Texts are folded by `plain_text`. Control and invisible
-formatting characters become spaces rather than errors: they come from copying and pasting, and mean nothing.
-Session texts that are blank after that are skipped; a blank QUERY is refused. Product ids are compared as they are.
+Texts (QUERY, SESSION and the texts of RULES) must be UTF-8, and are normalised by `plain_text`. Control and invisible
+formatting characters become spaces, not errors, because they come from copy and paste. Session texts that are then
+blank are skipped; a blank QUERY is refused. Product ids are not changed.
 """
 
 from dataclasses import dataclass
@@ -50,8 +50,8 @@ def read_request(inputs: Tensors, default_budget_ms: int, max_budget_ms: int) ->
 
     Args:
         inputs: The tensors that were sent, by name.
-        default_budget_ms: BUDGET_MS of a request that does not say.
-        max_budget_ms: Longer budgets are cut to this.
+        default_budget_ms: BUDGET_MS of a request without one.
+        max_budget_ms: Largest budget; longer ones are reduced.
 
     Raises:
         InvalidRequest: Names tensor, expected and got.

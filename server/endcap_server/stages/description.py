@@ -1,4 +1,4 @@
-"""How LLM 1 is told of a shopper: the kinds, brands and searches, in one line of words."""
+"""The description of a shopper for LLM 1: kinds, brands and searches in one line."""
 
 from datetime import date
 
@@ -22,15 +22,15 @@ class Description:
     Args:
         store: The item store.
         kinds: Kinds of its products.
-        nearest: Asked for keywords in a catalogue without kinds.
-        settings: Of retrieval.
+        nearest: Finds keywords in a catalogue without kinds.
+        settings: Parameters of retrieval.
     """
 
     def __init__(self, store: ItemStore, kinds: Kinds, nearest: NearestClient, settings: RetrievalParameters) -> None:
         self._store, self._kinds, self._nearest, self._settings = store, kinds, nearest, settings
 
     def categories(self, history: np.ndarray, candidates: Candidates) -> np.ndarray:
-        """The category positions a shopper buys from, best first: int32 [F]; of a session alone, those it is about."""
+        """Positions of the history's categories, best first: int32 [F]. Without a history, those of the candidates."""
         rows, weights = history, recency(len(history), self._settings.half_life)
         if not len(rows) and candidates.similarity.any():
             rows = candidates.rows[:20]
@@ -44,7 +44,7 @@ class Description:
         return best[totals[best] > 0].astype(np.int32)
 
     async def favourites(self, history: np.ndarray, deadline_ns: int, status: StatusPart) -> list[str]:
-        """What a shopper likes, best first: kinds of products, or in a catalogue without any the nearest keywords."""
+        """What a shopper likes, best first: kinds of products, or the nearest keywords in a catalogue without kinds."""
         if self._kinds.names:
             return self._kinds.favourites(history, _FAVOURITES, self._settings.half_life)
         vectors, _ = interests(self._store, history, self._settings.half_life, self._settings.interests)
@@ -55,7 +55,7 @@ class Description:
         return list(dict.fromkeys(self._store.keywords.take(rows[rows >= 0])))
 
     def text(self, history: np.ndarray, liked: list[str], session: tuple[str, ...], request: contract.Request) -> str:
-        """The shopper in LLM 1's words."""
+        """The shopper text for LLM 1."""
         store, settings = self._store, self._settings
         brands = [store.brands[i] if i >= 0 else "" for i in store.brand[history].tolist()]
         season = (

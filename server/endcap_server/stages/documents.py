@@ -1,7 +1,7 @@
-"""What stages hand on to later ones besides arrays: JSON documents, each in a UINT8 tensor.
+"""The JSON documents that stages pass to later stages, each in a UINT8 tensor.
 
-One document instead of a tensor for each of its fields: the Python backend takes some 0.03 ms to move a tensor between
-two processes, whatever its size, and a storefront has four such moves.
+One document replaces a tensor per field: the Python backend takes about 0.03 ms to move a tensor between two processes,
+whatever its size, and a storefront has four such transfers.
 """
 
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ MEASURED = tensor("MEASURED", "FP32", -1, -1, 4)
 RERANK_STATUS = tensor("RERANK_STATUS", "UINT8", -1)
 
 TICKETED = (PAGE.name, THEME_REQUEST.name, THEMES.name)
-"""Tensors with the ticket of a request; of a search THEMES has none."""
+"""Tensors with the ticket of a request. In a search, THEMES has none."""
 _TICKET = b',"ticket":'
-"""Begins the part of a document that differs between equal requests. No text holds it: JSON escapes quotes."""
+"""Start of the part of a document that differs between equal requests. JSON escapes quotes, so no text contains it."""
 
 
 class StageDocument(BaseModel):
-    """A document of one stage for another; equal contents make equal texts, which cache keys are made of."""
+    """A document of one stage for another. Equal contents have equal texts, which are used as cache keys."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,18 +50,18 @@ class StageDocument(BaseModel):
 
     @classmethod
     def read(cls, tensor: np.ndarray) -> Self:
-        """Read what :meth:`tensor` made, or :func:`status.carried` with a stage's status in it."""
+        """Read a tensor of :meth:`tensor`, or of :func:`status.carried`, which adds a stage's status."""
         return cls.model_validate_json(tensor.tobytes())
 
 
 class Ticket(StageDocument):
-    """What a request is known by on its way, and its deadlines: nanoseconds of `time.monotonic_ns`.
+    """Identity and deadlines of a request on its way through the stages; times are of `time.monotonic_ns`.
 
     Attributes:
-        table: Name of the table of requests in flight that its retrieval entered it in.
-        deadline_ns: When the page has to be ready; names the request in that table.
-        theme_ns: When theme has to be ready.
-        keywords_ns: When keywords has to be ready.
+        table: Name of the table of requests in flight to which retrieval added it.
+        deadline_ns: Deadline of the page; also the key of the request in that table.
+        theme_ns: Deadline of theme.
+        keywords_ns: Deadline of keywords.
     """
 
     table: str = Field(pattern="^[A-Za-z0-9_]+$")
@@ -71,7 +71,7 @@ class Ticket(StageDocument):
 
 
 class Ticketed(StageDocument):
-    """A document that travels with the ticket of its request, as the last member."""
+    """A document with the ticket of its request as last member."""
 
     ticket: Ticket
 
@@ -81,9 +81,9 @@ class Ticketed(StageDocument):
 
 
 def content_and_ticket(tensor: np.ndarray) -> tuple[bytes, str]:
-    """What a :class:`Ticketed` document says, and its ticket as JSON; taken apart without reading either.
+    """Split a :class:`Ticketed` document into content and ticket, both as JSON text, without parsing.
 
-    Of anything else the ticket is empty.
+    For other documents, the ticket is empty.
     """
     content, _, rest = tensor.tobytes().partition(_TICKET)
     return content, rest[: rest.find(b"}") + 1].decode(errors="replace")
@@ -104,7 +104,7 @@ def ticket_of(tensor: np.ndarray) -> Ticket:
 
 
 class PlacementSource(StrEnum):
-    """Where a placement comes from, as STATUS.placements says it."""
+    """Where a placement comes from; the values of STATUS.placements."""
 
     GENERATED = "generated"
     PREPARED = "prepared"
@@ -118,13 +118,13 @@ class PlacementSource(StrEnum):
 
 
 class AnsweredSearch(StageDocument):
-    """What a search of the session finds.
+    """The results of a search of the session.
 
     Attributes:
         text: The search.
         rows: Products, best first.
         similarity: Their cosine to the text.
-        lexical: How well their words match it, 0..1.
+        lexical: Match of their words with the text, 0..1.
     """
 
     text: str
@@ -134,15 +134,15 @@ class AnsweredSearch(StageDocument):
 
 
 class PageRequest(Ticketed):
-    """What a page is to be: the tensor PAGE, for rerank and fusion.
+    """The requested page: the tensor PAGE, for rerank and fusion.
 
     Attributes:
         placements: P; 0 for a search.
         products: N of each placement.
         rules: The merchandiser's.
-        history: Rows of the products that the shopper is known to have taken, oldest first.
+        history: Rows of the known products of HISTORY, oldest first.
         named: Rows of the products that a search names by id, part number, EAN or model number.
-        searches: The latest searches of the session, newest first, with what they find.
+        searches: The latest searches of the session, newest first, with their results.
     """
 
     placements: int
@@ -154,17 +154,17 @@ class PageRequest(Ticketed):
 
     @property
     def is_search(self) -> bool:
-        """Whether it has one list of products, and no themes."""
+        """Whether it is the page of a search: one list of products, no themes."""
         return self.placements == 0
 
 
 class ThemeRequest(Ticketed):
-    """All that themes depend on, and the ticket: the tensor THEME_REQUEST.
+    """Everything that determines themes, and the ticket: the tensor THEME_REQUEST.
 
     Attributes:
-        shopper: In LLM 1's words.
+        shopper: The shopper text for LLM 1.
         placements: P.
-        rules: Those that concern themes.
+        rules: The part of the rules that concerns themes.
         categories: Category positions that the shopper buys from, best first.
         searches: The latest searches of the session, newest first; each gets a placement.
     """
@@ -177,14 +177,14 @@ class ThemeRequest(Ticketed):
 
 
 class Themes(StageDocument):
-    """The themes of a page: the tensor THEMES, with the ticket; of a search its query, as QUERY_THEMES, without.
+    """The themes of a page with the ticket: the tensor THEMES. For a search, the query without a ticket: QUERY_THEMES.
 
     Attributes:
-        titles: Q of them; those that the checks left nothing for are empty.
-        concepts: What each is about, in words a shop is searched with; a search has none, and one that answers a search
-            of the session begins with that search.
-        sources: Where each comes from; a search has none.
-        exclude: What keywords may not be about, as RULES has it.
+        titles: Q titles; empty where no theme passed the checks.
+        concepts: What each theme is about, in words of searches. For a theme that answers a search of the session, the
+            first is that search. None for a search.
+        sources: Where each theme comes from; none for a search.
+        exclude: The member `exclude` of RULES, for keywords.
     """
 
     titles: tuple[str, ...]
@@ -202,11 +202,11 @@ class Themes(StageDocument):
 
 
 class KeywordRows(StageDocument):
-    """The keywords of each theme: the tensor KEYWORDS, for rerank and fusion; of a search's query, QUERY_KEYWORDS.
+    """The keywords of each theme: the tensor KEYWORDS, for rerank and fusion. For a search, QUERY_KEYWORDS.
 
     Attributes:
         rows: [Q, K] of the known keywords, -1 padded.
-        ranked: [Q], whether LLM 2 ordered them; else they are the nearest ones. Empty for a search.
+        ranked: [Q], whether LLM 2 ordered them; otherwise they are the nearest ones. Empty for a search.
     """
 
     rows: tuple[tuple[int, ...], ...]
@@ -218,7 +218,7 @@ class KeywordRows(StageDocument):
         return cls(rows=rows.tolist(), ranked=tuple(ranked))
 
     def order(self, index: int) -> str:
-        """How STATUS.placements names the order of a theme's keywords: "ranked", "nearest" or "" without any."""
+        """The order of a theme's keywords for STATUS.placements: "ranked", "nearest", or "" without keywords."""
         if not self.ranked or not any(row >= 0 for row in self.rows[index]):
             return ""
         return "ranked" if self.ranked[index] else "nearest"

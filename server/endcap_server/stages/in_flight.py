@@ -1,8 +1,8 @@
 """The requests in flight, in a small table that the first stage (`retrieval`) and the last (`fusion`) both map.
 
-Triton knows how many requests wait for one model, not how many are on their way through an ensemble. ``retrieval``
-therefore enters each request it lets in, and ``fusion`` notes when it is done. A request is known by its deadline,
-which travels with it anyway and is unique here.
+Triton knows how many requests wait for one model, but not how many are in an ensemble. ``retrieval`` therefore adds
+each request that it admits, and ``fusion`` marks it as done. The key of a request is its deadline, which is in the
+ticket and unique in the table.
 """
 
 import mmap
@@ -29,16 +29,16 @@ def table_path(folder: Path, name: str) -> Path:
 class InFlight:
     """Table int64 [SLOTS, 3] of (deadline, expiry, completion), nanoseconds on the clock of ``time.monotonic_ns``.
 
-    One process enters and clears requests, any other marks them done. During a reload of ``retrieval`` two processes
-    enter for a moment: a slot that both take costs one count, and both of its requests are answered.
+    One process adds and removes requests, others mark them as done. During a reload of ``retrieval``, two processes add
+    requests for a moment. If both take the same slot, one request is not counted, but both are answered.
 
     Args:
         folder: Where the table is kept; :func:`endcap_server.stages.run_folder.run_folder` by default.
-        name: Which table: that of the model of ``retrieval`` with this name. It travels with each request.
-        create: Make it where there is none.
+        name: The table of the ``retrieval`` model with this name; a part of each ticket.
+        create: Create the table if there is none.
 
     Raises:
-        FileNotFoundError: There is none, and it is not to be made.
+        FileNotFoundError: There is none, and ``create`` is False.
     """
 
     def __init__(self, folder: Path | None = None, name: str = "retrieval", create: bool = True):
@@ -54,10 +54,10 @@ class InFlight:
         self._keys, self._expires, self._done = table[_KEY], table[_EXPIRES], table[_DONE]
 
     def enter(self, deadline_ns: int, expires_ns: int) -> int | None:
-        """Add a request; its key for :meth:`leave`, the deadline moved by nanoseconds where that is taken.
+        """Add a request; returns its key for :meth:`leave`: the deadline, moved by nanoseconds if that is taken.
 
-        None when the table is full. An entry that nobody marks done (its request failed midway, its client went away)
-        is :meth:`clear`'s to take out after ``expires_ns``.
+        None if the table is full. If nothing marks the request as done (it failed, or its client has gone),
+        :meth:`clear` removes it after ``expires_ns``.
         """
         free = np.flatnonzero(self._keys == 0)
         if not len(free):
@@ -70,25 +70,25 @@ class InFlight:
         return deadline_ns
 
     def leave(self, deadline_ns: int, now_ns: int | None = None) -> None:
-        """Mark a request done now; nothing happens to one that is not in the table."""
+        """Mark a request as done now; no effect if it is not in the table."""
         self._done[self._keys == deadline_ns] = time.monotonic_ns() if now_ns is None else now_ns
 
     def abandon(self, deadline_ns: int) -> None:
-        """Let a request end now without being done; nothing happens to one that is not in the table."""
+        """Let a request expire now without being done; no effect if it is not in the table."""
         self._expires[self._keys == deadline_ns] = time.monotonic_ns()
 
     def waiting(self, now_ns: int | None = None) -> set[int]:
-        """Keys of the requests that are under way: neither done nor expired."""
+        """Keys of the requests that are neither done nor expired."""
         now_ns = time.monotonic_ns() if now_ns is None else now_ns
         under_way = (self._keys != 0) & (self._done == 0) & (self._expires > now_ns)
         return set(self._keys[under_way].tolist())
 
     def remove(self, key: int) -> None:
-        """Take a request out as if it had never come."""
+        """Remove a request without a trace."""
         self._keys[self._keys == key] = 0
 
     def clear(self, now_ns: int) -> list[tuple[int, int, bool]]:
-        """Take out what is done or expired: (when, key, whether it was done), in the order of time."""
+        """Remove and return what is done or expired: (when, key, whether it was done), in order of time."""
         over = np.flatnonzero((self._keys != 0) & ((self._done != 0) | (self._expires <= now_ns)))
         events = []
         for slot in over.tolist():
@@ -100,9 +100,9 @@ class InFlight:
 
 @lru_cache(maxsize=8)
 def table_of(folder: Path, name: str) -> InFlight:
-    """The table that a request was entered in, opened once; rollouts leave at most a few in use.
+    """The table of a request, opened once. After rollouts, a few are in use.
 
     Raises:
-        FileNotFoundError: There is none: the request came past retrieval.
+        FileNotFoundError: There is none, because the request did not pass retrieval.
     """
     return InFlight(folder, name, create=False)

@@ -42,7 +42,7 @@ class KeywordsCheck(StrEnum):
 
 
 class KeywordsCause(StrEnum):
-    """Why keywords are not LLM 2's, though no engine failed."""
+    """Why keywords are not from LLM 2 although no engine failed."""
 
     NO_KEYWORDS = "no_keywords"
     TOO_FEW = "too_few"
@@ -61,7 +61,7 @@ class KeywordsParameters(CacheParameters):
 
 @dataclass
 class _Work:
-    """One theme on its way: candidates nearest first, their fit to the theme, and what was chosen."""
+    """One theme in progress: candidates (nearest first), their fit to the theme, and the chosen ones."""
 
     theme: str
     concepts: list[str]
@@ -73,7 +73,7 @@ class _Work:
 
 
 class Keywords(Stage):
-    """The third stage of the storefront; it keeps whole answers for requests that ask for the same."""
+    """The third stage of the storefront; it caches complete answers."""
 
     declaration = ModelDeclaration(
         name="keywords",
@@ -101,7 +101,7 @@ class Keywords(Stage):
         self.cache = AnswerCache(self.settings.cache_entries, self.settings.cache_ttl_s)
 
     def recall(self, inputs: Tensors) -> StageAnswer | None:
-        """Keywords that were chosen for equal themes."""
+        """The cached answer for equal themes."""
         known = self.cache.get(content_and_ticket(inputs["THEMES"])[0])
         if known is None:
             return None
@@ -124,7 +124,7 @@ class Keywords(Stage):
         else:
             complete = False
             for work in asked:
-                # Without the engine the concepts that are known keywords themselves are left.
+                # Without the engine, use the concepts that are known keywords.
                 found = self.store.keywords.find([" ".join(text.casefold().split()) for text in work.concepts])
                 known = self._allowed(list(dict.fromkeys(row for row in found.tolist() if row >= 0)), excluded, status)
                 work.chosen = known[: self.settings.keywords]
@@ -147,7 +147,7 @@ class Keywords(Stage):
             status.fall_back("the catalogue has no known keywords", KeywordsCause.NO_KEYWORDS)
             return False
         try:
-            # A spent budget still leaves time for this: without it the page has no products of its themes.
+            # This runs even without budget left: otherwise the page would have no products for its themes.
             found = await self.nearest.keywords(texts, settings.candidates, max(deadline_ns, after_ms(5)))
         except EngineError as error:
             status.fall_back_on(error)
@@ -164,7 +164,7 @@ class Keywords(Stage):
         return True
 
     def _allowed(self, rows: list[int], excluded: ExcludedNames | None, status: StatusPart) -> list[int]:
-        """The keywords that neither are about what is excluded nor name it."""
+        """The keywords that are not about excluded products and do not name anything excluded."""
         if excluded is None:
             return rows
         kept = excluded.free_keywords(rows)
@@ -172,7 +172,7 @@ class Keywords(Stage):
         return kept
 
     def _judge(self, work: _Work, rows: list[int], vectors: np.ndarray) -> None:
-        """Keep the candidates whose texts a prompt can hold, with their fit: cosine to title and concepts together."""
+        """Keep the candidates whose texts fit into a prompt, with their cosine to title and concepts together."""
         texts = self.store.keywords.take(rows)
         row_of = dict(zip(texts, rows, strict=True))
         work.texts = prompts.usable_candidates(texts)[: self.settings.candidates]
@@ -184,9 +184,9 @@ class Keywords(Stage):
             work.fit = dict(zip(work.rows, fits.tolist(), strict=True))
 
     async def _choose(self, works: Sequence[_Work], deadline_ns: int, status: StatusPart) -> bool:
-        """Let LLM 2 choose for all themes in one call; whether every answer came to its end."""
+        """Let LLM 2 choose for all themes in one call; returns whether every answer is complete."""
         if not self.installed:
-            # The build found that the nearest keywords do better: nothing failed.
+            # The build measured that the nearest keywords are better. This is no failure.
             status.source = Source.COMPUTED
             for work in works:
                 self._complete(work, False, status)
@@ -213,7 +213,7 @@ class Keywords(Stage):
         return all(finish == "stop" for finish in finishes) and not fallen
 
     async def _ask(self, works: Sequence[_Work], deadline_ns: int, status: StatusPart) -> tuple[list[str], list[str]]:
-        """LLM 2's answers and finish reasons, one for each theme; empty texts, said in ``status``, when it failed."""
+        """LLM 2's answers and finish reasons for each theme; after a failure, empty texts and a note in ``status``."""
         nothing = [""] * len(works)
         llm_deadline_ns = deadline_ns - int(self.settings.checks_ms * 1e6)
         if not works:
@@ -237,19 +237,19 @@ class Keywords(Stage):
         return texts, finishes
 
     def _complete(self, work: _Work, chosen_by_llm: bool, status: StatusPart) -> None:
-        """Add the nearest keywords that fit, up to the least number, or to all of them where nothing was chosen."""
+        """Add the nearest keywords that fit: up to `min_keywords`, or up to `keywords` if nothing was chosen."""
         wanted = min(self.settings.min_keywords, self.settings.keywords) if chosen_by_llm else self.settings.keywords
         before = len(work.chosen)
         if before >= wanted:
             return
         fitting = [row for row in work.rows if work.fit[row] >= self.settings.fit_floor]
-        # A theme far from everything the shop is searched for still needs keywords: the nearest, then.
+        # A theme that is far from all known searches still needs keywords; take the nearest.
         nearest = fitting or sorted(work.rows, key=lambda row: -work.fit[row])
         work.chosen += self._distinct(nearest, work.chosen)[: wanted - before]
         if chosen_by_llm:
             status.count(KeywordsCheck.KEYWORD_ADDED, len(work.chosen) - before)
 
     def _distinct(self, rows: Sequence[int], taken: Sequence[int] = ()) -> list[int]:
-        """Rows of keywords that each name another thing, beside those that are taken."""
+        """Rows of keywords that name distinct things, also distinct from those that are taken."""
         row_of = {self.store.keywords[row]: row for row in rows}
         return [row_of[text] for text in distinct_things(row_of, self.store.keywords.take(taken))]

@@ -1,4 +1,4 @@
-"""The `nearest` engine as stages use it: texts and vectors in, rows and vectors out."""
+"""Client of the engine `nearest` for stages."""
 
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True)
 class Hits:
-    """What a search found for each of T texts or vectors.
+    """Results of a search for T texts or vectors.
 
     Attributes:
         rows: int32 [T, K], nearest first, -1 padded.
         similarity: float32 [T, K], cosine, NaN padded.
-        vectors: float32 [T, D], of unit length, what was searched with.
+        vectors: float32 [T, D], the query vectors, of unit length.
     """
 
     rows: np.ndarray
@@ -32,11 +32,11 @@ class Hits:
 
 @dataclass(frozen=True)
 class Words:
-    """What a search by words found for one text.
+    """Results of a lexical search for one text.
 
     Attributes:
-        rows: int32 [K], best first, at most as many as asked for.
-        score: float32 [K], 0..1, of the best one's.
+        rows: int32 [K], best first; K is at most the requested number.
+        score: float32 [K], 0..1, relative to the best one.
         exact: bool [K]; the text names this product by its id, part number, EAN or model number. Those come first.
     """
 
@@ -46,12 +46,12 @@ class Words:
 
     @classmethod
     def none(cls) -> "Words":
-        """Of a search that found nothing."""
+        """The result of a search that found nothing."""
         return cls(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.bool_))
 
     @classmethod
     def of(cls, rows: np.ndarray, score: np.ndarray, exact: np.ndarray) -> "Words":
-        """Of the lexical index's rows (-1 padded) and scores of any scale."""
+        """Convert rows (-1 padded) and scores of any scale from the lexical index."""
         found = rows >= 0
         best = max(float(score[found].max(initial=0.0)), 1e-9)
         return cls(rows[found].astype(np.int32), (score[found] / best).astype(np.float32), exact[found])
@@ -61,9 +61,9 @@ class NearestClient:
     """Calls the engine. Every method raises EngineTimeout or EngineError as `Engines.call` does.
 
     Args:
-        engines: Reaches the engines.
-        products: How many products the store has.
-        keywords: How many known keywords it has.
+        engines: Calls the engines.
+        products: Number of products in the store.
+        keywords: Number of known keywords in the store.
     """
 
     def __init__(self, engines: Engines, products: int, keywords: int):
@@ -83,13 +83,13 @@ class NearestClient:
         Args:
             what: Texts, or vectors float32 [T, D].
             count: Products to find for each, or as many as there are.
-            deadline_ns: When the answer is of no more use.
+            deadline_ns: Time after which the answer is useless.
             allowed: uint8 [ceil(n / 8)], a bit for each product, the lowest first; None: every product.
         """
         return await self._search("products", what, count, deadline_ns, {} if allowed is None else {"ALLOWED": allowed})
 
     async def words(self, text: str, count: int, deadline_ns: int, allowed: np.ndarray | None = None) -> Words:
-        """The products whose words fit a text; arguments as of :meth:`products`."""
+        """The products whose words match a text; arguments as in :meth:`products`."""
         if not (count := min(count, self._sizes["products"])):
             return Words.none()
         inputs = {"TEXT": bytes_tensor([text]), "INDEX": bytes_tensor(["words"]), "K": np.array([count], np.int32)}
@@ -99,7 +99,7 @@ class NearestClient:
         return Words.of(answer["ROW"][0], answer["SIMILARITY"][0], answer["EXACT"][0])
 
     async def keywords(self, what: Sequence[str] | np.ndarray, count: int, deadline_ns: int) -> Hits:
-        """The nearest known keywords; arguments as of :meth:`products`."""
+        """The nearest known keywords; arguments as in :meth:`products`."""
         return await self._search("keywords", what, count, deadline_ns, {})
 
     async def _search(
@@ -122,7 +122,7 @@ class NearestClient:
 
 
 async def found_or_none(call: Awaitable[_Answer], status: StatusPart, *, whole: bool = True) -> _Answer | None:
-    """What a call of the nearest engine answers; None when it failed, which the status then says."""
+    """The answer of a call of the nearest engine; after a failure, None and a note in the status."""
     try:
         return await call
     except EngineError as error:

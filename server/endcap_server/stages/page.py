@@ -11,16 +11,16 @@ import numpy as np
 SIGNALS = (
     "margin", "relevance", "similarity", "lexical", "ranker", "popularity", "retrieval", "rule", "diversity", "pinned"
 )  # fmt: skip
-"""What a score is made of, in the order of the last axis of SIGNALS.
+"""Components of a score, in the order of the last axis of SIGNALS.
 
 The first seven are 0..1 (NaN unknown, which callers get as 0) and are blended by weight; ``rule`` is the factor of
-boost and bury, ``diversity`` what was taken off for resembling better products above, ``pinned`` 1 for products that a
-rule put there.
+boost and bury, ``diversity`` the deduction for similarity to products above, ``pinned`` 1 for products that a rule
+pinned.
 """
 
 BLENDED = len(SIGNALS) - 3
 MEASURED = SIGNALS[:4]
-"""Those that rerank measures: the last axis of its output MEASURED."""
+"""Signals that rerank computes: the last axis of its output MEASURED."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Shelf:
 def blend(signals: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weighted mean of the known signals of each product: float32 [m].
 
-    The weights of unknown signals go to the known ones, with one exception: without the cross-encoder, its weights
-    (margin and relevance) go to retrieval's order, which is what the page then degrades to.
+    The weights of unknown signals are distributed over the known ones, with one exception: without the cross-encoder,
+    its weights (margin and relevance) go to retrieval's order, the fallback of the page.
 
     Args:
         signals: float32 [m, >= 7], columns as SIGNALS; NaN unknown.
@@ -86,11 +86,11 @@ def diversify(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Choose products by maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998) under a brand cap.
 
-    A product loses up to ``weight``, in proportion to how far its greatest cosine to one above it is beyond
-    ``threshold``. What a product loses only grows while others are chosen, so the scores come out descending.
+    The deduction of a product is at most ``weight``, proportional to the excess of its largest cosine to a product
+    above over ``threshold``. Deductions only grow while others are chosen, so scores are descending.
 
     Returns:
-        Positions in ``pool`` int64 [k <= count] and what each lost, float32 [k].
+        Positions in ``pool`` int64 [k <= count] and the deductions, float32 [k].
     """
     size = len(pool.rows)
     current = pool.score.astype(np.float32).copy()
@@ -129,9 +129,9 @@ def fill(pins: Pool, pool: Pool, count: int, weight: float, threshold: float, ca
     chosen, lost = diversify(pool, count - len(pins.rows), weight, threshold, cap, pins.brand.tolist())
     picked = pool.take(chosen)
     picked.signals[:, SIGNALS.index("diversity")] = lost
-    # Rounding must not turn the order around.
+    # Rounding must not reverse the order.
     score = np.minimum.accumulate(picked.score - lost) if len(chosen) else picked.score
-    # A pin stands above what follows it, whatever its own score.
+    # A pin has at least the score of the products below, whatever its own score.
     pinned = np.concatenate([pins.score, score[:1]]) if len(score) else pins.score
     pinned = np.maximum.accumulate(pinned[::-1])[::-1][: len(pins.rows)]
     return Shelf(

@@ -33,8 +33,7 @@ class RankerError(ValueError):
 class Ranker:
     """Scores products for a shopper; open it once, call it from one thread.
 
-    A build without events has no ranking model. Its ranker's `available` is False and its scores are all NaN, which
-    fusion leaves out of the blend.
+    A build without events has no ranking model: `available` is False, all scores are NaN, and fusion ignores them.
     """
 
     def __init__(self, build: Path):
@@ -48,7 +47,7 @@ class Ranker:
         if self._meta["kind"] == "none":
             return
         try:
-            import lightgbm  # here, because it takes half a second that a build without events need not spend
+            import lightgbm  # here, because it takes half a second, which a build without events can save
         except OSError as error:
             raise RankerError(
                 f"LightGBM cannot be loaded ({error}); install the OpenMP runtime (Debian: apt install libgomp1)"
@@ -70,7 +69,7 @@ class Ranker:
 
     @classmethod
     def open(cls, build: Path, store: ItemStore | None = None) -> "Ranker":
-        """Open the ranker of the build folder ``build``; given its ``store``, it is ready for the first request."""
+        """Open the ranker of the build folder ``build``; with ``store``, prepare it for the first request."""
         ranker = cls(build)
         if store is not None and len(store):
             ranker.score(store, [0], [0])
@@ -78,24 +77,24 @@ class Ranker:
 
     @property
     def available(self) -> bool:
-        """Whether there is a model, that is whether the build had events."""
+        """Whether there is a model, that is, whether the build had events."""
         return self._booster is not None
 
     @property
     def new_factor(self) -> float:
-        """What a product that is new to the shopper weighs against a repeat in the value of a page: at least 1.
+        """Weight of a product that is new to the shopper, relative to a repeat, in the value of a page: at least 1.
 
-        1 + products bought over new ones bought, so that the shares of both that a page shows count the same.
+        1 + (products bought) / (new products bought), so that the shares of all and of new purchases count equally.
         """
         return float(self._meta.get("new_factor", 1.0))
 
     def signal(self, probability: Array) -> Array:
-        """Spread probabilities (float [n]) over 0..1: 0.5 is what the mean candidate of the training had."""
+        """Map probabilities (float [n]) to 0..1, so that the mean of the training candidates becomes 0.5."""
         spread: Array = probability / (probability + self._meta.get("prior", 0.5))
         return spread
 
     def score(self, store: ItemStore, history_rows: Array | Sequence[int], rows: Array | Sequence[int]) -> Array:
-        """Return float32 [n], how probably the shopper buys each product in the next weeks; NaN without a model.
+        """Return the probability that the shopper buys each product in the next weeks: float32 [n], NaN without a model.
 
         Args:
             store: the item store of the same build.
@@ -108,7 +107,7 @@ class Ranker:
         if self._tables is None or self._store is not store:
             self._store, self._tables = store, FeatureTables.of(store, Behaviour.open(self._build, store))
         features = self._tables.features(np.asarray(history_rows, np.int64), rows)
-        # One thread: a few hundred rows are done before a second one has woken.
+        # One thread: a few hundred rows are finished before a second thread wakes up.
         raw = self._booster.predict(features[:, self._columns], raw_score=True, num_threads=1, validate_features=False)
         return calibrated(raw, self._meta["scale"], self._meta["shift"])
 

@@ -1,8 +1,8 @@
 """Features of (shopper, product) pairs for the traditional ranking model, in NumPy.
 
-The builders' ``ranker`` step trains on exactly the features that are served: both sides call
-:meth:`FeatureTables.features`. Caption tokens enter as P3 describes (arXiv 2605.09338): generated offline, as a
-multi-hot of the product and as a profile of the shopper's history; only their light comparison is computed online.
+The build step ``ranker`` trains on the features that are served: both sides call :meth:`FeatureTables.features`.
+Caption tokens are used as in P3 (arXiv 2605.09338): they are generated offline, as a multi-hot vector of the product
+and as a profile of the shopper's history; only their comparison is computed online.
 """
 
 from dataclasses import dataclass
@@ -51,28 +51,28 @@ FEATURES = (
     "caption_matches",  # how many of its caption tokens the profile has
     "caption_best",  # largest idf-weighted weight of one matching token
 )
-"""Columns of :meth:`FeatureTables.features`, in order; the model's file names the ones it was trained on."""
+"""Columns of :meth:`FeatureTables.features`, in order. The model's metadata names those that it was trained on."""
 
 CAPTION_FEATURES = tuple(name for name in FEATURES if name.startswith("caption_"))
-"""What P3's caption tokens add; the ablation trains without them."""
+"""Features of P3's caption tokens; the ablation trains without them."""
 
 _RECENT_ITEMS = 10
 _LEAST = 1e-6
-"""Share of purchases below which a product counts as not sold."""
+"""Share of purchases below which a product counts as unsold."""
 
 
 @dataclass(frozen=True)
 class FeatureTables:
-    """What features look up, derived once from the item store; n products, D dimensions, V caption tokens.
+    """Lookup tables of the features, derived once from the item store; n products, D dimensions, V caption tokens.
 
     Attributes:
         sources: Behaviour, categories and the categories above them.
-        popularity: float32 [n, 7], the columns that are the same for all shoppers, but for prices.
+        popularity: float32 [n, 7], the columns that are the same for all shoppers, except the price.
         log_price: float32 [n], NaN unknown.
         brand: int32 [n], -1 none.
         vectors: float16 [n, D], unit length.
-        caption_starts: int64 [n], where each product's tokens begin in `caption_tokens`.
-        caption_lengths: int64 [n], how many it has.
+        caption_starts: int64 [n], start of each product's tokens in `caption_tokens`.
+        caption_lengths: int64 [n], number of its tokens.
         caption_tokens: int32 [total], 0..V-1.
         idf: float32 [V], inverse document frequency of each caption token.
         caption_norm: float32 [n], length of each product's idf-weighted token vector (1 for none).
@@ -91,9 +91,10 @@ class FeatureTables:
 
     @classmethod
     def of(cls, store: ItemStore, behaviour: Behaviour) -> "FeatureTables":
-        """Derive the tables of a build's item store and behaviour; training takes that of the time before an example.
+        """Derive the tables from an item store and behaviour.
 
-        The build's own behaviour has counted the very purchases that training is to predict.
+        Training passes the behaviour before the time of an example: the build's own behaviour includes the purchases
+        that training predicts.
         """
         tokens, offsets = np.asarray(store.captions.values), np.asarray(store.captions.offsets)
         products, vocabulary = len(store), len(store.caption_tokens)
@@ -116,9 +117,9 @@ class FeatureTables:
         )
 
     def features(self, history_rows: Array, rows: Array) -> Array:
-        """Return float32 [n, len(FEATURES)] for n candidates; NaN is "not known", as LightGBM takes it.
+        """Return float32 [n, len(FEATURES)] for n candidates; NaN means unknown, as in LightGBM.
 
-        A new shopper's history features are NaN, but for `history_length` = 0.
+        For a new shopper, the features of the history are NaN, except `history_length` = 0.
 
         Args:
             history_rows: int [h], the shopper's items, oldest first; the last `HISTORY_ITEMS` count.
@@ -127,7 +128,7 @@ class FeatureTables:
         return self.of_profile(Profile.of(np.asarray(history_rows)), np.asarray(rows, np.int64))
 
     def of_profile(self, profile: Profile, rows: Array) -> Array:
-        """As :meth:`features`, of a history that is counted already."""
+        """As :meth:`features`, for a history that is already counted."""
         history, weights = profile.history, profile.weights
         table = np.full((len(rows), len(FEATURES)), np.nan, np.float32)
         popularity = self.popularity.shape[1]
@@ -158,7 +159,7 @@ class FeatureTables:
         return table
 
     def _seen(self, profile: Profile, rows: Array) -> tuple[Array, ...]:
-        """From `seen_count` to `rate`; NaN but for the count where the product is not in the history."""
+        """The features `seen_count` to `rate`. If the product is not in the history, all but the count are NaN."""
         place = profile.place(rows)
         length = len(profile.history)
         count = profile.count.astype(np.float32)
@@ -181,7 +182,7 @@ class FeatureTables:
         return (*columns, *(np.where(seen, column[place], np.nan) for column in of_items))
 
     def _of_category(self, history: Array, rows: Array) -> tuple[Array, Array]:
-        """How many items are of the candidate's category, and how many came since; NaN where that is none."""
+        """Items of the candidate's category, and items since the last of them; NaN without any."""
         values, wanted = self.sources.category[history], self.sources.category[rows]
         same = wanted[:, None] == values[None, :]
         count = same.sum(axis=1).astype(np.float32)
@@ -218,14 +219,14 @@ class FeatureTables:
         return cosine, matches, best
 
     def _tokens(self, starts: Array, lengths: Array) -> Array:
-        """The caption tokens of several products, one after the other."""
+        """The caption tokens of several products, concatenated."""
         total = int(lengths.sum())
         within = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return self.caption_tokens[np.repeat(starts, lengths) + within]
 
 
 def _share(column: Array, history: Array, weights: Array, rows: Array) -> Array:
-    """Weighted share of the history that has the candidate's value; NaN where the candidate has none (-1)."""
+    """Weighted share of the history with the candidate's value; NaN if the candidate has none (-1)."""
     values, wanted = column[history], column[rows]
     share = (wanted[:, None] == values[None, :]).astype(np.float32) @ weights / weights.sum()
     share[wanted < 0] = np.nan
@@ -238,7 +239,7 @@ def _median(values: Array) -> float:
 
 
 def _segment_sums(values: Array, starts: Array, lengths: Array) -> Array:
-    """Sum of each run of ``lengths[i]`` values; the runs lie one after the other, empty ones among them."""
+    """Sums of consecutive runs of ``lengths[i]`` values; runs can be empty."""
     sums = np.zeros(len(lengths), np.float32)
     some = lengths > 0
     if some.any():
@@ -261,7 +262,7 @@ def _popularity(sources: SourceTables) -> Array:
 
 
 def _rank_within(values: Array, groups: Array) -> Array:
-    """Share of the products of the same group with a smaller value: float32 [n]."""
+    """Share of the products of the same group with smaller values: float32 [n]."""
     order = np.lexsort((values, groups))
     sorted_groups, sorted_values = groups[order], values[order]
     index = np.arange(len(order))

@@ -1,7 +1,7 @@
-"""The latest requests of a server, kept for `endcap apply` to replay against models that are not live yet.
+"""Records the latest requests, so that `endcap apply` can replay them against models that are not live yet.
 
-One JSON file a request in a ring, in the server's private run folder, which goes when the server stops. Requests are
-kept as they came and only if they are valid; at most one in a quarter of a second, so that it costs nothing.
+Each request is a JSON file in a ring, in the server's private run folder, which is removed when the server stops. Only
+valid requests are recorded, unchanged, and at most one per quarter of a second, so that recording is cheap.
 """
 
 import json
@@ -18,17 +18,18 @@ from endcap_server.declared.tensors import Tensors
 FOLDER = "requests"
 LEAST_PAUSE_S = 0.25
 MOST_HISTORY = 500
-"""Ids kept of a history, the latest: retrieval uses fewer."""
+"""Most ids of a history that are recorded, the latest ones; retrieval uses fewer."""
 
 
 class Recorder:
-    """Keeps the latest requests.
+    """Records the latest requests.
 
     Args:
         folder: The server's run folder.
-        name: Which ring: of every process of `retrieval` its own, called as its table of requests in flight.
-        count: How many are kept, 0: none.
-        clock: Seconds, of any beginning.
+        name: Name of the ring: each process of `retrieval` has its own, with the name of its table of requests in
+            flight.
+        count: Size of the ring; 0: none.
+        clock: Seconds since any start.
     """
 
     def __init__(self, folder: Path, name: str, count: int, clock: Callable[[], float] = time.monotonic):
@@ -38,7 +39,7 @@ class Recorder:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def note(self, inputs: Tensors) -> None:
-        """Keep a valid request, unless one was kept just now; a full disk is none of the request's concern."""
+        """Record a valid request, unless one was just recorded. Errors such as a full disk are ignored."""
         now = self._clock()
         if not self._count or now < self._not_before:
             return
@@ -55,7 +56,7 @@ class Recorder:
 
 
 def read_recorded(folder: Path, name: str) -> list[dict[str, list[Any]]]:
-    """The requests kept in a ring of a run folder, oldest first: input name -> values, texts as str."""
+    """The recorded requests of a ring, oldest first: input name -> values, texts as str."""
     found = []
     for path in (folder / FOLDER / name).glob("*.json"):
         try:

@@ -66,7 +66,7 @@ class RetrievalParameters(ModelParameters):
         return self
 
     def turns(self, *, session: bool) -> dict[CandidateSource, float]:
-        """How often each source has its turn, for a shopper who has searched in this session or not."""
+        """Share of turns of each source; ``session``: whether the shopper has searched in this session."""
         return {
             CandidateSource.REPEAT: self.repeat_share,
             CandidateSource.TOGETHER: self.together_share,

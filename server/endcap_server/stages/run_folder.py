@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 DRAINING = "draining"
-"""A file of the run folder: while it is there, no new request is let in, because the server is about to stop."""
+"""File in the run folder: while it exists, new requests are refused, because the server is about to stop."""
 
 
 def run_folder() -> Path:

@@ -1,4 +1,4 @@
-"""What a search finds: candidates by the vectors and the words of the query alone, the same for every shopper."""
+"""Candidates of a search, by vectors and words of the query only; they are the same for every shopper."""
 
 import asyncio
 
@@ -20,9 +20,9 @@ class SearchCandidates:
 
     Args:
         store: The item store.
-        nearest: Asked for the vectors and the words.
-        popular: int32 [n], all products in the order in which they stand in where nothing is found.
-        settings: Of retrieval.
+        nearest: Client of the engine.
+        popular: int32 [n], all products, in the order in which they replace missing results.
+        settings: Parameters of retrieval.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class SearchCandidates:
     async def search(
         self, query: str, products: int, allowed: Allowed, deadline_ns: int, status: StatusPart
     ) -> tuple[Found, np.ndarray]:
-        """Candidates of a query and the known keywords (int32 [K], -1 padded) that say the same."""
+        """Candidates of a query, and the known keywords with the same meaning (int32 [K], -1 padded)."""
         settings = self._settings
         equal = self._store.keywords.find([prompts.clean(query, contract.MAX_TEXT_CHARACTERS).lower()])[0]
         keyword_rows = np.full(settings.search_keywords, -1, np.int32)
@@ -61,7 +61,7 @@ class SearchCandidates:
     async def answer(
         self, session: tuple[str, ...], products: int, allowed: Allowed, deadline_ns: int, status: StatusPart
     ) -> tuple[AnsweredSearch, ...]:
-        """What the latest searches of a session find, newest first, as `search` would; each gets a placement."""
+        """The results of a session's latest searches, newest first, as `search` has them; each gets a placement."""
         texts = [prompts.clean(text, prompts.CONCEPT_CHARACTERS).lower() for text in reversed(session)]
         latest = [text for text in dict.fromkeys(texts) if text][: self._settings.session_placements]
         count = max(self._settings.session_products, products)

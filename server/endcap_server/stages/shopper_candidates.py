@@ -1,4 +1,4 @@
-"""Candidates of a shopper's page, from every source by its share (`endcap_server.stages.sources`)."""
+"""Candidates of a shopper's page, from all sources by their shares (`endcap_server.stages.sources`)."""
 
 import numpy as np
 
@@ -17,10 +17,10 @@ class ShopperCandidates:
 
     Args:
         store: The item store.
-        nearest: Asked for what is near to the shopper's interests.
+        nearest: Client of the engine, for products near the shopper's interests.
         sources: The other sources.
-        popular: int32 [n], all products in the order in which they stand in where nothing else is known.
-        settings: Of retrieval.
+        popular: int32 [n], all products, in the order in which they replace missing candidates.
+        settings: Parameters of retrieval.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ShopperCandidates:
         deadline_ns: int,
         status: StatusPart,
     ) -> Candidates:
-        """Candidates of a shopper: those of every source by its share."""
+        """Candidates of a shopper, from all sources by their shares."""
         settings = self._settings
         near = await self._near(history, session, allowed, deadline_ns, status)
         if near is not None:
@@ -50,7 +50,7 @@ class ShopperCandidates:
         else:
             if status.source != Source.FALLBACK:
                 status.extra["candidates_from"] = "popularity"
-            # Without behaviour, what sells is not known; there is no other source then.
+            # Without behaviour, there is no other source.
             sold = self._sources.tables.behaviour.by_popularity
             others = {} if len(sold) else {CandidateSource.POPULAR: allowed.first(self._popular, settings.candidates)}
         turns = settings.turns(session=bool(session))
@@ -68,7 +68,7 @@ class ShopperCandidates:
         deadline_ns: int,
         status: StatusPart,
     ) -> Candidates | None:
-        """Products near to the interests of a history and to the searches of a session; None without any or failed."""
+        """Products near the history's interests and the session's searches; None without either, or after a failure."""
         settings = self._settings
         vectors, weights = interests(self._store, history, self._settings.half_life, self._settings.interests)
         if texts := list(dict.fromkeys(session[-settings.session_used :])):

@@ -1,4 +1,4 @@
-"""STATUS: what each stage says about itself, how that reaches fusion, and the document that callers get."""
+"""STATUS: the part of each stage, its way to fusion, and the document for callers."""
 
 import json
 import time
@@ -16,26 +16,26 @@ from endcap_server.declared.tensors import compact_json, document_tensor, json_o
 from endcap_server.shop.gates import read_verdicts
 
 STATUS_TENSORS = {"retrieval": "PAGE", "theme": "THEMES", "keywords": "KEYWORDS", "rerank": "RERANK_STATUS"}
-"""Stages before fusion, in the order of a request's way, and the tensor that brings what each says about itself.
+"""Stages before fusion, in the order of a request, and the tensor with the status of each.
 
-Where a stage hands on a document to the stages after it, its status goes in there: one tensor less to move. A search
-has no theme and keywords.
+If a stage passes a document to the following stages, its status is in that document, which saves a tensor. A search has
+no theme and keywords.
 """
 
 arrived_ns: ContextVar[int] = ContextVar("arrived_ns")
-"""When the request at work reached its stage's process, on ``time.monotonic_ns``'s clock; unset outside a server."""
+"""Arrival of the current request in its stage's process, by ``time.monotonic_ns``; unset outside a server."""
 
 _MODELS = ("bi_encoder", "cross_encoder", "theme_llm", "keyword_llm", "ranker")
 _DIGITS = 19
-"""Of any number of nanoseconds that an int64 holds."""
+"""Digits of the largest int64."""
 
 
 class StatusPart:
-    """What one stage says about itself in STATUS.
+    """The part of one stage in STATUS.
 
-    The figures are collected while the stage works: ``aiqa`` counts what was removed or repaired by reason,
-    ``fall_back`` records that (a part of) the answer is not what the stage normally gives, and why. A stage's time
-    begins when the request reaches its process: reading tensors and waiting for the stage's loop are part of it.
+    ``aiqa`` counts what was removed or repaired, by reason. ``fall_back`` records that the answer, or a part of it, is
+    a fallback, and why. A stage's time starts when the request reaches its process, so it includes reading tensors and
+    waiting for the stage's event loop.
     """
 
     def __init__(self, source: str = Source.COMPUTED, extra: Mapping[str, Any] | None = None):
@@ -53,13 +53,13 @@ class StatusPart:
             self.aiqa[key] = self.aiqa.get(key, 0) + int(number)
 
     def fall_back(self, reason: str, cause: StrEnum, engine: str = NO_ENGINE, *, whole: bool = True) -> None:
-        """Say that the stage degraded: the whole answer, or a part of it (the source then stays what it was).
+        """Record that the stage degraded: the whole answer, or a part of it (then the source does not change).
 
         Args:
             reason: A sentence for people.
-            cause: The same as a code: of the engine, or one that the stage declares.
-            engine: Whose answer is missing.
-            whole: Whether nothing is left of what the stage normally gives.
+            cause: The same as a code, of the engine or declared by the stage.
+            engine: The engine whose answer is missing.
+            whole: Whether the whole answer is a fallback.
         """
         if whole:
             self.source = Source.FALLBACK
@@ -68,17 +68,17 @@ class StatusPart:
         self.causes[engine, str(cause)] = None
 
     def fall_back_on(self, error: EngineError, sentence: str = "{error}", *, whole: bool = True) -> None:
-        """Say that the stage degraded because an engine failed; ``sentence`` says what that means."""
+        """Record that the stage degraded because an engine failed; ``sentence`` describes the consequence."""
         self.fall_back(sentence.format(error=error), error.cause, error.engine, whole=whole)
 
     @property
     def whole(self) -> bool:
-        """Whether the answer is what the stage normally gives, without any degradation."""
+        """Whether no part of the answer is a fallback."""
         return self.source != Source.FALLBACK and not self.reasons
 
     @property
     def lasting(self) -> dict[str, Any]:
-        """What remains true when the answer is given again: all but source, reasons and times."""
+        """What also applies when the answer comes from the cache: everything but source, reasons and times."""
         return {"aiqa": self.aiqa, **self.extra}
 
     def document(self) -> dict[str, Any]:
@@ -96,11 +96,11 @@ class StatusPart:
 
 
 def carried(part: Mapping[str, Any], document: str = "{}") -> np.ndarray:
-    """A stage's part of STATUS on its way to fusion: the last member, `status`, of what the stage hands on.
+    """The tensor that carries a stage's part of STATUS to fusion: the last member, `status`, of a document.
 
     Args:
         part: As :meth:`StatusPart.document` makes it; `finished_ns` becomes its last member.
-        document: JSON object that it goes along with.
+        document: JSON object to which it is added.
     """
     rest = {name: value for name, value in part.items() if name != "finished_ns"}
     digits = f"{part['finished_ns']:{_DIGITS}}"
@@ -109,16 +109,16 @@ def carried(part: Mapping[str, Any], document: str = "{}") -> np.ndarray:
 
 
 def part_of(tensor: np.ndarray) -> dict[str, Any]:
-    """The part of STATUS in what :func:`carried` made; empty if that is a document without one."""
+    """The part of STATUS in a tensor of :func:`carried`; empty for a document without one."""
     part: dict[str, Any] = json_of(tensor).get("status", {})
     return part
 
 
 def finish(tensor: np.ndarray) -> None:
-    """Write into what :func:`carried` made that its stage has finished now.
+    """Set the end time in a tensor of :func:`carried` to now, in place.
 
-    A stage's answer is work as well: to write this document, to make tensors of it and of the rest. When all is ready
-    to be sent, only these digits are written anew, where they lie. STATUS itself is BYTES and stays as it is.
+    A stage's time includes the serialization of its answer, so this is called just before sending. STATUS itself is
+    BYTES and is not changed.
     """
     if tensor.dtype == np.uint8:
         tensor[-2 - _DIGITS : -2] = np.frombuffer(b"%*d" % (_DIGITS, time.monotonic_ns()), np.uint8)
@@ -130,11 +130,11 @@ def status_document(
     """Join the stages' parts.
 
     Args:
-        earlier: Parts of the stages before fusion, by name, as :meth:`StatusPart.document` makes them; emptied of what
-            only serves here.
+        earlier: Parts of the stages before fusion, by name, from :meth:`StatusPart.document`; members that callers do
+            not get are removed.
         fusion: Fusion's own part.
         signals: Names of the last axis of SIGNALS.
-        versions: As :func:`read_versions` answers.
+        versions: From :func:`read_versions`.
     """
     parts = {**earlier, "fusion": fusion.document()}
     started_ns, finished_ns = int(parts["retrieval"]["started_ns"]), int(parts["fusion"]["finished_ns"])
@@ -159,9 +159,9 @@ def status_document(
 
 
 def read_versions(build: Path) -> dict[str, str]:
-    """Versions of what a build serves, from its manifest: catalogue, index and each model; "unknown" without one.
+    """Versions of catalogue, index and each model of a build, from its manifest; "unknown" without one.
 
-    Of a model that is not installed they name what serves in its place.
+    For a model that is not installed, the version names what serves instead.
     """
     try:
         manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))

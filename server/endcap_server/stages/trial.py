@@ -1,6 +1,6 @@
-"""What fusion says in STATUS about a generation that is tried beside the live one, so that clients send it a share.
+"""The announcement of a generation on trial in STATUS, by which clients send it a share of the requests.
 
-`endcap apply` writes it into the server's run folder; it goes when the server stops, as the models on trial do.
+`endcap apply` writes it to the server's run folder, which is removed when the server stops.
 """
 
 import json
@@ -11,7 +11,7 @@ FILE = "trial.json"
 
 
 class Trial:
-    """The file, looked at with every page (some microseconds): two generations must never say different things of it.
+    """The file with the announcement. It is checked for every page (some microseconds), so that all generations agree.
 
     Args:
         folder: The server's run folder.

@@ -1,7 +1,7 @@
-"""Sources of a shopper's candidate products, one module each, and how their lists become one.
+"""Sources of a shopper's candidate products, one module each, and the merging of their lists.
 
-Every source is a function of the shopper's history alone, a list of product rows without times, so that the ranker is
-trained on just what is served.
+Every source is a function of the shopper's history only, a list of product rows without times. The ranker is therefore
+trained on the same candidates that are served.
 """
 
 from endcap_server.stages.sources.combined import Combined, combine

@@ -1,4 +1,4 @@
-"""One list of candidates out of several sources' lists."""
+"""Merges the lists of several sources into one list of candidates."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ def combine(
     allowed: Callable[[np.ndarray], np.ndarray],
     count: int,
 ) -> Combined:
-    """Take turns over the lists, each as often as its share says, until there are ``count`` products.
+    """Take products from the lists in turns, by their shares, until there are ``count``.
 
-    A list that ends leaves its turns to the others.
+    When a list ends, the others get its turns.
 
     Args:
         lists: int [k] of each source, distinct, best first.
-        shares: of the sources, not negative; a list of share 0 or none gives nothing.
-        allowed: keeps what may be shown of rows, in their order.
+        shares: of the sources, not negative; a list without a share, or with share 0, is not used.
+        allowed: filters rows that may be shown, in their order.
         count: most products.
     """
     kept = {source: allowed(rows) for source, rows in lists.items() if shares.get(source, 0) > 0}

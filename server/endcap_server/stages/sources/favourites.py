@@ -11,7 +11,7 @@ _PER_CATEGORY = 30
 
 
 def favourites(tables: SourceTables, profile: Profile) -> Ranked:
-    """New products of the favourite categories: the category's share of the history times theirs of its purchases."""
+    """New products of favourite categories: share of the category in the history, times the product's share in it."""
     category = tables.category[profile.history]
     tagged = category >= 0
     distinct, member = np.unique(category[tagged], return_inverse=True)

@@ -8,7 +8,7 @@ from endcap_server.stages.sources.tables import SourceTables
 
 
 def popular(tables: SourceTables, profile: Profile, count: int) -> Ranked:
-    """The ``count`` products with the most recent purchases that the shopper has not had."""
+    """The ``count`` best-selling products (recency-weighted) that are not in the history."""
     rows = tables.behaviour.by_popularity[: count + len(profile.items)]
     rows = rows[profile.place(rows) < 0][:count]
     recent: np.ndarray = tables.behaviour.recent[rows]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 HISTORY_ITEMS = 400
-"""Items of a history that count: the last ones; what is older would weigh less than 1/100."""
+"""Last items of a history that count; older ones would have a weight below 1/100."""
 HALF_LIFE_ITEMS = 60.0
-"""Items after which one in the history counts half."""
+"""Number of items after which the weight of an item halves."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Profile:
         return cls(history, weights, items, count, first, last, weight)
 
     def place(self, rows: np.ndarray) -> np.ndarray:
-        """Where each of ``rows`` (int [m]) stands in ``items``: int64 [m], -1 for a product that is not there."""
+        """Position of each of ``rows`` (int [m]) in ``items``: int64 [m], -1 if it is not there."""
         if not len(self.items):
             return np.full(len(rows), -1, np.int64)
         place = np.minimum(np.searchsorted(self.items, rows), len(self.items) - 1)

@@ -1,4 +1,4 @@
-"""CandidateSource: what the shopper had before and what shoppers buy again."""
+"""CandidateSource: products of the history that shoppers buy again."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from endcap_server.stages.sources.tables import SourceTables
 def repeats(tables: SourceTables, profile: Profile) -> Ranked:
     """Products of the history by recency-weighted count times the share of their buyers who buy again.
 
-    What lasts is seldom bought again, as the events say, and comes last.
+    Durable goods have a low share, so they come last.
     """
     again: np.ndarray = profile.weight * tables.behaviour.repeat[profile.items]
     return Ranked.best(profile.items, again)

@@ -34,9 +34,9 @@ class ShopperSources:
 
         Args:
             history: int [h], oldest first.
-            others: int [k], best first, of sources that are not of behaviour.
+            others: int [k], best first, lists of sources that do not use behaviour.
             shares: of all sources, see :func:`combine`.
-            allowed: keeps what may be shown of rows, in their order.
+            allowed: filters rows that may be shown, in their order.
             count: most candidates.
         """
         tables, profile = self.tables, Profile.of(history)

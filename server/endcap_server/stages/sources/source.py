@@ -7,7 +7,7 @@ import numpy as np
 
 
 class CandidateSource(IntFlag):
-    """Where a candidate was found; the bits of the tensor CANDIDATE_SOURCE."""
+    """Sources that found a candidate; the bits of the tensor CANDIDATE_SOURCE."""
 
     REPEAT = 1
     TOGETHER = 2
@@ -26,7 +26,7 @@ class Ranked:
 
     @classmethod
     def best(cls, rows: np.ndarray, score: np.ndarray) -> "Ranked":
-        """Order ``rows`` (int [k], distinct) by ``score`` (float [k]); what scores nothing is left out."""
+        """Order ``rows`` (int [k], distinct) by ``score`` (float [k]); rows with score 0 are dropped."""
         some = np.flatnonzero(score > 0)
         order = some[np.argsort(-score[some], kind="stable")]
         return cls(rows[order].astype(np.int32), score[order].astype(np.float32))

@@ -1,4 +1,4 @@
-"""What the sources look up, derived once from a build's tables."""
+"""Lookup tables of the sources, derived once from a build's tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ class SourceTables:
     Attributes:
         behaviour: Of the products.
         category: int32 [n], position of the category, -1 none.
-        parent: int32 [n], the category above (of a top category itself), -1 none.
+        parent: int32 [n], the category above (for a top category, itself), -1 none.
         share_in_category: float32 [n], share of its category's recent purchases, 0..1.
-        share_in_parent: float32 [n], the same of the category above.
-        sellers: int32 [s], products with recent purchases, each category's together and best first.
-        starts: int64 [c + 1], where each category's begin in ``sellers``.
+        share_in_parent: float32 [n], the same for the category above.
+        sellers: int32 [s], products with recent purchases, grouped by category, best first.
+        starts: int64 [c + 1], start of each category in ``sellers``.
     """
 
     behaviour: Behaviour
@@ -57,7 +57,7 @@ def _share(values: Array, group: Array) -> Array:
 
 
 def _parents(categories: Sequence[str]) -> Array:
-    """An id of the category above each one (itself at the top), and -1 at the end, where index -1 finds it."""
+    """Id of the category above each one (for a top category, itself). The last entry, -1, is for index -1."""
     ids: dict[str, int] = {}
     parents = [ids.setdefault(path.rpartition(" > ")[0] or path, len(ids)) for path in categories]
     return np.array([*parents, -1], np.int32)

@@ -1,4 +1,4 @@
-"""CandidateSource: what shoppers buy who buy the same as this one."""
+"""CandidateSource: products that are bought by the same shoppers as those of the history."""
 
 import numpy as np
 
@@ -11,13 +11,13 @@ _RECENT = 10
 
 
 def together(tables: SourceTables, profile: Profile) -> Ranked:
-    """Neighbours of the history's products by the sum of their nearness; what is in the history is left out."""
+    """Neighbours of the history's products by the sum of their nearness, without products of the history."""
     latest = np.argsort(-profile.last, kind="stable")[:_ITEMS]
     return _neighbours(tables, profile, profile.items[latest], np.sqrt(profile.weight[latest]))
 
 
 def together_with_last(tables: SourceTables, profile: Profile) -> Ranked:
-    """The same of the last 10 distinct products only: what goes with the last basket."""
+    """The same for the last 10 distinct products only: what goes with the last basket."""
     latest = np.argsort(-profile.last, kind="stable")[:_RECENT]
     return _neighbours(tables, profile, profile.items[latest], np.ones(len(latest)))
 
