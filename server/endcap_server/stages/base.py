@@ -85,7 +85,7 @@ class Stage(ABC):
     status_tensor: ClassVar[str]
     """Name of the output with its status and document."""
     ticket_tensor: ClassVar[str]
-    """Name of the input with the request's ticket (see `documents`); the first stage has none, it creates the ticket."""
+    """Name of the input with the request's ticket (see `documents`); the first stage creates the ticket."""
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.declaration.name

@@ -94,7 +94,7 @@ class Ranker:
         return spread
 
     def score(self, store: ItemStore, history_rows: Array | Sequence[int], rows: Array | Sequence[int]) -> Array:
-        """Return the probability that the shopper buys each product in the next weeks: float32 [n], NaN without a model.
+        """Return the probability that the shopper buys each product in the next weeks: float32 [n]; NaN without model.
 
         Args:
             store: the item store of the same build.
