@@ -135,7 +135,7 @@ def _report(line: str) -> None:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which lets requests in flight end; Ctrl-C stops at once."""
+    """SIGTERM, after which requests in flight complete; Ctrl-C stops at once."""
 
 
 class _stop_on_signals:  # noqa: N801 - reads as a statement
@@ -148,7 +148,7 @@ class _stop_on_signals:  # noqa: N801 - reads as a statement
 
     @contextmanager
     def drained(self, server: Server) -> Iterator[None]:
-        """After SIGTERM, let the server refuse requests for a while before it stops; a second signal ends that."""
+        """After SIGTERM, drain the server before it stops; a second signal ends the draining."""
         try:
             yield
         except _Terminated:

@@ -1,5 +1,5 @@
-"""`endcap apply`: rolls edited configurations or a new build into a running server, and back.
+"""`endcap apply`: rolls edited configurations or a new build out to a running server, and back.
 
-The models of a *generation* run under names of their own (`rerank__g3`) beside those of the live one; the ensembles
-`storefront` and `search` are the switch between them.
+The models of a *generation* have their own names (`rerank__g3`) and run beside those of the live generation. The
+ensembles `storefront` and `search` determine which of them requests use.
 """

@@ -24,7 +24,7 @@ from endcap_server.serving.running import RunningServer, find_server
 _EXIT_CODES = "exit codes: 0 done, or nothing to do; 1 refused or failed: what was live is live"
 
 _NICE = 10
-"""Shoppers' requests go before the work of a rollout, where both want the processors."""
+"""Lower priority of a rollout's work, so that shoppers' requests get the processors first."""
 
 
 def add_apply_command(subparsers: Any) -> None:
@@ -123,7 +123,7 @@ def _add_load_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _limit(text: str) -> str:
-    """A limit that there is, with a value that it may have."""
+    """Check a limit: its name and the range of its value."""
     try:
         RolloutLimits.read((), [text])
     except ApplyError as error:
@@ -171,7 +171,7 @@ def _trial(arguments: argparse.Namespace) -> Share | None:
 
 
 def _share(text: str) -> float:
-    """A share as people write it: 5%, or 0.05."""
+    """A share, written as 5% or 0.05."""
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:

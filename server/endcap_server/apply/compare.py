@@ -1,4 +1,4 @@
-"""Pages of two generations side by side: how much they share, how far scores move, how long they take."""
+"""Compares pages of two generations: common products, differences of scores, latency."""
 
 import time
 from collections import defaultdict
@@ -18,16 +18,16 @@ class Comparison:
     """Figures of a sample of requests that both generations were asked.
 
     Attributes:
-        requests: how many were asked.
-        compared: pairs of pages that both are whole: neither failed nor degraded.
-        overlap: mean share of live's best ten products that the other shows as well; of the ensemble where it is least.
-        drift: mean absolute difference of the scores of products that both show; of the ensemble where it is most.
-        live_ms: median latency of live.
+        requests: number of requests.
+        compared: pairs of pages of which neither failed or degraded.
+        overlap: mean share of live's best ten products that the other shows, too; the lower of both ensembles.
+        drift: mean absolute difference of the scores of products that both show; the larger of both ensembles.
+        live_ms: median latency of the live generation.
         staged_ms: the same of the other.
         errors: requests that failed although live answered them.
         live_fallback: share of live's pages that were degraded.
         staged_fallback: the same of the other.
-        first_error: what the first of the errors said, and of which request.
+        first_error: message of the first error, and its request.
     """
 
     requests: int
@@ -42,7 +42,7 @@ class Comparison:
     first_error: str = ""
 
     def broken(self, limits: RolloutLimits) -> list[str]:
-        """The limits that it does not keep, in words."""
+        """Sentences about the limits that are exceeded."""
         found = []
         if self.requests and self.errors / self.requests > limits.max_error_share:
             share = f"{self.errors} of {self.requests} requests failed that live answers"
@@ -65,7 +65,7 @@ class Comparison:
         return found
 
     def lines(self) -> list[tuple[str, str, str]]:
-        """(figure, live, the other) for people."""
+        """(figure, live, the other), as texts."""
         return [
             ("median latency", f"{self.live_ms:.1f} ms", f"{self.staged_ms:.1f} ms"),
             ("degraded pages", f"{self.live_fallback:.0%}", f"{self.staged_fallback:.0%}"),
@@ -80,13 +80,13 @@ class Comparison:
 
 
 def compare(asker: Asker, samples: Sequence[ReplaySample], live: dict[str, str], staged: dict[str, str]) -> Comparison:
-    """Ask both generations every request, in turns.
+    """Send every request to both generations, in alternation.
 
-    The staged one is asked once before: caches and kernels that live has warm are warm there too, then.
+    The staged generation gets each request once before, so that its caches and kernels are warm, too.
 
     Args:
-        asker: Asks.
-        samples: What.
+        asker: Sends the requests.
+        samples: The requests.
         live: Public ensemble -> its name in the server, of the live generation.
         staged: The same of the other.
     """
@@ -101,19 +101,19 @@ def compare(asker: Asker, samples: Sequence[ReplaySample], live: dict[str, str],
 
 
 def _ask(asker: Asker, sample: ReplaySample, names: dict[str, str]) -> ReplayAnswer:
-    """Ask, and then be quiet for as long: shoppers come first."""
+    """Send a request, then wait as long as it took, so that shoppers' requests are not delayed."""
     answer = asker.ask(sample, names[sample.ensemble])
     time.sleep(min(answer.seconds, _LONGEST_PAUSE_S))
     return answer
 
 
 def _figures(pairs: Sequence[tuple[ReplaySample, ReplayAnswer, ReplayAnswer]]) -> Comparison:
-    # What live cannot answer either (it has too much to do, say) tells nothing.
+    # A request that the live generation cannot answer either (for example, because of load) does not count.
     asked = [(sample, live, staged) for sample, live, staged in pairs if not live.error and not staged.overloaded]
     failed = [(sample, staged) for sample, _, staged in asked if staged.error]
     good = [(live, staged) for _, live, staged in asked if not staged.error]
     whole = [each for each in asked if not each[2].error and not each[1].degraded and not each[2].degraded]
-    # By ensemble: a search turned upside down must not hide behind as many storefronts that are as they were.
+    # By ensemble: many unchanged storefronts must not hide that searches have changed.
     overlaps, drifts = defaultdict(list), defaultdict(list)
     for sample, live, staged in whole:
         overlaps[sample.ensemble].append(_overlap(live, staged))

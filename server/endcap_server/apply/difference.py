@@ -1,4 +1,4 @@
-"""What a generation changes, by model, in words."""
+"""Describes the changes of a generation, by model."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ _MOST_LINES = 12
 
 
 def difference(view: View, generation: Generation, live_view: View, live: Generation) -> list[str]:
-    """Lines that say, by model, what is loaded anew and why, and which models are shared."""
+    """Lines that say which models are loaded and why, and which are shared."""
     lines, shared = [], []
     for model, name in generation.models.items():
         if generation.owners[model] != generation.number:
@@ -51,7 +51,7 @@ def _changes(model: str, view: View, live_view: View, generation: Generation, li
 
 
 def _flat(message: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """(path, value) of every field that is set; elements of lists go by their name where they have one."""
+    """(path, value) of every field that is set; paths use the names of list elements that have one."""
     for field, value in message.ListFields():
         path = f"{prefix}{field.name}"
         if field.message_type is not None and field.message_type.GetOptions().map_entry:

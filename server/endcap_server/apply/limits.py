@@ -1,4 +1,4 @@
-"""Limits that a generation has to keep before it goes live, and while it is watched: declared once, with meanings."""
+"""Limits for a generation before it goes live, and while it is watched."""
 
 import tomllib
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ FILE = "apply.toml"
 
 
 class RolloutLimits(BaseModel):
-    """Settings of `endcap apply`, from `apply.toml` beside what is applied, and `--set NAME=VALUE`."""
+    """Settings of `endcap apply`, from `apply.toml` beside the source, and `--set NAME=VALUE`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

@@ -1,4 +1,4 @@
-"""How much memory a second generation needs beside the first, and whether there is so much."""
+"""Estimates the memory of a second generation beside the live one, and the memory that is available."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,12 @@ _GROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Of both versions of control groups: files of the limit, what is used, and the part of it that is given back."""
+"""For both versions of control groups: files of limit, usage, and the part of the usage that can be reclaimed."""
 
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """MB that are needed while both generations are loaded, and MB that are there."""
+    """MB that are needed while both generations are loaded, and MB that are available."""
 
     needed_mb: int
     available_mb: int
@@ -25,7 +25,7 @@ class MemoryNeed:
 def memory_need(
     process: int, generation: Generation, live: Generation, snapshot: Path, live_snapshot: Path
 ) -> MemoryNeed:
-    """Estimate by the live processes: a model takes what its live one takes, times the growth of the build's files.
+    """Estimate from the live processes: a model needs what its live one uses, times the growth of the build's files.
 
     Args:
         process: The server's process id.
@@ -46,7 +46,7 @@ def memory_need(
 
 
 def _resident_mb(process: int) -> dict[str, float]:
-    """Model's name in the server -> MB that its process holds, of what is shared its part."""
+    """Model's name in the server -> MB of its process (proportional set size)."""
     found = {}
     for each, name in model_processes(process).items():
         try:
@@ -62,7 +62,7 @@ def _size(folder: Path) -> int:
 
 
 def _available_mb() -> int:
-    """MB that can be had without swapping, in this control group too."""
+    """MB that are available without swapping, also within the control group."""
     lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     found = [next(int(line.split()[1]) // _KB for line in lines if line.startswith("MemAvailable:"))]
     for folder, most, used, cached in _GROUPS:

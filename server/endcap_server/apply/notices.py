@@ -1,4 +1,4 @@
-"""What cannot be swapped without a gap, or is not swapped at all: said before anything happens."""
+"""Notices before a rollout: what cannot be replaced without a gap, or not at all."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from endcap_server.serving.generation import Generation
 
 
 def notices(view: View, generation: Generation, live: Generation) -> Iterator[str]:
-    """Sentences about a generation that is to replace the live one."""
+    """Notices about a generation that would replace the live one."""
     gone = [name for model, name in live.models.items() if name not in generation.models.values()]
     if gone:
         yield f"callers of {', '.join(sorted(gone))} by that name will not find it; pages do not need it"

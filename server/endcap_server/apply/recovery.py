@@ -1,19 +1,19 @@
-"""What became of a rollout whose process ended in the middle: it is finished, or taken back."""
+"""Completes or reverts a rollout that was interrupted."""
 
 from endcap_server.apply.rollout import Rollout
 
 
 def recover(rollout: Rollout, *, undo: bool = False) -> int:
-    """Bring a server in order that an earlier rollout left half-way.
+    """Restore a consistent state after an interrupted rollout.
 
-    A rollout that had both ensembles switched is finished, any other is taken back.
+    A rollout that had switched both ensembles is completed, any other is reverted.
 
     Args:
-        rollout: Of this server.
-        undo: Take it back in any case.
+        rollout: Rollouts of this server.
+        undo: Revert it in any case.
 
     Returns:
-        The generation whose rollout was found open, 0 if there was none.
+        The generation of the interrupted rollout; 0 if there was none.
     """
     standing = rollout.journal.standing()
     if not standing.open:

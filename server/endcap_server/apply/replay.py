@@ -1,4 +1,4 @@
-"""Requests to try a generation with: smoke requests made of the store, recorded ones, and how they are asked."""
+"""Requests that test a generation: smoke requests from the store, recorded ones, and the client that sends them."""
 
 import json
 import time
@@ -39,7 +39,7 @@ class ReplaySample:
 
 @dataclass(frozen=True)
 class ReplayAnswer:
-    """What came of one request."""
+    """Result of one request."""
 
     seconds: float
     error: str = ""
@@ -56,12 +56,12 @@ class ReplayAnswer:
 
     @property
     def generation(self) -> str:
-        """The generation that it came from."""
+        """The generation that answered."""
         return str(self.status.get("versions", {}).get("generation", ""))
 
 
 def smoke_samples(build: Path) -> list[ReplaySample]:
-    """Requests of every kind, of products and keywords that the store has; the same for the same store."""
+    """Requests of every kind with the store's products and keywords; deterministic."""
     store = ItemStore.open(build)
     ids = [store.product_ids[row] for row in np.argsort(-store.popularity, kind="stable")[:8].tolist()]
     words = [store.keywords[row] for row in range(min(4, len(store.keywords)))] or ["gift"]
@@ -76,7 +76,7 @@ def smoke_samples(build: Path) -> list[ReplaySample]:
 
 
 def recorded_samples(run_folder: Path, table: str, count: int) -> list[ReplaySample]:
-    """The latest valid requests that the live generation has been asked, newest first, each once."""
+    """The latest valid requests to the live generation, newest first, without repetitions."""
     recorded = {json.dumps(inputs, sort_keys=True): inputs for inputs in reversed(read_recorded(run_folder, table))}
     return [
         ReplaySample("search" if "QUERY" in each else "storefront", each) for each in islice(recorded.values(), count)
@@ -84,7 +84,7 @@ def recorded_samples(run_folder: Path, table: str, count: int) -> list[ReplaySam
 
 
 def made_samples(build: Path) -> Iterator[ReplaySample]:
-    """Requests without end, of known keywords and popular products: where too few were recorded."""
+    """An endless sequence of requests with known keywords and popular products, if too few were recorded."""
     store = ItemStore.open(build)
     words = max(len(store.keywords), 1)
     rows = np.argsort(-store.popularity, kind="stable")[: 64 * 5].tolist()
@@ -101,16 +101,16 @@ def made_samples(build: Path) -> Iterator[ReplaySample]:
 
 
 def samples(build: Path, run_folder: Path, table: str, count: int) -> tuple[list[ReplaySample], int]:
-    """`count` requests to compare pages with, and how many of them were recorded."""
+    """`count` requests for a comparison, and how many of them were recorded."""
     return choose(recorded_samples(run_folder, table, count), made_samples(build), count)
 
 
 def choose(
     recorded: Sequence[ReplaySample], made: Iterable[ReplaySample], count: int
 ) -> tuple[list[ReplaySample], int]:
-    """`count` requests, recorded ones as far as there are, and how many these are.
+    """`count` requests, recorded ones first, and the number of recorded ones.
 
-    At most three quarters are recorded ones of one ensemble: both are going live, whichever callers ask.
+    At most three quarters are recorded requests of one ensemble, because both ensembles go live.
     """
     most = count - count // 4
     kept = [each for name in ENSEMBLES for each in islice((one for one in recorded if one.ensemble == name), most)]
@@ -119,9 +119,9 @@ def choose(
 
 
 class Asker:
-    """Asks an ensemble under whatever name; a context manager that closes its connection.
+    """Sends requests to an ensemble of any name; a context manager that closes its connection.
 
-    Over HTTP, which stays open to the machine itself where gRPC asks for TLS or a client's certificate.
+    It uses HTTP, which is open on the machine itself even if gRPC requires TLS or a client certificate.
 
     Args:
         address: HOST:PORT of the HTTP service.
@@ -139,7 +139,7 @@ class Asker:
         self._client.close()
 
     def ask(self, sample: ReplaySample, model: str, tries: int = _TRIES) -> ReplayAnswer:
-        """Ask once; again, after a pause, where the server refuses because it has much to do."""
+        """Send a request; after a refusal because of load, pause and try again."""
         answer = ReplayAnswer(0.0)
         for number in range(tries):
             answer = self._once(sample, model)

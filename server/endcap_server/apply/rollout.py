@@ -1,4 +1,4 @@
-"""One rollout: from a folder of configurations or a build to pages of a new generation, or back to where it was."""
+"""One rollout: replaces the live generation by one from a folder of configurations or a build, or reverts."""
 
 import json
 import shutil
@@ -29,15 +29,15 @@ Report = Callable[[str], None]
 
 
 class RolloutRefused(Exception):  # noqa: N818 - an outcome, not a fault
-    """The new generation was not let go live; the message says why. Live is as it was."""
+    """The new generation was refused; the message says why. The live generation is unchanged."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """The requests that a generation on trial gets.
+    """The share of requests for a generation on trial.
 
     Attributes:
-        mode: split: its answers are shown; shadow: it is asked as well, and its answers are dropped.
+        mode: split: its answers are used; shadow: it gets copies of requests, and its answers are dropped.
         share: of the shoppers, above 0 and at most 1.
     """
 
@@ -47,15 +47,15 @@ class Share:
 
 @dataclass(frozen=True)
 class RolloutOptions:
-    """What one rollout was asked for.
+    """Options of one rollout.
 
     Attributes:
         settings: "NAME=VALUE" limits.
-        force_memory: load the new generation even if there seems to be too little memory.
-        skip_hashes: do not read artefacts whole to compare them with the manifest.
-        dry_run: say what would be done, and change nothing.
-        trial: leave the new generation beside the live one instead of switching to it, and give it requests.
-        lenient: pages that differ from live's are reported and do not stop it: that is what a rollback is for.
+        force_memory: load the new generation even if the estimate says that memory is too small.
+        skip_hashes: do not compare hashes of artefacts with the manifest.
+        dry_run: report what would be done, and change nothing.
+        trial: do not switch to the new generation, but give it a share of the requests.
+        lenient: pages that differ are reported but do not stop the rollout; for rollbacks.
     """
 
     settings: tuple[str, ...] = ()
@@ -71,8 +71,8 @@ class Rollout:
 
     Args:
         server: The server.
-        report: Told what happens, line by line.
-        options: What was asked for.
+        report: Called with each line of progress.
+        options: Options of the rollout.
     """
 
     def __init__(self, server: RunningServer, report: Report, options: RolloutOptions = RolloutOptions()) -> None:
@@ -84,11 +84,11 @@ class Rollout:
         self._run_folder = Path(server.run_folder)
 
     def apply(self, source: Path | None, *, kind: str = "apply", to: int = 0) -> int | None:
-        """Roll out a folder; the number of the generation that is live or staged then, None if nothing was to do.
+        """Roll out a folder; returns the number of the new generation, None if there was nothing to do.
 
         Raises:
-            Refused: lint, the comparison or the watch found something; live is as it was.
-            ApplyError: it could not be done; live is as it was.
+            RolloutRefused: lint, the comparison or the watch found a problem; the live generation is unchanged.
+            ApplyError: the rollout failed; the live generation is unchanged.
         """
         live = self.live()
         if staged := self.journal.standing().staged:
@@ -124,7 +124,7 @@ class Rollout:
 
     @contextmanager
     def _taken_back_on_failure(self, number: int, live: Generation) -> Iterator[None]:
-        """Whatever ends a rollout early, also an interrupt, leaves the server as it was."""
+        """Restore the server if the rollout ends early for any reason, also by an interrupt."""
         try:
             yield
         except BaseException as error:
@@ -151,7 +151,7 @@ class Rollout:
     def _promote(
         self, asker: Asker, generation: Generation, live: Generation, limits: RolloutLimits, watch: Watch
     ) -> None:
-        """Switch to a generation that is loaded and was found good, watch, and retire the former one."""
+        """Switch to a generation that is loaded and compared, watch it, and unload the former one."""
         number = generation.number
         self.end_trial()
         watch.switching()
@@ -165,7 +165,7 @@ class Rollout:
         self.finish(generation, live)
 
     def finish(self, generation: Generation, former: Generation) -> None:
-        """Let the former generation go: the last step of a rollout that went well."""
+        """Unload the former generation: the last step of a successful rollout."""
         self.journal.step(generation.number, "unload")
         self.switch.drop_staging(generation)
         self.switch.retire(former, generation, self.report, was_live=True)
@@ -173,20 +173,20 @@ class Rollout:
         self.state.prune(generation)
 
     def try_out(self, generation: Generation, share: Share) -> None:
-        """Let clients send a share of the requests to a generation that is loaded beside the live one."""
+        """Announce a loaded generation, so that clients send it a share of the requests."""
         models = {ensemble: generation.staging(ensemble) for ensemble in generation.public}
         document = {"generation": str(generation.number), "mode": share.mode, "share": share.share, "models": models}
         write_whole(self._run_folder / TRIAL_FILE, json.dumps(document))
 
     def end_trial(self) -> None:
-        """Let clients send it nothing more; those that have heard of it notice with their next answer."""
+        """Remove the announcement; clients stop using the generation after their next answer."""
         (self._run_folder / TRIAL_FILE).unlink(missing_ok=True)
 
     def promote(self) -> int:
-        """Make the generation that runs beside the live one the live one.
+        """Switch to the generation on trial.
 
         Raises:
-            Refused: it did not do well; live is as it was.
+            RolloutRefused: it failed a check; the live generation is unchanged.
             ApplyError: there is none.
         """
         live, staged = self.live(), self.journal.standing().staged
@@ -213,7 +213,7 @@ class Rollout:
         return self.state.read(standing.live)
 
     def _default_source(self, live: Generation) -> Path:
-        """Where the live configurations came from and are edited: of a former generation, what that was made from."""
+        """The folder from which the live configurations came; for a rollback, the source of the earlier generation."""
         source, runs = Path(live.source), self.journal.standing().runs
         run = runs.get(live.number)
         while run is not None and run.to:
@@ -221,7 +221,7 @@ class Rollout:
         return Path(run.source) if run is not None and run.source else source
 
     def _plan(self, folder: Path, number: int, source: Path, repository: Path, live: Generation) -> Generation | None:
-        """Check a snapshot, compose its generation and say what changes; None if nothing does."""
+        """Check a snapshot, compose its generation and report the changes; None if nothing changes."""
         self._lint(folder, repository, live.profile)
         view = view_of(folder, live.profile)
         generation = compose(number, str(source.resolve()), view, folder, live)
@@ -281,13 +281,13 @@ class Rollout:
             self.report(f"  note: {each}")
 
     def _take_back(self, number: int, live: Generation, error: BaseException) -> None:
-        """Bring the server back to the live generation, whatever of the new one has been done."""
+        """Return the server to the live generation from any state of the rollout."""
         switched = "switch" in self.journal.standing().runs[number].steps
         outcome = "rolled back" if switched else "refused" if isinstance(error, RolloutRefused) else "failed"
         self.undo(number, live, outcome, str(error) or type(error).__name__)
 
     def undo(self, number: int, live: Generation, outcome: str, reason: str) -> None:
-        """Take back what has been done of a rollout; doing so twice does no harm."""
+        """Revert what a rollout has done; idempotent."""
         run = self.journal.standing().runs[number]
         self.end_trial()
         if "switch" in run.steps:
@@ -304,7 +304,7 @@ class Rollout:
 
 
 def _at_source(finding: Finding, folder: Path, repository: Path) -> Finding:
-    """A finding in a snapshot, where the file is that was copied."""
+    """A finding in a snapshot, with the place in the file that was copied."""
     path = finding.where.path
     for inner, outer in ((folder / REPOSITORY, repository), (folder, repository.parent)):
         if inner in (path, *path.parents):

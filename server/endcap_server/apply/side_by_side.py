@@ -1,4 +1,4 @@
-"""The live generation and the one on trial beside it: what their requests came to, and equal requests asked of both."""
+"""Compares the live generation and the one on trial: counts of their requests, and equal requests to both."""
 
 import json
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class SideBySide:
     Attributes:
         live: number of the live one.
         staged: number of the one on trial.
-        trial: what clients are told of it.
-        answered: ensemble -> (what the live one answered, what the other did) since each was loaded.
-        comparison: of equal requests.
-        recorded: how many of those had come from callers.
+        trial: the announcement for clients.
+        answered: ensemble -> (counts of the live one, counts of the other) since each was loaded.
+        comparison: comparison with equal requests.
+        recorded: how many of these requests were recorded.
     """
 
     live: int
@@ -48,7 +48,7 @@ class SideBySide:
         }
 
     def lines(self) -> list[str]:
-        """A table for people."""
+        """Lines of a table."""
         mode = f"{self.trial['mode']} {self.trial['share']:.1%}" if self.trial else "no requests"
         lines = [f"{'':<28} {'live':>14} {'on trial':>14}", f"{'generation':<28} {self.live:>14} {self.staged:>14}"]
         lines.append(f"{'gets':<28} {'':>14} {mode:>14}")
@@ -65,11 +65,11 @@ class SideBySide:
 
 
 def side_by_side(server: RunningServer, count: int) -> SideBySide:
-    """Look at a server whose generation is on trial.
+    """Compare the generations of a server with a trial.
 
     Args:
-        server: It.
-        count: Requests that both generations are asked.
+        server: The server.
+        count: Requests to send to both generations.
 
     Raises:
         ApplyError: no generation is on trial.

@@ -1,4 +1,4 @@
-"""Moving a running server from one generation to another: loading beside, switching, watching, retiring."""
+"""Moves a running server from one generation to another: loads, switches, watches, unloads."""
 
 import shutil
 import time
@@ -20,11 +20,11 @@ from endcap_server.stages.retrieval_parameters import RetrievalParameters
 
 _PROBE_PAUSE_S = 0.5
 _SETTLE_S = 1.0
-"""A request that came before the switch has reached retrieval by then."""
+"""Time in which a request from before the switch reaches retrieval."""
 _LONGEST_DRAIN_S = 60.0
 _LONGEST_UNLOAD_S = 60.0
 _DEAD_UNLOAD_S = 5.0
-"""Of a model without a process; one of another process is gone in a tenth of a second."""
+"""Time for a model without a process; others are unloaded in a tenth of a second."""
 _FEW_FAILURES = 5
 _ENOUGH_ANSWERS = 20
 
@@ -33,8 +33,8 @@ class Switch:
     """The switch of one server.
 
     Args:
-        state: What it serves.
-        control: Its model control.
+        state: Its state on disk.
+        control: Client of its model control.
         run_folder: Its private folder.
         process: Its process id.
     """
@@ -43,7 +43,7 @@ class Switch:
         self._state, self._control, self._run_folder, self._process = state, control, run_folder, process
 
     def load(self, generation: Generation, report: Callable[[str], None]) -> None:
-        """Load a generation's own models, and its ensembles under their staging names.
+        """Load the models that a generation does not share, and its ensembles under their staging names.
 
         Raises:
             ApplyError: the server refuses one; the message is its reason.
@@ -59,7 +59,7 @@ class Switch:
             self._load(generation.staging(ensemble))
 
     def to(self, generation: Generation) -> None:
-        """Let the public ensembles run a generation's models, which are loaded.
+        """Make the public ensembles use the models of a generation, which must be loaded.
 
         Raises:
             ApplyError: the server refuses one.
@@ -72,7 +72,7 @@ class Switch:
     def retire(
         self, generation: Generation, kept: Generation, report: Callable[[str], None], *, was_live: bool
     ) -> None:
-        """Unload what a generation does not share with the one that is kept, once nothing of it is under way.
+        """Unload what a generation does not share with `kept`, when none of its requests is in flight.
 
         Raises:
             ApplyError: something stays loaded.
@@ -81,7 +81,7 @@ class Switch:
             self._drain(generation)
         keep = set(kept.models.values())
         own = [name for model, name in generation.models.items() if model not in generation.public and name not in keep]
-        # Callers first: ensembles, then what they run in the order of a request, engines last.
+        # Callers first: ensembles, then stages, then engines.
         self.drop_staging(generation)
         self._unload([*reversed(own)], report)
         if generation.table != kept.table:
@@ -99,12 +99,13 @@ class Switch:
     def _unload(self, names: Sequence[str], report: Callable[[str], None] | None = None) -> None:
         """Unload models and wait until they are gone.
 
-        Triton 24.10 never gets done with some whose process died. No request reaches these, and no generation takes
-        their names again: they are left to it, which loses what the server itself kept of them, some MB.
+        Triton 24.10 never finishes unloading some models whose process died. No request reaches these, and their names
+        are not used again, so they are left as they are; some MB of the server's memory stay allocated.
 
         Args:
             names: The models.
-            report: Told which were left; None for ensembles: these have no process, and stay while a request is in one.
+            report: Called with the models that were left. None for ensembles, which have no process and stay loaded
+                while a request is in them.
         """
         self._control.unload(*names)
         began = time.monotonic()
@@ -121,9 +122,9 @@ class Switch:
             time.sleep(0.05)
 
     def _drain(self, generation: Generation) -> None:
-        """Wait until no request that a generation began is under way.
+        """Wait until no request of a generation is in flight.
 
-        Raises nothing: a request that never ends expires in the table.
+        It does not raise: a request that never ends expires in the table.
         """
         time.sleep(self._settle_s(generation))
         table = InFlight(self._run_folder, generation.table)
@@ -133,7 +134,7 @@ class Switch:
             waiting &= table.waiting()
 
     def _settle_s(self, generation: Generation) -> float:
-        """Seconds until every request that came before the switch is in the table, or is over if there is none."""
+        """Seconds until every request from before the switch is in the table; without a table, until it has ended."""
         view = view_of(self._state.snapshot(generation.number), generation.profile)
         for model in generation.models:
             given = view.configs[model].texts()
@@ -149,12 +150,12 @@ class Switch:
 
 
 class Watch:
-    """Looks whether all goes well after a switch, by asking for pages and by what the server counts.
+    """Monitors the server after a switch, by requests and by the server's counts.
 
     Args:
         control: The server's model control.
         ensembles: The public ones.
-        limits: What may get worse.
+        limits: Limits of the rollout.
     """
 
     def __init__(self, control: Control, ensembles: Sequence[str], limits: RolloutLimits) -> None:
@@ -164,12 +165,12 @@ class Watch:
         self._at_switch: dict[str, Answered] = {}
 
     def switching(self) -> None:
-        """Note what was counted since this watch began: how it was before the switch."""
+        """Record the counts before the switch."""
         self._at_switch = self._counts()
         self._before = {name: counts.since(self._began[name]) for name, counts in self._at_switch.items()}
 
     def run(self, asker: Asker, probes: Sequence[ReplaySample], generation: Generation) -> str:
-        """Watch for `watch_s` seconds; what is wrong, or nothing."""
+        """Watch for `watch_s` seconds; returns what is wrong, or ""."""
         ends = time.monotonic() + self._limits.watch_s
         number = 0
         while time.monotonic() < ends:

@@ -1,1 +1,1 @@
-"""Generations of a server's models: composed of a repository, written for Triton, kept to go back to."""
+"""Generations of a server's models: composed from a repository, rendered for Triton, kept for rollbacks."""

@@ -1,4 +1,4 @@
-"""What a generation consists of: the models that its ensembles reach, what each is made of, and what is shared."""
+"""Composition of a generation: the models that its ensembles reach, their digests, and which models are shared."""
 
 import hashlib
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from endcap_server.serving.errors import ApplyError
 from endcap_server.serving.generation import Generation, staged_name
 
 REPORTS_GENERATION = "fusion"
-"""The stage that writes STATUS and so has to know its generation: it is never shared."""
+"""The stage that writes STATUS. It is never shared, because it reports its generation."""
 
 
 def view_of(snapshot: Path, profile: str) -> View:
@@ -47,13 +47,13 @@ def _digest(config: Config, snapshot: Path, manifest: dict[str, Any]) -> str:
 
 
 def _canonical(proto: Any) -> str:
-    """One text for equal messages: maps in the order of their keys."""
+    """A text that is equal for equal messages: maps are sorted by key."""
     return proto.SerializeToString(deterministic=True).hex()
 
 
 def _artefact_lines(config: Config, snapshot: Path, manifest: dict[str, Any]) -> list[str]:
     steps = manifest.get("steps", {})
-    if declared_model(config.model) is None:  # its code may open anything
+    if declared_model(config.model) is None:  # its code can open any file
         opened: Iterable[str] = steps
     else:
         opened = {name.partition("/")[0] for name in needed_files(config, manifest)}
@@ -61,20 +61,20 @@ def _artefact_lines(config: Config, snapshot: Path, manifest: dict[str, Any]) ->
     for step in sorted(opened):
         if files := steps.get(step, {}).get("files"):
             lines += [f"{step}/{name} {digest}" for name, digest in sorted(files.items())]
-        else:  # not of this build's making
+        else:  # not from this build
             found = sorted((snapshot / step).rglob("*"))
             lines += [f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in found if path.is_file()]
     return lines
 
 
 def compose(number: int, source: str, view: View, snapshot: Path, live: Generation | None) -> Generation:
-    """Decide which models a generation shares with the live one, and what the others are called.
+    """Decide which models a generation shares with the live one, and the names of the others.
 
-    A model is shared if neither itself nor any that it runs or calls differs. The first generation of a server shares
-    nothing and keeps the plain names.
+    A model is shared if it and all models that it runs or calls are unchanged. The first generation of a server shares
+    nothing and uses the plain names.
 
     Raises:
-        ApplyError: an ensemble that callers know is missing.
+        ApplyError: a public ensemble is missing.
     """
     made_of = digests(view, snapshot)
     names: dict[str, str] = {}
@@ -99,5 +99,5 @@ def compose(number: int, source: str, view: View, snapshot: Path, live: Generati
 
 
 def same_content(generation: Generation, live: Generation) -> bool:
-    """Whether there is nothing to apply."""
+    """Whether a generation has the same content as another, so there is nothing to apply."""
     return generation.digests == live.digests

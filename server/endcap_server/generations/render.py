@@ -1,4 +1,4 @@
-"""Writing the model repository that Triton reads: each model of a generation under the name that it has there."""
+"""Writes the model repository that Triton reads, with each model of a generation under its name there."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def render_models(state: StateFolder, view: View, generation: Generation) -> Non
 
 
 def render_ensemble(state: StateFolder, view: View, generation: Generation, ensemble: str, name: str) -> None:
-    """Write a public ensemble of a generation as the model `name`; an existing one is replaced in one go."""
+    """Write a public ensemble of a generation as the model `name`; an existing one is replaced atomically."""
     config = view.configs[ensemble]
     folder = state.models / name
     if not folder.exists():
@@ -33,14 +33,14 @@ def render_ensemble(state: StateFolder, view: View, generation: Generation, ense
 
 
 def _copy_model(source: Path, folder: Path) -> None:
-    """Copy a model's files, its configurations aside: the one that counts is written here."""
+    """Copy a model's files without its configurations; the effective one is written separately."""
     shutil.rmtree(folder, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", ".*", CONFIG, "configs")
     shutil.copytree(source, folder, ignore=ignored)
     versions = [each for each in folder.iterdir() if each.name.isdigit()]
     for version in versions:
-        # The backend's Python heeds no PYTHONDONTWRITEBYTECODE. Compiled code beside model.py would be a change of the
-        # model, for which Triton loads it again together with the next ensemble. Where a file is, no folder can be.
+        # The backend's Python ignores PYTHONDONTWRITEBYTECODE. Triton would take compiled code beside model.py for a
+        # change of the model, and load it again with the next ensemble. A file of this name prevents the folder.
         (version / "__pycache__").touch()
     if not versions:
         (folder / "1").mkdir()

@@ -1,7 +1,7 @@
-"""Keeping what a generation is made of: configurations are copied, artefacts linked.
+"""Snapshots of a generation's files: configurations are copied, artefacts are hard-linked.
 
-A hard link costs no space and outlives the file's name: a build that is built again, or removed, takes nothing away
-from a generation that was made of it. (Builds replace their files and never write into them.)
+A hard link needs no space and keeps the file when its name is removed. A generation therefore does not change when its
+build is built again or removed. (Builds replace their files and never write into them.)
 """
 
 import os
@@ -17,11 +17,11 @@ _NOT_SERVED = {REPOSITORY, "logs", "serving"}
 
 
 def source_folders(source: Path, artefacts: Path) -> tuple[Path, Path]:
-    """(model repository, build with the artefacts) that a source stands for.
+    """(model repository, build with the artefacts) of a source.
 
     Args:
-        source: A build, or a model repository alone.
-        artefacts: The build whose artefacts a repository alone is served with.
+        source: A build, or a model repository.
+        artefacts: The build with the artefacts, if the source is a model repository.
 
     Raises:
         ApplyError: it is neither.
@@ -29,7 +29,7 @@ def source_folders(source: Path, artefacts: Path) -> tuple[Path, Path]:
     if list((source / REPOSITORY).glob(f"*/{CONFIG}")):
         return source / REPOSITORY, source
     if list(source.glob(f"*/{CONFIG}")):
-        # The repository of a build comes with the artefacts beside it.
+        # The repository of a build: the artefacts are beside it.
         beside = source.resolve().parent
         return source, beside if (beside / "manifest.json").exists() else artefacts
     raise ApplyError(
@@ -77,7 +77,7 @@ def _link(path: Path, place: Path) -> None:
     real = path.resolve(strict=True)
     try:
         os.link(real, place)
-    except OSError:  # another file system, or somebody else's file
+    except OSError:  # another file system, or a file of another user
         place.symlink_to(real)
 
 

@@ -1,4 +1,4 @@
-"""What a server starts with: the generation that was live when it stopped, or the build as it is."""
+"""Prepares the start of a server: with the generation that was live when it stopped, or with the build itself."""
 
 import shutil
 from pathlib import Path
@@ -13,25 +13,25 @@ from endcap_server.serving.generation import Generation, StateFolder
 
 
 def state_folder(build: Path, port: int) -> StateFolder:
-    """Where the server of a build on a gRPC port keeps what it serves and has served."""
+    """Folder of the state of a build's server on a gRPC port."""
     return StateFolder(build.resolve() / "serving" / str(port))
 
 
 def prepare(
     state: StateFolder, build: Path, profile: str, *, again: bool = False, as_built: bool = False
 ) -> Generation:
-    """Write the model repository that a server starts on.
+    """Write the model repository for a server's start.
 
     Args:
-        state: Of this server.
-        build: What it was told to serve.
-        profile: Which configurations count.
-        again: The same server starts again: whatever is live stays so.
-        as_built: Serve the build as it is, whatever has been applied.
+        state: State of this server.
+        build: The build to serve.
+        profile: Profile of the configurations.
+        again: The same server starts again, so the live generation stays live.
+        as_built: Serve the build itself, not an applied generation.
 
     Raises:
-        ApplyError: the files of the live generation are gone, the build cannot be kept, or its models' tensors are not
-            those of this version of endcap.
+        ApplyError: the files of the live generation are gone, the build cannot be copied, or its models' tensors are
+            not those of this version of endcap.
     """
     standing = state.journal.standing()
     live = state.read(standing.live) if standing.live and not as_built and (again or state.has(standing.live)) else None
@@ -51,7 +51,7 @@ def prepare(
 
 
 def _check_tensors(view: View, build: Path) -> None:
-    """Refuse what another version of endcap wrote: Triton would load it, and every request would fail."""
+    """Refuse a repository of another version of endcap: Triton would load it, but every request would fail."""
     if finding := next(signatures(view), None):
         raise ApplyError(
             f"{finding.what} ({finding.code.name}): the model repository was written by another version of endcap, or "
@@ -60,7 +60,7 @@ def _check_tensors(view: View, build: Path) -> None:
 
 
 def _as_built(state: StateFolder, build: Path, profile: str, number: int, before: Generation | None) -> Generation:
-    """The generation of a build as it is; the same as before if nothing in it has changed."""
+    """The generation of the build itself; the former one if nothing has changed."""
     folder = state.snapshot(number)
     take_snapshot(build / REPOSITORY, build, folder)
     view = view_of(folder, profile)
@@ -75,7 +75,7 @@ def _as_built(state: StateFolder, build: Path, profile: str, number: int, before
 
 
 def _add_the_rest(state: StateFolder, view: View, generation: Generation) -> None:
-    """Write what the ensembles do not reach, for whoever loads it, and what cannot be read, so that Triton says so."""
+    """Write models that the ensembles do not reach, so that users can load them, and unreadable ones."""
     for folder in sorted((state.snapshot(generation.number) / REPOSITORY).iterdir()):
         name = folder.name
         if name in generation.models:

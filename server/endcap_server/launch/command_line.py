@@ -1,8 +1,8 @@
-"""Takes a secret out of the command line of a running process.
+"""Removes a secret from the command line of a running process.
 
-Triton takes the control key on its command line and nowhere else, and every user of the machine may read every command
-line. The program has copied its arguments once it logs that it loads models; then the text is overwritten where `ps`
-reads it, in the memory of the process, which its parent may write.
+Triton accepts the control key only on its command line, which every user of the machine can read. When Triton logs that
+it loads models, it has copied its arguments. The text is then overwritten in the memory of the process, where `ps`
+reads it; a parent process may write there.
 """
 
 import os
@@ -16,11 +16,11 @@ def hide_argument(process: int, secret: str) -> bool:
     """Overwrite every `secret` in the command line of a process with asterisks.
 
     Args:
-        process: Its id; a child of ours, or one that we may trace.
+        process: Id of a child process, or of one that we may trace.
         secret: ASCII text.
 
     Returns:
-        Whether the command line is now without it: not where the kernel forbids to write that memory.
+        Whether the secret is removed; False if the kernel does not allow to write that memory.
     """
     folder, hidden = Path(f"/proc/{process}"), secret.encode()
     try:

@@ -1,4 +1,4 @@
-"""Health over HTTP for load balancers, answered by the launcher: Triton cannot say that it is about to stop.
+"""Health checks over HTTP for load balancers, answered by the launcher, because Triton cannot report a planned stop.
 
 ``GET /live``: 200 as long as the launcher runs. ``GET /ready``: 200 if Triton answers as ready, 503 if it does not, or
 if the server drains.
@@ -15,9 +15,9 @@ class Health:
     """The two endpoints, from :meth:`start` to :meth:`stop`.
 
     Args:
-        address: Where to listen.
+        address: Address to listen on.
         port: A free port.
-        is_ready: Asked for each ``/ready``, from any thread.
+        is_ready: Called for each ``/ready``, from any thread.
     """
 
     def __init__(self, address: str, port: int, is_ready: Callable[[], bool]) -> None:
@@ -40,7 +40,7 @@ class Health:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *values: Any) -> None:
-                """Probes come every few seconds; they are not logged."""
+                """Do not log probes, which come every few seconds."""
 
         self._server = ThreadingHTTPServer((self._address, self._port), Handler)
         Thread(target=self._server.serve_forever, name="health", daemon=True).start()

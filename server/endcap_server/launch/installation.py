@@ -1,9 +1,8 @@
-"""Where the tritonserver binary, the Python backend and libpython of an environment are.
+"""Finds the tritonserver binary, the Python backend and libpython of an environment.
 
-The `nvidia-pytriton` wheel carries a complete server; endcap runs its binary, not its API. NVIDIA's containers, which
+The `nvidia-pytriton` wheel contains a complete server; endcap runs its binary, not its API. NVIDIA's containers, which
 the GPU profile needs, have the server in /opt/tritonserver, with a stub for the system's Python. The Python backend
-starts a stub for the `python3` that comes first on PATH, so the environment whose packages the models import has to be
-that one.
+starts a stub for the first `python3` on PATH, so this must be the environment with the models' packages.
 """
 
 import json
@@ -49,7 +48,7 @@ class Installation:
 
     @cached_property
     def flags(self) -> str:
-        """The program's help text, to pass only flags that this release knows."""
+        """The program's help text, from which the supported flags are read."""
         done = subprocess.run(
             [self.binary, "--help"], env=self.environment(), capture_output=True, text=True, check=False
         )
@@ -64,16 +63,16 @@ class Installation:
             "LD_LIBRARY_PATH": ":".join(libraries),
             "PATH": f"{self.python.parent}:{os.environ.get('PATH', '')}",
             "PYTHONUNBUFFERED": "1",
-            # Without a locale Python would read text files as ASCII.
+            # Without a locale, Python reads text files as ASCII.
             "PYTHONUTF8": "1",
             "TOKENIZERS_PARALLELISM": "false",
-            # Nine processes share the cores; their small matrices gain nothing from threads that wait for each other.
+            # Nine processes share the cores, and threads do not speed up their small matrices.
             "OPENBLAS_NUM_THREADS": "1",
             "GOMP_SPINCOUNT": "10000",
         }
 
     def link_python_backend(self, folder: Path) -> Path:
-        """Lay out `folder/python` as `--backend-directory` wants it, by links, and return `folder`."""
+        """Create `folder/python` with links, as `--backend-directory` requires, and return `folder`."""
         backend = folder / "python"
         backend.mkdir(parents=True, exist_ok=True)
         sources = [
@@ -87,7 +86,7 @@ class Installation:
 
 
 def find_installation(python: Path | None = None) -> Installation:
-    """The serving environment of `python`, or the one at hand.
+    """The serving environment of `python`, or the one that is found.
 
     Looks at `python`, else `$ENDCAP_SERVING_PYTHON`, else the running interpreter if it has the server, else
     `.venv-serving` in the working folder and its parents, else the running interpreter inside NVIDIA's container.

@@ -25,7 +25,7 @@ class ServerTls:
     Attributes:
         certificate: PEM file of the server's certificate, and those that signed it.
         private_key: PEM file of its private key.
-        client_authority: PEM file of the authorities whose clients are let in (mTLS); None lets in everybody.
+        client_authority: PEM file of the authorities whose clients can connect (mTLS); None: all clients can.
     """
 
     certificate: Path
@@ -33,9 +33,9 @@ class ServerTls:
     client_authority: Path | None = None
 
     def check(self) -> None:
-        """Raise LaunchError unless the files are there, are PEM, and belong together.
+        """Raise LaunchError unless the files exist, are PEM, and belong together.
 
-        Triton itself would start and then fail every handshake.
+        Triton would start with wrong files, and every handshake would fail.
         """
         for option, path in (
             ("--tls", self.certificate),
@@ -71,16 +71,16 @@ class ServerTls:
 
 
 def check_address(address: str, tls: ServerTls | None, plaintext: bool, restricted: bool) -> None:
-    """Refuse what would open the server further than it was said.
+    """Refuse options that open the server more than explicitly requested.
 
     Args:
-        address: Where gRPC listens.
+        address: Address of gRPC.
         tls: Its TLS, None for plain text.
-        plaintext: Whether `--plaintext` was said.
+        plaintext: Whether `--plaintext` was given.
         restricted: Whether control calls need a key.
 
     Raises:
-        LaunchError: The options contradict each other, or leave open what has to be asked for by name.
+        LaunchError: The options contradict each other, or open something that needs an explicit option.
     """
     if tls is not None and plaintext:
         raise LaunchError("--tls and --plaintext contradict each other; leave one of them out")
@@ -100,7 +100,7 @@ def check_address(address: str, tls: ServerTls | None, plaintext: bool, restrict
 
 
 def loopback_beside(address: str, tls: ServerTls | None) -> str:
-    """Where HTTP and metrics listen when gRPC listens on `address`: there, or on loopback if gRPC speaks TLS."""
+    """Address of HTTP and metrics: that of gRPC, or loopback if gRPC uses TLS."""
     return "127.0.0.1" if tls is not None and address not in LOOPBACK else address
 
 
@@ -121,16 +121,16 @@ def joined(address: str, port: int) -> str:
 
 
 def free_ports(*wanted: tuple[str, int, str]) -> list[int]:
-    """The ports to listen on: each as it was asked for, or any free one for 0.
+    """The ports to listen on: the requested ones, and a free port for each 0.
 
-    Checked by us because gRPC would share a taken port in silence. All are held until the last one is found, so that
-    none comes twice.
+    They are checked here, because gRPC silently shares a port that is in use. All are held until the last one is found,
+    so that none is returned twice.
 
     Args:
         wanted: Address, port, and the option that names it.
 
     Raises:
-        LaunchError: a port is taken, or asked for twice.
+        LaunchError: a port is in use, or requested twice.
     """
     with ExitStack() as held:
         ports: dict[tuple[str, int], str] = {}
@@ -145,7 +145,7 @@ def free_ports(*wanted: tuple[str, int, str]) -> list[int]:
 
 
 def _bound(address: str, port: int, option: str, *, reuse: bool = False) -> socket.socket:
-    """A socket that holds a port; with `reuse`, connections left by a server that has just ended do not count."""
+    """A socket that holds a port; with `reuse`, connections of a server that has just ended are ignored."""
     probe = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(reuse))
     try:
@@ -158,7 +158,7 @@ def _bound(address: str, port: int, option: str, *, reuse: bool = False) -> sock
 
 
 def _bound_anywhere(address: str, option: str) -> socket.socket:
-    """A free port that outgoing connections are not given: one of them could have it while the server starts again."""
+    """A free port outside the range of outgoing connections, which could take it while the server restarts."""
     try:
         first_of_outgoing = int(_OUTGOING.read_text(encoding="ascii").split()[0])
     except OSError:

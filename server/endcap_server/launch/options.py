@@ -1,4 +1,4 @@
-"""What `endcap serve` can be told."""
+"""Options of `endcap serve`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from endcap_server.launch.listening import ServerTls
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What `endcap serve` can be told. Ports of 0 are picked free."""
+    """Options of `endcap serve`. For port 0, a free port is used."""
 
     build: Path
     address: str = "127.0.0.1"
@@ -16,23 +16,23 @@ class ServerOptions:
     http_port: int = 8000
     metrics_port: int = 8002
     health_port: int | None = None
-    """Where load balancers ask for /ready; None: nowhere."""
+    """Port of health checks for load balancers; None: none."""
     profile: str = "cpu"
     python: Path | None = None
     ready_timeout_s: float = 120.0
     verbose: bool = False
     drain_s: float = 5.0
-    """How long a server that is told to stop refuses requests before it does; those in flight end meanwhile."""
+    """Seconds from SIGTERM to the stop. New requests are refused, and those in flight complete."""
     revive: bool = True
-    """Load models again whose processes have died."""
+    """Whether models whose processes have died are loaded again."""
     restricted: bool = True
-    """Control calls need the key."""
+    """Whether control calls need the key."""
     key_file: Path | None = None
-    """Where the key is, or will be; None is `control.key` in the build."""
+    """File of the control key; None: `control.key` in the build."""
     tls: ServerTls | None = None
     plaintext: bool = False
-    """Listen without TLS where others can reach the server."""
+    """Whether to listen without TLS on an address other than loopback."""
     metrics_address: str | None = None
-    """None is `address`, or loopback if there is TLS."""
+    """None: `address`, or loopback with TLS."""
     as_built: bool = False
-    """Serve the build as it is, whatever `endcap apply` has made live before."""
+    """Whether to serve the build itself instead of the generation that was live."""

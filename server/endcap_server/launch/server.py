@@ -1,6 +1,6 @@
 """One tritonserver process on one build: start, wait until ready, stop without leaving anything behind.
 
-It reads a model repository of its own (`generations.start`), which `endcap apply` changes while it runs.
+It reads its own model repository (`generations.start`), which `endcap apply` changes while it runs.
 """
 
 import os
@@ -38,23 +38,23 @@ if TYPE_CHECKING:
 ENGINES = ("nearest", "cross_encoder", "theme_llm", "keyword_llm")
 _SHM = Path("/dev/shm")
 _ARGUMENTS_READ = "loading: "
-"""Logged once the server has its options, and before it has loaded anything."""
+"""Logged when the server has read its options and before it loads models."""
 
 
 class Server:
     """A running server; a context manager that starts and stops it.
 
     Raises:
-        LaunchError: on entering, when the build is absent, a port is taken, the options leave more open than they say,
-            the control key may be read by others, or the server does not get ready.
+        LaunchError: on entering, if the build is missing, a port is in use, the options open too much, other users can
+            read the control key, or the server does not become ready.
     """
 
     def __init__(self, options: ServerOptions, report: Callable[[str], None] = lambda line: None) -> None:
         """Check the build and the ports.
 
         Args:
-            options: What to serve, and how.
-            report: Told, in one line each, which models were loaded again because their processes had died.
+            options: Build and options.
+            report: Called with one line for each model that was loaded again because its process had died.
         """
         self.options, self._report = options, report
         self._watchdog: Watchdog | None = None
@@ -82,12 +82,12 @@ class Server:
         self.log = ServerLog(options.build / "logs" / f"server-{self.grpc_port}.log")
         self.state = state_folder(options.build, self.grpc_port)
         self.generation: Generation | None = None
-        """What it serves, as of its last start."""
+        """The generation of its last start."""
         self._run_folder: Path | None = None
         self._shm_prefix = ""
         self._key_file = options.key_file or key_file_of(options.build)
         self.control_key = ensure_key(self._key_file) if options.restricted else ""
-        """What control calls have to bear; "" when they are open."""
+        """The control key; "" if control calls need none."""
         self.process: subprocess.Popen[bytes] | None = None
         self._started_before = False
 
@@ -108,7 +108,7 @@ class Server:
 
     @property
     def control_headers(self) -> dict[str, str]:
-        """Headers that control calls have to bear, on either protocol."""
+        """Headers of control calls, for both protocols."""
         return headers(self.control_key)
 
     def control(self) -> "InferenceServerClient":
@@ -123,11 +123,11 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-        if not self.options.grpc_port:  # nobody finds the state of a port that was picked free
+        if not self.options.grpc_port:  # nobody needs the state of a random port
             shutil.rmtree(self.state.folder, ignore_errors=True)
 
     def start(self) -> None:
-        """Start the process and wait until both ensembles and all engines answer as ready."""
+        """Start the process and wait until both ensembles and all engines are ready."""
         self.generation = self._prepare()
         self._run_folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._shm_prefix = f"{self._run_folder.name}_"
@@ -135,7 +135,7 @@ class Server:
         environment = self.installation.environment() | {"ENDCAP_RUN_DIR": str(self._run_folder)}
         with self.log.open() as log:
             self._started_before = True
-            # Its own session, so that Ctrl-C reaches only the launcher, which then stops the server in order.
+            # Its own session, so that Ctrl-C reaches only the launcher, which stops the server properly.
             self.process = subprocess.Popen(
                 self._command(backends),
                 env=environment,
@@ -161,8 +161,8 @@ class Server:
     def drain(self) -> None:
         """Answer health checks as not ready and refuse new requests as UNAVAILABLE, while those in flight end.
 
-        This takes `drain_s` seconds. To be called before :meth:`stop`, with which connections are reset at once. Triton
-        24.10 offers no way to make a server that still answers say that it is not ready, so only `health_address` does.
+        This takes `drain_s` seconds. Call it before :meth:`stop`, which resets connections at once. Triton 24.10 cannot
+        report "not ready" while it still answers, so only `health_address` does.
         """
         if self.process is None or self.process.poll() is not None or self._run_folder is None:
             return
@@ -175,7 +175,7 @@ class Server:
             self.process.wait(self.options.drain_s)
 
     def stop(self, grace_s: float = 20.0) -> None:
-        """SIGTERM, then SIGKILL for what is left of its session; removes its files and shared memory."""
+        """Send SIGTERM, then SIGKILL to the rest of its session; remove its files and shared memory."""
         if self._watchdog is not None:
             self._watchdog.stop()
             self._watchdog = None
@@ -198,7 +198,7 @@ class Server:
             self._run_folder = None
 
     def wait(self) -> int:
-        """Block until the server process ends; its exit status."""
+        """Wait for the end of the server process; returns its exit status."""
         if self.process is None:
             raise LaunchError("the server is not running")
         return self.process.wait()
@@ -207,7 +207,7 @@ class Server:
         return Control(self.http_address).is_ready()
 
     def _prepare(self) -> Generation:
-        """Write the model repository to serve: what is live stays so when the server starts again."""
+        """Write the model repository; when the server starts again, the live generation stays live."""
         options, again = self.options, self._started_before
         if not again and not options.grpc_port:
             shutil.rmtree(self.state.folder, ignore_errors=True)
@@ -217,7 +217,7 @@ class Server:
             raise LaunchError(f"{error}; `endcap serve --as-built` serves {options.build} as it is") from None
 
     def _describe(self, run_folder: Path) -> None:
-        """Tell `endcap apply` and its like where the server is."""
+        """Describe the server for `endcap apply` and similar commands."""
         if self.process is None:
             return
         RunningServer(
@@ -231,7 +231,7 @@ class Server:
         ).describe()
 
     def _models(self) -> list[str]:
-        """Names of the models to load; the stages come with the ensembles."""
+        """Names of the models to load; ensembles load their stages."""
         names = self.generation.models if self.generation is not None else {}
         return [*(names.get(engine, engine) for engine in ENGINES), *ENSEMBLES]
 
@@ -242,12 +242,12 @@ class Server:
             f"--model-repository={self.state.models}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
-            # A stage's calls of engines each hold one of these threads, and so does the stage's answer for a moment.
+            # Each call of an engine by a stage occupies one of these threads, and each answer for a moment.
             f"--backend-config=python,thread-pool-size={model_threads()}",
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in self._models()),
             "--disable-auto-complete-config",
-            # A model on trial that fails to load must not make load balancers leave a server that answers.
+            # A model on trial that does not load must not make the server unready.
             "--strict-readiness=false",
             "--exit-timeout-secs=10",
             f"--grpc-address={options.address}",
@@ -272,7 +272,7 @@ class Server:
         return command
 
     def _hide_key(self, patience_s: float = 5.0) -> None:
-        """Take the key out of the server's command line as soon as the server has read it."""
+        """Remove the key from the server's command line as soon as the server has read it."""
         until = time.monotonic() + patience_s
         while self.control_key and self.process is not None and self.process.poll() is None:
             if _ARGUMENTS_READ in self.log.text():
@@ -304,11 +304,11 @@ class Server:
 
 
 def _kill_session(leader: int) -> None:
-    """End stubs that outlived the server: they are in its process group."""
+    """Kill stubs that are still running; they are in the server's process group."""
     try:
         os.killpg(leader, signal.SIGKILL)
         while True:
-            # Orphans are ours to reap where we are a container's first process; elsewhere there are none.
+            # As first process of a container, we must reap orphans; elsewhere there are none.
             os.waitpid(-leader, 0)
     except (ProcessLookupError, ChildProcessError):
         return

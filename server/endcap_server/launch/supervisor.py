@@ -1,7 +1,7 @@
-"""Keeps a server running: starts it again on its ports when it ends by itself.
+"""Keeps a server running: restarts it on its ports when it ends by itself.
 
-Triton often ends as a whole when the process of a model is killed or crashes (what it shares memory with is gone or
-half written), so whoever serves has to start it again.
+Triton often ends when the process of a model is killed or crashes, because memory that they share is then missing or
+inconsistent.
 """
 
 import time
@@ -13,7 +13,7 @@ from endcap_server.serving.errors import LaunchError
 
 MOST_RESTARTS = 5
 WITHIN_S = 60.0
-"""More than `MOST_RESTARTS` in so many seconds: something is wrong that starting again does not mend."""
+"""With more than `MOST_RESTARTS` restarts in this time, give up."""
 _FIRST_PAUSE_S = 0.5
 
 
@@ -21,8 +21,8 @@ class Supervisor:
     """Watches one running server.
 
     Args:
-        server: It, started.
-        report: Told, in one line each, what ended and what was started again.
+        server: The server, which is running.
+        report: Called with one line for each restart and its reason.
     """
 
     def __init__(self, server: Server, report: Callable[[str], None]) -> None:
@@ -30,10 +30,10 @@ class Supervisor:
         self._restarts: deque[float] = deque()
 
     def run(self) -> None:
-        """Keep the server running until it cannot be.
+        """Keep the server running until it fails too often.
 
         Raises:
-            LaunchError: It ended too often; the message is the last reason.
+            LaunchError: It ended too often; the message has the last reason.
         """
         while True:
             status = self._server.wait()
@@ -44,7 +44,7 @@ class Supervisor:
                 self._again(f"the server ended with status {status}: {self._server.log.reason()}")
 
     def _again(self, reason: str) -> None:
-        """Start the server on its ports, however often that is allowed."""
+        """Start the server on its ports; try again up to the limit."""
         while True:
             now = time.monotonic()
             while self._restarts and now - self._restarts[0] > WITHIN_S:

@@ -1,9 +1,9 @@
-"""Brings back a model whose process died: Triton itself goes on without it and answers its requests with errors.
+"""Reloads a model whose process died; Triton does not, and answers the model's requests with errors.
 
-A model's process ("stub") is a child of the server, and its command line names the model's folder. One that is gone
-while the server still calls its model ready has died; loading such a model once more does nothing, it has to be
-unloaded first. A generation that a rollout loads or lets go is the rollout's own affair: what died there is about to
-be unloaded, and stays so. (Often the whole server ends with a model's process: that is `supervisor`'s to mend.)
+A model's process ("stub") is a child of the server, and its command line names the model's folder. If the process is
+gone while the server reports the model as ready, it has died. Such a model must be unloaded before it can be loaded
+again. Models that a rollout loads or unloads are not reloaded. (Often the whole server ends with a model's process;
+`supervisor` handles that.)
 """
 
 import threading
@@ -20,13 +20,13 @@ CONTROL_TIMEOUT_S = 120.0
 
 
 class Watchdog:
-    """A thread that restarts the models of one server process whose own processes have died.
+    """A thread that reloads models of one server whose processes have died.
 
     Args:
         group: The server's process id, which is also its group's.
         control: Its model-control API.
-        answering: Names of the models that requests reach; others are not restarted.
-        report: Told, in one line, what happened.
+        answering: Names of the models that requests reach; others are not reloaded.
+        report: Called with one line for each event.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch; the models of now are the ones that should live."""
+        """Start watching the models that run now."""
         self._known = {model: process for process, model in model_processes(self._group).items()}
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no more; a restart that is under way is not waited for."""
+        """Stop watching, without waiting for a running reload."""
         self._stopped.set()
 
     def _watch(self) -> None:
@@ -65,12 +65,12 @@ class Watchdog:
         try:
             if self._control.states().get(model) != "READY":
                 if model not in self._pauses:
-                    self._known.pop(model)  # unloaded by an operator, who may load it again
+                    self._known.pop(model)  # unloaded by an operator, who can load it again
                     return
             elif model in model_processes(self._group).values() or model not in self._answering():
                 return
         except (ControlError, ValueError):
-            return  # the server itself is going down
+            return  # the server is stopping
         pause = max(FIRST_PAUSE_S, self._pauses.get(model, (0.0, FIRST_PAUSE_S))[1])
         started = time.monotonic()
         try:

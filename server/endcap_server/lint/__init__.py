@@ -1,4 +1,4 @@
-"""`endcap lint`: finds in a model repository, without a server, what Triton would find on loading it, and more."""
+"""`endcap lint`: checks a model repository without a server, for what Triton finds on loading, and more."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,11 +31,11 @@ def lint_repository(folder: Path, profiles: Iterable[str] = PROFILES, *, hashes:
 
     Args:
         folder: The repository, or a build with a `repository/`.
-        profiles: The profiles to check it for; what several have in common is found once.
-        hashes: Whether to read the files of a build whole, to compare them with its manifest.
+        profiles: The profiles to check it for; a finding of several profiles is reported once.
+        hashes: Whether to compare hashes of a build's files with its manifest.
 
     Returns:
-        What was found, by file and line.
+        Findings, by file and line.
 
     Raises:
         RepositoryError: there is no repository in `folder`.

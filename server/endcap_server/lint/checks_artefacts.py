@@ -1,7 +1,7 @@
-"""The build beside the repository: the files that its models open, and whether they are those of the manifest.
+"""Checks of the build: whether the files that models open exist and match the manifest.
 
 `manifest.json` holds, for each build step, `files`: a path in the step's folder -> the first 16 hexadecimal digits of
-its SHA-256, and `read`: a step that it needs -> those of its `files` that it reads, as they were when it read them.
+its SHA-256, and `read`: a needed step -> those of its `files` that this step read, with their hashes at that time.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ GONE = code("W605", "a file of the manifest is missing, which no model opens", "
 
 @check(NO_MANIFEST, MISSING)
 def artefacts(view: View) -> Iterator[Finding]:
-    """Every file that a model opens on loading is there."""
+    """Every file that a model opens on loading exists."""
     for build, configs in _builds(view).items():
         manifest, problem = read_build_manifest(build)
         if problem:
@@ -48,7 +48,7 @@ def artefacts(view: View) -> Iterator[Finding]:
 
 @check(CHANGED, OTHER_BUILD, GONE)
 def manifests(view: View) -> Iterator[Finding]:
-    """The files of the steps that are served are those of the manifest, each built from the others."""
+    """The files of served steps match the manifest, and each step was built from the present files of the others."""
     for build, configs in _builds(view).items():
         manifest, problem = read_build_manifest(build)
         if problem or _profile(build, manifest) != view.profile:
@@ -67,7 +67,7 @@ def manifests(view: View) -> Iterator[Finding]:
                 elif view.hashes and _digest(path, path.stat().st_mtime_ns) != digest:
                     yield CHANGED.at(where, f"{build.name}/{place} is not the file that was built", advice)
             for other, read in steps[step].get("read", {}).items():
-                # Older versions wrote one digest of all files, which tells nothing of those that were read.
+                # Older versions wrote one digest of all files, which says nothing about the files that were read.
                 if other not in served or other not in steps or not isinstance(read, dict):
                     continue
                 now = steps[other].get("files", {})
@@ -78,7 +78,7 @@ def manifests(view: View) -> Iterator[Finding]:
 
 
 def _builds(view: View) -> dict[Path, list[Config]]:
-    """The builds that the models name, with those models. Sources that no build surrounds have none."""
+    """The builds that models name, with these models; none for a repository outside a build."""
     found: dict[Path, list[Config]] = {}
     for config in view.configs.values():
         if config.declared is None:
@@ -91,7 +91,7 @@ def _builds(view: View) -> dict[Path, list[Config]]:
 
 
 def read_build_manifest(build: Path) -> tuple[dict[str, Any], str]:
-    """The manifest, or what is wrong with it."""
+    """The manifest, or a finding about it."""
     try:
         manifest = json.loads((build / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -104,13 +104,13 @@ def read_build_manifest(build: Path) -> tuple[dict[str, Any], str]:
 
 
 def _profile(build: Path, manifest: dict[str, Any]) -> str:
-    """The one profile whose compiled models a build holds."""
+    """The profile for which a build was made."""
     compiled = "gpu" if (build / "cross_encoder" / "model.plan").exists() else "cpu"
     return str(manifest.get("profile", compiled))
 
 
 def needed_files(config: Config, manifest: dict[str, Any]) -> tuple[str, ...]:
-    """Files that the model opens, with the parameters that it has and in the build that the manifest describes."""
+    """Files that the model opens with its parameters, in the build of the manifest."""
     declared = config.declared
     if declared is None:
         return ()
@@ -121,7 +121,7 @@ def needed_files(config: Config, manifest: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _reason(config: Config) -> Where:
-    """The line that makes a model need its files."""
+    """The line because of which a model needs its files."""
     parameter = config.parameter("implementation") or config.parameter("build")
     return parameter.value_where if parameter else config.place("backend")
 
@@ -147,6 +147,6 @@ def _line_of(build: Path, step: str, text: str) -> Where | None:
 
 @lru_cache(maxsize=4096)
 def _digest(path: Path, modified_ns: int) -> str:
-    """Hash of a file; the time it was modified keeps a second profile from reading it again."""
+    """Hash of a file, cached by its modification time for a second profile."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:_DIGITS]

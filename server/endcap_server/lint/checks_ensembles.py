@@ -1,4 +1,4 @@
-"""Ensembles: that every step's model and tensors exist, that data flows, that types and shapes fit on the way."""
+"""Checks of ensembles: models and tensors of the steps, data flow, types and shapes."""
 
 from collections.abc import Generator, Iterator, Sequence
 
@@ -40,7 +40,7 @@ UNREACHED = code("W322", "no ensemble reaches the model", "it takes memory, and 
 
 @check_each(STEP, NO_MODEL, NO_STEP_VERSION, BATCH_SIZE, ensembles=True)
 def steps(view: View, config: Config) -> Iterator[Finding]:
-    """Steps are complete, and their models are there in the version and batch size that they ask for."""
+    """Steps are complete, and their models exist in the required version and batch size."""
     if not config.steps:
         where = config.place("ensemble_scheduling" if config.proto.HasField("ensemble_scheduling") else "platform")
         yield STEP.at(where, f"{config.model} has no step", "write ensemble_scheduling { step [ ... ] }")
@@ -74,7 +74,7 @@ def _step_settings(view: View, config: Config, step: ConfiguredStep) -> Iterator
 
 @check_each(NO_INPUT, NO_OUTPUT, NOT_MAPPED, MAPPED_TWICE, ensembles=True)
 def maps(view: View, config: Config) -> Iterator[Finding]:
-    """The maps of each step name tensors that its model has, each once, and all that it requires."""
+    """The maps of each step name existing tensors of its model, each once, and all required ones."""
     for step in config.steps:
         for links in (step.inputs, step.outputs):
             keys = [link.key for link in links]
@@ -87,7 +87,7 @@ def maps(view: View, config: Config) -> Iterator[Finding]:
         meant = yield from _unknown_keys(NO_INPUT, "input", step, step.inputs, composing.inputs)
         yield from _unknown_keys(NO_OUTPUT, "output", step, step.outputs, composing.outputs)
         for each in composing.inputs:
-            # One that was misspelt has been reported.
+            # A misspelt one was reported above.
             if not each.optional and each.name not in {*meant, *(link.key for link in step.inputs)}:
                 advice = f'add input_map {{ key: "{each.name}" value: "..." }}, or make it optional'
                 yield NOT_MAPPED.at(step.where, f"input {each.name} of {step.model} is not mapped", advice)
@@ -96,7 +96,7 @@ def maps(view: View, config: Config) -> Iterator[Finding]:
 def _unknown_keys(
     code: Code, kind: str, step: ConfiguredStep, links: Sequence[Link], tensors: Sequence[ConfiguredTensor]
 ) -> Generator[Finding, None, set[str]]:
-    """Entries that name no tensor of the step's model; the names that were probably meant."""
+    """Entries that name no tensor of the step's model, and the names that were probably meant."""
     names = {each.name for each in tensors}
     free, meant = names - {link.key for link in links}, set()
     for link in links:
@@ -147,7 +147,7 @@ def _nearest_tensor(name: str, unused: list[str], data: Flow) -> str:
 
 @check_each(TYPES, SHAPES, FIXED_SIZE, ensembles=True)
 def edges(view: View, config: Config) -> Iterator[Finding]:
-    """Types and shapes fit between the producer of a tensor and each of its consumers."""
+    """Types and shapes match between the producer of a tensor and its consumers."""
     data = Flow.of(view, config)
     for name, uses in data.consumers.items():
         for use in uses if name in data.producers else ():
@@ -181,7 +181,7 @@ def _place(tensor: ConfiguredTensor) -> str:
 
 @check_each(OPTIONAL, ensembles=True)
 def optional_inputs(view: View, config: Config) -> Iterator[Finding]:
-    """What callers may leave out, no step requires."""
+    """No step requires an input that callers may omit."""
     data = Flow.of(view, config)
     for tensor in config.inputs:
         for use in data.consumers.get(tensor.name, []) if tensor.optional else ():
@@ -194,7 +194,7 @@ def optional_inputs(view: View, config: Config) -> Iterator[Finding]:
 
 @check(NO_ENSEMBLE, NO_ENGINE, UNREACHED, NESTING)
 def reach(view: View) -> Iterator[Finding]:
-    """Every model is reached from an ensemble, and all that is reached exists; no ensemble contains itself."""
+    """Every model is reached from an ensemble, every reached model exists, and no ensemble contains itself."""
     absent = [name for name in ENSEMBLES if not view.exists(name)]
     others = [model for model in view.repository.models if model not in MODELS]
     for name in absent:
@@ -212,7 +212,7 @@ def reach(view: View) -> Iterator[Finding]:
                 what = f"{config.model} contains itself through {step.model}"
                 yield NESTING.at(step.where, what, "take the step out of one of them")
     if absent or view.has_unreadable or any(finding.code == NO_MODEL for finding in view.findings):
-        return  # what cannot be read, or is misspelt, might reach the others
+        return  # an unreadable or misspelt one could reach the others
     for name in view.configs:
         if name not in reached and base_name(name) not in reached:
             config = view.repository.models[name].configs.get("cpu") or view.configs[name]

@@ -1,4 +1,4 @@
-"""Files and folders: what can be read at all, names, version folders, model.py."""
+"""Checks of files and folders: readability, names, version folders, model.py."""
 
 import ast
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ NEWER_FIELDS: dict[str, str] = {
     "model_metrics": "25.02",
     "ensemble_scheduling.max_inflight_requests": "25.11",
 }
-"""Fields of the protobuf schema at hand that Triton 24.10, which the CPU profile runs on, refuses; their release."""
+"""Fields of the protobuf schema that Triton 24.10, which the CPU profile uses, refuses -> their release."""
 
 
 @check(UNREADABLE)
@@ -42,7 +42,7 @@ def readable(view: View) -> Iterator[Finding]:
 
 @check(NO_CONFIG, UNKNOWN_PROFILE)
 def folders(view: View) -> Iterator[Finding]:
-    """Model folders have their configurations, under names that are read."""
+    """Model folders have configurations with names that Triton reads."""
     for model in view.repository.models.values():
         if not model.has_config:
             where = Where(model.folder)
@@ -64,10 +64,10 @@ def names(view: View, config: Config) -> Iterator[Finding]:
 
 @check_each(NO_MODEL_FILE, BAD_MODEL_FILE, NO_VERSION)
 def versions(view: View, config: Config) -> Iterator[Finding]:
-    """The version folders that would be served exist and hold a model."""
+    """The version folders that would be served exist and contain a model."""
     found = view.repository.models[config.model].versions
     for version in config.proto.version_policy.specific.versions:
-        # An ensemble's empty version folder is made when a repository is assembled: git keeps no empty folders.
+        # The empty version folder of an ensemble is created with a repository; git keeps no empty folders.
         if version not in found and not (config.is_ensemble and version == 1):
             what = f"version_policy asks for version {version} of {config.model}"
             advice = f"the versions are {', '.join(map(str, found)) or 'none'}"
@@ -81,7 +81,7 @@ def versions(view: View, config: Config) -> Iterator[Finding]:
 
 @check_each(GIVEN_TWICE, NEWER_FIELD)
 def fields(view: View, config: Config) -> Iterator[Finding]:
-    """No field is given twice that can hold one value, and none is newer than the server."""
+    """No single-value field is given twice, and no field is newer than the server."""
     yield from _repeated(config.source, model_config_pb2.ModelConfig.DESCRIPTOR)
     for name, release in NEWER_FIELDS.items():
         field = config.source.find(*name.split("."))
@@ -146,7 +146,7 @@ def _model_code(path: Path) -> Iterator[Finding]:
 
 
 def _parse_advice(message: str) -> str:
-    """What to do about protobuf's message: the nearest field or value, where it names an unknown one."""
+    """Advice for protobuf's message: the nearest field or value, if it names an unknown one."""
     words = message.replace(".", " . ").split()
     unknown = message.rstrip(".").split()[-1].strip("\"'")
     if "no field named" in message and (kind := _kind(message, "Message type")):
@@ -161,7 +161,7 @@ def _parse_advice(message: str) -> str:
 
 
 def _kind(message: str, before: str) -> Descriptor | None:
-    """The message or enum type that protobuf's message names."""
+    """The message or enum type in protobuf's message."""
     full_name = message.partition(f'{before} "')[2].partition('"')[0]
     pool = model_config_pb2.DESCRIPTOR.pool
     find = pool.FindEnumTypeByName if before == "Enum type" else pool.FindMessageTypeByName

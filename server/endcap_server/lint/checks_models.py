@@ -1,4 +1,4 @@
-"""One model's settings: backend, batching, instances, and its tensors against what its code reads and writes."""
+"""Checks of single models: backend, batching, instances, and tensors compared with the code's declaration."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -49,10 +49,10 @@ CACHED = code(
 )
 
 BACKENDS = ("python",)
-"""Backends that the launcher gives the server."""
+"""Backends that the launcher provides to the server."""
 
 MAX_INSTANCES = 64
-"""Each instance is a process with a model of its own."""
+"""Limit; each instance is a process with its own copy of the model."""
 
 _Group = model_config_pb2.ModelInstanceGroup
 _ENSEMBLE_REFUSES = ("instance_group", "optimization", "model_warmup", "backend")
@@ -80,7 +80,7 @@ def backends(view: View, config: Config) -> Iterator[Finding]:
 
 @check_each(BATCHING, NO_EFFECT, QUEUE_REJECTS)
 def batching(view: View, config: Config) -> Iterator[Finding]:
-    """The batching settings can all be had together."""
+    """The batching settings are compatible."""
     proto, most = config.proto, config.proto.max_batch_size
     dynamic = proto.dynamic_batching
     if most < 0:
@@ -114,7 +114,7 @@ def caches(view: View, config: Config) -> Iterator[Finding]:
 
 @check_each(TENSOR)
 def tensors(view: View, config: Config) -> Iterator[Finding]:
-    """Every tensor has a name, a type and dimensions of its own."""
+    """Every tensor has a unique name, a type and dimensions."""
     for kind, found in (("input", config.inputs), ("output", config.outputs)):
         if not found and config.is_ensemble:
             yield TENSOR.at(config.place(), f"{config.model} declares no {kind}", f"write its {kind} tensors")
@@ -144,7 +144,7 @@ def _one_tensor(tensor: ConfiguredTensor, kind: str) -> Iterator[Finding]:
 
 @check_each(UNKNOWN_TENSOR, MISSING_TENSOR, OTHER_TENSOR)
 def signatures(view: View, config: Config) -> Iterator[Finding]:
-    """The tensors of endcap's own models are those of their code, and an ensemble's those of its contract."""
+    """The tensors of endcap's models match their code, and those of an ensemble its contract."""
     known = declared_model(config.model)
     if known is None:
         return
@@ -156,9 +156,9 @@ def signatures(view: View, config: Config) -> Iterator[Finding]:
             names = [each.name for each in absent or expected]
             advice = did_you_mean(tensor.name, names, f"{kind}s of {base_name(config.model)}")
             yield UNKNOWN_TENSOR.at(tensor.where, f"{config.model} has no {kind} {tensor.name}", advice)
-        # A stage answers the outputs that are asked for: one that no ensemble asks for may be left out.
+        # A stage returns requested outputs only, so outputs that no ensemble uses may be omitted.
         needed = [each for each in absent if known.public or (kind == "input" and not each.optional)]
-        for each in needed[len(unknown) :]:  # a misspelt one has been reported already
+        for each in needed[len(unknown) :]:  # a misspelt one was reported above
             where = config.place(kind) if found else config.place()
             line = f'{{ name: "{each.name}" data_type: TYPE_{each.data_type} dims: {list(each.dims)} }}'
             yield MISSING_TENSOR.at(where, f"{config.model} lacks its {kind} {each.name}", f"add {line}")
@@ -183,7 +183,7 @@ def _differs(tensor: ConfiguredTensor, known: DeclaredTensor, kind: str, public:
 
 
 def _covers(dims: tuple[int, ...], known: tuple[int, ...], exactly: bool) -> bool:
-    """Whether a declared shape lets every shape through that the code may give or take."""
+    """Whether a configured shape allows every shape of the code's declaration."""
     if exactly:
         return dims == known
     return len(dims) == len(known) and all(mine in (-1, code) for mine, code in zip(dims, known, strict=True))
@@ -191,7 +191,7 @@ def _covers(dims: tuple[int, ...], known: tuple[int, ...], exactly: bool) -> boo
 
 @check_each(INSTANCES, MORE_INSTANCES, GUESSED_KIND, DECOUPLED, GPU_FALLBACK)
 def instances(view: View, config: Config) -> Iterator[Finding]:
-    """Instance groups name devices that the profile has, and numbers that a machine can bear."""
+    """Instance groups name devices of the profile and a reasonable number of instances."""
     if config.is_ensemble:
         return
     if config.proto.model_transaction_policy.decoupled:
@@ -212,7 +212,7 @@ def _group(config: Config, group: Any, source: Field) -> Iterator[Finding]:
     kind, is_engine = _Group.Kind.Name(group.kind), base_name(config.model) in ENGINES
     in_cpu_profile, place = config.path.name == CONFIG, source.place
     if kind == "KIND_GPU" and in_cpu_profile:
-        # The CPU profile is also what a model without configs/gpu.pbtxt gets on a GPU machine.
+        # A model without configs/gpu.pbtxt uses the CPU configuration on a GPU machine, too.
         what = f"KIND_GPU in {CONFIG}, which the CPU profile reads"
         yield INSTANCES.at(place("kind"), what, "write KIND_CPU here, and KIND_GPU in configs/gpu.pbtxt")
     if kind == "KIND_GPU" and not is_engine and not in_cpu_profile:
@@ -236,7 +236,7 @@ def _group(config: Config, group: Any, source: Field) -> Iterator[Finding]:
 
 @check_each(WRONG_DEVICE)
 def devices(view: View, config: Config) -> Iterator[Finding]:
-    """What an engine's parameters ask for is where its instances are."""
+    """An engine's instances are on the device that its parameters require."""
     engine = ENGINES.get(base_name(config.model))
     kinds = {group.kind for group in config.proto.instance_group}
     if engine is None or not kinds:

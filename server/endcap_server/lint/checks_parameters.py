@@ -1,4 +1,4 @@
-"""Parameters of stages and engines: names and values against their one declaration."""
+"""Checks of parameters: names and values compared with the declaration."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ ORDER = code("W510", "a least value is above the most", "one of the two has no e
 
 @check_each(UNKNOWN, OUT_OF_RANGE, CONTRADICTION, TWICE, NO_VALUE, NO_FILE, IGNORED)
 def values(view: View, config: Config) -> Iterator[Finding]:
-    """Every parameter is one that the model declares, with a value that it allows."""
+    """Every parameter is declared by the model and has an allowed value."""
     if config.is_ensemble and config.parameters:
         what = f"the ensemble {config.model} has parameters"
         yield IGNORED.at(config.parameters[0].where, what, "set them in the stage that they are for")
@@ -66,9 +66,9 @@ def _validate(config: Config, declared: ModelDeclaration) -> Iterator[Finding]:
 
 
 def _culprit(config: Config, declared: ModelDeclaration) -> Where:
-    """Where a contradiction is mended: the parameter without which, at its default, there would be none.
+    """The place to fix a contradiction: a parameter whose default would resolve it.
 
-    Of several, the one that is furthest from its default.
+    If there are several, the one that is furthest from its default.
     """
     texts = config.own_texts
     blamed: list[tuple[float, Parameter]] = []
@@ -78,7 +78,7 @@ def _culprit(config: Config, declared: ModelDeclaration) -> Where:
         except ValidationError:
             continue
         blamed.append((_distance(parameter.value, declared.parameters.model_fields[parameter.key].default), parameter))
-    if not blamed:  # no single one is to blame
+    if not blamed:  # no single parameter resolves it
         return config.place("parameters")
     return max(blamed, key=lambda each: each[0])[1].value_where
 
@@ -108,7 +108,7 @@ def _files(config: Config, declared: ModelDeclaration) -> Iterator[Finding]:
 
 @check(BUDGET, ORDER)
 def budgets(view: View) -> Iterator[Finding]:
-    """The time that stages keep for themselves fits in their shares, and least values are below the most."""
+    """The time that stages reserve fits into their shares, and lower bounds are not above upper bounds."""
     for name, config in view.configs.items():
         declared, settings = config.declared, config.settings
         if declared is None or settings is None:

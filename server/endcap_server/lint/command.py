@@ -57,7 +57,7 @@ def _lint(arguments: argparse.Namespace) -> int:
 
 
 def describe_finding(finding: Finding) -> str:
-    """One line: where, what, why, how to mend it, and the code."""
+    """One line: place, what is wrong, why it matters, how to fix it, and the code."""
     code = finding.code
     return f"{_place(finding)}: {code.severity}: {finding.what} ({code.why}); {finding.mend} [{code.name}]"
 
@@ -68,7 +68,7 @@ def _place(finding: Finding) -> str:
 
 
 def _short(path: Path) -> str:
-    """Relative to the working folder where that is shorter."""
+    """The path relative to the working folder, if that is shorter."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

@@ -15,9 +15,9 @@ class Use:
     who: str
     where: Where
     tensor: ConfiguredTensor | None
-    """As the model declares it; None if the model or its tensor is unknown."""
+    """The model's declaration; None if the model or its tensor is unknown."""
     is_border: bool
-    """The ensemble itself: an input of it produces, an output consumes."""
+    """Whether it is the ensemble itself: its inputs produce, its outputs consume."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ def _fit(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 
 def first_loop(config: Config) -> tuple[Link, list[ConfiguredStep]] | None:
-    """Steps that wait for each other, and the first entry by which one of them reads from a later step or itself."""
+    """Steps that wait for each other, and the first entry that reads from a later step or the same one."""
     makers = {link.tensor: step for step in reversed(config.steps) for link in step.outputs}
     before = {
         step.number: [makers[link.tensor].number for link in step.inputs if link.tensor in makers]

@@ -1,6 +1,6 @@
 """The tables of `docs/lint.md`, from the declarations of the codes and of the parameters.
 
-`python -m endcap_server.lint.document docs/lint.md` writes them anew; a test holds the file to them.
+`python -m endcap_server.lint.document docs/lint.md` updates the file; a test compares it.
 """
 
 import re
@@ -37,7 +37,7 @@ def parameters() -> str:
 
 
 def document(text: str) -> str:
-    """`docs/lint.md` with its tables as they should be."""
+    """`docs/lint.md` with current tables."""
     tables = {"codes": codes(), "parameters": parameters()}
     return _PART.sub(lambda match: f"{match[1]}\n{tables[match[2]]}\n{match[3]}", text)
 

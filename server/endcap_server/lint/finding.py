@@ -1,7 +1,7 @@
-"""What a check finds, and the codes of what can be found.
+"""Findings of checks, and their codes.
 
-A code is declared once, beside the check that reports it, with what is wrong and why that matters; messages,
-`--json` and `docs/lint.md` take both from there.
+A code is declared once, beside the check that reports it, with what is wrong and why it matters. Messages, `--json` and
+`docs/lint.md` use this declaration.
 """
 
 import difflib
@@ -15,7 +15,7 @@ CODES: dict[str, "Code"] = {}
 
 @dataclass(frozen=True)
 class Where:
-    """A place in a file; line 0 is the file or folder as a whole."""
+    """A place in a file; line 0 means the whole file or folder."""
 
     path: Path
     line: int = 0
@@ -23,7 +23,7 @@ class Where:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong."""
+    """One problem at one place."""
 
     where: Where
     code: "Code"
@@ -37,7 +37,7 @@ class Finding:
 
     @property
     def sort_key(self) -> tuple[str, int, str, str]:
-        """By file, line and code."""
+        """Sort key: file, line and code."""
         return (str(self.where.path), self.where.line, self.code.name, self.what)
 
 
@@ -49,7 +49,7 @@ class Code:
     title: str
     """What is wrong, in general."""
     why: str
-    """What would come of it."""
+    """Why it matters."""
 
     @property
     def severity(self) -> str:
@@ -81,7 +81,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], kind: str) -> str:
-    """Advice on a name that is unknown: the nearest one, else all there are."""
+    """Advice for an unknown name: the nearest known one, else all known ones."""
     names = sorted(known)
     if meant := closest(name, names):
         return f"did you mean {meant!r}?"

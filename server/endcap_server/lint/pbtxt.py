@@ -1,8 +1,8 @@
-"""Where each field of a text-format protobuf stands: protobuf's own parser keeps no positions.
+"""Positions of the fields in a text-format protobuf; protobuf's parser does not keep them.
 
-`google.protobuf.text_format` decides whether a file is right. What it accepted is read here once more, with its
-tokenizer, into a tree of fields with places. The tree also keeps what the parsed message has lost: entries of a map
-that later entries replaced, and fields that were given twice.
+`google.protobuf.text_format` decides whether a file is valid. Valid files are read again here, with its tokenizer, into
+a tree of fields with positions. The tree also keeps what the parsed message loses: map entries that later entries
+replace, and fields that are given twice.
 """
 
 from dataclasses import dataclass, field
@@ -17,22 +17,22 @@ _BRACKETS = {"{": "}", "<": ">"}
 
 @dataclass
 class Field:
-    """One occurrence of a field: an element of a list is an occurrence of its own."""
+    """One occurrence of a field; each element of a list is an occurrence."""
 
     name: str
     where: Where
-    """Of the field's name, or of the element in a list."""
+    """Line of the field's name, or of the element in a list."""
     value: str = ""
-    """Of a scalar: the text of a string without quotes and escapes, else the word itself."""
+    """Value of a scalar: the text of a string without quotes and escapes, else the token."""
     fields: list["Field"] = field(default_factory=list)
-    """Of a message, in the order of the file."""
+    """Fields of a message, in the order of the file."""
 
     def all(self, name: str) -> list["Field"]:
         """Occurrences of the field `name`."""
         return [each for each in self.fields if each.name == name]
 
     def find(self, *path: str) -> "Field":
-        """The first field at the path of names, or the last one on the way there that is in the file."""
+        """The first field at the path of names, or the last existing one on the way there."""
         place = self
         for name in path:
             found = place.all(name)
@@ -42,17 +42,17 @@ class Field:
         return place
 
     def place(self, *path: str) -> Where:
-        """Where :meth:`find` finds."""
+        """Line of the field that :meth:`find` returns."""
         return self.find(*path).where
 
     def text(self, name: str) -> str:
-        """Value of the last scalar `name`, the one that counts; empty without one."""
+        """Value of the last scalar `name`, which is the effective one; "" without one."""
         found = self.all(name)
         return found[-1].value if found else ""
 
 
 def read_fields(path: Path, text: str) -> Field:
-    """The fields of a text-format file that protobuf has accepted."""
+    """The fields of a valid text-format file."""
     tokens = Tokenizer(text.split("\n"))
     root = Field("", _where(path, tokens))
     _read_message(path, tokens, root, "")

@@ -1,4 +1,4 @@
-"""The checks of a repository, registered by the modules that hold them."""
+"""The registry of checks; the modules of checks register theirs."""
 
 from collections.abc import Callable, Iterator
 
@@ -7,7 +7,7 @@ from endcap_server.lint.repository import Config, View
 
 Check = Callable[[View], Iterator[Finding]]
 CHECKS: list[tuple[str, Check]] = []
-"""Every check, with the least number of its codes."""
+"""Every check, with the lowest number of its codes."""
 
 
 def check(*codes: Code) -> Callable[[Check], Check]:
@@ -34,7 +34,7 @@ def check_each(*codes: Code, ensembles: bool = False) -> Callable[[Callable[[Vie
 
 
 def run_checks(view: View) -> list[Finding]:
-    """What all checks find in a view; they run by the numbers of their codes: causes before what follows from them."""
+    """Findings of all checks in a view. They run in the order of their codes' numbers: causes before consequences."""
     for _, run in sorted(CHECKS, key=lambda each: each[0]):
         view.findings += list(run(view))
     return view.findings

@@ -1,4 +1,4 @@
-"""A model repository as the checks see it: parsed configurations in which everything knows its line."""
+"""A model repository for the checks: parsed configurations with line numbers."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ from endcap_server.models import DECLARATIONS, base_name
 
 CONFIG = "config.pbtxt"
 PROFILES = ("cpu", "gpu")
-"""cpu is every model's config.pbtxt; another profile replaces it by configs/PROFILE.pbtxt where a model has one."""
+"""cpu uses config.pbtxt of every model; another profile uses configs/PROFILE.pbtxt of models that have one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,21 +27,21 @@ class ConfiguredTensor:
 
     name: str
     data_type: str
-    """As in the config, without TYPE_."""
+    """Type as in the configuration, without TYPE_."""
     dims: tuple[int, ...]
-    """Without the batch dimension, -1 is any size."""
+    """Dimensions without the batch dimension; -1 is any size."""
     optional: bool
     batching: bool
     source: Field
 
     @property
     def full_dims(self) -> tuple[int, ...]:
-        """The shape of the tensor itself: with the batch dimension of a model that batches."""
+        """The shape of the tensor, with the batch dimension if the model batches."""
         return (-1, *self.dims) if self.batching else self.dims
 
     @property
     def where(self) -> Where:
-        """Where its name stands."""
+        """Place of its name."""
         return self.source.place("name")
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class ConfiguredStep:
 
     @property
     def where(self) -> Where:
-        """Where its model's name stands."""
+        """Place of its model's name."""
         return self.source.place("model_name")
 
     @cached_property
@@ -93,12 +93,12 @@ class Parameter:
 
     @property
     def key(self) -> str:
-        """Its name."""
+        """Name of the parameter."""
         return self.source.text("key")
 
     @property
     def value(self) -> str:
-        """Its text."""
+        """Value of the parameter."""
         return self.source.find("value", "string_value").value
 
     @property
@@ -108,12 +108,12 @@ class Parameter:
 
     @property
     def where(self) -> Where:
-        """Where it begins."""
+        """Place of the entry."""
         return self.source.where
 
     @property
     def value_where(self) -> Where:
-        """Where its value stands."""
+        """Place of its value."""
         return self.source.place("value", "string_value")
 
 
@@ -138,7 +138,7 @@ class Config:
         return bool(self.proto.platform == "ensemble" or self.proto.HasField("ensemble_scheduling"))
 
     def place(self, *path: str) -> Where:
-        """Where a field stands; if it is not given, the nearest field around it, or the start of the file."""
+        """Place of a field; if it is not given, of the nearest enclosing field, or the start of the file."""
         return self.source.place(*path)
 
     @cached_property
@@ -163,16 +163,16 @@ class Config:
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """Every entry of `parameters`, also those that a later one replaces."""
+        """Every entry of `parameters`, including those that a later one replaces."""
         return tuple(map(Parameter, self.source.all("parameters")))
 
     def texts(self) -> dict[str, str]:
-        """The parameters as Triton hands them to the model."""
+        """The parameters as Triton passes them to the model."""
         return {each.key: each.value for each in self.parameters if each.given}
 
     @property
     def own_texts(self) -> dict[str, str]:
-        """Those of them that the model's code declares."""
+        """The parameters that the model's code declares."""
         return {key: value for key, value in self.texts().items() if key not in ADAPTER_PARAMETERS}
 
     @property
@@ -183,30 +183,30 @@ class Config:
 
     @property
     def needs(self) -> list[str]:
-        """Models that it runs as steps, or calls."""
+        """Models that it runs as steps or calls."""
         return [*self.engines.values(), *(step.model for step in self.steps)]
 
     @property
     def declared(self) -> ModelDeclaration | None:
-        """What declares the model, if it is a stage or an engine of endcap's."""
+        """The declaration of the model, if it is one of endcap's stages or engines."""
         return DECLARATIONS.get(base_name(self.model))
 
     @property
     def settings(self) -> Any:
-        """The parameters of a stage or an engine, with defaults; None if they cannot be read, or of another model."""
+        """The parameters of a stage or engine, with defaults; None if they are invalid, or for other models."""
         try:
             return self.declared.parameters.model_validate(self.own_texts) if self.declared else None
         except ValidationError:
             return None
 
     def parameter(self, key: str) -> Parameter | None:
-        """The entry that counts, if there is one."""
+        """The effective entry, if there is one."""
         return next((each for each in reversed(self.parameters) if each.key == key), None)
 
     def _tensors(self, kind: str) -> tuple[ConfiguredTensor, ...]:
         found = []
         for tensor, source in zip(getattr(self.proto, kind), self.source.all(kind), strict=True):
-            # An ensemble's callers see `reshape`, a step's neighbours see `dims`: so Triton compares them.
+            # As Triton: callers of an ensemble use `reshape`, other steps use `dims`.
             shape = tensor.reshape.shape if self.is_ensemble and tensor.HasField("reshape") else tensor.dims
             data_type = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
             optional, batching = getattr(tensor, "optional", False), self.proto.max_batch_size > 0
@@ -220,7 +220,7 @@ class Model:
 
     folder: Path
     configs: dict[str, Config | None]
-    """By profile; None where the file cannot be read, and nothing of a profile without a file of its own."""
+    """Configurations by profile; None for an unreadable file, no entry for a profile without a file."""
     versions: dict[int, Path]
 
     @property
@@ -241,11 +241,11 @@ class Repository:
     folder: Path
     models: dict[str, Model]
     broken: tuple[tuple[Where, str], ...]
-    """(place, message) of the files that cannot be read."""
+    """(place, message) of unreadable files."""
 
     @property
     def is_built(self) -> bool:
-        """Whether it is the one of a build, with its artefacts beside it."""
+        """Whether it belongs to a build, with artefacts beside it."""
         return self.folder.name == "repository" or (self.folder.resolve().parent / "manifest.json").exists()
 
 
@@ -256,9 +256,9 @@ class View:
     repository: Repository
     profile: str
     hashes: bool = True
-    """Whether files of a build are read whole to compare their hashes."""
+    """Whether to compare hashes of a build's files."""
     findings: list[Finding] = field(default_factory=list)
-    """Of the checks that have run: later ones do not repeat what has its cause in one of these."""
+    """Findings of earlier checks; later checks do not report their consequences."""
 
     @cached_property
     def configs(self) -> dict[str, Config]:
@@ -276,11 +276,11 @@ class View:
 
     @property
     def ensembles(self) -> Iterator[Config]:
-        """The ensembles among them."""
+        """The readable configurations of ensembles."""
         return (config for config in self.configs.values() if config.is_ensemble)
 
     def reached(self, names: Iterable[str]) -> list[str]:
-        """These models and all that they need, as far as they are there, each after those that it needs."""
+        """These models and all existing ones that they need, each after those that it needs."""
         found: dict[str, None] = {}
 
         def visit(name: str, below: tuple[str, ...]) -> None:
@@ -294,11 +294,11 @@ class View:
         return list(found)
 
     def exists(self, name: str) -> bool:
-        """Whether the repository has a model of that name, with a configuration that may be unreadable."""
+        """Whether the repository has a model of that name, even with an unreadable configuration."""
         return name in self.repository.models and self.repository.models[name].has_config
 
     def is_reported(self, where: Where) -> bool:
-        """Whether an earlier check has found something there."""
+        """Whether an earlier check has a finding there."""
         return any(finding.where == where and finding.severity == "error" for finding in self.findings)
 
 
@@ -310,7 +310,7 @@ def read_repository(folder: Path) -> Repository:
     """Read every model of `folder`, or of the `repository/` in it if it is a build.
 
     Raises:
-        RepositoryError: it is no folder, or holds no models.
+        RepositoryError: it is no folder, or contains no models.
     """
     if not folder.is_dir():
         raise RepositoryError(f"{folder}: expected a model repository, got no such folder; name one: endcap lint DIR")

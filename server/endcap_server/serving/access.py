@@ -1,7 +1,7 @@
-"""The key that controlling a server needs: loading models, statistics, shared memory, trace and log settings.
+"""The control key of a server: for loading models, statistics, shared memory, trace and log settings.
 
-Triton compares a header of each such call with a value it is given when it starts. The value comes from a file that
-only its owner may read; whoever can read that file may control the server. Inference, health and metadata need no key.
+Triton compares a header of each such call with a value given at its start. The value is in a file that only its owner
+can read: whoever can read the file can control the server. Inference, health and metadata need no key.
 """
 
 import os
@@ -21,26 +21,26 @@ RESTRICTED = ("model-repository", "model-config", "statistics", "shared-memory",
 """Triton's names of the API groups that need the key, the same for gRPC and HTTP."""
 HTTP_HEADER = "endcap-key"
 GRPC_HEADER = f"triton-grpc-protocol-{HTTP_HEADER}"
-"""Triton looks for gRPC metadata under this name, whatever follows the prefix being ours."""
+"""Name of the gRPC metadata; the prefix is Triton's."""
 KEY_FILE = "control.key"
 _KEY = re.compile(r"[A-Za-z0-9_-]{16,128}")
 _WIDER = stat.S_IRWXG | stat.S_IRWXO
 
 
 def key_file_of(build: Path) -> Path:
-    """Where the key of a build's server is kept unless `--key-file` says otherwise."""
+    """Default file of the control key of a build's server."""
     return build / KEY_FILE
 
 
 def control_headers(build: Path, key_file: Path | None = None) -> dict[str, str]:
-    """Headers that control calls of the server of `build` have to bear, for HTTP and gRPC alike.
+    """Headers of control calls to the server of `build`, for HTTP and gRPC.
 
     Args:
         build: The build that the server was started on.
         key_file: Where its key is, if not in the build.
 
     Returns:
-        Header name -> value; nothing if there is no key file: then the server was started without a key, or elsewhere.
+        Header name -> value; empty without a key file: the server was started without a key, or elsewhere.
 
     Raises:
         LaunchError: The file may be read by others, is not readable, or holds no key.
@@ -50,12 +50,12 @@ def control_headers(build: Path, key_file: Path | None = None) -> dict[str, str]
 
 
 def headers(key: str) -> dict[str, str]:
-    """The headers of control calls: HTTP's and gRPC's, either of which ignores the other's; none for an empty key."""
+    """The headers of control calls for HTTP and gRPC; each protocol ignores the other's. None for an empty key."""
     return {HTTP_HEADER: key, GRPC_HEADER: key} if key else {}
 
 
 def ensure_key(path: Path) -> str:
-    """The key in `path`, which is made, with a random key and mode 0600, if there is none.
+    """The key in `path`; without the file, create it with a random key and mode 0600.
 
     Raises:
         LaunchError: As :func:`read_key`, or the file cannot be written.
@@ -76,7 +76,7 @@ def _make_key(path: Path) -> None:
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(f"{secrets.token_hex(16)}\n")
     try:
-        # Two servers that start at once agree on the file that was there first, and neither sees half a key.
+        # If two servers start at once, both use the first file, and neither reads an incomplete key.
         with suppress(FileExistsError):
             os.link(new, path)
     finally:
@@ -87,7 +87,7 @@ def read_key(path: Path) -> str:
     """The key in `path`.
 
     Raises:
-        LaunchError: Others than its owner may read or write it, it is not readable, or it holds no key.
+        LaunchError: Other users can read or write the file, it is not readable, or it has no key.
     """
     try:
         with path.open(encoding="utf-8") as file:
@@ -110,7 +110,7 @@ def read_key(path: Path) -> str:
 
 
 def restriction_flags(key: str) -> list[str]:
-    """Flags of tritonserver that let only calls with the key pass; none for an empty key."""
+    """Flags of tritonserver that restrict control calls to callers with the key; none for an empty key."""
     if not key:
         return []
     restricted = f"{','.join(RESTRICTED)}:{HTTP_HEADER}={key}"
@@ -123,7 +123,7 @@ def connect(address: str, key: str, **options: Any) -> "InferenceServerClient":
     Args:
         address: HOST:PORT of the gRPC service.
         key: The control key, "" for none.
-        options: What else `tritonclient.grpc.InferenceServerClient` takes, such as `ssl` and `root_certificates`.
+        options: Other arguments of `tritonclient.grpc.InferenceServerClient`, such as `ssl` and `root_certificates`.
     """
     from tritonclient.grpc import InferenceServerClient
 
@@ -133,7 +133,7 @@ def connect(address: str, key: str, **options: Any) -> "InferenceServerClient":
 
 
 class _SendHeaders:
-    """What tritonclient calls before each request; a plugin only has to be callable."""
+    """A plugin of tritonclient, which calls it before each request."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         self._headers = headers

@@ -1,4 +1,4 @@
-"""The server's control and statistics over HTTP: loading, unloading, what is ready, what was answered."""
+"""Model control and statistics of a server over HTTP."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,19 +13,19 @@ _READY_TIMEOUT_S = 5.0
 
 
 class ControlError(Exception):
-    """The server refused, or is not there; the message is its reason."""
+    """The server refused, or cannot be reached; the message is the reason."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What a model has answered since it was loaded."""
+    """Counts of a model's answers since it was loaded."""
 
     good: int = 0
     bad: int = 0
     good_ns: int = 0
 
     def since(self, before: "Answered") -> "Answered":
-        """What came after `before`; everything, if the model was loaded anew since."""
+        """Counts since `before`; all counts if the model was loaded again meanwhile."""
         if self.good < before.good or self.bad < before.bad:
             return self
         return Answered(self.good - before.good, self.bad - before.bad, self.good_ns - before.good_ns)
@@ -37,22 +37,22 @@ class Answered:
 
     @property
     def bad_share(self) -> float:
-        """Share of the requests that failed, whoever is to blame."""
+        """Share of the requests that failed for any reason."""
         return self.bad / self.total if self.total else 0.0
 
     @property
     def mean_ms(self) -> float:
-        """Mean time of a good answer."""
+        """Mean time of a successful answer."""
         return self.good_ns / self.good / 1e6 if self.good else 0.0
 
 
 class Control:
-    """Model control of one server, from any thread: each call has a connection of its own.
+    """Model control of one server. Thread-safe: each call opens its own connection.
 
     Args:
         address: HOST:PORT of its HTTP service.
-        headers: Of every request.
-        timeout_s: After which a request has failed; loading a model is one.
+        headers: Headers of every request.
+        timeout_s: Timeout of a request, for example of loading a model.
     """
 
     def __init__(self, address: str, headers: dict[str, str] | None = None, timeout_s: float = _TIMEOUT_S) -> None:
@@ -60,17 +60,17 @@ class Control:
         self._headers = dict(headers or {})
 
     def load(self, model: str) -> None:
-        """Load a model from the repository, in place of one of that name; raises ControlError with the reason."""
+        """Load a model, or replace a loaded one of that name; raises ControlError with the reason."""
         with self._client() as client:
             client.load_model(model, headers=self._headers)
 
     def unload(self, *models: str) -> None:
-        """Have models unloaded, which takes a while (`loaded`); those that are not loaded are passed over."""
+        """Start unloading models (`loaded` shows when that is done); models that are not loaded are skipped."""
         for model in self.loaded(*models):
             self._unload(model)
 
     def loaded(self, *models: str) -> list[str]:
-        """Those of some models whose memory is not free."""
+        """The given models that are not unloaded completely."""
         states = self.states()
         return [model for model in models if states.get(model, "UNAVAILABLE") != "UNAVAILABLE"]
 
@@ -80,7 +80,7 @@ class Control:
         self.load(model)
 
     def states(self) -> dict[str, str]:
-        """Model -> READY, LOADING, UNLOADING or UNAVAILABLE, of those that were ever loaded."""
+        """Model -> READY, LOADING, UNLOADING or UNAVAILABLE, for all that were ever loaded."""
         with self._client() as client:
             index = client.get_model_repository_index(headers=self._headers)
         return {each["name"]: each["state"] for each in index if each.get("state")}
@@ -95,7 +95,7 @@ class Control:
             return False
 
     def answered(self, model: str) -> Answered:
-        """What a model has answered since it was loaded; nothing of one that is not loaded."""
+        """Counts of a model's answers since it was loaded; zeros if it is not loaded."""
         try:
             with self._client() as client:
                 statistics = client.get_inference_statistics(model, headers=self._headers)

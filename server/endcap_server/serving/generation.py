@@ -1,4 +1,4 @@
-"""A generation: one complete set of models that serves pages together, and where it is kept."""
+"""A generation: one complete set of models that makes pages together, and its files."""
 
 import fcntl
 import json
@@ -16,7 +16,7 @@ from endcap_server.serving.journal import Journal
 
 _FILE = "generation.json"
 KEPT = 5
-"""Generations whose configurations and artefacts are kept to go back to, besides what the live one uses."""
+"""Generations that are kept for rollbacks, besides those that the live one uses."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Generation:
     """A set of models.
 
     Attributes:
-        number: counts up; no number is used twice.
+        number: increases; no number is used twice.
         source: the folder that it was made from.
         profile: cpu or gpu: which configurations count.
         models: model of the repository -> its name in the server.
-        owners: model -> generation whose files it was loaded from: another's, if the model is shared.
-        digests: model -> digest of all that it is made of.
+        owners: model -> generation from whose files it was loaded; for a shared model, an earlier generation.
+        digests: model -> digest of its configuration, code and artefacts.
         public: the ensembles that callers know.
     """
 
@@ -52,12 +52,12 @@ class Generation:
 
     @property
     def is_applied(self) -> bool:
-        """Whether it was rolled out into a running server; else a server started with it."""
+        """Whether it was rolled out to a running server; otherwise a server started with it."""
         return any(name != model for model, name in self.models.items())
 
     @property
     def table(self) -> str:
-        """Name of its table of requests in flight, and of the requests it recorded: that of its retrieval."""
+        """Name of its table of requests in flight and of its recorded requests: the name of its retrieval model."""
         return next((name for model, name in self.models.items() if base_name(model) == "retrieval"), "retrieval")
 
     def staging(self, ensemble: str) -> str:
@@ -71,7 +71,7 @@ def staged_name(model: str, number: int) -> str:
 
 
 class StateFolder:
-    """What a server serves and has served: its history, and the files of its generations.
+    """State of a server on disk: its history, and the files of its generations.
 
     Args:
         folder: `serving/PORT` of a build.
@@ -113,7 +113,7 @@ class StateFolder:
         return found
 
     def write(self, generation: Generation) -> None:
-        """Keep a generation beside its files."""
+        """Write the description of a generation beside its files."""
         write_whole(self.snapshot(generation.number) / _FILE, json.dumps(asdict(generation), indent=1) + "\n")
 
     def kept(self) -> list[int]:
@@ -122,7 +122,7 @@ class StateFolder:
         return sorted(int(each.name) for each in folders if each.name.isdigit() and self.has(int(each.name)))
 
     def prune(self, live: Generation, *others: Generation) -> None:
-        """Remove the files of generations and models that neither these nor a rollback may need."""
+        """Remove files of generations and models that neither these nor a rollback need."""
         needed = {number for each in (live, *others) for number in (each.number, *each.owners.values())}
         for number in set(self.kept()[:-KEPT]) - needed:
             shutil.rmtree(self.snapshot(number), ignore_errors=True)
@@ -134,10 +134,10 @@ class StateFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other rollouts of this server out; the lock goes with the process that holds it.
+        """Lock out other rollouts of this server; the lock ends with its process.
 
         Raises:
-            ApplyError: another one is under way.
+            ApplyError: another rollout is running.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -154,7 +154,7 @@ class StateFolder:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that nobody ever sees a part of it."""
+    """Write a file atomically."""
     new = path.with_name(f".{path.name}.new")
     new.write_text(text, encoding="utf-8")
     new.replace(path)

@@ -1,6 +1,6 @@
-"""The history of a server's generations: JSON lines, of which each step is written before it is taken.
+"""The history of a server's generations: JSON lines. Each step is written before it starts.
 
-So whatever ends a rollout in the middle, the next one finds how far it came.
+If a rollout is interrupted, the next one reads from the history how far it came.
 """
 
 import json
@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Any
 
 STEPS = ("load", "compare", "switch", "watch", "back", "unload")
-"""What a rollout does, in order; `back` only when the switch is taken back."""
+"""Steps of a rollout, in order; `back` only if the switch is reverted."""
 
 Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One rollout as the history tells it."""
+    """One rollout in the history."""
 
     generation: int
     kind: str
     """served, apply or rollback."""
     source: str
     previous: int
-    """The generation that was live when it began; 0 before the first."""
+    """The generation that was live at its start; 0 before the first."""
     began: str
     changed: tuple[str, ...] = ()
     """Models that were loaded for it."""
@@ -36,31 +36,31 @@ class Run:
     reason: str = ""
     ended: str = ""
     to: int = 0
-    """The generation that a rollback goes back to."""
+    """The generation to which a rollback returns."""
 
     @property
     def is_switched(self) -> bool:
-        """Whether both ensembles were switched to it, and not back."""
+        """Whether both ensembles were switched to it and not reverted."""
         return "watch" in self.steps and "back" not in self.steps
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a server stands according to its history."""
+    """State of a server according to its history."""
 
     live: int = 0
     """The generation that is served; 0 before the first."""
     newest: int = 0
-    """The highest number that was given."""
+    """The highest number of a generation."""
     open: int = 0
-    """The generation whose rollout has begun and not ended; 0 if there is none."""
+    """The generation whose rollout has started and not ended; 0 if there is none."""
     staged: int = 0
-    """The generation that runs beside the live one for shadow or split traffic; 0 if there is none."""
+    """The generation on trial beside the live one; 0 if there is none."""
     runs: dict[int, Run] = field(default_factory=dict)
 
     @property
     def previous(self) -> int:
-        """What a rollback goes back to: the generation that was live before what is served now; 0 if none was."""
+        """The generation to which a rollback returns: the one that was live before; 0 if there was none."""
         run = self.runs.get(self.live)
         while run is not None and run.to:
             run = self.runs.get(run.to)
@@ -68,7 +68,7 @@ class Standing:
 
     @property
     def answering(self) -> set[int]:
-        """Generations that requests reach: the live one, one on trial, and both sides of a switch under way."""
+        """Generations that requests reach: the live one, one on trial, and both sides of a running switch."""
         found = {self.live, self.staged}
         run = self.runs.get(self.open)
         if run is not None and run.steps and run.steps[-1] in ("switch", "watch"):
@@ -80,21 +80,21 @@ class Journal:
     """The file of the history.
 
     Args:
-        path: `history.jsonl`; made with the first line.
+        path: `history.jsonl`; created with the first line.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write(self, event: str, generation: int, **more: Any) -> None:
-        """Add a line and see it on the disk before going on."""
+        """Add a line and flush it to disk."""
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = json.dumps({"time": now, "event": event, "generation": generation, **more}, ensure_ascii=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             size = os.fstat(descriptor).st_size
-            # A line that a full disk or a crash cut short stands alone.
+            # Start a new line after one that a full disk or a crash has cut.
             torn = size and os.pread(descriptor, 1, size - 1) != b"\n"
             os.write(descriptor, (b"\n" if torn else b"") + line.encode())
             os.fsync(descriptor)
@@ -102,11 +102,11 @@ class Journal:
             os.close(descriptor)
 
     def step(self, generation: int, step: str) -> None:
-        """Say which step is taken next."""
+        """Record the next step."""
         self.write("step", generation, step=step)
 
     def events(self) -> Iterator[Event]:
-        """All lines that can be read, oldest first."""
+        """All readable lines, oldest first."""
         try:
             text = self.path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -120,7 +120,7 @@ class Journal:
                 yield event
 
     def standing(self) -> Standing:
-        """Where the server stands."""
+        """State of the server."""
         standing = Standing()
         for event in self.events():
             standing = _after(standing, event)
@@ -132,7 +132,7 @@ def _after(before: Standing, event: Event) -> Standing:
     runs = dict(before.runs)
     after = replace(before, newest=max(before.newest, number), runs=runs)
     if kind == "served":
-        # The server started: what ran beside the live generation is gone.
+        # The server started again: a generation on trial has ended.
         for each in {before.open, before.staged} - {0, number}:
             runs[each] = replace(runs[each], outcome="interrupted", ended=event["time"])
         if before.open == number:

@@ -1,7 +1,7 @@
-"""What the models count about themselves: the metrics, where their figures come from, and their labels' values.
+"""The metrics of stages and engines: their declarations, how they are counted, and the values of their labels.
 
-Nothing here knows Triton. Figures are collected in memory, beside the request's path, and `triton/metrics.py` hands
-their sums to the server. Every label has a fixed set of values: what comes as text is mapped to one of them.
+This module does not depend on Triton. Metrics are counted in memory, outside the request path, and `triton/metrics.py`
+reports the sums to the server. Every label has a fixed set of values; other texts are mapped to one of them.
 """
 
 import threading
@@ -28,8 +28,8 @@ OTHER = "other"
 class Metric:
     """A metric: its name without the suffixes of Prometheus, its labels, and the upper bounds of a histogram's buckets.
 
-    A name keeps its kind for ever: the server ends at once when two models give one name two kinds, and old and new
-    models run side by side while a build is replaced. Counters and buckets are all counters to Triton.
+    The kind of a name must never change: Triton ends if two models use different kinds for one name, and models of
+    several generations run at the same time. For Triton, counters and buckets are all counters.
     """
 
     name: str
@@ -37,11 +37,11 @@ class Metric:
     labels: tuple[str, ...]
     buckets: tuple[float, ...] = ()
     is_gauge: bool = False
-    """It is what it is now, and not counted up."""
+    """It has a current value instead of a count."""
 
     @property
     def series(self) -> tuple[str, ...]:
-        """Names under which Prometheus finds it."""
+        """Names of its series in Prometheus."""
         return tuple(f"{self.name}_{suffix}" for suffix in ("bucket", "sum", "count")) if self.buckets else (self.name,)
 
 
@@ -118,25 +118,25 @@ OUTCOMES = ("answered", "invalid", "overloaded", "abandoned", "failed")
 ENGINE_OUTCOMES = ("answered", "invalid", "abandoned", "failed")
 Sums = dict[tuple[Metric, tuple[str, ...]], list[float]]
 _DEADLINES = {"theme": "theme_ns", "keywords": "keywords_ns"}
-"""The deadline on a request's ticket that counts in a stage, where it is not the page's."""
+"""Stages with their own deadline on the ticket, instead of the page's."""
 _MOST_NOTED = 256
-"""Answers that may wait to be counted."""
+"""Most answers that wait to be counted."""
 
 
 class MetricSums:
-    """Sums since they were last taken. Any thread may add, another may take."""
+    """Sums since the last `take`. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sums: dict[tuple[Metric, tuple[str, ...]], list[float]] = {}
 
     def add(self, metric: Metric, labels: tuple[str, ...], amount: float = 1.0) -> None:
-        """Count, under values of the metric's labels in their order."""
+        """Add to a counter; ``labels`` are values of the metric's labels, in order."""
         with self._lock:
             self._sums.setdefault((metric, labels), [0.0])[0] += amount
 
     def observe(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
-        """Put a value into its bucket of a histogram."""
+        """Add a value to a histogram."""
         with self._lock:
             sums = self._sums.get((metric, labels))
             if sums is None:
@@ -145,19 +145,19 @@ class MetricSums:
             sums[-1] += value
 
     def set(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
-        """What a gauge is now."""
+        """Set a gauge."""
         with self._lock:
             self._sums[metric, labels] = [value]
 
     def take(self) -> Sums:
-        """Sums by metric and labels, forgotten here: [count], or a histogram's counts by bucket, +Inf's, and sum."""
+        """Return and reset the sums by metric and labels: [count], or a histogram's counts by bucket, of +Inf, and sum."""
         with self._lock:
             sums, self._sums = self._sums, {}
         return sums
 
 
 def increments(metric: Metric, sums: list[float]) -> Iterator[tuple[str, dict[str, str], float]]:
-    """(series, its `le` label if any, by how much to count up) of what :meth:`Counts.take` gave; sums of 0 too."""
+    """Convert sums of :meth:`MetricSums.take` to (series, its `le` label if any, increment), also increments of 0."""
     if not metric.buckets:
         yield metric.name, {}, sums[0]
         return
@@ -170,19 +170,19 @@ def increments(metric: Metric, sums: list[float]) -> Iterator[tuple[str, dict[st
 
 
 def nothing(metric: Metric) -> list[float]:
-    """What :meth:`Counts.take` would give of a metric that nothing was counted of."""
+    """The sums of a metric without any count."""
     return [0.0] * (len(metric.buckets) + 2 if metric.buckets else 1)
 
 
 class StageMetrics:
-    """Counts the requests of one stage, from the documents that it answers (STATUS and its parts) and its errors.
+    """Counts the requests of one stage, from its status documents and errors.
 
-    Answers are noted, and counted when the sums are taken: to count takes longer than to note, and the core is needed
-    by the next stage's process.
+    Answers are queued, and counted when the sums are taken: counting takes longer than queueing, and the next stage's
+    process needs the core.
     """
 
     def __init__(self, stage: str, cache: Sized | None = None) -> None:
-        """Count for the stage of this name; `cache`: the answers that it keeps, if it does."""
+        """Count for the stage of this name; `cache`: its cache of answers, if it has one."""
         self.stage, self.counts = stage, MetricSums()
         self._cache = cache
         self._noted: deque[tuple[Mapping[str, Any], np.ndarray | None, int]] = deque()
@@ -257,7 +257,7 @@ class StageMetrics:
         if self._cache is not None:
             counts.add(STAGE_CACHE, (stage, "hit" if part["source"] == Source.CACHED else "miss"))
         if part["source"] == Source.CACHED:
-            return  # what the checks found was counted when the answer was made
+            return  # findings of the checks were counted when the answer was generated
         for check, number in part["aiqa"].items():
             counts.add(AIQA, (stage, _check(stage, check)), number)
         if "reason" in part or part["source"] == Source.FALLBACK:
@@ -279,7 +279,7 @@ class StageMetrics:
             self.counts.add(PAGE_SOURCE, (ensemble, stage, source))
 
     def _budget_ms(self, ticket: np.ndarray | None, part: Mapping[str, Any], answered_ns: int) -> float:
-        """Milliseconds that the stage had when it began."""
+        """Budget of the stage at its start, milliseconds."""
         if ticket is None:
             return float(part["budget_ms"])
         deadline_ns: int = getattr(ticket_of(ticket), _DEADLINES.get(self.stage, "deadline_ns"))
@@ -316,24 +316,24 @@ class EngineMetrics:
         return self.counts.take()
 
     def arrived(self) -> None:
-        """A request is in flight until it has ended."""
+        """Count a request as in flight until `ended`."""
         with self._lock:
             self.in_flight += 1
 
     def ended(self, outcome: str, seconds: float) -> None:
-        """A request that had arrived was answered, or refused, so long after."""
+        """Count a request that was answered or refused ``seconds`` after its arrival."""
         with self._lock:
             self.in_flight -= 1
         self.counts.add(ENGINE_REQUESTS, (self.engine, outcome))
         self.counts.observe(ENGINE_SECONDS, (self.engine,), seconds)
 
     def batch(self, requests: int, waited_seconds: list[float]) -> None:
-        """A batch of so many requests begins, each of which has waited; or (without waiting) so many are in flight."""
+        """Count a batch and the waiting time of each of its requests; for LLMs, the requests in flight."""
         self.counts.observe(ENGINE_BATCH, (self.engine,), requests)
         for seconds in waited_seconds:
             self.counts.observe(ENGINE_QUEUE, (self.engine,), seconds)
 
     def cache(self, hits: int, misses: int) -> None:
-        """So much was known already, so much was not."""
+        """Count cache hits and misses."""
         self.counts.add(ENGINE_CACHE, (self.engine, "hit"), hits)
         self.counts.add(ENGINE_CACHE, (self.engine, "miss"), misses)

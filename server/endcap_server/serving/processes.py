@@ -7,7 +7,7 @@ _STUB = "triton_python_backend_stub"
 
 
 def model_processes(group: int) -> dict[int, str]:
-    """Process id -> model name of the model processes in a server's process group; without those that have ended."""
+    """Process id -> model name of the running model processes in a server's process group."""
     found = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
@@ -21,7 +21,7 @@ def model_processes(group: int) -> dict[int, str]:
         if len(command) < 2 or not command[0].endswith(_STUB.encode()):
             continue
         model_file = Path(os.fsdecode(command[1]))
-        # One that is just being started or ended may have no arguments to show.
+        # A process that is starting or ending can have no arguments.
         if len(model_file.parents) > 1:
             found[int(folder.name)] = model_file.parents[1].name
     return found

@@ -1,4 +1,4 @@
-"""Finding the server that runs: each launcher describes its own in a file of its private run folder."""
+"""Finds running servers: each launcher describes its server in a file of its private run folder."""
 
 import json
 import os
@@ -18,14 +18,14 @@ _FILE = "server.json"
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server that `endcap serve` started and looks after.
+    """A server that `endcap serve` started and supervises.
 
     Attributes:
         process: its process id, which is also its group's.
         grpc: HOST:PORT of its gRPC service.
         http: HOST:PORT of its HTTP service.
-        build: what it was told to serve.
-        state: what it serves, see `StateFolder`.
+        build: the build that it was started on.
+        state: folder of its state, see `StateFolder`.
         run_folder: its private folder.
         key_file: file of its control key; "" if control needs none.
     """
@@ -52,7 +52,7 @@ class RunningServer:
 
     @property
     def state_folder(self) -> StateFolder:
-        """What it serves and has served."""
+        """Its state on disk."""
         return StateFolder(Path(self.state))
 
     @property
@@ -69,7 +69,7 @@ def running_servers() -> list[RunningServer]:
     found = []
     for path in sorted(Path(tempfile.gettempdir()).glob(f"{PREFIX}*/{_FILE}")):
         try:
-            # A folder of somebody else's in a shared place could name any server.
+            # A folder of another user in a shared place could name any server.
             if path.stat().st_uid != os.getuid() or path.parent.stat().st_uid != os.getuid():
                 continue
             values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def running_servers() -> list[RunningServer]:
 
 
 def find_server(build: Path | None = None, port: int | None = None) -> RunningServer:
-    """The one server that is meant.
+    """Find the one server that matches.
 
     Args:
         build: The build that it was started on; None: any.

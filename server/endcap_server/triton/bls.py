@@ -1,4 +1,4 @@
-"""Reaching the engines from a stage: Triton's business logic scripting (BLS)."""
+"""Calls of engines from a stage, through Triton's business logic scripting (BLS)."""
 
 import asyncio
 import time
@@ -15,20 +15,19 @@ from endcap_server.declared.tensors import Tensors
 from endcap_server.serving.threads import call_threads
 
 _MOST_UNANSWERED = call_threads() // 2
-"""Calls that an engine may leave unanswered before no more are made: each keeps its threads, of the loop's executor and
-of the server."""
+"""Limit of unanswered calls of an engine; each occupies a thread of the loop's executor and one of the server."""
 _GRACE_S = 0.010
-"""An engine answers what it has at the deadline; so long may that answer be under way, seconds."""
+"""An engine answers at the deadline with what it has; time for the transfer of that answer, seconds."""
 
 
 class BlsEngines:
     """The engines of the running server, for one event loop.
 
-    An engine that does not answer in time is left alone: its answer is dropped when it comes, and the engine drops the
-    request by itself because it knows the deadline. One that hangs gets no more requests until it has answered some.
+    The answer of an engine that is late is dropped when it comes; the engine knows the deadline and drops the request,
+    too. An engine that hangs gets no more requests until it has answered some.
 
     Args:
-        names: Engine -> model to call for it, where a generation of models has its own; else the engine's name.
+        names: Engine -> model to call for it; by default the model with the engine's name.
     """
 
     def __init__(self, names: Mapping[str, str] | None = None) -> None:
@@ -36,7 +35,7 @@ class BlsEngines:
         self._unanswered: Counter[str] = Counter()
 
     async def call(self, engine: str, inputs: Tensors, deadline_ns: int, outputs: tuple[str, ...]) -> Tensors:
-        """Answer the asked `outputs` of one request to `engine`; see `endcap_server.stages.base.Engines`."""
+        """Return the requested `outputs` of one request to `engine`; see `endcap_server.stages.base.Engines`."""
         left_s = (deadline_ns - time.monotonic_ns()) / 1e9
         if left_s <= 0:
             raise EngineTimeout(engine, "no time left to ask", Cause.NO_TIME)
@@ -65,7 +64,7 @@ class BlsEngines:
         return {name: pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in outputs}
 
     def _drop(self, engine: str, late: "asyncio.Future[Any]") -> None:
-        """Note an answer that nobody waits for; its exception is looked at, or asyncio would log it."""
+        """Count an answer that nobody waits for. Its exception is read, because asyncio would log it otherwise."""
         self._unanswered[engine] -= 1
         if not late.cancelled():
             late.exception()

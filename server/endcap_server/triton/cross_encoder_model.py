@@ -37,7 +37,7 @@ class TritonPythonModel(BatchingModel):
         return float(work.rows.size)
 
     def cache_use(self) -> tuple[int, int]:
-        """Pairs that were known, and that were not, since this was last asked."""
+        """Cache hits and misses (pairs) since the last call."""
         return self._engine.cache_use()
 
     def run(self, works: list[Any]) -> list[Tensors | Exception]:

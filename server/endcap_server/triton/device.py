@@ -4,9 +4,9 @@ import os
 
 
 def select_gpu(device: int) -> None:
-    """Let this process see one GPU alone: the one that `instance_group` names, counted as the server counts them.
+    """Make only the GPU of `instance_group` visible to this process, numbered as in the server.
 
-    An engine is a process of its own in which nothing has used CUDA yet, so its libraries all find it as device 0.
+    Call it before anything uses CUDA in this process. All libraries then see the GPU as device 0.
     """
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     os.environ["CUDA_VISIBLE_DEVICES"] = visible[device] if device < len(visible) else str(device)

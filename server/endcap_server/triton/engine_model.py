@@ -1,7 +1,7 @@
-"""An engine as a Triton model: requests queue up, and one worker thread serves all that wait in one batch.
+"""An engine as a Triton model: one worker thread serves all waiting requests in one batch.
 
-Triton's dynamic batcher needs equal shapes and a batch dimension; endcap's engines take ragged work, so they batch on
-their own: `execute` only reads tensors and returns, the responses follow from the worker.
+Triton's dynamic batcher needs equal shapes and a batch dimension. endcap's engines accept ragged requests, so they
+batch themselves: `execute` only reads tensors and returns; the worker sends the responses.
 """
 
 import queue
@@ -35,12 +35,12 @@ from endcap_server.triton.tensors import (
 )
 
 NO_DEADLINE_S = 60.0
-"""Patience for a caller that names no deadline, seconds."""
+"""Time limit of a request without a deadline, seconds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One request in flight: what the engine works on, and whom to answer."""
+    """One request in flight: its input, and the sender of its response."""
 
     work: Any
     sender: Any
@@ -51,7 +51,7 @@ class Job:
 
     @property
     def abandoned(self) -> bool:
-        """Nobody waits for the answer any more."""
+        """Whether nobody waits for the answer."""
         return time.monotonic_ns() > self.deadline_ns or bool(self.sender.is_cancelled())
 
     def send(self, result: Tensors | Exception) -> None:
@@ -74,10 +74,10 @@ class Job:
 
 
 class EngineModel(ABC):
-    """What all engine models share: reading requests and refusing what they cannot take."""
+    """Base of all engine models: reads requests and refuses invalid ones."""
 
     name: str
-    """Of the engine, whatever its model is called."""
+    """Name of the engine; the model's name can differ."""
 
     @abstractmethod
     def open(self, build: Path, parameters: dict[str, str]) -> None:
@@ -85,7 +85,7 @@ class EngineModel(ABC):
 
     @abstractmethod
     def read(self, tensors: Tensors, deadline_ns: int) -> Any:
-        """What the engine works on; raises InvalidRequest."""
+        """The engine's input; raises InvalidRequest."""
 
     @abstractmethod
     def take(self, job: Job) -> None:
@@ -110,7 +110,7 @@ class EngineModel(ABC):
         self._inputs = input_names(args["model_config"])
         self.metrics = EngineMetrics(self.name)
         self.installed = is_installed(build, self.name)
-        """A model that the build did not install is no more than a name: it loads nothing and refuses requests."""
+        """Whether the build installed the model. If not, the engine loads nothing and refuses requests."""
         if self.installed:
             self.open(build, parameters)
         self._reporter = MetricsReporter(self.metrics, args["model_name"])
@@ -137,10 +137,10 @@ class EngineModel(ABC):
 
 
 class BatchingModel(EngineModel):
-    """An engine that answers a list of requests in one go."""
+    """An engine that answers a list of requests in one batch."""
 
     max_batch_cost: float = 64.0
-    """A batch is closed once its jobs cost this much."""
+    """Cost of jobs at which a batch is full."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         """Open the build and start the worker."""
@@ -155,10 +155,10 @@ class BatchingModel(EngineModel):
 
     @abstractmethod
     def cache_use(self) -> tuple[int, int]:
-        """How much the engine's own cache knew, and did not know, since this was last asked."""
+        """Hits and misses of the engine's cache since the last call."""
 
     def cost(self, work: Any) -> float:
-        """What a job adds to its batch."""
+        """Cost of a job in its batch."""
         return 1.0
 
     def take(self, job: Job) -> None:
@@ -178,7 +178,7 @@ class BatchingModel(EngineModel):
             begun_ns = time.monotonic_ns()
             try:
                 results = self.run([job.work for job in live])
-            except Exception as error:  # the border: callers get the error, the engine lives on
+            except Exception as error:  # callers get the error, the engine continues
                 pb_utils.Logger.log_error(f"{type(self).__name__}: {type(error).__name__}: {error}")
                 results = [error] * len(live)
             for job, result in zip(live, results, strict=True):
@@ -187,7 +187,7 @@ class BatchingModel(EngineModel):
             self.metrics.cache(*self.cache_use())
 
     def _next_batch(self) -> list[Job] | None:
-        """Wait for a job, then take all that wait up to the batch's cost; None when the model is being unloaded."""
+        """Wait for a job, then take waiting jobs up to the batch's cost; None when the model is unloaded."""
         job = self._queue.get()
         jobs, cost = [], 0.0
         while True:

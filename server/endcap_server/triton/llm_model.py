@@ -14,7 +14,7 @@ from endcap_server.triton.engine_model import EngineModel, Job
 
 
 def llm_model(model_name: str) -> type:
-    """The `TritonPythonModel` of the student that the build step `model_name` made."""
+    """The `TritonPythonModel` of the student of the build step `model_name`."""
 
     class TritonPythonModel(LlmModel):
         name = model_name
@@ -67,7 +67,7 @@ class LlmModel(EngineModel):
 
 
 def _rarely(check: Callable[[], bool], every_ns: int = 100_000_000) -> Callable[[], bool]:
-    """`check` asked at most every 0.1 s: it talks to the server process, and the engine asks between all tokens."""
+    """Call `check` at most every 0.1 s: it sends a message to the server, and the engine calls it between tokens."""
     asked_ns, answer = 0, False
 
     def ask() -> bool:
@@ -81,7 +81,7 @@ def _rarely(check: Callable[[], bool], every_ns: int = 100_000_000) -> Callable[
 
 
 class _Gather:
-    """Collects the answers of one request's prompts, in whatever order they finish."""
+    """Collects the answers of one request's prompts, in any order."""
 
     def __init__(self, job: Job, count: int) -> None:
         self._job, self._left = job, count
@@ -97,7 +97,7 @@ class _Gather:
         self._job.send(self._result())
 
     def _result(self) -> Tensors | Exception:
-        """One late prompt does not cost the others their answers: it comes back empty and "cancelled"."""
+        """The answer of a late prompt is empty and "cancelled", so that the other answers are not lost."""
         texts, finishes = [], []
         for answer in self._answers:
             if isinstance(answer, Completion):

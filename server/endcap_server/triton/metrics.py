@@ -1,12 +1,12 @@
-"""Hands the sums of `endcap_server.serving.metrics` to the server, which shows them beside its own.
+"""Reports the sums of `endcap_server.serving.metrics` to the server, which exports them with its own metrics.
 
-A custom metric of the Python backend costs a message to the server process for each update, and every update takes the
-interpreter's lock again. So requests only add up in memory, and a thread tells the server the sums once a second:
-histograms, too, as counters by bucket, for the server would want a message for each single value.
+In the Python backend, each update of a custom metric sends a message to the server process and takes the interpreter's
+lock. Requests therefore only add up in memory, and a thread reports the sums once a second. Histograms are reported as
+counters per bucket, because the server's histograms need a message per value.
 
-Triton 24.10 frees a series with the first of several models that have it, and ends with the next update by another
-(a model that is loaded again runs beside its predecessor for a moment). So every process has its own: the label
-`process`.
+If several models have the same series, Triton 24.10 frees it with the first of them, and ends at the next update by
+another. (A model that is loaded again runs beside its predecessor for a moment.) Therefore each process has its own
+series, by the label `process`.
 """
 
 import os
@@ -25,8 +25,8 @@ class MetricsReporter:
     """A thread that reports what a model counts.
 
     Args:
-        source: What it counts.
-        model: Name of the Triton model, a label of every series: versions of a stage run under names of their own.
+        source: The counts.
+        model: Name of the Triton model, a label of every series; each generation has its own name.
     """
 
     def __init__(self, source: StageMetrics | EngineMetrics, model: str) -> None:
@@ -40,14 +40,14 @@ class MetricsReporter:
             for metric, labels in source.known:
                 self._report(metric, labels, nothing(metric))
         except pb_utils.TritonModelException as error:
-            # A server that was started without metrics serves nonetheless.
+            # A server without metrics can serve, too.
             pb_utils.Logger.log_warn(f"{model}: no metrics of its own ({error})")
             self._forget()
             return
         self._thread.start()
 
     def stop(self) -> None:
-        """Report what is left, and take the series away; they are gone from the server when this returns."""
+        """Report the remaining counts and remove the series from the server."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
@@ -60,7 +60,7 @@ class MetricsReporter:
             try:
                 for (metric, labels), sums in self._source.take().items():
                     self._report(metric, labels, sums)
-            except Exception as error:  # what goes wrong here concerns no request, and the next second is counted again
+            except Exception as error:  # an error here affects no request; try again in a second
                 pb_utils.Logger.log_error(f"{self._labels['model']}: metrics: {error}")
 
     def _report(self, metric: Metric, labels: tuple[str, ...], sums: list[float]) -> None:
@@ -83,6 +83,6 @@ class MetricsReporter:
         return self._families[name]
 
     def _forget(self) -> None:
-        # Series before their families: the other way round the server refuses.
+        # Remove series before their families; the server refuses the other order.
         self._series.clear()
         self._families.clear()

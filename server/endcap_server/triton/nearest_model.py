@@ -12,7 +12,7 @@ from endcap_server.triton.engine_model import BatchingModel
 class TritonPythonModel(BatchingModel):
     """TEXT [T] or VECTOR [T, D], INDEX [1], K [1], ALLOWED [ceil(n / 8)] -> VECTOR [T, D], ROW, SIMILARITY, EXACT.
 
-    Without INDEX the texts are encoded and nothing is searched.
+    Without INDEX, texts are only encoded.
     """
 
     name = "nearest"
@@ -43,7 +43,7 @@ class TritonPythonModel(BatchingModel):
         return request
 
     def cache_use(self) -> tuple[int, int]:
-        """Texts that were known, and that were not, since this was last asked."""
+        """Cache hits and misses (texts) since the last call."""
         return self._engine.cache_use()
 
     def run(self, works: list[Any]) -> list[Tensors | Exception]:

@@ -1,4 +1,4 @@
-"""A stage as a Triton model: every request is a coroutine on one event loop, so waiting for an engine blocks nobody."""
+"""A stage as a Triton model: each request is a coroutine on one event loop, so waiting for an engine does not block."""
 
 import asyncio
 import threading
@@ -40,7 +40,7 @@ def stage_model(stage_type: type[Stage]) -> type:
 
 
 class StageModel:
-    """Requests come in on the stub's thread and are answered, out of order, from the stage's event loop."""
+    """Requests arrive on the stub's thread; the stage's event loop answers them in any order."""
 
     stage_class: type[Stage]
 
@@ -58,14 +58,14 @@ class StageModel:
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(call_threads(), thread_name_prefix="bls"))
         self._tasks: set[asyncio.Task[None]] = set()
-        """The loop itself keeps no task alive."""
+        """References to running tasks; the event loop keeps only weak ones."""
         self._thread = threading.Thread(target=self._loop.run_forever, name=self._stage.name, daemon=True)
         self._thread.start()
 
     def execute(self, requests: list[Any]) -> None:
-        """Answer what the stage knows already, and hand the other requests to the loop; responses follow later.
+        """Answer requests from the cache, and pass the others to the event loop, which responds later.
 
-        Tensors are taken out of the stub's memory here: it is reused once this returns.
+        Tensors are copied here, because the stub's memory is reused when this returns.
         """
         for request in requests:
             arrived = time.monotonic_ns()
@@ -79,7 +79,7 @@ class StageModel:
                 self._loop.call_soon_threadsafe(self._begin, self._serve(arrived, inputs, requested, sender))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        # Lighter than run_coroutine_threadsafe, whose future nobody would look at: that takes time from the next step.
+        # Cheaper than run_coroutine_threadsafe, whose future nobody needs; the next step needs the time.
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -87,8 +87,8 @@ class StageModel:
     async def _serve(self, arrived: int, inputs: Tensors, requested: list[str], sender: Any) -> None:
         name = self._stage.name
         arrived_ns.set(arrived)
-        # Triton goes through all steps of an ensemble whose client has gone; it tells a step so when it begins, and one
-        # that runs already not at all.
+        # Triton runs all steps of an ensemble even if the client has gone. It reports that when a step starts, but not
+        # to a step that is already running.
         if sender.is_cancelled():
             self._stage.abandon(inputs)
             self._metrics.ended("abandoned")
@@ -104,7 +104,7 @@ class StageModel:
         except OverloadError as error:
             refuse(sender, str(error), pb_utils.TritonError.UNAVAILABLE)
             self._metrics.overloaded(error.code)
-        except Exception as error:  # the border: whatever went wrong, this request is answered and the next is served
+        except Exception as error:  # whatever went wrong, answer this request and serve the next
             self._logger.log_error(f"{name}: {type(error).__name__}: {error}")
             refuse(sender, f"{name} failed: {type(error).__name__}: {error}", pb_utils.TritonError.INTERNAL)
             self._metrics.ended("failed")

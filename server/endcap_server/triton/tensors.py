@@ -12,7 +12,7 @@ from endcap_server.declared.tensors import Tensors
 
 
 def input_names(model_config: str) -> tuple[str, ...]:
-    """Names of a model's inputs, from the configuration that Triton hands to `initialize`."""
+    """Names of a model's inputs, from the configuration that Triton passes to `initialize`."""
     return tuple(each["name"] for each in json.loads(model_config)["input"])
 
 
@@ -22,7 +22,7 @@ def config_parameters(model_config: str) -> dict[str, str]:
 
 
 def build_folder(args: Mapping[str, str], parameters: dict[str, str]) -> Path:
-    """The build that a model serves; takes `build` out of `parameters`.
+    """The build that a model serves; removes `build` from `parameters`.
 
     The parameter is a path relative to the model's own folder, so that a build can be moved or copied as a whole.
     """
@@ -30,13 +30,13 @@ def build_folder(args: Mapping[str, str], parameters: dict[str, str]) -> Path:
 
 
 def engine_names(parameters: dict[str, str]) -> dict[str, str]:
-    """Engine -> model that a stage calls for it, where that has another name; takes `engines` out of `parameters`."""
+    """Engine -> model to call for it, if the name differs; removes `engines` from `parameters`."""
     names: dict[str, str] = json.loads(parameters.pop("engines", "{}"))
     return names
 
 
 def read_inputs(request: Any, names: Iterable[str]) -> Tensors:
-    """The tensors of a request that were sent, copied: the stub's memory is reused once `execute` has returned."""
+    """Copies of a request's tensors: the stub's memory is reused when `execute` returns."""
     tensors = {}
     for name in names:
         tensor = pb_utils.get_input_tensor_by_name(request, name)
@@ -46,7 +46,7 @@ def read_inputs(request: Any, names: Iterable[str]) -> Tensors:
 
 
 def deadline_of(request: Any) -> int | None:
-    """`deadline_ns` (monotonic clock) that a stage gave its request, None without one."""
+    """The parameter `deadline_ns` (monotonic clock) of a stage's request; None without one."""
     parameters = request.parameters()
     value = json.loads(parameters).get("deadline_ns") if parameters else None
     return int(value) if value is not None else None
