@@ -150,7 +150,7 @@ class MetricSums:
             self._sums[metric, labels] = [value]
 
     def take(self) -> Sums:
-        """Return and reset the sums by metric and labels: [count], or a histogram's counts by bucket, of +Inf, and sum."""
+        """Return and reset the sums by metric and labels: [count], or a histogram's counts by bucket, +Inf, and sum."""
         with self._lock:
             sums, self._sums = self._sums, {}
         return sums
