@@ -32,7 +32,8 @@ def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) 
         known keywords; teacher_concepts: share of concepts that stand on the teacher's page; searches_quoted: share of
         the searches and campaigns on the teacher's page that stand on the student's too; distinct_titles: share
         of titles among all answers; tokens, ms: medians of one answer. And the student beside a page of what the
-        shopper likes, which is about what categories give: concepts that it has in common with the teacher's page.
+        shopper likes, a kind a placement, which is about what categories give: how near each comes to the teacher's
+        placements.
     """
     counts = [len(prompts.parse_themes(example.completion)) for example in examples]
     shoppers = [example.prompt.split("\n")[0] for example in examples]
@@ -41,8 +42,9 @@ def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) 
     valid, titles, shared, in_catalogue, quoted = 0, [], [], [], []
     agreement, of_categories = np.zeros(len(examples)), np.zeros(len(examples))
     for row, (example, answer, count) in enumerate(zip(examples, answers, counts, strict=True)):
-        wanted = {text for theme in prompts.parse_themes(example.completion) for text in theme.concepts}
-        of_categories[row] = _agreement(set(_liked(example.prompt)[:count]), wanted)
+        placements = [set(theme.concepts) for theme in prompts.parse_themes(example.completion)]
+        wanted = set().union(*placements)
+        of_categories[row] = _page_agreement([{kind} for kind in _liked(example.prompt)[:count]], placements)
         try:
             page = prompts.parse_themes(answer.text)
         except prompts.MalformedAnswer:
@@ -50,7 +52,7 @@ def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) 
         valid += len(page) == count and answer.finish == "stop"
         titles += [theme.title for theme in page]
         concepts = [text for theme in page for text in theme.concepts]
-        agreement[row] = _agreement(set(concepts), wanted)
+        agreement[row] = _page_agreement([set(theme.concepts) for theme in page], placements)
         shared += [text in wanted for text in concepts]
         quoted += _quotes(example, page)
         in_catalogue += [text in known for text in concepts]
@@ -62,7 +64,8 @@ def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) 
         "distinct_titles": round(len(set(titles)) / max(1, len(titles)), 3),
         **figures,
     }
-    gate = Gate.of("theme_llm", "concepts of the teacher's page (F1)", agreement, "themes of categories", of_categories)
+    measure = "placements of the teacher's page (F1 of their concepts)"
+    gate = Gate.of("theme_llm", measure, agreement, "themes of categories", of_categories)
     return figures, [gate]
 
 
@@ -124,6 +127,11 @@ def _answer(
 def _agreement(found: set[str], wanted: set[str]) -> float:
     """F1 of a set of texts."""
     return 2 * len(found & wanted) / max(1, len(found) + len(wanted))
+
+
+def _page_agreement(found: Sequence[set[str]], wanted: Sequence[set[str]]) -> float:
+    """Mean over the wanted placements of the F1 of the found one that comes nearest; sets of concepts."""
+    return float(np.mean([max((_agreement(each, one) for each in found), default=0.0) for one in wanted]))
 
 
 def _liked(prompt: str) -> list[str]:
