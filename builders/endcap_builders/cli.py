@@ -91,7 +91,7 @@ def add_demo_command(subparsers: Any) -> None:
 
 
 def reporting(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """`command`, with the errors a user can cause told in one sentence."""
+    """`command`, with the errors that users can cause reported in one sentence."""
 
     def run(arguments: argparse.Namespace) -> int:
         from endcap_server.launch import LaunchError

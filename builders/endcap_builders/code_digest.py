@@ -1,10 +1,9 @@
-"""A digest of the code that a build step runs: the functions and classes that it reaches, whatever module they are in.
+"""A digest of the code that a build step runs: the functions and classes that it reaches, in all modules.
 
-From the step's own functions the imports are followed name by name: `from endcap_server.shop.words import stem` reaches
-`stem` and what `stem` uses, not the rest of that module. Comments, docstrings, layout and the help texts of settings do
-not count. A module that is used as a whole (`import module` without a name after it) counts as a whole. Data files
-beside a module count where a string names them. What names are looked up by at run time (`getattr`, `import_module` of
-a computed name) is not seen.
+Imports are followed from the step's functions name by name: `from endcap_server.shop.words import stem` reaches `stem`
+and what `stem` uses, not the rest of that module. Comments, docstrings, layout and help texts of settings do not count.
+A module that is imported as a whole (`import module`) counts as a whole. A data file beside a module counts if a string
+names it. Names that are computed at run time (`getattr`, `import_module`) are not followed.
 """
 
 import ast
@@ -19,7 +18,7 @@ from typing import Any
 
 PACKAGES = ("endcap_builders", "endcap_server", "endcap_kernels")
 _SEPARATE = ("endcap_builders.pipeline", "endcap_builders.catalogue.read")
-"""Not followed into: how steps are run changes no step's result, and how tables are read shows in the tables."""
+"""Modules that are not followed: they do not change results, or changes show in what steps read."""
 _HELP = {"Field": "description", "Step": "help"}
 _WHOLE = "*"
 
@@ -44,7 +43,7 @@ def code_digest(*entries: Callable[..., Any], packages: tuple[str, ...] = PACKAG
             continue
         module = _parse(path, path.stat().st_mtime_ns)
         if name != _WHOLE and name not in module.parts:
-            # A name that the module itself imports, or does not have.
+            # A name that the module imports, or does not have.
             seen[path, name] = ""
             waiting += _followed(module.imports.get(name, ()), roots)
             continue
@@ -54,13 +53,13 @@ def code_digest(*entries: Callable[..., Any], packages: tuple[str, ...] = PACKAG
         waiting += _followed(part.imports, roots)
         for data in part.data:
             seen.setdefault((path.parent / data, ""), _file_digest(path.parent / data))
-    # Paths differ between checkouts and installed packages.
+    # Without paths, which differ between checkouts and installed packages.
     lines = sorted(f"{path.parent.name}/{path.name} {name} {digest}" for (path, name), digest in seen.items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 Import = tuple[str, str]
-"""Module and name of it; `*` is all of it, a name may be a module too."""
+"""A module and a name in it; `*` is the whole module, and a name can be a module, too."""
 
 
 @dataclass
@@ -75,7 +74,7 @@ class _Part:
 
 @dataclass
 class _Module:
-    """A parsed module: its top-level parts by name, and what imported names stand for."""
+    """A parsed module: its top-level parts by name, and the targets of imported names."""
 
     parts: dict[str, _Part] = field(default_factory=dict)
     imports: dict[str, tuple[Import, ...]] = field(default_factory=dict)
@@ -88,7 +87,7 @@ class _Module:
 
 @lru_cache(maxsize=4096)
 def _parse(path: Path, modified_ns: int) -> _Module:
-    """Take a file apart; its time of modification keeps an edited file from being taken for the old one."""
+    """Parse a file; the modification time in the key detects edits."""
     tree = _Normal().visit(ast.parse(path.read_bytes()))
     module = _Module()
     bodies: dict[str, list[ast.stmt]] = {}
@@ -117,12 +116,12 @@ def _part(body: list[ast.stmt], folder: Path) -> _Part:
 
 
 class _Normal(ast.NodeTransformer):
-    """Takes out what changes nothing: texts that stand alone, and the help of settings and steps."""
+    """Removes what does not change results: docstrings, and help texts of settings and steps."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         """Drop docstrings, of attributes too."""
         if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            # A body needs a statement.
+            # A body needs at least one statement.
             return ast.copy_location(ast.Pass(), node)
         return self.generic_visit(node)
 
@@ -134,7 +133,7 @@ class _Normal(ast.NodeTransformer):
 
 
 def _imports(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Import]]:
-    """Names that an import binds, and what they stand for."""
+    """Names that an import binds, and their targets."""
     if isinstance(node, ast.Import):
         for alias in node.names:
             yield alias.asname or alias.name.split(".")[0], (alias.name, _WHOLE)
@@ -144,7 +143,7 @@ def _imports(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Import]]:
 
 
 def _defined(statement: ast.stmt) -> list[str]:
-    """Names that a top-level statement defines; one that defines none belongs to the module's parts as ``""``."""
+    """Names that a top-level statement defines; a statement without names is the part ``""`` of the module."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [statement.name]
     names = [node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
@@ -152,7 +151,7 @@ def _defined(statement: ast.stmt) -> list[str]:
 
 
 def _followed(imports: tuple[Import, ...], roots: dict[str, Path]) -> Iterator[tuple[Path, str]]:
-    """Files and names that imports lead to, of the followed packages."""
+    """Files and names in the followed packages that imports reach."""
     for module, name in imports:
         root = roots.get(module.split(".")[0])
         if root is None or module in _SEPARATE:

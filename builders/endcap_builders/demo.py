@@ -1,4 +1,4 @@
-"""`endcap demo`: the whole way, from an empty folder to pages answered by a real server."""
+"""`endcap demo`: builds the demo shop in an empty folder, starts a real server, and prints pages."""
 
 import shlex
 import subprocess
@@ -17,20 +17,19 @@ from endcap_builders.pipeline import BuildError, Pipeline
 from endcap_builders.steps import all_steps
 
 QUICK: dict[str, dict[str, Any]] = {
-    # With the default rate a teacher of so few steps may learn nothing: held-out pairs were then judged by chance.
+    # With the default rate, a teacher of so few steps can fail to learn: its order of held-out pairs was random.
     "teacher": {"max_pairs": 3000, "epochs": 1.0, "train_seconds": 50, "learning_rate": 5e-5},
     "cross_encoder": {"max_pairs": 3000, "mined_queries": 100, "train_seconds": 90},
     "theme_llm": {"train_seconds": 100},
     "keyword_llm": {"train_seconds": 100},
 }
-"""Settings that keep the demo within eight minutes on two cores, slow ones too. The demo shop's queries are easy to
-learn."""
+"""Settings with which the demo takes at most eight minutes, also on two slow cores. Its queries are easy to learn."""
 
 _RULES = '{"boost": {"brand:%s": 1.5}, "max_per_brand": 3, "campaign": "autumn comfort"}'
 
 
 def run_demo(build: Path, catalogue_folder: Path) -> int:
-    """Generate, build, serve, ask, print; what is there already is not made again. Returns the exit status."""
+    """Generate, build, serve, send requests, print; existing results are reused. Returns the exit status."""
     console = Console(stderr=True)
     if not (catalogue_folder / "products.parquet").exists():
         console.print("generating the demo catalogue")
@@ -54,7 +53,7 @@ def run_demo(build: Path, catalogue_folder: Path) -> int:
 
 
 def _requests(catalogue: Catalogue, build: Path) -> list[list[str]]:
-    """A regular, a shopper in mid-session with a merchandiser's rules, a new shopper, and two searches."""
+    """Requests of a regular shopper, a shopper with a session and rules, a new shopper, and two searches."""
     if catalogue.events is None or catalogue.queries is None:
         raise BuildError(f"{catalogue.folder} is not the demo catalogue: expected events.parquet and queries.parquet")
     shoppers = catalogue.events.filter(pl.col("type") == "purchase").group_by("user_id", maintain_order=True)

@@ -1,1 +1,1 @@
-"""What shoppers did, out of a catalogue's events: tables of products, and training examples of the ranker."""
+"""Shopper behaviour from a catalogue's events: tables of products, and training examples of the ranker."""

@@ -1,7 +1,7 @@
-"""Training examples of the ranker: what shoppers bought after a day, given what was known before it.
+"""Training examples of the ranker: purchases after a day, given what was known before it.
 
-At each of several cuts in time the tables of behaviour are counted anew from the events before it, the sources find a
-shopper's candidates in them as in serving, and what the shopper bought in the weeks after the cut are the labels.
+For each of several cuts in time, the behaviour tables are computed from the events before the cut. The sources find a
+shopper's candidates in these tables, as in serving. The purchases in the weeks after the cut are the labels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from endcap_builders.behaviour.log import Array, EventLog
 from endcap_builders.behaviour.tables import BehaviourSettings, behaviour_of
 
 _REPEATS, _TOGETHER, _POPULAR, _FAVOURITES = 200, 150, 100, 150
-"""Candidates of each source, at most; more than are served, so that the model learns what is not worth serving."""
+"""Most candidates of each source; more than in serving, so that the model also sees irrelevant ones."""
 _CUT_SHARE, _CUT_ITEMS = 0.1, 6
 _LONGEST_DAYS, _PARTS = 28, 8
 _WARM_UP = 0.2
@@ -28,7 +28,7 @@ _WARM_UP = 0.2
 
 @dataclass(frozen=True)
 class Cut:
-    """A day in the log: what was before is known, what shoppers bought in the ``days`` from then on is predicted."""
+    """A day in the log: events before it are known, purchases in the following ``days`` are predicted."""
 
     day: int
     days: int
@@ -36,16 +36,16 @@ class Cut:
 
 @dataclass(frozen=True)
 class Examples:
-    """Candidates of g shoppers at some cut, one shopper's after the other's; n candidates.
+    """n candidates of g shoppers at a cut, grouped by shopper.
 
     Attributes:
         features: float32 [n, F].
         bought: bool [n].
-        weight: float32 [n], how many candidates each stands for.
+        weight: float32 [n], number of candidates that each represents.
         new: bool [n], whether the product is new to the shopper.
         sizes: int64 [g].
-        all_bought: int64 [g], distinct products that the shopper bought, candidates or not.
-        new_bought: int64 [g], those among them that were new.
+        all_bought: int64 [g], distinct products that the shopper bought, also those that are no candidates.
+        new_bought: int64 [g], those of them that were new to the shopper.
     """
 
     features: Array
@@ -57,21 +57,21 @@ class Examples:
     new_bought: Array
 
     def groups(self, *values: Array) -> Iterator[tuple[Array, ...]]:
-        """Cut ``values`` [n, ...] each at the groups' ends."""
+        """Split each of ``values`` [n, ...] into groups."""
         ends = np.cumsum(self.sizes)[:-1]
         return zip(*(np.split(each, ends) for each in values), strict=True)
 
     @classmethod
     def join(cls, parts: Sequence["Examples"]) -> "Examples":
-        """Those of several cuts, which are at least one."""
+        """Concatenate the examples of at least one cut."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
 
 
 def cuts_of(log: EventLog, most: int) -> list[Cut]:
-    """At most ``most`` cuts, the latest first: its labels are the last days of the log, and others overlap by half.
+    """At most ``most`` cuts, the latest first. Its labels are the last days of the log; label periods overlap by half.
 
-    Labels are of 4 weeks, of an eighth of a log that is shorter than 8 times that. The first fifth of the log is before
-    every cut. A log of less than 8 days has none.
+    Labels cover 4 weeks, or an eighth of the log if it is shorter than 32 weeks. The first fifth of the log is before
+    every cut. A log of less than 8 days has no cuts.
     """
     if not len(log):
         return []
@@ -84,7 +84,7 @@ def cuts_of(log: EventLog, most: int) -> list[Cut]:
 
 
 def candidates(tables: FeatureTables, profile: Profile) -> Array:
-    """Everything that the sources of behaviour find for a shopper: int64 [c], ascending."""
+    """All candidates of a shopper from the sources of behaviour: int64 [c], ascending."""
     sources = tables.sources
     lists = (
         repeats(sources, profile).rows[:_REPEATS],
@@ -106,17 +106,17 @@ def examples_at(
     cut_histories: bool,
     rng: np.random.Generator,
 ) -> Examples | None:
-    """The examples of one cut; None if nobody with a history before it bought anything after it.
+    """The examples of one cut; None if no shopper has a history before it and a purchase after it.
 
     Args:
-        log: of all events.
-        cut: where in time.
+        log: all events.
+        cut: the cut.
         store: the build's item store.
         settings: of the step `behaviour`.
-        shoppers: how many, at most.
+        shoppers: most shoppers.
         kept: share of the candidates not bought that are kept, 0 < kept <= 1.
-        cut_histories: Whether some shoppers are shown with their last few items or none, so that the model learns to do
-            with little as well.
+        cut_histories: Whether some shoppers have only their last few items or none, so that the model learns from short
+            histories, too.
         rng: chooses shoppers and candidates.
     """
     before, after = log.day < cut.day, (log.day >= cut.day) & (log.day < cut.day + cut.days)
@@ -150,13 +150,13 @@ def examples_at(
 
 
 def page_shares(examples: Examples, scores: Array, size: int) -> tuple[float, float]:
-    """Shares of what shoppers bought, and of what they bought that was new to them; means of `shopper_shares`."""
+    """Shares of all purchases and of new ones: means of `shopper_shares`."""
     every, new = shopper_shares(examples, scores, size)
     return float(every.mean()), float(np.nanmean(new)) if (~np.isnan(new)).any() else 0.0
 
 
 def shopper_shares(examples: Examples, scores: Array, size: int) -> tuple[Array, Array]:
-    """Shares of what each shopper bought among the ``size`` best candidates: float64 [shoppers] each.
+    """Shares of each shopper's purchases among the ``size`` best candidates: float64 [shoppers] each.
 
     Args:
         examples: with every candidate kept.
@@ -164,7 +164,7 @@ def shopper_shares(examples: Examples, scores: Array, size: int) -> tuple[Array,
         size: products of a page.
 
     Returns:
-        Of all that was bought, and of what was new to the shopper (NaN where nothing was).
+        Shares of all purchases, and of those that were new to the shopper (NaN without any).
     """
     shares: tuple[list[float], list[float]] = ([], [])
     groups = examples.groups(scores, examples.bought, examples.new)
@@ -176,7 +176,7 @@ def shopper_shares(examples: Examples, scores: Array, size: int) -> tuple[Array,
 
 
 def simple_orders(examples: Examples, size: int) -> dict[str, Array]:
-    """The orders that a ranker has to beat, as scores of the same candidates: float64 [n] each.
+    """Baseline orders of the ranker, as scores of the same candidates: float64 [n] each.
 
     *popular*: most bought first. *own*: most often in the history first, then the latest, then popular ones. *half*:
     the first half of a page as *own*, then popular ones that are new to the shopper.

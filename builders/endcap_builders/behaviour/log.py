@@ -13,14 +13,14 @@ GRADES = {"view": 1, "cart": 2, "purchase": 3}
 
 @dataclass(frozen=True)
 class EventLog:
-    """Events of known products, each shopper's together and oldest first; e events.
+    """e events of known products, grouped by shopper, oldest first.
 
     Attributes:
         row: int64 [e], product.
         shopper: int64 [e], ascending from 0.
         day: int64 [e], days since 1970.
-        bought: bool [e], whether it is of the strongest kind in the log: a purchase, where there are any.
-        products: n, of the catalogue.
+        bought: bool [e], whether it is of the strongest kind in the log (a purchase, if there are any).
+        products: n, number of products in the catalogue.
     """
 
     row: Array

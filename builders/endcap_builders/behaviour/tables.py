@@ -1,4 +1,4 @@
-"""The tables of :class:`endcap_server.shop.behaviour.Behaviour` out of events."""
+"""Computes the tables of :class:`endcap_server.shop.behaviour.Behaviour` from events."""
 
 import numpy as np
 from endcap_server.shop.behaviour import NEIGHBOURS, Behaviour
@@ -12,7 +12,7 @@ _BLOCK = 2048
 
 
 class BehaviourSettings(Settings):
-    """Options of the tables of what shoppers did."""
+    """Options of the behaviour tables."""
 
     half_life_days: float = Field(28.0, gt=0, description="days after which a purchase counts half in what sells now")
     repeat_damping: float = Field(5.0, gt=0, description="buyers whose behaviour a product has of its category")
@@ -23,7 +23,7 @@ class BehaviourSettings(Settings):
 
 
 def behaviour_of(log: EventLog, now: int, category: Array, settings: BehaviourSettings) -> Behaviour:
-    """Count the tables as of the day ``now``; every event of the log has to be of before.
+    """Compute the tables as of the day ``now``; every event of the log must be earlier.
 
     Args:
         log: e events.
@@ -43,7 +43,7 @@ def behaviour_of(log: EventLog, now: int, category: Array, settings: BehaviourSe
     def count(rows: Array, weights: Array | None = None) -> Array:
         return np.bincount(rows, weights, log.products).astype(np.float32)
 
-    # Whoever was never seen again cannot tell whether a product is bought again.
+    # Only shoppers with later events can show whether a product is bought again.
     last_day = np.full(int(log.shopper.max()) + 1, np.iinfo(np.int64).min)
     np.maximum.at(last_day, log.shopper, log.day)
     returned = last_day[buyer] > day[pair_start]
@@ -60,7 +60,7 @@ def behaviour_of(log: EventLog, now: int, category: Array, settings: BehaviourSe
 
 
 def _repeat(buyers: Array, again: Array, category: Array, settings: BehaviourSettings) -> Array:
-    """Share of buyers who bought again, smoothed by the category's and that by the shop's: float32 [n]."""
+    """Share of buyers who bought again, smoothed by the share of the category (itself smoothed): float32 [n]."""
     damping = settings.repeat_damping
     overall = again.sum() / max(float(buyers.sum()), 1.0)
     group = category + 1
@@ -89,7 +89,7 @@ def _neighbours(log: EventLog, settings: BehaviourSettings) -> tuple[Array, Arra
         for row, begin, end in zip(block.tolist(), common.indptr, common.indptr[1:], strict=False):
             others, dot = common.indices[begin:end], common.data[begin:end]
             score = np.where(others == row, 0, dot / (length[row] * length[others] + settings.nearness_damping))
-            # Ties by row number, so that the same events make the same tables.
+            # Ties are broken by row number, so that equal events give equal tables.
             best = np.lexsort((others, -score))[:NEIGHBOURS]
             best = best[score[best] > 0]
             neighbour[row, : len(best)] = others[best]

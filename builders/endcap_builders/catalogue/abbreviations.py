@@ -1,8 +1,8 @@
-"""Spells out the abbreviations in a catalogue's category names with the catalogue's own longer words.
+"""Expands abbreviations in category names with longer words of the same catalogue.
 
-"FRZN" is "frozen" because they share their consonants and "frozen" stands elsewhere in the catalogue; "BTR" in
-"PNT BTR" is "butter", not "better", because a category below it, or a title of its products, is called "peanut butter".
-No list of abbreviations is involved: a shop's titles, searches and category names are all that is known.
+"FRZN" is "frozen", because they share their consonants and "frozen" occurs elsewhere in the catalogue. "BTR" in "PNT
+BTR" is "butter", not "better", because a category below it, or a title of its products, contains "peanut butter". There
+is no list of abbreviations; the only evidence are the shop's titles, searches and category names.
 """
 
 import re
@@ -14,7 +14,7 @@ from itertools import pairwise
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _VOWELS = frozenset("aeiouyäöüéèêáàâíóôúåæø")
-# An abbreviation without vowels may lack some consonants too ("pkg", "lt"): at least this share has to be there.
+# An abbreviation without vowels can lack consonants, too ("pkg", "lt"); least share that it must have.
 _LEAST_COVERAGE = 0.6
 _LEAST_PREFIX = 3
 _LEAST_ALONE = 3
@@ -28,11 +28,11 @@ _BESIDE = 3.0
 
 @dataclass(frozen=True)
 class Spelling:
-    """What a word of a category name was read as.
+    """The expansion of a word of a category name.
 
     Attributes:
-        word: as it stands in the name, in lower case.
-        spelled: the catalogue's own word or words, in lower case.
+        word: the word in the name, in lower case.
+        spelled: its expansion, in lower case.
         why: the evidence, for the audit table.
     """
 
@@ -47,13 +47,13 @@ def name_words(text: str) -> list[str]:
 
 
 class Abbreviations:
-    """Knows the words of one catalogue, and which words of category names are short for which others.
+    """Finds the expansions of abbreviations in the category names of one catalogue.
 
     Args:
-        names: the distinct category names (single parts of paths); names that are cut off end in a part of a word.
+        names: the distinct category names (single parts of paths); truncated names end in a part of a word.
         titles: titles of products; may be empty.
         searches: search texts and their counts; may be empty.
-        cut: length at which names are cut off, or None.
+        cut: length at which names are truncated, or None.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Abbreviations:
         for name in names:
             found = name_words(name)
             if cut is not None and len(name) >= cut:
-                # The last word may be a part of one.
+                # The last word can be incomplete.
                 found = found[:-1]
             self._counts.update(found)
             self._pairs.update(pairwise(found))
@@ -100,14 +100,14 @@ class Abbreviations:
             self._by_first[form[0]].append(form)
 
     def count(self, word: str) -> int:
-        """How often a word stands in the catalogue, in any number."""
+        """How often a word occurs in the catalogue, singular or plural."""
         return self._forms[singular(word)].total() if singular(word) in self._forms else 0
 
     def known(self, word: str) -> bool:
-        """Whether a word is one that people use: searched, in titles, a name by itself, or a word in several forms."""
+        """Whether people use a word: it is searched, in titles, a whole name, or occurs in several forms."""
         if self._used(word):
             return True
-        # "frzn" and "drnks" stand alone and in both numbers too.
+        # "frzn" and "drnks" are whole names and have plurals, too.
         if not _VOWELS & set(word):
             return False
         return word in self._whole or any(
@@ -122,18 +122,19 @@ class Abbreviations:
     def spell(
         self, word: str, nearby: Counter[str], before: str | None, after: str | None, *, code: bool, cut: bool = False
     ) -> Spelling | None:
-        """What ``word`` is short for, or None if it is a word, or the catalogue does not tell.
+        """The expansion of ``word``; None if it is a word itself, or the catalogue has no evidence.
 
-        Only the plainest case needs no more than the word itself: no vowels, three letters at least, and the consonants
-        of a word. Everything else has to stand near its category, or beside the same word somewhere else.
+        A word with at least three letters, without vowels, and with the consonants of another word needs no other
+        evidence. All others need an expansion near their category, or beside the same neighbour elsewhere.
 
         Args:
             word: in lower case.
-            nearby: words of the names and titles around its category, with how often they stand there.
+            nearby: words of the names and titles around its category, and their counts.
             before: the word before it in the name.
             after: the word after it.
-            code: the name is a code; in other names only three letters or more without vowels are abbreviations.
-            cut: the name ends in this word and is cut off: it may be the beginning of any word.
+            code: whether the name is a code; in other names, only words of at least three letters without vowels are
+                abbreviations.
+            cut: whether the name is truncated in this word, so that it can be the start of any word.
         """
         if not code and (len(_singular(word)) < _LEAST_ALONE or _VOWELS & set(word)):
             return None
@@ -150,7 +151,7 @@ class Abbreviations:
             if not kind or not _VOWELS & set(form) or not self._is_candidate(kind, word, form, own, cut=cut):
                 continue
             near, beside = form in local, self._beside(form, before, after)
-            # Two letters abbreviate too many words for one that is merely near: "gm" is no game.
+            # Two letters fit too many words, so a nearby word is no evidence: "gm" is no game.
             if not (beside or (near and (cut or len(word) >= _LEAST_ALONE)) or _is_plain(kind, word, form)):
                 continue
             score = quality * (1 + _NEARBY * near + _BESIDE * beside) * self._forms[form].total() ** 0.25
@@ -160,27 +161,27 @@ class Abbreviations:
         return None if best is None else Spelling(word, self._surface(best[1], word), best[2])
 
     def _is_candidate(self, kind: str, word: str, form: str, own: int, *, cut: bool) -> bool:
-        """Whether a word may be the long one, from what the two are alone."""
+        """Whether a word can be the expansion, judged by both words alone."""
         if kind == BEGINNING:
             # A plural is a whole word.
             if not cut and (len(word) < _LEAST_PREFIX or word.endswith("s")):
                 return False
-            # "lunchmeat" is not the long form of "lunch": what follows is a word of its own.
+            # "lunchmeat" is not the long form of "lunch": the rest is another word.
             if len(form) >= len(singular(word)) + 3 and self.known(form[len(singular(word)) :]):
                 return False
-        # What is rarer than its abbreviation is another word.
+        # A word that is rarer than the abbreviation is another word.
         is_rarer = self._forms[form].total() < own
         return cut or not is_rarer or (kind != BEGINNING and not _VOWELS & set(word[1:]))
 
     def _surface(self, form: str, word: str) -> str:
-        """The form of a word in the number of its abbreviation, else the most frequent one."""
+        """The singular or plural of a word, as its abbreviation has it, else the most frequent form."""
         forms = self._forms[form]
         plural = word.endswith("s") and len(word) > 2
         fitting = [other for other in forms if other.endswith("s") == plural]
         return max(fitting or forms, key=lambda other: (forms[other], other))
 
     def _beside(self, form: str, before: str | None, after: str | None) -> bool:
-        """Whether the word stands beside the same neighbour somewhere; the neighbour may be an abbreviation too."""
+        """Whether the word occurs beside the same neighbour elsewhere; the neighbour can be an abbreviation, too."""
         return any(
             (before is not None and _among(before, self._previous[other]))
             or (after is not None and _among(after, self._next[other]))
@@ -188,7 +189,7 @@ class Abbreviations:
         )
 
     def _joined(self, word: str) -> Spelling | None:
-        """ "catfd" is "cat food": a word and the abbreviation of one that stands beside it elsewhere."""
+        """ "catfd" is "cat food": a word, and the abbreviation of one that occurs beside it elsewhere."""
         for at in range(len(word) - 2, 2, -1):
             head, tail = word[:at], word[at:]
             for second in sorted(self._next.get(head, ())):
@@ -199,7 +200,7 @@ class Abbreviations:
 
 
 def _is_plain(kind: str, word: str, form: str) -> bool:
-    """Whether an abbreviation needs no evidence but itself: no vowels, or a long word without one or two of them."""
+    """Whether an abbreviation needs no other evidence: no vowels, or a long word with one or two vowels omitted."""
     if kind != CONSONANTS or len(word) < _LEAST_ALONE:
         return False
     return not _VOWELS & set(word[1:]) or (len(word) >= _LONG and len(_singular(word)) >= _NEARLY * len(form))
@@ -217,7 +218,7 @@ def singular(word: str) -> str:
 
 
 def _singular(word: str) -> str:
-    """Without number; of an abbreviation without vowels too ("gds")."""
+    """The singular of a word, also of an abbreviation without vowels ("gds")."""
     if len(word) > 2 and word.endswith("s") and not _VOWELS & set(word):
         return word[:-1]
     return singular(word)
@@ -266,9 +267,9 @@ def _likeness(short: str, word: str) -> tuple[str, float]:
 
 
 def cut_length(names: Sequence[str], least: int = 3) -> int | None:
-    """The length at which a catalogue cuts names off: the longest one, if several names have it.
+    """The length at which a catalogue truncates names: the largest length, if several names have it.
 
-    A cut is told from chance by how many names end there: more than have the length below.
+    To exclude chance, more names must have this length than the next smaller one.
     """
     lengths = Counter(len(name) for name in names)
     longest = max(lengths, default=0)

@@ -1,4 +1,4 @@
-"""Checks one column of a catalogue file and brings it into the type that the rest of endcap relies on."""
+"""Checks one column of a catalogue file and converts it to the type that endcap uses."""
 
 import re
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from endcap_server.shop.text import plain_text
 
 from endcap_builders.catalogue.schema import EVENT_TYPES, PATH_SEPARATOR, Column
 
-# Rows shown of one kind of problem: the first few lead to the cause, a thousand equal lines hide the next problem.
+# Rows shown per kind of problem: the first few show the cause, more would hide the next problem.
 ROWS_SHOWN = 3
-# Events outside of these years are faults of a unit, or of what stands for "unknown".
+# Events outside these years have a wrong unit, or a value that stands for "unknown".
 FIRST_YEAR, END_YEAR = 1980, 2100
 _PER_SECOND = {"ms": 10**3, "us": 10**6, "ns": 10**9}
 _UNITS = {1: "seconds", 10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
@@ -20,10 +20,10 @@ _FIRST, _END = ((datetime(year, 1, 1) - _EPOCH).total_seconds() for year in (FIR
 
 
 class ColumnCheck:
-    """Collects the problems of one column; ``values`` is the column in its final type once no problem was found.
+    """Collects the problems of one column; without problems, ``values`` is the column in its final type.
 
     Args:
-        place: the file or folder of the column, for messages about all of it.
+        place: the file or folder of the column, for messages about the whole column.
         where: the file of a row, and the row in it, for messages about a row.
     """
 
@@ -35,12 +35,12 @@ class ColumnCheck:
         self._raw = raw
         self.values = raw
         if raw.dtype == pl.Null:
-            # An all-null column has no type of its own; any type will do to check its rows.
+            # An all-null column has no type; any type can be used to check its rows.
             self._raw = raw = raw.cast(_TYPE_OF_NULLS.get(column.kind, pl.String()))
         getattr(self, f"_check_{column.kind}")(raw)
 
     def _wrong_type(self, expected: str, advice: str = "") -> None:
-        """Refuses the type of the whole column; shows its first value, from which the cause can be told."""
+        """Refuses the type of the whole column; shows its first value as a hint to the cause."""
         values = self._raw.drop_nulls()
         example = f" (such as {_shown(values[0])})" if len(values) else ""
         self.problems.append(
@@ -147,7 +147,7 @@ class ColumnCheck:
             return
         self._nulls(raw, "a timestamp")
         unit, zone = raw.dtype.time_unit, raw.dtype.time_zone
-        # Compared as integers: a far year has no representation as a date, or in another unit.
+        # Compare integers: distant years cannot be represented as dates, or in another unit.
         ticks, per_second = raw.to_physical(), _PER_SECOND[unit]
         self._rows(
             (ticks < int(_FIRST) * per_second) | (ticks >= int(_END) * per_second),
@@ -157,7 +157,7 @@ class ColumnCheck:
         )
         if self.problems:
             return
-        # The unit first: a conversion of the zone keeps the unit.
+        # Convert the unit first: a conversion of the zone keeps it.
         times = raw.cast(pl.Datetime("us", zone))
         self.values = times.dt.convert_time_zone("UTC") if zone else times.dt.replace_time_zone("UTC")
 
@@ -206,7 +206,7 @@ def _date(seconds: float) -> str:
 
 
 def _far_time(seconds: float) -> str:
-    """A time out of range, and what it would be if it had been stored in the wrong unit."""
+    """Describes a time out of range, and the time in another unit, if that is plausible."""
     got = f"the year {1970 + int(seconds // 31_556_952)}"
     if seconds == 0:
         return f"{_date(0)}, which often stands for an unknown time"
@@ -219,7 +219,7 @@ def _far_time(seconds: float) -> str:
 
 
 def _time_advice(raw: pl.Series) -> str:
-    """What to do about a column of times that has another type."""
+    """Advice for a column of times with another type."""
     values = raw.drop_nulls()
     if raw.dtype.is_numeric() and len(values):
         for factor, name in _UNITS.items():
@@ -242,5 +242,5 @@ def default_column(column: Column, rows: int) -> pl.Series:
 
 
 def _plain(texts: pl.Series) -> pl.Series:
-    """Texts in the form in which requests are read too; "" for null."""
+    """Texts, normalised as in requests; "" for null."""
     return texts.fill_null("").map_elements(plain_text, return_dtype=pl.String)

@@ -1,4 +1,4 @@
-"""Which events a build may see: the others are kept aside, so that `endcap evaluate storefront` can ask for them."""
+"""Which events a build uses. The others are held out, for `endcap evaluate storefront`."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -9,9 +9,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from endcap_builders.catalogue.schema import Catalogue, CatalogueError
 
 LEAST_HISTORY = 10
-"""Events that a shopper has to have before the cut, to be one whose page is measured."""
+"""Least events before the cut of a shopper whose page is measured."""
 ORDER_GAP_HOURS = 3
-"""A purchase later than this after the shopper's previous one begins a new order."""
+"""A purchase later than this after the shopper's previous one starts a new order."""
 
 
 def iso_time(text: str) -> str:
@@ -32,13 +32,13 @@ Time = Annotated[str, AfterValidator(iso_time)]
 
 
 def moment(text: str) -> datetime:
-    """An ISO date or time, in UTC where it names no zone."""
+    """An ISO date or time; UTC without a zone."""
     time = datetime.fromisoformat(text)
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 class EventCut(BaseModel):
-    """Settings: where the events are cut; by default nowhere."""
+    """Settings of the cut; by default, there is none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,11 +60,11 @@ class EventCut(BaseModel):
 
     @property
     def cuts(self) -> bool:
-        """Whether anything is kept aside."""
+        """Whether events are held out."""
         return bool(self.events_until or self.hold_out_orders)
 
     def before(self, catalogue: Catalogue) -> Catalogue:
-        """The catalogue with the events that a build may see.
+        """The catalogue with the events of the build.
 
         Raises:
             CatalogueError: There are no events to cut, or none is left.
@@ -72,7 +72,7 @@ class EventCut(BaseModel):
         return self.split(catalogue)[0] if self.cuts else catalogue
 
     def split(self, catalogue: Catalogue) -> tuple[Catalogue, pl.DataFrame]:
-        """The catalogue with the events that a build may see, and the events kept aside.
+        """The catalogue with the events of the build, and the held-out events.
 
         Raises:
             CatalogueError: There are no events to cut, or none is left.
@@ -93,7 +93,7 @@ class EventCut(BaseModel):
         return Catalogue(**{**vars(catalogue), "events": before}), after
 
     def _not_last(self, events: pl.DataFrame) -> pl.Expr:
-        """Whether an event is before the shopper's last orders; all of a shopper with too few other events are."""
+        """Whether an event is before the shopper's last orders; true for shoppers with too few other events."""
         bought = events.filter(pl.col("type") == "purchase").select("user_id", "timestamp")
         new = pl.col("timestamp").diff().over("user_id") > pl.duration(hours=ORDER_GAP_HOURS)
         orders = bought.with_columns(order=new.fill_null(True).cum_sum().over("user_id"))

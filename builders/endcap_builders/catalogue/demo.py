@@ -1,4 +1,4 @@
-"""Generates the demo shop: a catalogue that reads like one, with shoppers whose tastes and seasons can be learned."""
+"""Generates the demo shop: a realistic catalogue, with shoppers whose tastes and seasons can be learned."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from endcap_builders.catalogue.write import write_catalogue
 
 @dataclass(frozen=True)
 class DemoTruth:
-    """What the generator knows and the catalogue does not say: tastes, attributes, and what each search was after."""
+    """Hidden variables of the generator: tastes, attributes, and the intent of each search."""
 
     words: ShopWords
     products: Products
@@ -36,12 +36,12 @@ class DemoTruth:
 def generate_demo(
     folder: Path, seed: int = 7, products: int = 6000, shoppers: int = 2000, queries: int = 20_000, judged: int = 600
 ) -> Catalogue:
-    """Writes the demo catalogue to ``folder``; equal arguments make equal files.
+    """Writes the demo catalogue to ``folder``; equal arguments give equal files.
 
     Args:
-        folder: replaced if it holds a catalogue.
+        folder: replaced if it contains a catalogue.
         seed: of everything random.
-        products: number of products, each with a title of its own.
+        products: number of products, with distinct titles.
         shoppers: number of shoppers, with about 35 events each.
         queries: number of searches in the log (the sum of its counts).
         judged: number of searches with graded judgements.
@@ -61,7 +61,7 @@ def make_demo(
 ) -> tuple[tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, pl.DataFrame], DemoTruth]:
     """The tables of the demo catalogue (products, events, queries, judgements) and the truth behind them."""
     words = load_words()
-    # One stream for each part: asking for more shoppers leaves the products as they were.
+    # One random stream per part: more shoppers do not change the products.
     streams = np.random.default_rng(seed).spawn(5)
     goods = make_products(words, products, streams[0])
     people = make_shoppers(words, goods, shoppers, streams[1])

@@ -1,7 +1,7 @@
 """Finds and reads the Parquet files of a catalogue's tables: single files, and folders as Spark and Hive write them.
 
-pyarrow reads, because it knows every type that Parquet has and raises an exception for what it cannot read; polars
-panics on some types (a time zone such as "+05:30", decimals of more than 38 digits) and prints a backtrace.
+It reads with pyarrow, which supports every type of Parquet and raises exceptions for what it cannot read. polars panics
+on some types (a time zone such as "+05:30", decimals of more than 38 digits) and prints a backtrace.
 """
 
 import difflib
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from endcap_builders.catalogue.schema import TABLES, Column, Table
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-# Extensions of data files: a file of another kind (README.md) is never taken for a table of the wrong name.
+# Extensions of data files; other files (README.md) are no near misses of a table's name.
 DATA_EXTENSIONS = (
     *("arrow", "avro", "csv", "feather", "gz", "json", "jsonl", "ndjson", "orc", "parq", "parquet", "pq", "tsv", "txt"),
     *("xls", "xlsx", "zip", "zst"),
@@ -31,7 +31,7 @@ _MAGIC = b"PAR1"
 
 @dataclass(frozen=True)
 class RawTable:
-    """A table as it stands in its files.
+    """A table as read from its files.
 
     Attributes:
         place: the file or folder, relative to the catalogue.
@@ -57,8 +57,8 @@ class RawTable:
 def table_files(folder: Path, table: Table, problems: list[str]) -> tuple[Path, list[Path]] | None:
     """Where ``table`` is (NAME.parquet or a folder NAME.parquet or NAME), and its files in a fixed order.
 
-    In a folder every file counts, at any depth, but those whose name, or whose folder's name, begins with "_" or "."
-    (``_SUCCESS``, checksums), as Spark and Hive read it. None if there is no such table, or ``problems`` grew.
+    In a folder, files at any depth count, except those with a name or folder that begins with "_" or "." (``_SUCCESS``,
+    checksums), as in Spark and Hive. None if there is no such table, or ``problems`` grew.
     """
     places = [place for place in (folder / table.file, folder / table.name) if _is_place(place, table)]
     if not places:
@@ -83,7 +83,7 @@ def table_files(folder: Path, table: Table, problems: list[str]) -> tuple[Path, 
 
 
 def _is_place(place: Path, table: Table) -> bool:
-    """A file NAME without an extension is not a table, it is a near miss."""
+    """Whether a place is a table; a file NAME without an extension is only a near miss."""
     return place.is_dir() or (place.name == table.file and place.is_file())
 
 
@@ -103,7 +103,7 @@ def near_misses(folder: Path) -> dict[str, str]:
         if entry.is_file() and extensions and extensions[-1] not in DATA_EXTENSIONS:
             continue
         if entry.is_file():
-            # "events-2025.parquet" and "events (1).csv" too: the name, then something that is no letter.
+            # Also "events-2025.parquet" and "events (1).csv": the name, then something that is no letter.
             stem = stem[: next((at for at, char in enumerate(stem) if not char.isalpha()), len(stem))]
         close = difflib.get_close_matches(stem, forms, 1, NEAR)
         if close:
@@ -112,7 +112,7 @@ def near_misses(folder: Path) -> dict[str, str]:
 
 
 def describe_near_miss(name: str, meant: str) -> str:
-    """The sentence that refuses a file of a nearly right name."""
+    """The error for a file with nearly the right name."""
     stem = Path(meant).stem
     if Path(name).suffix.lower() in (".parquet", ".parq", ".pq", ""):
         advice = f"rename it, or move several files into a folder {meant}"
@@ -124,8 +124,8 @@ def describe_near_miss(name: str, meant: str) -> str:
 def read_table(place: Path, files: Sequence[Path], table: Table, problems: list[str]) -> RawTable | None:
     """The declared columns of ``files``, which are ``place`` or below it; None if something was added to ``problems``.
 
-    Parts of a path like ``year=2025`` are columns, as Hive has it. A column that only some files have is null in the
-    others if it is optional.
+    Parts of a path like ``year=2025`` are columns, as in Hive. An optional column that only some files have is null in
+    the others.
     """
     before = len(problems)
     frames: list[pl.DataFrame] = []
@@ -171,7 +171,7 @@ def read_table(place: Path, files: Sequence[Path], table: Table, problems: list[
 
 
 def missing_column(raw: RawTable, column: Column) -> str:
-    """The sentence about a required column that no file has."""
+    """The error for a required column that no file has."""
     return _missing(raw.place, column.name, raw.names)
 
 
@@ -218,7 +218,7 @@ def _read_part(
             columns[column.name] = constant.new_from_index(0, rows)
     if len(problems) > before:
         return None
-    # A file without declared columns keeps its number of rows in no column; such a table is refused later.
+    # Without declared columns, the number of rows is lost; such a table is refused later.
     return pl.DataFrame([values.alias(name) for name, values in columns.items()])
 
 
@@ -241,13 +241,13 @@ def _unreadable(path: Path, part: str, error: Exception) -> str:
 
 
 def _to_polars(array: pa.ChunkedArray, column: Column, part: str, problems: list[str]) -> pl.Series | None:
-    """The column as polars has it; types that polars does not have become their nearest."""
+    """The column in polars; types that polars does not have are converted to the nearest one."""
     kind = array.type
     if pa.types.is_dictionary(kind):
         array = array.cast(kind.value_type)
         kind = array.type
     if pa.types.is_timestamp(kind) and kind.tz is not None:
-        # Instants are stored in UTC whatever the zone, which only says how to show them.
+        # Values are in UTC, whatever the zone; the zone only affects how they are displayed.
         array = array.cast(pa.timestamp(kind.unit, "UTC"))
     elif pa.types.is_decimal(kind):
         # Databases write whole numbers as decimals without a fraction.
@@ -262,7 +262,7 @@ def _to_polars(array: pa.ChunkedArray, column: Column, part: str, problems: list
             )
             return None
     try:
-        # A chunk of nulls or nested values is taken as it is: its type is refused by the check of its column.
+        # A chunk of nulls or nested values is kept; the check of the column refuses its type.
         return pl.Series(column.name, pl.from_arrow(array))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         problems.append(
@@ -288,7 +288,7 @@ def _bad_utf8(array: pa.ChunkedArray) -> tuple[int | None, bytes]:
 
 
 def _key_value(text: str | None, kind: str) -> Any:
-    """A partition's value in the type of its column, or the text if it is none: the column's check names it then."""
+    """A partition's value in the type of its column, or else the text, which the check of the column refuses."""
     try:
         match kind if text is not None else "":
             case "price" | "grade":

@@ -1,4 +1,4 @@
-"""The catalogue in groups of columns: a build step says which it reads, and is built anew only when those change."""
+"""The catalogue in groups of columns: a build step declares which it reads, and runs again only if those change."""
 
 import hashlib
 from dataclasses import fields
@@ -12,23 +12,23 @@ TEXTS, FACTS = "texts", "facts"
 EVENTS, QUERIES, JUDGEMENTS = "events", "queries", "judgements"
 GROUPS = (TEXTS, FACTS, EVENTS, QUERIES, JUDGEMENTS)
 FACT_COLUMNS = ("price", "in_stock")
-"""Columns of products that change by the minute; all others are texts."""
+"""Columns of products that change often; all others are texts."""
 _ROWS = 65_536
 
 
 def group_digests(catalogue: Catalogue) -> dict[str, str]:
-    """Hash of each group's values, whatever files they were read from; "" of a table that the catalogue lacks."""
+    """Hash of each group's values, independent of files; "" for a missing table."""
     facts = [name for name in catalogue.products.columns if name in FACT_COLUMNS]
     return {
         TEXTS: _digest(catalogue.products.drop(facts)),
-        # With the ids: the same prices of other products are other facts.
+        # Include the ids: the same prices of other products are other facts.
         FACTS: _digest(catalogue.products.select("product_id", *facts)),
         **{name: _digest(getattr(catalogue, name)) for name in (EVENTS, QUERIES, JUDGEMENTS)},
     }
 
 
 def restricted(catalogue: Catalogue, groups: frozenset[str]) -> Catalogue:
-    """The catalogue for a step that reads only these groups: what belongs to others is not there."""
+    """The catalogue for a step that reads only these groups, without the others."""
     products = catalogue.products if FACTS in groups else catalogue.products.drop(FACT_COLUMNS, strict=False)
     values = {each.name: getattr(catalogue, each.name) for each in fields(Catalogue)}
     found = _Restricted(**values | {"products": products})
@@ -37,7 +37,7 @@ def restricted(catalogue: Catalogue, groups: frozenset[str]) -> Catalogue:
 
 
 class _Restricted(Catalogue):
-    """Raises on a table that the step does not declare: it would miss the table's changes."""
+    """Raises if a step reads a table that it does not declare, because it would miss changes of the table."""
 
     def __getattribute__(self, name: str) -> Any:
         group = TEXTS if name == "products" else name
@@ -52,7 +52,7 @@ def _digest(frame: pl.DataFrame | None) -> str:
     if frame is None:
         return ""
     digest = hashlib.sha256(repr(frame.schema).encode())
-    # As text, which no version of polars writes differently; in parts, because it takes more memory than the table.
+    # As CSV, which is stable across versions of polars; in parts, because CSV needs more memory than the table.
     for part in frame.iter_slices(_ROWS):
         digest.update(part.write_csv(datetime_format="%s%.f").encode())
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Reads a catalogue folder and refuses what the builders cannot work with, saying file, column, row and remedy."""
+"""Reads and checks a catalogue folder; errors name file, column, row and remedy."""
 
 import hashlib
 import logging
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 def read_catalogue(folder: Path) -> Catalogue:
     """Reads and checks the catalogue in ``folder``.
 
-    Columns the catalogue format does not know are ignored. Events and judgements of products that are not among the
-    products (delisted ones, usually) are dropped with a warning; if none is left it is an error. Equal queries are
-    added up, repeated judgements of a pair averaged. Warnings are logged once each and kept in the catalogue.
+    Unknown columns are ignored. Events and judgements of unknown products (usually delisted ones) are dropped with a
+    warning; it is an error if none is left. Counts of equal queries are added up, and repeated judgements of a pair are
+    averaged. Warnings are logged and kept in the catalogue.
 
     Raises:
         CatalogueError: with up to ten problems, each naming file, column, row (0 is the file's first), expected, got
@@ -108,7 +108,7 @@ def _read_table(
 
 
 def _check_table(frame: pl.DataFrame, raw: RawTable, table: Table, problems: list[str]) -> None:
-    """What concerns a whole table: it has rows, ids are unique, grades differ."""
+    """Checks of a whole table: it has rows, ids are unique, grades differ."""
     if frame.is_empty():
         advice = "fill the file" if table.required else "fill the file or remove it"
         problems.append(f"{raw.place}: expected at least one row, got none; {advice}")

@@ -1,4 +1,4 @@
-"""What a catalogue folder holds: its files, their columns, and the error that names what is wrong with them."""
+"""The schema of a catalogue folder: its tables, their columns, and the error about them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Catalogue:
         judgements: query, product_id String, relevance Float32 as graded (any scale, larger is better). None without
             judgements.parquet.
         digest: SHA-256 (hex) over the names and bytes of the folder's files.
-        warnings: what looks wrong but can be built from, one sentence each, with counts and the first rows.
+        warnings: suspicious values that do not prevent a build, one sentence each, with counts and the first rows.
     """
 
     folder: Path
@@ -40,7 +40,7 @@ class Catalogue:
 
 
 class CatalogueError(ValueError):
-    """A catalogue, or a source to import, is not what it has to be; ``problems`` holds one sentence a problem."""
+    """A catalogue, or a source to import, is invalid; ``problems`` has one sentence per problem."""
 
     def __init__(self, problems: Sequence[str]):
         self.problems = tuple(problems)
@@ -55,10 +55,10 @@ class Column:
     """One column of a catalogue file.
 
     Attributes:
-        kind: what it holds: id, text, path, price, flag, time, event, count or grade (``check.py`` knows each).
-        required: whether the file has to have the column, and every row a value.
-        advice: what to do about a row without a usable value.
-        most_bytes: longest value in UTF-8, of ids that come back in requests.
+        kind: id, text, path, price, flag, time, event, count or grade (``check.py`` has a check for each).
+        required: whether the file must have the column, and every row a value.
+        advice: what to do about a row with an invalid value.
+        most_bytes: longest value in UTF-8, for ids that are used in requests.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Turns a shop's category names into words that shoppers use, with the catalogue as the only source.
+"""Converts category names to labels in shoppers' words, with the catalogue as the only source.
 
 "FRZN MEAT/MEAT DINNERS" becomes "Frozen Meat & Meat Dinners", "PREMIUM" below "ICE CREAM/MILK/SHERBTS" becomes "Premium
-Ice Cream". Names that are words already stay as they are. See ``shopper_words``.
+Ice Cream". Names that are words already do not change. See ``shopper_words``.
 """
 
 import re
@@ -22,12 +22,12 @@ _TITLES_OF_CATEGORY = 200
 _LONGEST_ACRONYM = 3
 _LONGEST_KIND = 2
 _LEAST_MODIFIED = 2
-# A word at the end of a name that is cut off is a whole word if it stands in the catalogue so often.
+# The last word of a truncated name is complete if it occurs at least this often in the catalogue.
 _WELL_KNOWN = 3
-# Tokens of a code that are as short as this and have no vowel mean something to the shop only.
+# Tokens of a code up to this length without a vowel are internal codes of the shop.
 _MEANINGLESS = 2
 _HAS_VOWEL = re.compile(r"[aeiouyäöüéèêáàâíóôúåæø]", re.IGNORECASE)
-# English that says how a shelf is kept, not what is on it; whatever follows the first kind is about exceptions.
+# Words without meaning for shoppers. The first group introduces exceptions.
 _EXCEPTIONS = frozenset(["not", "except", "excluding", "including", "excl", "incl", "under", "over"])
 _FILLERS = frozenset(["all", "misc", "miscellaneous", "other", "others", "only", "etc", "assorted", "general"])
 _CONNECTORS = frozenset(["and", "or", "with", "without", "in", "of", "for", "the", "a", "w"])
@@ -38,12 +38,12 @@ _PAREN = re.compile(r"\([^)]*\)?")
 
 @dataclass(frozen=True)
 class Label:
-    """What shoppers see instead of a category's path.
+    """The label of a category.
 
     Attributes:
         path: of the category, the parts joined with " > ".
-        text: the label; no two categories with products have the same.
-        spellings: abbreviations that were spelled out.
+        text: the label; unique among categories with products.
+        spellings: abbreviations that were expanded.
     """
 
     path: str
@@ -58,19 +58,19 @@ def shopper_words(
 ) -> dict[str, Label]:
     """A label of a few words for each category path.
 
-    A name that has small letters and no abbreviation stays as it is. A name in capitals is read as a code: what stands
-    in parentheses and behind "except" goes, slashes become "&", abbreviations are spelled out (``Abbreviations``), a
-    word cut off at the end is completed or goes. A name that says nothing without its parent ("Premium") takes the
-    parent's name. Labels that are equal get more of their names, or the name of the nearest parent that tells them
-    apart; the one with most of the products keeps the label.
+    A name with small letters and without abbreviations does not change. A name in capitals is a code: text in
+    parentheses and after "except" is removed, slashes become "&", abbreviations are expanded (``Abbreviations``), and a
+    truncated last word is completed or removed. A name that means nothing without its parent ("Premium") gets the
+    parent's name. Equal labels get more of their names, or the name of the nearest parent that distinguishes them; the
+    one with most of the products keeps the label.
 
     Args:
         paths: the category ("a > b > c") of each product; "" is skipped.
-        titles: titles of the products of each path, the best evidence there is.
+        titles: titles of the products of each path, the best evidence.
         searches: search texts and their counts.
 
     Returns:
-        A label for each path of ``paths`` (all different), and for each path above one.
+        A label for each path of ``paths`` (all distinct), and for each path above one.
     """
     sizes: Counter[Path] = Counter()
     own: set[Path] = set()
@@ -87,7 +87,7 @@ def _parts(path: str) -> Path:
 
 
 def audit_table(labels: Iterable[Label]) -> pl.DataFrame:
-    """The labels to look at: path, label, and what was spelled out for what reason."""
+    """A table of the labels: path, label, and what was expanded for what reason."""
     rows = [
         {
             "path": label.path,
@@ -107,7 +107,7 @@ class _Labeller:
         titles: Mapping[Path, Sequence[str]],
         searches: Mapping[str, int],
     ):
-        # Categories with products of their own: only their labels have to differ.
+        # Only labels of categories with products of their own must differ.
         self._own = sorted(own)
         self._sizes = sizes
         self._nodes = nodes = sorted(sizes)
@@ -122,7 +122,7 @@ class _Labeller:
         for node in nodes:
             self._children[node[:-1]].append(node)
         self._votes: dict[str, Counter[str]] = defaultdict(Counter)
-        # What has categories below it is a thing.
+        # A name with categories below it is a noun.
         self._modifiers = _modifiers(names) - {singular(node[-1].lower()) for node in self._children if node}
         self._texts: dict[Path, str] = {}
         self._spellings: dict[Path, list[Spelling]] = {}
@@ -140,7 +140,7 @@ class _Labeller:
         return {path: Label(path, self._texts[node], tuple(self._spellings[node])) for node, path in paths.items()}
 
     def _is_code(self, name: str) -> bool:
-        """A name without small letters; in a catalogue of mixed names, one longer than an acronym."""
+        """Whether a name is a code: no small letters, and in a catalogue of mixed names, longer than an acronym."""
         return _is_upper(name) and (self._coded or sum(map(str.isalpha, name)) > _LONGEST_ACRONYM)
 
     def _nearby(self, node: Path) -> Counter[str]:
@@ -159,7 +159,7 @@ class _Labeller:
     def _read(self, node: Path, *, detailed: bool = False) -> tuple[str, list[Spelling]]:
         """The name of a category in words, and the abbreviations spelled out in it.
 
-        ``detailed`` keeps numbers and what stands in parentheses, which tell categories of one shelf apart.
+        ``detailed`` keeps numbers and text in parentheses, which distinguish sibling categories.
         """
         name = node[-1]
         code = self._is_code(name)
@@ -169,7 +169,7 @@ class _Labeller:
         elif code:
             text = _PAREN.sub(" ", name)
         tokens = [token.lower() for token in _TOKEN.findall(_WITH.sub("with ", text))]
-        # One less: a space at the end may have gone.
+        # One less, because a space at the end can be lost.
         is_cut = code and self._cut is not None and len(name) >= self._cut - 1 and (detailed or "(" not in name)
         spellings: list[Spelling] = []
         read: list[str] = []
@@ -200,7 +200,7 @@ class _Labeller:
 
     @staticmethod
     def _small(name: str, spellings: list[Spelling]) -> str:
-        """A name with small letters: nothing but its abbreviations is changed."""
+        """The label of a name with small letters: only abbreviations change."""
         for spelling in spellings:
             for word in dict.fromkeys(re.findall(rf"\b{re.escape(spelling.word)}\b", name, re.IGNORECASE)):
                 shown = spelling.spelled.title() if word[0].isupper() else spelling.spelled
@@ -208,11 +208,11 @@ class _Labeller:
         return name
 
     def _complete(self, node: Path, text: str) -> str:
-        """The label, with the parent's name where it says nothing without."""
+        """The label, with the parent's name if it means nothing without it."""
         if len(node) == 1:
             return text or node[-1]
         if len(node) == 2 and self._deepest > 2 and text:
-            # Departments are too broad to name what is in them.
+            # Names of departments are too broad.
             return text
         parent = self._texts[node[:-1]]
         if not _singulars(text):
@@ -226,7 +226,7 @@ class _Labeller:
         )
 
     def _is_kind(self, node: Path) -> bool:
-        """Whether one word tells kinds of the parent apart, as its siblings do: "LEAN" beside "CHOICE BEEF"."""
+        """Whether a single word distinguishes kinds of the parent, as its siblings do: "LEAN" beside "CHOICE BEEF"."""
         words, parent = name_words(node[-1]), name_words(node[-2])
         if len(words) != 1 or len(parent) != 1 or words[0].endswith("s"):
             return False
@@ -234,7 +234,7 @@ class _Labeller:
         return any(len(other) == 2 and singular(other[-1]) == singular(parent[0]) for other in beside)
 
     def _distinguish(self) -> None:
-        """Tells equal labels apart: on one shelf by their details, else by the nearest categories above that differ.
+        """Makes equal labels distinct: siblings by their details, others by the nearest parents that differ.
 
         A category with more products than all others of its label together keeps it.
         """
@@ -267,13 +267,13 @@ class _Labeller:
 
 
 def _below(label: str, parent: str) -> str:
-    """A label with the name of a category above it before it: "Men Shirts"."""
+    """A label with the name of a category above as prefix: "Men Shirts"."""
     first = re.split(r",| & ", parent)[0]
     return f"{label} in {first}" if _singulars(label) & _singulars(first) else f"{first} {label}"
 
 
 def _says_nothing(end: str) -> bool:
-    """Whether the end of a name that is cut off is a letter, or begins a word without meaning ("ET" of "etc")."""
+    """Whether the last word of a truncated name is a letter, or the start of a meaningless word ("ET" of "etc")."""
     return len(end) == 1 or any(word.startswith(end) for word in _EXCEPTIONS | _FILLERS | _CONNECTORS)
 
 
@@ -282,7 +282,7 @@ def _is_upper(name: str) -> bool:
 
 
 def _modifiers(names: Iterable[str]) -> set[str]:
-    """Stems of words that mostly stand before others: "premium", "dry", "white"."""
+    """Stems of words that are mostly followed by others: "premium", "dry", "white"."""
     inside, final = Counter[str](), Counter[str]()
     for name in names:
         for part in re.split(r"[/,:(&]|\s-\s", name):
@@ -297,13 +297,13 @@ def _singulars(text: str) -> set[str]:
 
 
 def _composed(tokens: Sequence[str], head: str, modifiers: set[str], *, numbers: bool = False) -> str:
-    """Words and separators as a name: parts joined with "&", the kind of thing last, each word with a capital.
+    """Joins words and separators to a name: parts joined with "&", the noun last, each word with a capital.
 
     Args:
         tokens: words in lower case, numbers, and separators.
-        head: last word of the category above, of which "EGGS - LARGE" are large ones.
-        modifiers: singulars of words that stand before others.
-        numbers: keep numbers that are no percentages.
+        head: last word of the category above.
+        modifiers: singulars of words that precede others.
+        numbers: whether to keep numbers that are no percentages.
     """
     parts: list[list[str]] = [[]]
     kind: list[str] = []
@@ -328,7 +328,7 @@ def _composed(tokens: Sequence[str], head: str, modifiers: set[str], *, numbers:
     elif len(parts) == 1 and not kind and len(parts[0]) > 1:
         first = parts[0][0]
         if singular(first) == singular(head) and first.endswith("s") and not {"&", "and"} & set(parts[0]):
-            # "POTATOES RUSSET" below "POTATOES": the plural is the thing, what follows says which.
+            # "POTATOES RUSSET" below "POTATOES": the plural is the noun, the rest its modifier.
             kind, parts = parts[0][:1], [parts[0][1:]]
     texts = list(dict.fromkeys(_shown(_turned(part, modifiers)) for part in parts))[:_MOST_PARTS]
     name = " & ".join(([", ".join(texts[:-1])] if texts[:-1] else []) + texts[-1:])
@@ -349,7 +349,7 @@ def _trimmed(words: Sequence[str]) -> list[str]:
 
 
 def _turned(words: Sequence[str], modifiers: set[str]) -> list[str]:
-    """With what stands before words everywhere else before these too: "spaghetti dry" is dry spaghetti."""
+    """Moves modifiers before nouns: "spaghetti dry" becomes "dry spaghetti"."""
     turned = list(words)
     if len(words) > 1 and not {"&", *_CONNECTORS} & set(words):
         if singular(words[-1]) in modifiers and singular(words[0]) != singular(words[-1]):
@@ -365,7 +365,7 @@ def _turned(words: Sequence[str], modifiers: set[str]) -> list[str]:
 
 
 def _shown(words: Sequence[str]) -> str:
-    """Words with capitals; what is no word ("BBQ") in capitals throughout."""
+    """Capitalises words; tokens that are no words ("BBQ") are all in capitals."""
     return " ".join(
         word if word in _CONNECTORS else word.capitalize() if _HAS_VOWEL.search(word) else word.upper()
         for word in words

@@ -1,11 +1,11 @@
-"""Warnings about a catalogue that can be built from, but probably is not what its owner meant."""
+"""Warnings about a valid catalogue with suspicious values."""
 
 import polars as pl
 
 from endcap_builders.catalogue.check import ROWS_SHOWN
 from endcap_builders.markup import has_entity, has_tag
 
-# What programs write where there is no value.
+# Texts that programs write for missing values.
 NO_VALUE = ("nan", "null", "none", "n/a", "na", "undefined", "nil", "<na>", "nat", "#n/a")
 
 

@@ -1,4 +1,4 @@
-"""Writes a catalogue folder: complete and checked, or not at all."""
+"""Writes a catalogue folder, checked and atomically."""
 
 import os
 import shutil
@@ -21,10 +21,10 @@ def write_catalogue(
 ) -> Catalogue:
     """Writes the tables to ``folder``, replacing the catalogue there, and returns it as ``read_catalogue`` does.
 
-    The files are written beside the target and checked there, so an earlier catalogue stays whole if anything fails.
+    The files are written beside the target and checked there, so a failure does not damage an earlier catalogue.
 
     Raises:
-        CatalogueError: if the tables do not make a valid catalogue, or ``folder`` holds something else than one.
+        CatalogueError: if the tables are no valid catalogue, or ``folder`` contains something else.
     """
     folder = Path(folder).absolute()
     _refuse_foreign(folder)
@@ -47,7 +47,7 @@ def write_catalogue(
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Replacing a folder deletes what is in it, so it may only hold a catalogue's own files."""
+    """Refuse to replace a folder with files that do not belong to a catalogue, because they would be deleted."""
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -12,13 +12,13 @@ NONE = -1
 
 @dataclass(frozen=True)
 class Products:
-    """The products as the generator knows them; all arrays have one entry a product, in the order of the ids.
+    """The products with hidden variables; all arrays have one entry per product, in the order of the ids.
 
     Attributes:
         line, brand: int64 numbers into ``Words.lines`` and ``Words.brands``.
         attributes: int64 [n, 3] numbers of extra, variety and color into ``vocabulary`` (-1: none).
         size: float64, place of the size among its line's sizes, 0 smallest to 1 largest.
-        appeal: float64, what makes a product popular with everyone, about N(0, 0.6).
+        appeal: float64, general popularity, about N(0, 0.6).
         level: float64, price level 0..1 within the line, whatever the size.
         price: float32.
     """
@@ -64,7 +64,7 @@ def make_products(words: ShopWords, count: int, rng: np.random.Generator) -> Pro
                     (line.sizes or ("",))[size],
                 )
             )
-    # Neighboring rows of a real catalogue are not neighbors on the shelf.
+    # In a real catalogue, neighbouring rows are unrelated.
     rows = [rows[row] for row in rng.permutation(count)]
     line_of = np.array([row[0] for row in rows])
     brand_of = np.array([row[1] for row in rows])
@@ -91,17 +91,17 @@ def make_products(words: ShopWords, count: int, rng: np.random.Generator) -> Pro
 
 
 def _shape(words: ShopWords, line: Line) -> tuple[int, int, int, int, int]:
-    """How many brands, extras (and none), varieties, colors and sizes the line's products choose from."""
+    """Numbers of brands, extras (including none), varieties, colors and sizes of a line."""
     brands = len(words.leaves[line.leaf].brands)
     return brands, 1 + len(line.extras), max(len(line.varieties), 1), max(len(line.colors), 1), max(len(line.sizes), 1)
 
 
 def _combinations(words: ShopWords, line: Line) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Codes (into ``_shape``) of the line's sensible combinations and how likely each is."""
+    """Codes (into ``_shape``) of the line's sensible combinations, and their probabilities."""
     shape = _shape(words, line)
     codes = np.arange(int(np.prod(shape)))
     brand, extra, variety, _, _ = np.unravel_index(codes, shape)
-    # "Cotton Cotton" and the like.
+    # No "Cotton Cotton".
     names = [set(words.brands[number].split()) for number in words.leaves[line.leaf].brands]
     extras = [set(text.split()) for text in ("", *line.extras)]
     varieties = [set(text.split()) for text in line.varieties or ("",)]
@@ -115,12 +115,12 @@ def _combinations(words: ShopWords, line: Line) -> tuple[npt.NDArray[np.int64], 
 
 
 def _spread(count: int, room: list[int]) -> list[int]:
-    """Splits ``count`` over lines that hold at most ``room`` each, as evenly as possible."""
+    """Splits ``count`` over lines with at most ``room`` each, as evenly as possible."""
     if not len(room) <= count <= sum(room):
         raise ValueError(f"products: expected {len(room)} to {sum(room)}, got {count}; choose a number between them")
     shares = [0] * len(room)
     left = count
-    # Lines with little room first: what they cannot take is shared by the rest.
+    # Lines with little room first; the others share the rest.
     for done, index in enumerate(sorted(range(len(room)), key=room.__getitem__)):
         shares[index] = min(room[index], left // (len(room) - done))
         left -= shares[index]
@@ -135,7 +135,7 @@ def _title(words: ShopWords, line: int, brand: int, extra: str, variety: str, co
 
 
 def _description(words: ShopWords, line: int, brand: int, extra: str, variety: str, rng: np.random.Generator) -> str:
-    """One or two sentences: what it is in other words, what its attributes promise, what it is good for."""
+    """One or two sentences: what the product is, its attributes, and its use."""
     kind = words.lines[line]
     leaf = words.leaves[kind.leaf]
 
@@ -160,7 +160,7 @@ def _description(words: ShopWords, line: int, brand: int, extra: str, variety: s
 
 
 def _price(words: ShopWords, line: npt.NDArray[np.int64], place: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Prices between the line's bounds, geometrically, ending as shops like them to."""
+    """Prices between the line's bounds, geometrically distributed, with typical endings."""
     bounds = np.array([kind.price for kind in words.lines])[line]
     price = bounds[:, 0] * (bounds[:, 1] / bounds[:, 0]) ** np.clip(place, 0, 1)
     small = np.round(price, 1) - 0.01

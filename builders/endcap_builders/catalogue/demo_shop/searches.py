@@ -1,4 +1,4 @@
-"""Makes the search log of the demo shop, and knows what each search was after."""
+"""Generates the search log of the demo shop, and the intent of each search."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from endcap_builders.catalogue.demo_shop.products import Products
 from endcap_builders.catalogue.demo_shop.shoppers import Shoppers, make_picks
 from endcap_builders.catalogue.demo_shop.words import ShopWords
 
-# How searches are put, and how often: noun ("oats"), attribute + noun, two attributes + noun, brand + noun,
+# Forms of searches, and their frequencies: noun ("oats"), attribute + noun, two attributes + noun, brand + noun,
 # noun + size, noun + occasion, occasion alone, category words, brand alone.
 FORMS = {
     "noun": 0.33,
@@ -27,7 +27,7 @@ TYPO_SHARE = 0.03
 
 @dataclass(frozen=True)
 class Intent:
-    """What a search is after: a line of products (with attributes, size or brand), a leaf or a part of it, a mission,
+    """The intent of a search: a line of products (with attributes, size or brand), a leaf or a part of it, a mission,
     or a brand.
     """
 
@@ -43,11 +43,11 @@ class Intent:
 def make_searches(
     words: ShopWords, products: Products, shoppers: Shoppers, count: int, rng: np.random.Generator
 ) -> tuple[dict[str, int], dict[str, Intent]]:
-    """``count`` searches by the shoppers: how often each text was searched, and its intent."""
+    """``count`` searches by the shoppers: the count and the intent of each text."""
     who = rng.integers(0, len(shoppers), count)
     month = rng.integers(0, 12, count)
     picks = make_picks(words, products, shoppers, who, month, np.ones(count, dtype=np.int64), rng)
-    # Missions that fill large carts yield more picks than searches.
+    # Missions with large carts have more picks than searches.
     chosen = np.unique(picks.trip, return_index=True)[1]
     forms = rng.choice(list(FORMS), size=count, p=np.array(list(FORMS.values())) / sum(FORMS.values()))
     typo = rng.random(count) < TYPO_SHARE
@@ -58,7 +58,7 @@ def make_searches(
         if mistyped:
             text = _typo(text, rng)
         counts[text] = counts.get(text, 0) + 1
-        # Two intents may share a text; the first one searched stands for both.
+        # Two intents can share a text; the first one is used.
         intents.setdefault(text, intent)
     return counts, intents
 
@@ -74,7 +74,7 @@ def _search(
     known_mission = mission < len(words.missions)
 
     def one_of(texts: tuple[str, ...]) -> str:
-        # The first way to say it is the usual one.
+        # The first wording is the usual one.
         return texts[0] if rng.random() < 0.5 else texts[int(rng.integers(len(texts)))]
 
     if form == "occasion" and known_mission:
@@ -108,7 +108,7 @@ def _search(
 
 
 def _other_number(noun: str, countable: bool) -> str:
-    """The plural of a singular noun, the singular of a plural one, as people type them."""
+    """The plural of a singular noun, or the singular of a plural one."""
     if noun.endswith("ies") and len(noun) > 5:
         return noun[:-3] + "y"
     if noun.endswith("s") and not noun.endswith(("ss", "us")):
@@ -133,7 +133,7 @@ def _typo(text: str, rng: np.random.Generator) -> str:
 
 
 class Grader:
-    """Grades products for an intent, from what the generator knows: 3 exact, 2 substitute, 1 related, 0 unrelated."""
+    """Grades products for an intent by hidden variables: 3 exact, 2 substitute, 1 related, 0 unrelated."""
 
     def __init__(self, words: ShopWords, products: Products):
         self._products = products
@@ -142,12 +142,12 @@ class Grader:
         self._leaf = self._leaf_of_line[products.line]
         shelves = [leaf.path.rsplit(" > ", 1)[0] for leaf in words.leaves]
         self._shelf_of_leaf = np.array([shelves.index(shelf) for shelf in shelves])
-        # Rank of a mission among those of a line; a line's first two are what it is mostly bought for.
+        # Rank of a mission among those of a line; a line is mostly bought for its first two.
         self._rank = np.full((len(words.lines), len(words.missions)), 99)
         for index, line in enumerate(words.lines):
             for rank, mission in enumerate(line.missions):
                 self._rank[index, mission] = rank
-        # Lines bought for the same reason go together, unless it is a reason that everyone has every week.
+        # Lines of the same mission are related, except for missions that everyone has every week.
         self._main_mission = np.array(
             [line.missions[0] if words.missions[line.missions[0]].who else -1 - k for k, line in enumerate(words.lines)]
         )
@@ -178,7 +178,7 @@ class Grader:
         return np.where(self._products.line == intent.line, np.where(exact, 3, 2), np.where(related, 1, 0))
 
 
-# How many products of each grade a judged query shows.
+# Products of each grade in the judgements of a query.
 JUDGED = {3: 4, 2: 3, 1: 2, 0: 3}
 
 
@@ -192,7 +192,7 @@ def make_judgements(
 ) -> tuple[list[str], list[int], list[int]]:
     """Judgements of about 12 products for each of ``queries`` searches: query texts, product numbers, grades 0..3.
 
-    Half of the unrelated products stand in the searched line's department, so that they are not all easy.
+    Half of the unrelated products are from the searched line's department, so that not all are easy.
     """
     grader = Grader(words, products)
     departments = np.array([leaf.code for leaf in words.leaves])[[line.leaf for line in words.lines]][products.line]
@@ -209,7 +209,7 @@ def make_judgements(
         for grade, share in JUDGED.items():
             pool = rng.permutation(np.flatnonzero(grades == grade))
             if grade == 0:
-                # Unrelated ones fill up what the other grades lack.
+                # Unrelated products replace missing ones of other grades.
                 close, far = pool[near[pool]], pool[~near[pool]]
                 half = min((left + 1) // 2, len(close))
                 chosen = np.concatenate([close[:half], far[: left - half]])

@@ -1,4 +1,4 @@
-"""Makes the shoppers of the demo shop and what they view, put into the cart and buy in a year."""
+"""Generates the shoppers of the demo shop, and their views, carts and purchases in a year."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,8 @@ class Shoppers:
     """Latent tastes; all arrays have one row a shopper.
 
     Attributes:
-        missions: float64 [shoppers, missions + leaves] how likely a trip is for a mission, or for restocking in a leaf.
+        missions: float64 [shoppers, missions + leaves] probability of a trip for a mission, or for restocking in a
+            leaf.
         lines: float64 [shoppers, lines] utility of a line of products.
         brands: float64 [shoppers, brands], attributes: float64 [shoppers, vocabulary] utilities of a product's parts.
         level: float64 [shoppers] preferred price level, size: float64 [shoppers] preferred package size, both 0..1.
@@ -38,12 +39,12 @@ class Shoppers:
 
 @dataclass(frozen=True)
 class Picks:
-    """What shoppers chose: one entry for each product of interest on a trip.
+    """Choices of shoppers: one entry for each product of interest on a trip.
 
     Attributes:
         trip: int64 number of the trip, ascending.
         shopper, mission, line, product: int64; missions from ``len(Words.missions)`` on are restocking in a leaf.
-        other: int64 another product of the line, the shopper's second choice (equal to ``product`` if there is none).
+        other: int64 the shopper's second choice in the line (equal to ``product`` if there is none).
     """
 
     trip: npt.NDArray[np.int64]
@@ -69,7 +70,7 @@ def make_shoppers(words: ShopWords, products: Products, count: int, rng: np.rand
         missions[:, index] = mission.weight * (np.where(wants(mission.who), 1.6, 0.06) if mission.who else 0.8)
     for index, leaf in enumerate(words.leaves, start=len(words.missions)):
         missions[:, index] = np.where(wants(leaf.who), 2.0, 0.15) if leaf.who else 0.02 if leaf.seasonal else 0.7
-    # A shopper has a few habits, not a little of everything.
+    # A shopper has a few strong habits.
     missions *= rng.gamma(0.6, 1 / 0.6, missions.shape)
 
     diet_shares = np.array([diet["share"] for diet in words.diets.values()])
@@ -102,7 +103,7 @@ def make_picks(
     size: npt.NDArray[np.int64],
     rng: np.random.Generator,
 ) -> Picks:
-    """What is chosen on trips by ``shopper`` [trips], in ``month`` [trips] (0..11), of up to ``size`` [trips] lines."""
+    """Choices on trips by ``shopper`` [trips], in ``month`` [trips] (0..11), of up to ``size`` [trips] lines."""
     season = np.array([*(mission.season for mission in words.missions), *([1.0] * 12 for _ in words.leaves)])
     odds = shoppers.missions[shopper] * season[:, month].T
     mission = _choose(np.log(odds + 1e-12), rng)
@@ -143,7 +144,7 @@ def _choose_products(
     """First and second choice of each shopper [picks] among the products of ``line`` [picks]."""
     first = np.empty(len(line), dtype=np.int64)
     second = np.empty(len(line), dtype=np.int64)
-    # The last column stands for "no attribute", which nobody minds.
+    # The last column is "no attribute", with utility 0.
     attribute_taste = np.pad(shoppers.attributes, ((0, 0), (0, 1)))
     for index in np.unique(line):
         members = np.flatnonzero(products.line == index)
@@ -183,7 +184,7 @@ def make_events(
     viewed = (rng.random(count) < 0.4) | ~bought
     carted = rng.random(count) < np.where(bought, 0.3, 0.15)
     compared = (rng.random(count) < 0.15) & (picks.other != picks.product)
-    # Seconds since the trip began: a look around, one product after the other, and one check-out at the end.
+    # Seconds since the start of the trip: products one after another, and one check-out at the end.
     place = np.arange(count) - np.searchsorted(picks.trip, picks.trip)
     seconds = 20 + 75 * place + rng.integers(0, 40, count)
     rows = np.arange(count)

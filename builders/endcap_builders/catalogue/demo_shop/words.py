@@ -12,13 +12,13 @@ DEPARTMENT_FILES = ("grocery", "home", "family", "pets", "beauty", "outdoor", "g
 
 @dataclass(frozen=True)
 class Leaf:
-    """A leaf category: where it stands, who sells and buys there, and what its descriptions say.
+    """A leaf category: its path, sellers, buyers and descriptions.
 
     Attributes:
-        words: searches that mean the whole leaf.
-        parts: searches that mean some of its lines, with the numbers of those.
+        words: searches for the whole leaf.
+        parts: searches for some of its lines, with their numbers.
         countable: whether its nouns have plurals.
-        seasonal: whether nobody buys there without an occasion.
+        seasonal: whether it sells only for occasions.
     """
 
     path: str
