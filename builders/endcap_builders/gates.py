@@ -1,4 +1,4 @@
-"""Quality gates: a trained model beside the simplest thing that could do its job, on data that it has not seen."""
+"""Quality gates: comparisons of trained models with simple baselines on held-out data."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,12 +19,12 @@ class Gate:
 
     Attributes:
         model: the build step that trained it.
-        measure: what was measured, and on what, in words.
-        value: the model's figure, and its 95 % interval.
-        interval: over the held-out queries, pages or shoppers.
-        baseline_name: the simple thing.
+        measure: description of the measure and the data.
+        value: the model's figure.
+        interval: its 95 % interval over the held-out queries, pages or shoppers.
+        baseline_name: the baseline.
         baseline_value: its figure on the same data.
-        serves: whether the simple thing can serve in the model's place. One that cannot is compared only.
+        serves: whether the baseline can serve instead of the model. If not, it is only compared.
     """
 
     model: str
@@ -37,21 +37,21 @@ class Gate:
 
     @property
     def better(self) -> bool:
-        """Whether the model does better; no figure is not better."""
+        """Whether the model is better; a missing figure is not better."""
         return self.value > self.baseline_value
 
     @classmethod
     def of(
         cls, model: str, measure: str, values: Any, baseline_name: str, baseline: Any, *, serves: bool = True
     ) -> "Gate":
-        """Compare on the cases that both have a figure of.
+        """Compare on the cases for which both have a figure.
 
         Args:
             model: the build step that trained it.
-            measure: what was measured.
-            values: the model's figure of each case, float [n], NaN where there is none.
-            baseline_name: the simple thing.
-            baseline: its figures of the same cases.
+            measure: description of the measure.
+            values: the model's figure of each case, float [n], NaN if it has none.
+            baseline_name: the baseline.
+            baseline: its figures for the same cases.
             serves: see `Gate`.
         """
         mine, other = np.asarray(values, float), np.asarray(baseline, float)
@@ -67,13 +67,13 @@ class Gate:
 
 
 def write_gates(folder: Path, gates: Iterable[Gate]) -> None:
-    """Write a trained step's comparisons into its output; the step `gates` decides by them."""
+    """Write the comparisons of a step to its output; the step `gates` decides by them."""
     text = json.dumps([asdict(gate) for gate in gates], indent=1)
     (folder / GATES_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def read_gates(folder: Path) -> list[Gate]:
-    """What `write_gates` wrote; nothing where a step had no model to compare."""
+    """Read the comparisons of a step; none if it had no model to compare."""
     path = folder / GATES_FILE
     if not path.exists():
         return []
@@ -87,21 +87,21 @@ def gate_of(row: Mapping[str, Any]) -> Gate:
 
 
 def lost(gates: Sequence[Gate]) -> list[Gate]:
-    """Comparisons with simple things that can serve, which the model lost; the best such thing first."""
+    """Comparisons that the model lost to baselines that can serve, the best baseline first."""
     return sorted((gate for gate in gates if gate.serves and not gate.better), key=lambda gate: -gate.baseline_value)
 
 
 def gate_figures(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the step `gates` put into a manifest, by model."""
+    """The entries of the step `gates` in a manifest, by model."""
     models: dict[str, dict[str, Any]] = manifest["steps"].get("gates", {}).get("figures", {}).get("models", {})
     return models
 
 
 def gates_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The table that ends a build.
+    """The table at the end of a build.
 
     Args:
-        models: model -> what the step `gates` put into the manifest.
+        models: model -> its entry of the step `gates` in the manifest.
     """
     table = Table(title="Models beside the simplest thing that could do their job", title_justify="left")
     for column in ("model", "measure", "model's figure", "simple thing", "its figure", "installed"):

@@ -1,4 +1,4 @@
-"""Bootstrap intervals: how far an estimate would move if other queries, or other requests, had been drawn."""
+"""Bootstrap intervals of estimates over queries or requests."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass

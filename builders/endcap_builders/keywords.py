@@ -1,6 +1,6 @@
-"""The known search keywords: what shoppers searched for, and what can be derived from the catalogue.
+"""The known search keywords: texts of the search log, and texts derived from the catalogue.
 
-LLM 2 may only choose among them (arXiv 2605.11118), so each has to retrieve products.
+LLM 2 can only choose among them (arXiv 2605.11118), so each must retrieve products.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from endcap_builders.words import content_stems, phrases
 MAX_CHARACTERS = 60
 _LONGEST_PHRASE = 3
 _LEAST_END = 0.3
-"""Share of its titles in which a phrase must end a part: "solid" and "classic" do not, "table lamp" does."""
+"""Least share of titles in which a phrase must end a part: "table lamp" passes, "solid" and "classic" do not."""
 
 
 _ATTRIBUTE_WORDS = """
@@ -28,12 +28,12 @@ brands store single individual one two three four six dozen half oz lb lbs ml cm
 litre watt amp volt
 """
 _ATTRIBUTES = frozenset(_ATTRIBUTE_WORDS.split())
-"""Words that say how a thing is, not what: nobody searches with them alone."""
+"""Adjectives, which are no keywords by themselves."""
 
 
 @dataclass(frozen=True)
 class KnownKeywords:
-    """Distinct normalised texts and how often each was searched (int64 [m], 0: derived), most searched first."""
+    """Distinct normalised texts and their counts in the log (int64 [m], 0: derived), most searched first."""
 
     texts: list[str]
     counts: Array
@@ -50,8 +50,8 @@ def known_keywords(products: pl.DataFrame, queries: pl.DataFrame | None, *, limi
     Args:
         products: the catalogue's products.
         queries: its search log, if it has one.
-        limit: most keywords; the log's come first, by count, then categories, brands in categories, title phrases.
-        least: products that a derived keyword has to occur in.
+        limit: most keywords; those of the log first, by count, then categories, brands in categories, title phrases.
+        least: least products in which a derived keyword must occur.
     """
     found: dict[str, int] = {}
     if queries is not None:
@@ -90,9 +90,9 @@ def _derived(products: pl.DataFrame, least: int) -> Iterator[str]:
 
 
 def _title_phrases(titles: Iterable[tuple[str, str]], least: int) -> Iterator[str]:
-    """Frequent phrases of titles that name a thing, without those that nearly always stand in one longer phrase.
+    """Frequent noun phrases of titles, without those that are nearly always a part of one longer phrase.
 
-    A brand at the head of its title is left out: half a brand ("store" of "Store Brand") is nobody's search.
+    A brand at the start of its title is removed: a part of a brand ("store" of "Store Brand") is no useful search.
     """
     counts: Counter[str] = Counter()
     ends: Counter[str] = Counter()
@@ -107,7 +107,7 @@ def _title_phrases(titles: Iterable[tuple[str, str]], least: int) -> Iterator[st
         tokens = text.split()
         for part in {" ".join(tokens[:-1]), " ".join(tokens[1:])} - {""}:
             inside[part] = max(inside[part], count)
-    # "dutch" is nothing to search for if all but a few of its titles say "dutch oven".
+    # "dutch" is no keyword if nearly all of its titles contain "dutch oven".
     kept = [
         text for text, count in frequent.items() if inside[text] < 0.9 * count and not set(text.split()) <= _ATTRIBUTES
     ]
@@ -115,7 +115,7 @@ def _title_phrases(titles: Iterable[tuple[str, str]], least: int) -> Iterator[st
 
 
 class WordIndex:
-    """Finds the products whose title, brand and category hold all words of a keyword."""
+    """Finds the products whose title, brand and category contain all words of a keyword."""
 
     def __init__(self, products: pl.DataFrame) -> None:
         postings: dict[str, list[int]] = {}
@@ -126,7 +126,7 @@ class WordIndex:
         self._postings = {word: np.array(rows, np.int32) for word, rows in postings.items()}
 
     def find(self, text: str) -> Array:
-        """Rows of the products that hold every word of ``text``, int32, ascending; none for a text without words."""
+        """Rows of the products that contain every word of ``text``, int32, ascending; none for a text without words."""
         lists = [self._postings.get(word) for word in dict.fromkeys(content_stems(text))]
         if not lists or any(rows is None for rows in lists):
             return np.zeros(0, np.int32)

@@ -1,4 +1,4 @@
-"""Logistic regression with soft targets: the one fit behind every calibration."""
+"""Logistic regression with soft targets, used by all calibrations."""
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -11,16 +11,16 @@ def fit_logistic(
 
     Args:
         features: float [n, k].
-        targets: what the model should give, float [n] in 0..1.
+        targets: float [n] in 0..1.
         intercept: whether there is a shift.
-        prior: weight of a pull of the weights (not of the shift) towards 0, as a share of n: keeps separable data from
-            asking for an infinite slope.
+        prior: weight of the L2 penalty on the weights (not the shift), as a share of n; prevents an infinite slope for
+            separable data.
 
     Returns:
         weights float64 [k], and the shift (0 without one).
     """
     features, targets = np.asarray(features, np.float64), np.asarray(targets, np.float64)
-    # A soft target is a case of each class; mirrored, so that both classes are there, where there is no shift.
+    # A soft target becomes one case of each class. Without a shift, cases are mirrored, so that both classes occur.
     labels = np.repeat([1, 0], len(features))
     weights = np.concatenate([targets, 1 - targets])
     cases = np.concatenate([features, features])

@@ -1,8 +1,7 @@
-"""Plain text from texts with HTML in them: real tags go, entities become characters, "<12in & >6in" stays.
+"""Converts HTML to plain text: tags are removed, entities become characters, "<12in & >6in" does not change.
 
-``html.parser`` takes any letter after "<" for a tag ("sizes <L & >S" loses its text). Shop texts are no documents, so
-only the names of HTML's elements, and names with a hyphen (custom elements), count, with attributes as HTML spells
-them.
+``html.parser`` reads any letter after "<" as a tag ("sizes <L & >S" loses its text). Here, only names of HTML elements
+and names with a hyphen (custom elements) are tags, with valid attributes.
 """
 
 import html
@@ -21,7 +20,7 @@ _ELEMENTS = (
     "tfoot th thead time title tr track tt u ul var video wbr"
 )
 _NAME = rf"(?:(?:{'|'.join(_ELEMENTS.split())})(?![\w-])|[a-z][a-z0-9]*(?:-[a-z0-9]+)+)"
-# An attribute has a value, or is one of HTML's that need none: "a<b and c>d" has no tag.
+# An attribute has a value, or is one of HTML's boolean attributes: "a<b and c>d" has no tag.
 _FLAGS = (
     "allowfullscreen async autofocus autoplay checked compact controls default defer disabled hidden inert ismap "
     "itemscope loop multiple muted nohref noshade novalidate nowrap open readonly required reversed selected"
@@ -29,9 +28,9 @@ _FLAGS = (
 _VALUE = r"""\s*=\s*(?:"[^"<]*"|'[^'<]*'|[^\s"'=<>`]+)"""
 _ATTRIBUTE = rf"\s+(?:[a-z_:@][\w:.@-]*{_VALUE}|(?:{'|'.join(_FLAGS.split())})(?![\w-]))"
 _TAG = re.compile(rf"</?{_NAME}(?:{_ATTRIBUTE})*\s*/?>", re.IGNORECASE)
-# What is not text at all: comments, declarations, and the content of scripts and styles.
+# No text: comments, declarations, and the content of scripts and styles.
 _NO_TEXT = re.compile(r"<!--.*?-->|<!doctype[^>]*>|<(script|style)\b[^>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
-# Elements inside a line: "<b>G</b>reen" is one word. All others end a word, and most a line.
+# Inline elements: "<b>G</b>reen" is one word. All others end a word.
 _INLINE = re.compile(
     r"</?(?:a|abbr|b|bdi|bdo|big|cite|code|em|font|i|ins|del|kbd|mark|q|s|small|span|strike|strong|sub|sup|tt|u|var|wbr)"
     r"(?![\w-])",
@@ -43,8 +42,8 @@ _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]
 def plain_text(text: str) -> str:
     """``text`` without tags and entities, and with single spaces.
 
-    Markup that was escaped once more ("&lt;p&gt;", "&amp;amp;") goes as well: no shop means to show it. An entity is
-    one of HTML5's that ends with a semicolon; "AT&T" and "R&D&copy" stay as they are.
+    Markup that was escaped twice ("&lt;p&gt;", "&amp;amp;") is removed, too. An entity is one of HTML5's with a
+    semicolon; "AT&T" and "R&D&copy" do not change.
     """
     while "<" in text or "&" in text:
         plain = _without_entities(_TAG.sub(_gap, _NO_TEXT.sub(" ", text)))
@@ -55,12 +54,12 @@ def plain_text(text: str) -> str:
 
 
 def has_entity(text: str) -> bool:
-    """Whether an HTML entity stands in ``text``."""
+    """Whether ``text`` contains an HTML entity."""
     return "&" in text and _without_entities(text) != text
 
 
 def has_tag(text: str) -> bool:
-    """Whether a tag of HTML stands in ``text``."""
+    """Whether ``text`` contains an HTML tag."""
     return "<" in text and (_TAG.search(text) or _NO_TEXT.search(text)) is not None
 
 
@@ -79,7 +78,7 @@ def _without_entities(text: str) -> str:
 
 def _character(entity: re.Match[str]) -> str:
     name = entity.group()[1:]
-    # Programs that give titles capitals make "&Reg;" of "&reg;".
+    # Programs that capitalise titles change "&reg;" to "&Reg;".
     for known in (name, name.lower()):
         if known[0] == "#" or known in html5:
             return html.unescape(f"&{known}")

@@ -1,13 +1,13 @@
 """The build pipeline: named steps with settings, resumable, each writing one folder of a build.
 
-A step is up to date while its *fingerprint* equals the one in `manifest.json`. A fingerprint holds the step's settings,
+A step is up to date if its *fingerprint* equals the one in `manifest.json`. A fingerprint covers the step's settings,
 its own code, and the contents of what it reads: files of earlier steps and, for the first step, the bytes of the
-catalogue. Which groups of the catalogue's columns a later step reads is declared like the files it reads: the first
-step writes a digest of each group. So a changed price writes the item store anew and trains nothing, and an earlier
-step that was built anew with the same result has no follower built anew.
+catalogue. Later steps declare the groups of the catalogue's columns that they read like files; the first step writes a
+digest of each group. A changed price therefore runs the step `store` and trains nothing. If a step runs again with the
+same result, the steps after it do not run again.
 
-A step writes into a fresh folder that takes the place of the old one only when the step has succeeded: a failed or
-interrupted build leaves what is served usable.
+A step writes to a new folder, which replaces the old one only if the step succeeds. A failed or interrupted build does
+not damage what is served.
 """
 
 import hashlib
@@ -35,13 +35,13 @@ from endcap_builders.code_digest import code_digest
 T = TypeVar("T")
 MANIFEST = "manifest.json"
 CATALOGUE = "catalogue"
-"""The step whose files are the digests of the catalogue's groups."""
+"""The first step; its files are the digests of the catalogue's groups."""
 _EVERYTHING = ("*",)
 _TOOLS = ("torch", "transformers", "openvino", "openvino-genai", "faiss-cpu", "lightgbm", "polars", "numpy")
 
 
 class BuildError(Exception):
-    """A build cannot go on; the message says what was expected, what came, and what to do."""
+    """A build cannot continue; the message says what was expected, what came, and what to do."""
 
     exit_code = 1
 
@@ -53,32 +53,32 @@ class SettingError(BuildError):
 
 
 class Settings(BaseModel):
-    """A step's options: each field's description is its help text, its default the demo's setting on two cores."""
+    """A step's settings: the description of a field is its help text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What a running step sees of its build."""
+    """The context of a running step."""
 
     build: Path
     catalogue_folder: Path
     output: Path
-    """A fresh, empty folder; takes the step's place in the build when `run` returns."""
+    """A new, empty folder; replaces the step's folder in the build when `run` returns."""
     work: Path
-    """Survives an interruption (checkpoints, labelled shards); removed after success."""
+    """Folder that is kept after an interruption (checkpoints, labelled shards), and removed after success."""
     seed: int
     profile: str
     console: Console
     _shared: dict[str, Any] = field(repr=False)
     cut: EventCut = field(default_factory=EventCut)
     groups: frozenset[str] = frozenset(GROUPS)
-    """Of the catalogue's columns, those that the step declares to read."""
+    """Groups of the catalogue's columns that the step declares."""
 
     @cached_property
     def catalogue(self) -> Catalogue:
-        """The checked catalogue with the events that the build may see, read once for all steps."""
+        """The checked catalogue with the events of the build, read once for all steps."""
         if "catalogue" not in self._shared:
             self._shared["catalogue"] = self.cut.before(read_catalogue(self.catalogue_folder))
         return restricted(self._shared["catalogue"], self.groups)
@@ -88,7 +88,7 @@ class BuildContext:
         return self.build / step
 
     def log(self, text: str) -> None:
-        """Tell the user one line."""
+        """Print a line for the user."""
         self.console.print(f"  {text}", highlight=False, markup=False)
 
     def track(self, items: Iterable[T], description: str, total: float | None = None) -> Iterator[T]:
@@ -107,21 +107,21 @@ class Step:
     settings: type[Settings]
     run: Callable[[BuildContext, Any], dict[str, Any]]
     digest: Callable[[Any], str] | None = None
-    """Of what a step reads besides other steps' folders, given its settings: a change runs the step again."""
+    """Digest of other inputs of the step, given its settings; a change runs the step again."""
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Patterns of the files that it reads of a needed step, by default all; `!` before one takes files out again. Of
-    `catalogue` they are groups of columns."""
+    """Patterns of the files that it reads of a needed step, by default all; `!` excludes files. Of `catalogue`, they
+    are groups of columns."""
     code: tuple[Callable[..., Any], ...] = ()
-    """Functions besides `run` whose code decides what the step writes, which the pipeline calls for it."""
+    """Functions besides `run` that the pipeline calls and that determine what the step writes."""
 
     def files_read(self, needed: str, files: Mapping[str, str]) -> dict[str, str]:
-        """Of the files of a needed step (path -> digest), those that this step reads."""
+        """The files of a needed step (path -> digest) that this step reads."""
         patterns = self.reads.get(needed, _EVERYTHING)
         return {name: digest for name, digest in files.items() if _matches(name, patterns)}
 
     @property
     def groups(self) -> frozenset[str]:
-        """Groups of the catalogue's columns that it reads; a step that needs no other reads the catalogue itself."""
+        """Groups of the catalogue's columns that it reads; all for the first step."""
         if not self.needs:
             return frozenset(GROUPS)
         if CATALOGUE not in self.needs:
@@ -131,7 +131,7 @@ class Step:
 
 
 def build_context(build: Path, catalogue: Path, work: Path, console: Console, *, seed: int = 7) -> BuildContext:
-    """A context outside the pipeline, for what only reads a build: everything it writes goes into `work`."""
+    """A context outside the pipeline, for commands that only read a build; they write to `work`."""
     return BuildContext(
         build=build,
         catalogue_folder=catalogue,
@@ -180,7 +180,7 @@ class Pipeline:
         unknown = sorted(set(overrides or {}) - set(self.steps))
         if unknown:
             raise SettingError(f"unknown step {unknown[0]!r} in the settings; the steps are {', '.join(self.steps)}")
-        # What a build was once told holds until it is told otherwise.
+        # Settings of earlier calls hold until they are changed.
         told = read_manifest(build).get("overrides", {})
         self.overrides = {name: {**told.get(name, {}), **(overrides or {}).get(name, {})} for name in self.steps}
         self.settings = {step.name: _settings(step, self.overrides[step.name]) for step in steps}
@@ -190,13 +190,13 @@ class Pipeline:
 
         Raises:
             BuildError: a needed step has not been built, or the settings are wrong.
-            CatalogueError: the catalogue is damaged; nothing of the build has been touched.
+            CatalogueError: the catalogue is damaged; the build is unchanged.
         """
         if only is not None and only not in self.steps:
             raise BuildError(f"unknown step {only!r}; the steps are {', '.join(self.steps)}")
         digest = catalogue_digest(self.catalogue_folder)
         self.build.mkdir(parents=True, exist_ok=True)
-        # Once: what is edited while a build runs is not what this process runs.
+        # Computed once: edits during a build do not affect this process.
         self._code = {step.name: code_digest(step.run, step.settings, *step.code) for step in self.steps.values()}
         for number, step in enumerate(self.steps.values(), 1):
             if only not in (None, step.name):
@@ -242,7 +242,7 @@ class Pipeline:
         self.console.print(f"  done in {seconds} s", highlight=False, markup=False)
 
     def _keep_work_of_same_settings(self, work: Path, fingerprint: str) -> None:
-        """Interrupted work is resumed only by the very same step: other settings would mix two runs."""
+        """Discard interrupted work of another fingerprint, because it would mix two runs."""
         stamp = work / ".fingerprint"
         if work.exists() and (not stamp.exists() or stamp.read_text(encoding="utf-8") != fingerprint):
             shutil.rmtree(work)
@@ -250,7 +250,7 @@ class Pipeline:
         stamp.write_text(fingerprint, encoding="utf-8")
 
     def _fingerprint(self, step: Step, digest: str) -> str:
-        """Of what the step would be built from now."""
+        """The step's present fingerprint."""
         parts = {
             "step": step.name,
             "settings": self.settings[step.name].model_dump(mode="json"),
@@ -306,7 +306,7 @@ def read_manifest(build: Path) -> dict[str, Any]:
 
 
 def cut_of(build: Path) -> EventCut:
-    """Which events a build has seen, from its manifest."""
+    """The cut of a build's events, from its manifest."""
     entry = read_manifest(build)["steps"].get("catalogue", {})
     return EventCut.model_validate(entry.get("settings", {}))
 
@@ -323,7 +323,7 @@ def _settings(step: Step, values: dict[str, Any]) -> Settings:
 
 
 def _swap(new: Path, place: Path) -> None:
-    """Put `new` in its place; a server that has the old files mapped keeps reading them."""
+    """Replace `place` by `new`; a server that has mapped the old files can still read them."""
     old = place.with_name(f".{place.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
@@ -333,18 +333,18 @@ def _swap(new: Path, place: Path) -> None:
 
 
 def files_read(step: Step, entries: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Files that a step reads of those it needs, with their digests, as the manifest's `entries` have them."""
+    """Files of needed steps that a step reads, with their digests in the manifest's `entries`."""
     return {name: step.files_read(name, entries.get(name, {}).get("files", {})) for name in step.needs}
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a pattern without `!` fits, and none with it."""
+    """Whether a pattern without `!` matches, and none with `!`."""
     out = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
     return any(fnmatchcase(name, each) for each in patterns) and not any(fnmatchcase(name, each) for each in out)
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """File -> the first 16 hexadecimal digits of its SHA-256, as the manifest has them."""
+    """File -> the first 16 hexadecimal digits of its SHA-256, as in the manifest."""
     hashes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():

@@ -1,4 +1,4 @@
-"""Asks for the pages of shoppers, and keeps each answer as it comes: an interrupted evaluation goes on from there."""
+"""Requests the pages of shoppers and stores each answer, so that an interrupted evaluation can continue."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +15,12 @@ from endcap_builders.evaluation.queries import EvaluationError
 from endcap_builders.pipeline import BuildContext
 
 MAX_HISTORY = 200
-"""Newest events of a shopper that a request carries."""
+"""Newest events of a shopper in a request."""
 
 
 @dataclass(frozen=True)
 class ShownPlacement:
-    """One placement of an answered page; `source` says how its theme came to be."""
+    """One placement of an answered page; `source` is its source in STATUS."""
 
     title: str
     source: str
@@ -48,7 +48,7 @@ class ShownPage:
 
     @classmethod
     def of(cls, page: Page) -> "ShownPage":
-        """What a client was answered."""
+        """Convert the answer of a client."""
         stages = {name: stage.source for name, stage in page.status.stages.items()}
         said = page.status.document.get("placements") or []
         placements = tuple(
@@ -63,7 +63,7 @@ class ShownPage:
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> "ShownPage":
-        """The page of a line of the file of answers."""
+        """Read the page from a line of the file of answers."""
         placements = (
             ShownPlacement(**{**each, "products": tuple(each["products"])}) for each in document["placements"]
         )
@@ -71,7 +71,7 @@ class ShownPage:
 
 
 class Shop(Protocol):
-    """What answers."""
+    """A source of pages."""
 
     def page(self, history: Sequence[str], placements: int, products: int) -> ShownPage:
         """The page of a shopper with this history, oldest first."""
@@ -79,7 +79,7 @@ class Shop(Protocol):
 
 
 class ServedShop:
-    """A running server, asked with one request at a time."""
+    """A running server; gets one request at a time."""
 
     def __init__(self, client: Client):
         self._client = client
@@ -98,7 +98,7 @@ class ServedShop:
 
 @contextmanager
 def connected(build: Path, address: str, timeout_s: float) -> Iterator[Client]:
-    """A client of the server at `address`; without one, of a server of this build, which is stopped afterwards.
+    """A client of the server at `address`; without an address, of a new server of this build, stopped at the end.
 
     Raises:
         LaunchError: The server does not start.
@@ -113,11 +113,11 @@ def connected(build: Path, address: str, timeout_s: float) -> Iterator[Client]:
 
 
 class Answers:
-    """The file of answers: a line that says what was asked, then one for each page.
+    """The file of answers: a line that describes the requests, then one line for each page.
 
     Args:
-        path: of the file; what is there is used if it was asked the same.
-        asked: what an answer depends on besides the shopper.
+        path: the file; existing answers are used if their requests were the same.
+        asked: everything but the shopper that determines an answer.
     """
 
     def __init__(self, path: Path, asked: Mapping[str, Any]):
@@ -125,7 +125,7 @@ class Answers:
         self._pages: dict[tuple[str, str], ShownPage] = {}
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         if lines and json.loads(lines[0]) == asked:
-            # The last line may have been cut off as the evaluation was ended.
+            # The last line is incomplete if the evaluation was interrupted.
             for line in filter(lambda text: text.endswith("}"), lines[1:]):
                 document = json.loads(line)
                 self._pages[document["shop"], document["user"]] = ShownPage.read(document)
@@ -139,10 +139,10 @@ class Answers:
     def ask(
         self, ctx: BuildContext, shops: Mapping[str, Shop], shoppers: Sequence[Shopper], placements: int, products: int
     ) -> dict[str, list[ShownPage]]:
-        """The pages of every shop for every shopper, the shops in turns; asks only for those that are missing."""
+        """The pages of every shop for every shopper, in alternation; requests only missing ones."""
         with self._path.open("a", encoding="utf-8") as file:
             for number, shopper in enumerate(ctx.track(shoppers, "pages", len(shoppers))):
-                # None of the shops always comes second, when the machine has its caches warm.
+                # Alternate the order, because the second shop finds warm caches.
                 for name in sorted(shops, reverse=number % 2 == 1):
                     if (name, shopper.user_id) in self._pages:
                         continue

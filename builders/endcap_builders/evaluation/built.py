@@ -1,4 +1,4 @@
-"""Quality of the models of one build, as they are: nothing is trained, the student is scored by the serving engine."""
+"""Quality of the models of one build. Nothing is trained; the serving engine computes the student's scores."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ from endcap_builders.relevance.pairs import Pairs
 
 SERVED = "served search"
 Search = Callable[[list[str]], Searched]
-"""Searches as shoppers do."""
+"""Sends searches to a server."""
 
 
 def evaluate_built(
@@ -34,7 +34,7 @@ def evaluate_built(
     relevant: float,
     search: Search | None = None,
 ) -> tuple[dict[str, Any], Searched | None]:
-    """Figures of the build's retrievers, teacher, student and, if it is asked, `search`; see `summarise`.
+    """Figures of the build's retrievers, teacher, student and, with a server, `search`; see `summarise`.
 
     Args:
         ctx: of the build.
@@ -43,10 +43,10 @@ def evaluate_built(
         corpus: those for which the whole corpus is ranked.
         depth: candidates that the rerankers order.
         relevant: relevance from which a product counts for recall.
-        search: what asks a running server; None: none is asked.
+        search: client of a running server; None: no server.
 
     Returns:
-        The figures, and what the server answered.
+        The figures, and the server's answers.
 
     Raises:
         EvaluationError: the build lacks its cross-encoder.

@@ -1,8 +1,7 @@
-"""The grid: a teacher for each seed, the pool of pairs it labels, and students of it; every point is kept on disk.
+"""The grid: for each seed a teacher, the pairs that it labels, and its students; every point is stored on disk.
 
-A point's folder is named after a digest of all that it depends on. A grid that was interrupted goes on with the points
-that are missing, one that is asked for more trains only those, and other queries are scored with the models that are
-there.
+A point's folder is named by a digest of everything that it depends on. An interrupted grid continues with the missing
+points, a larger grid trains only the new ones, and other queries are scored with the existing models.
 """
 
 import hashlib
@@ -35,7 +34,7 @@ from endcap_builders.steps.teacher import TeacherSettings, teach, teacher_figure
 _DONE = "figures.json"
 _WARM_UP = {"checkpoint", "layers", "lora_rank", "train_embeddings", "grades", "label_spread", "warm_up_pairs",
             "batch_size", "learning_rate"}  # fmt: skip
-"""Settings of the teacher that its warm-up depends on."""
+"""Settings of the teacher that affect its warm-up."""
 _WARM_UP_SEED = 1
 
 
@@ -50,7 +49,7 @@ class Point:
 
 
 class Grid:
-    """Trains what the settings ask for and is not there yet."""
+    """Trains the points of the settings that do not exist yet."""
 
     def __init__(
         self,
@@ -61,20 +60,20 @@ class Grid:
         labelled: Labelled,
         store: ItemStore,
     ) -> None:
-        """Take what all points share.
+        """Set what all points share.
 
         Args:
-            ctx: of the build; `work` keeps the points.
-            settings: of the evaluation.
-            teacher: of the teachers.
-            student: of the students.
-            labelled: what the build has that is labelled.
+            ctx: context of the build; points are stored in `work`.
+            settings: settings of the evaluation.
+            teacher: settings of the teachers.
+            student: settings of the students.
+            labelled: labelled pairs of the build.
             store: the products.
         """
         self.settings, self.teacher, self.student = settings, teacher, student
         self.labelled, self.store, self._ctx = labelled, store, ctx
         self.unseen: list[str] = []
-        """The queries that are evaluated, which nothing may be mined around."""
+        """The queries of the evaluation, which mining must not use."""
         self._encoders: dict[str, PairEncoder] = {}
 
     @classmethod
@@ -86,7 +85,7 @@ class Grid:
         student: CrossEncoderSettings,
         scale: LabelScale,
     ) -> "Grid":
-        """The grid of a build; which queries are `unseen` is to be said before anything is trained."""
+        """The grid of a build; set `unseen` before training."""
         store = ItemStore.open(ctx.build, linked=False)
         labelled = read_labelled(ctx, store, teacher.weak_queries, teacher.held_out_share, scale)
         return cls(ctx, settings, teacher, student, labelled, store)
@@ -109,8 +108,8 @@ class Grid:
         return _point("teacher", seed, folder)
 
     def warm_start(self) -> Path:
-        """The checkpoint from which the teachers of all seeds start: it has seen no labels, so they may share it."""
-        seed = _WARM_UP_SEED  # whatever seeds are asked for: a teacher's key says nothing of its start
+        """The checkpoint from which the teachers of all seeds start. It has seen no labels, so they can share it."""
+        seed = _WARM_UP_SEED  # independent of the seeds: a teacher's key does not include its start
         key = [seed, self.settings.max_product_tokens, sorted(self.unseen), self.store.tokenizer,
                self.teacher.model_dump(include=_WARM_UP)]  # fmt: skip
         folder = self._folder("warm-up", seed, key)
@@ -127,7 +126,7 @@ class Grid:
         return folder
 
     def student_of(self, seed: int, multiple: int, layers: int) -> Point:
-        """The student of a seed: so many mined pairs for each labelled one, so many layers."""
+        """The student of a seed, with `multiple` mined pairs per labelled one, and `layers` layers."""
         settings = self.student.model_copy(update={"layers": layers})
         key = [self._teacher_key(seed), self._pool_key(seed) if multiple else "", settings.model_dump(), multiple]
         folder = self._folder(f"student-x{multiple}-{layers}l", seed, key)
@@ -152,7 +151,7 @@ class Grid:
         return draw_labelled(self._ctx, self.store, self.labelled, sample, np.random.default_rng((seed, 1)))
 
     def pool(self, seed: int, multiple: int) -> Pairs:
-        """The mined pairs of a seed with the teacher's labels; a smaller multiple has a part of a larger one's."""
+        """The mined pairs of a seed with the teacher's labels; a smaller multiple is a subset of a larger one."""
         human = self.human(seed)
         folder = self._folder("pool", seed, [self._teacher_key(seed), self._pool_key(seed)])
         path, groups = folder / "pairs.parquet", self._groups(human, multiple)
@@ -168,7 +167,7 @@ class Grid:
         )
 
     def scores(self, point: Point, pairs: Pairs) -> np.ndarray:
-        """Scores of a point's model, float32 [n]; kept, so that they are computed once."""
+        """Scores of a point's model, float32 [n], cached on disk."""
         digest = _digest([pairs.queries, pairs.query.tolist(), pairs.product.tolist()])
         path = point.folder / f"scores-{digest}.npy"
         if path.exists():
@@ -182,12 +181,12 @@ class Grid:
         return found
 
     def served(self, point: Point) -> Path:
-        """A student as the serving engine reads it; a folder."""
+        """Folder of a student in the format of the serving engine."""
         folder = point.folder / "served"
         if not (folder / "calibration.json").exists():
             folder.mkdir(exist_ok=True)
             write_student(folder, *load_model(str(point.folder), labels=1))
-            # Scores of the evaluation are plain logits; the engine wants to read what they mean all the same.
+            # The evaluation uses plain logits, but the engine needs a calibration file.
             (folder / "calibration.json").write_text('{"scale": 1, "bias": 0, "temperature": 1}\n', encoding="utf-8")
         return folder
 
@@ -242,7 +241,7 @@ class Grid:
 
 
 def _finish(folder: Path, figures: dict[str, Any]) -> None:
-    """Say that a point is there."""
+    """Mark a point as complete."""
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     temporary = folder / f".{_DONE}"
     temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

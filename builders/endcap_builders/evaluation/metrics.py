@@ -20,7 +20,7 @@ NAMES = {
     "corpus_recall": "recall@100, whole corpus",
 }
 _GRAIN = 100
-"""Gains are whole numbers to trec_eval: a mean grade of 2.67 gains 267."""
+"""trec_eval needs whole gains: a mean grade of 2.67 becomes 267."""
 
 
 def judged_figures(judged: Judged, scores: np.ndarray) -> dict[str, np.ndarray]:
@@ -31,9 +31,9 @@ def judged_figures(judged: Judged, scores: np.ndarray) -> dict[str, np.ndarray]:
         scores: float [n]; equal ones are put in a fixed random order.
 
     Returns:
-        ndcg (a grade gains itself), ndcg_exponential (it gains 2^(grade - lowest grade) - 1), accuracy (share of the
-        pairs of products that differ in grade and are in the right order; a tie counts half), spearman: float64 [q]
-        each, NaN where a query's products are all of one grade, or there is but one.
+        ndcg (gain: the grade), ndcg_exponential (gain: 2^(grade - lowest grade) - 1), accuracy (share of the pairs of
+        products with different grades that are in the right order; a tie counts half), spearman: float64 [q] each, NaN
+        for a query whose products all have one grade, or with one product.
     """
     shuffled = np.random.default_rng(0).permutation(len(scores))
     place = np.empty(len(scores), dtype=np.int64)
@@ -67,8 +67,8 @@ def corpus_figures(judged: Judged, ranked: Sequence[np.ndarray], relevant: float
         relevant: relevance from which a product counts for recall.
 
     Returns:
-        corpus_ndcg and corpus_ndcg_exponential (an unjudged product gains nothing), corpus_recall: float64 [q] each,
-        NaN where a query has no relevant product.
+        corpus_ndcg and corpus_ndcg_exponential (an unjudged product has gain 0), corpus_recall: float64 [q] each, NaN
+        for a query without a relevant product.
     """
     run = {
         str(query): {str(row): float(len(rows) - place) for place, row in enumerate(rows)}
@@ -86,7 +86,7 @@ def corpus_figures(judged: Judged, ranked: Sequence[np.ndarray], relevant: float
 
 
 def _gains(judged: Judged) -> dict[str, dict[str, dict[str, int]]]:
-    """Gains of both kinds, by the end of the figure's name."""
+    """Gains of both kinds, by the suffix of the figure's name."""
     kinds = {"": judged.grades, "_exponential": 2.0 ** np.maximum(judged.grades - judged.lowest, 0) - 1}
     return {name: _qrels(judged, np.rint(gains * _GRAIN).astype(np.int64)) for name, gains in kinds.items()}
 

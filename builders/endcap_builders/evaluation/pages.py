@@ -1,7 +1,6 @@
-"""Pages against what shoppers bought next: who is measured, shares of their purchases, and the simplest pages.
+"""The protocol of `endcap evaluate storefront`: shoppers, shares of their later purchases, and baseline pages.
 
-The protocol of `endcap evaluate storefront`. Times before the cut are known to every page; the purchases after it are
-known to none.
+Pages may depend on events before the cut only.
 """
 
 from collections import Counter
@@ -16,11 +15,11 @@ from endcap_builders.catalogue import Catalogue
 from endcap_builders.catalogue.cut import LEAST_HISTORY
 
 PAGE_SIZE = 48
-"""Products of a simple page: as many as 4 placements of 12 show."""
+"""Products of a baseline page: as many as 4 placements of 12."""
 LEAST_BOUGHT = 3
-"""Distinct products that a shopper has to have bought after the cut."""
+"""Least distinct products that a shopper must have bought after the cut."""
 CATEGORIES = 4
-"""Categories of the page `static`; each shows its share of the page."""
+"""Categories of the page `static`; each has an equal share of the page."""
 BASELINES = ("popular", "own", "static", "half")
 
 
@@ -42,12 +41,12 @@ class Shopper:
 
     @property
     def new_after(self) -> frozenset[str]:
-        """Those bought after the cut with which the shopper had nothing to do before."""
+        """Products bought after the cut that are not in the history."""
         return self.bought_after - frozenset(self.history)
 
 
 def shoppers_of(before: pl.DataFrame, after: pl.DataFrame) -> tuple[list[Shopper], list[Shopper]]:
-    """The shoppers to measure pages of, by id: those with a history, and new ones.
+    """The shoppers whose pages are measured, by id: those with a history, and new ones.
 
     Args:
         before: events before the cut; columns as in `Catalogue.events`.
@@ -75,7 +74,7 @@ def _products(events: pl.DataFrame) -> dict[str, tuple[str, ...]]:
 
 
 class SimplePages:
-    """Pages that need no model: what any other page has to beat.
+    """Baseline pages without a model.
 
     Args:
         catalogue: with the events before the cut only.
@@ -88,7 +87,7 @@ class SimplePages:
         events = catalogue.events
         bought = [] if events is None else events.filter(pl.col("type") == "purchase")["product_id"].to_list()
         self.popular: list[str] = [product for product, _ in Counter(bought).most_common() if product in self._category]
-        """Products in stock, most bought first; those that nobody has bought are left out."""
+        """Products in stock that were bought, most bought first."""
         self._of_category: dict[str, list[str]] = {}
         for product in self.popular:
             self._of_category.setdefault(self._category[product], []).append(product)
@@ -150,7 +149,7 @@ def shares(pages: Iterable[Iterable[str]], shoppers: Sequence[Shopper]) -> dict[
 
 
 def coverage(pages: Sequence[Sequence[str]], products: int) -> float:
-    """Share of the catalogue's products that stand on any page."""
+    """Share of the catalogue's products that occur on any page."""
     return len({product for page in pages for product in page}) / products
 
 
@@ -168,7 +167,7 @@ def gini(pages: Sequence[Sequence[str]], products: int) -> float:
 
 
 def title_figures(titles: Sequence[Sequence[str]]) -> Mapping[str, Any]:
-    """How titles repeat over pages.
+    """Figures about repeated titles.
 
     Args:
         titles: of each page.

@@ -1,4 +1,4 @@
-"""Queries to evaluate on, with what people said of their products."""
+"""Queries of an evaluation, with human judgements of their products."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from endcap_builders.relevance.pairs import Pairs, pairs_from_frame
 
 
 class EvaluationError(BuildError):
-    """An evaluation cannot be made; the message says what was expected, what came, what to do."""
+    """An evaluation is not possible; the message says what was expected, what came, what to do."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Judged:
 
     Attributes:
         pairs: the judged pairs; `target` is their relevance in 0..1.
-        grades: their labels as people gave them, float64 [n], averaged where a pair was judged several times.
-        source: where they are from, in words.
-        left_out: queries left out because training may have seen them.
-        lowest: the lowest label of the whole set, which gains nothing where gains are exponential.
+        grades: their human labels, float64 [n], averaged if a pair was judged several times.
+        source: description of where they are from.
+        left_out: number of queries that were dropped because training can have seen them.
+        lowest: the lowest label of the whole set, with exponential gain 0.
     """
 
     pairs: Pairs
@@ -36,7 +36,7 @@ class Judged:
     lowest: float = 0.0
 
     def sample(self, count: int, seed: int) -> "Judged":
-        """The same with at most `count` random queries."""
+        """At most `count` random queries."""
         total = len(self.pairs.queries)
         if not count or count >= total:
             return self
@@ -55,9 +55,9 @@ def read_judged(
         queries: Parquet file (query_id, query, optionally split), or a folder with queries.parquet.
         labels: Parquet file (query_id, product_id, relevance), or a folder with labels.parquet.
         split: value of the column split to take; without the column all queries are taken.
-        product_ids: of the item store's rows.
-        scale: what a label is worth.
-        seen: queries that training may see: they are left out, whatever their case and white space.
+        product_ids: product id of each row of the item store.
+        scale: relevance of labels.
+        seen: queries that training can see; they are dropped, in any case and white space.
 
     Raises:
         EvaluationError: a file or column is missing, or nothing is left.
@@ -67,7 +67,7 @@ def read_judged(
     if "split" in asked.columns:
         asked = asked.filter(pl.col("split") == split)
     graded = _read(labels, "labels.parquet", ("query_id", "product_id", "relevance"))
-    # The scale is that of the whole file: a few queries may lack its lowest or highest label.
+    # Take the scale from the whole file: a few queries can lack its lowest or highest label.
     graded = graded.with_columns(pl.Series("target", scale.apply(_numbers(graded["relevance"]), str(labels))))
     known = {plain(text) for text in seen}
     unseen = asked.filter(~pl.col("query").map_elements(lambda text: plain(text) in known, return_dtype=pl.Boolean))

@@ -29,7 +29,7 @@ def write_built(report: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The tables, with what they are of."""
+    """The tables with captions."""
     lines = [
         *_tables(report),
         "",
@@ -54,7 +54,7 @@ def _tables(report: Mapping[str, Any]) -> list[str]:
 
 
 def _served(served: Mapping[str, Any] | None) -> list[str]:
-    """Latency of the searches, if a server was asked."""
+    """Latency of the searches, if a server was used."""
     if served is None:
         return []
     on = "{processor}, {cores} cores".format(**served["machine"])
@@ -66,7 +66,7 @@ def _served(served: Mapping[str, Any] | None) -> list[str]:
 
 
 def interval_text(figure: Mapping[str, Any], sign: bool = False) -> str:
-    """A figure with its interval; a dash where there is none."""
+    """A figure with its interval; a dash without a figure."""
     if "value" not in figure:
         return "–"
     form = "+.4f" if sign else ".4f"
@@ -83,7 +83,7 @@ def _quality(report: Mapping[str, Any]) -> list[str]:
 
 
 def _compared(report: Mapping[str, Any]) -> list[str]:
-    """The systems that others are compared with."""
+    """The systems with which others are compared."""
     return list(dict.fromkeys(other for row in report["systems"].values() for other in row["minus"]))
 
 

@@ -1,4 +1,4 @@
-"""What `endcap evaluate search` is asked, read and checked: settings, build, queries."""
+"""Reads and checks the request of `endcap evaluate search`: settings, build, queries."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,12 +24,12 @@ FOLDER, WORK = "evaluation", ".evaluation"
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What to evaluate on.
+    """The data of an evaluation.
 
     Attributes:
-        build: a build whose steps bi_encoder, store and lexical are there.
+        build: a build with the steps bi_encoder, store and lexical.
         catalogue: its catalogue.
-        queries: file or folder of queries nobody has seen; None: the catalogue's held-out queries.
+        queries: file or folder of queries that no model has seen; None: the catalogue's held-out queries.
         labels: file or folder of their labels.
         split: value of the column split of `queries`.
         name: of the report; "" for the queries' folder.
@@ -83,7 +83,7 @@ def settings_of(request: EvaluationRequest) -> tuple[EvaluationSettings, Teacher
 
 
 def context_of(request: EvaluationRequest, console: Console) -> BuildContext:
-    """The build, with a place for the models of the grid."""
+    """The context of the build, with a folder for the models of the grid."""
     manifest = read_manifest(request.build)
     for step in ("bi_encoder", "store", "lexical"):
         if step not in manifest["steps"] or not (request.build / step).is_dir():
@@ -117,7 +117,7 @@ def corpus_of(judged: Judged, count: int) -> Judged:
 
 
 def name_of(request: EvaluationRequest) -> str:
-    """What the report is called."""
+    """Name of the report."""
     if request.name:
         return request.name
     if request.queries is None:

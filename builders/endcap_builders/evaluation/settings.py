@@ -1,4 +1,4 @@
-"""What `endcap evaluate search --grid` measures."""
+"""Settings of `endcap evaluate search --grid`."""
 
 from typing import Annotated, Any
 
@@ -35,7 +35,7 @@ class EvaluationSettings(Settings):
 
 
 TEACHER: dict[str, Any] = {"theme_share": 0.0, "train_embeddings": False, "epochs": 4.0, "train_seconds": 7200.0}
-"""Where the evaluation's teacher differs from the step's defaults."""
+"""Settings of the evaluation's teacher that differ from the step's defaults."""
 
 STUDENT: dict[str, Any] = {
     "theme_share": 0.0,
@@ -44,4 +44,4 @@ STUDENT: dict[str, Any] = {
     "least_steps": 100,
     "train_seconds": 7200.0,
 }
-"""Where its students differ."""
+"""The same for its students."""

@@ -1,4 +1,4 @@
-"""Pairs a second of students, by the engine that serves them; they take turns, so that a busy machine slows all."""
+"""Pairs per second of students in the serving engine, measured in alternation, so that load affects all alike."""
 
 import time
 from pathlib import Path
@@ -19,10 +19,10 @@ def pairs_per_second(
     """Throughput of each student on the same pairs.
 
     Args:
-        folders: what `write_student` wrote, by name.
+        folders: folders of `write_student`, by name.
         store: the products.
-        pairs: what is scored, as one request.
-        rounds: how often the students take turns.
+        pairs: the pairs to score, as one request.
+        rounds: number of rounds.
         against: name of the student that the others are compared with.
 
     Returns:
@@ -42,7 +42,7 @@ def pairs_per_second(
             (answer,) = engines[name].run([request])
             if isinstance(answer, Exception):
                 raise answer
-            if turn:  # the first turn compiles kernels for these shapes
+            if turn:  # the first round compiles kernels for these shapes
                 taken[name].append(time.perf_counter() - begun)
     base = np.array(taken[against])
     return {name: _row(np.array(seconds), base, len(pairs)) for name, seconds in taken.items()}

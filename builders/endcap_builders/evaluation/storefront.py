@@ -1,4 +1,4 @@
-"""`endcap evaluate storefront`: which share of what shoppers bought next their pages show, beside simple pages."""
+"""`endcap evaluate storefront`: the share of shoppers' later purchases that pages show, compared with baselines."""
 
 import shutil
 import time
@@ -25,7 +25,7 @@ from endcap_builders.pipeline import BuildContext, build_context, cut_of, read_m
 
 ANSWERS, WORK = "pages.jsonl", ".unfinished"
 PAGE, BASE = "page", "base"
-"""Names of the pages of the build, and of the server that it is compared with."""
+"""Names of the build's pages, and of those of the server in the comparison."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class StorefrontEvaluation:
     Attributes:
         build: a build whose events were cut.
         catalogue: with all events; None: the build's own.
-        address: HOST:PORT of a server of the build; "": one is started.
-        against: HOST:PORT of another server that is asked for the same pages in turns; "": none.
+        address: HOST:PORT of a server of the build; "": start one.
+        against: HOST:PORT of another server for a comparison; "": none.
         purchases_until: date or time; only purchases before it count; "": all.
         shoppers: most shoppers, drawn at random; 0: all.
         seed: of the draw.
@@ -44,7 +44,7 @@ class StorefrontEvaluation:
         products: of a placement.
         timeout_s: of one page.
         name: of the report.
-        afresh: whether answers of an interrupted run are asked again.
+        afresh: whether to discard answers of an interrupted run.
     """
 
     build: Path
@@ -63,7 +63,7 @@ class StorefrontEvaluation:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the protocol is about: the catalogue as the build knows it, and who is measured."""
+    """The data of the protocol: the catalogue before the cut, and the shoppers."""
 
     before: Catalogue
     known: list[Shopper]
@@ -73,10 +73,10 @@ class Parts:
 
 
 def run_storefront(request: StorefrontEvaluation, console: Console | None = None) -> dict[str, Any]:
-    """Ask for the pages, and write report.json, report.md and plots; the report.
+    """Request the pages, write report.json, report.md and a plot; returns the report.
 
     Raises:
-        EvaluationError: the build has seen every event, nobody can be measured, or a page is not answered.
+        EvaluationError: the build has seen every event, no shopper can be measured, or a request fails.
         CatalogueError: the catalogue cannot be read or cut.
         LaunchError: the server does not start.
     """
@@ -128,16 +128,16 @@ def _cut(build: Path) -> EventCut:
 
 
 def parts_of(request: StorefrontEvaluation, cut: EventCut, catalogue: Catalogue, digest: str) -> Parts:
-    """Who is measured, and by what.
+    """The shoppers, and the purchases by which pages are measured.
 
     Args:
-        request: what is asked.
-        cut: of the build.
+        request: what to measure.
+        cut: the cut of the build.
         catalogue: with all events.
         digest: of the catalogue that the build was made from.
 
     Raises:
-        EvaluationError: nobody can be measured.
+        EvaluationError: no shopper can be measured.
         CatalogueError: the catalogue has no events to cut.
     """
     if cut.hold_out_orders and catalogue.digest != digest:

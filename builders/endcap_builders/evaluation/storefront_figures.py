@@ -1,4 +1,4 @@
-"""Figures of answered pages: shares with intervals, differences, where hits come from, exposures, titles, latency."""
+"""Figures of answered pages: shares with intervals, differences, sources of hits, exposures, titles, latency."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from endcap_builders.evaluation.pages import Shopper, baseline_pages, coverage, 
 from endcap_builders.intervals import bootstrap
 
 AGAINST = "half"
-"""The simple page that the others are compared with."""
+"""The baseline with which the others are compared."""
 
 
 def known_figures(
@@ -22,9 +22,9 @@ def known_figures(
 
     Args:
         before: the catalogue with the events before the cut.
-        shoppers: n of them.
-        answered: their pages, by the name of who answered; the first is the one that is measured.
-        size: products of a simple page.
+        shoppers: n shoppers.
+        answered: their pages, by the server's name; the first is the measured one.
+        size: products of a baseline page.
 
     Returns:
         systems: by name, shares `all` and `new`, products, coverage, gini; minus and over: differences and ratios to
@@ -49,7 +49,7 @@ def known_figures(
 def new_figures(
     before: Catalogue, shoppers: Sequence[Shopper], pages: Sequence[ShownPage], size: int
 ) -> dict[str, Any]:
-    """Shares of the pages of shoppers without a history, and of the popular products: all that is simple for them."""
+    """Shares of the pages of shoppers without a history, and of popular products, their only baseline."""
     lists = {"page": [page.products for page in pages]}
     lists["popular"] = baseline_pages(before, shoppers, size)["popular"]
     return {
@@ -59,7 +59,7 @@ def new_figures(
 
 
 def mean(values: np.ndarray) -> dict[str, Any]:
-    """Mean over the shoppers that have a value, with its interval."""
+    """Mean over the shoppers with a value, with its interval."""
     known = values[~np.isnan(values)]
     if not len(known):
         return {"shoppers": 0}
@@ -123,7 +123,7 @@ def _compared(found: Mapping[str, Mapping[str, np.ndarray]], other: Mapping[str,
 
 
 def _contributions(shoppers: Sequence[Shopper], pages: Sequence[ShownPage], by: str) -> dict[str, Any]:
-    """What the placements of each source, or of each position, contribute.
+    """Contributions of the placements of each source, or of each position.
 
     Returns:
         By source or position: placements; their share of all; products; hits (share of the products shown that were
@@ -157,7 +157,7 @@ def _contribution(shoppers: Sequence[Shopper], placements: Sequence[tuple[int, t
 
 
 def _stages(pages: Sequence[ShownPage]) -> dict[str, dict[str, int]]:
-    """How many pages had each stage's part from which source."""
+    """Number of pages by stage and source."""
     stages: dict[str, Counter[str]] = {}
     for page in pages:
         for stage, source in page.stages.items():

@@ -1,4 +1,4 @@
-"""The plot of an evaluation of storefronts: what each page shows of the purchases, and what placements contribute."""
+"""The plot of an evaluation of storefronts: shares of purchases by page, and contributions of placements."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -20,7 +20,7 @@ def write_storefront(report: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The tables, with what they are of."""
+    """The tables with captions."""
     shoppers, titles, new = report["shoppers"], report["titles"], report["new_shoppers"]
     frequent = f'"{titles["most_frequent"]}" stands on {titles["most_frequent_share"]:.0%} of the pages'
     lines = [

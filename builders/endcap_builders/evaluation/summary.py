@@ -12,7 +12,7 @@ Figures = Mapping[str, np.ndarray]
 
 
 Runs = Mapping[int | None, Figures]
-"""Figures of a system by seed; None: a system that has no seed."""
+"""Figures of a system by seed; the key None is for a system without seeds."""
 
 
 def mean_of(runs: Runs, seeds: Sequence[int | None]) -> dict[str, np.ndarray]:
@@ -23,7 +23,7 @@ def mean_of(runs: Runs, seeds: Sequence[int | None]) -> dict[str, np.ndarray]:
 
 
 def estimate(values: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Mean over the queries that have a value, with its interval."""
+    """Mean over the queries with a value, with its interval."""
     known = values[~np.isnan(values)]
     if not len(known):
         return {"queries": 0}
@@ -37,11 +37,11 @@ def difference(values: np.ndarray, other: np.ndarray, seed: int = 0) -> dict[str
 
 
 def summarise(systems: Mapping[str, Runs], against: Sequence[str]) -> dict[str, Any]:
-    """Estimates of every system, and its differences to some of them over the seeds that both have.
+    """Estimates of every system, and its differences to other systems over their common seeds.
 
     Args:
         systems: by name.
-        against: names of those that the others are compared with.
+        against: names of systems with which the others are compared.
 
     Returns:
         By name: seeds; figures; by_seed (means); minus (by name of the other, by figure).
@@ -62,7 +62,7 @@ def summarise(systems: Mapping[str, Runs], against: Sequence[str]) -> dict[str, 
 
 
 def _minus(runs: Runs, others: Runs) -> dict[str, Any]:
-    """Differences by figure; none where no seed is in both."""
+    """Differences by figure; none without a common seed."""
     shared = [seed for seed in runs if seed in others]
     if None in runs or None in others:
         mine, theirs = mean_of(runs, list(runs)), mean_of(others, list(others))

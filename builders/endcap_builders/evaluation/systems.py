@@ -1,4 +1,4 @@
-"""What is compared: orders of judged products, and rankings of the whole corpus, by retrievers and by rerankers."""
+"""The compared systems: orders of judged products and rankings of the whole corpus, by retrievers and rerankers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ Score = Callable[[Pairs], np.ndarray]
 
 @dataclass(frozen=True)
 class Protocol:
-    """The queries, and the candidates that rerankers order where the whole corpus is ranked.
+    """The queries, and the candidates that rerankers order for rankings of the whole corpus.
 
     Attributes:
         judged: every query, for the order of its judged products.
         corpus: those for which the whole corpus is ranked.
         lexical: products that BM25 finds for each of these, best first.
-        dense: the same of the bi-encoder.
+        dense: the same for the bi-encoder.
         relevant: relevance from which a product counts for recall.
-        candidates: those that `search` chooses of what the vectors and the words find, as pairs.
+        candidates: candidates that `search` selects from vectors and words, as pairs.
     """
 
     judged: Judged
@@ -89,12 +89,12 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Searched:
-    """What `search` of a running server answered.
+    """The answers of a running server's `search`.
 
     Attributes:
         ranked: rows of the products of each query, best first: int64 [at most 100] each.
         ms: round trips, float64 [queries].
-        degraded: queries of which a part fell back.
+        degraded: queries with a fallback in some stage.
     """
 
     ranked: list[np.ndarray]
@@ -102,7 +102,7 @@ class Searched:
     degraded: int
 
     def scores(self, pairs: Pairs) -> np.ndarray:
-        """Scores of judged pairs by their place, float64 [n]; equal for products that were not answered."""
+        """Scores of judged pairs by rank, float64 [n]; equal for products that were not returned."""
         found = np.full(len(pairs), -np.inf)
         for rows, start, end in zip(self.ranked, pairs.offsets[:-1], pairs.offsets[1:], strict=True):
             place = {int(row): place for place, row in enumerate(rows)}
@@ -113,12 +113,12 @@ class Searched:
 def served_candidates(
     words: LexicalIndex, vectors: np.ndarray, query: str, encoded: np.ndarray, near: np.ndarray, depth: int
 ) -> np.ndarray:
-    """The candidates that `search` hands to the cross-encoder, best first: int64 [at most depth].
+    """The candidates that `search` passes to the cross-encoder, best first: int64 [at most depth].
 
     Args:
         words: the build's lexical index.
         vectors: of the products, float [n, D].
-        query: what is searched for.
+        query: the query.
         encoded: its vector, float32 [D].
         near: its nearest products, best first.
         depth: most candidates.

@@ -1,1 +1,1 @@
-"""Export of trained checkpoints to what the engines run."""
+"""Export of trained checkpoints to the formats of the engines."""

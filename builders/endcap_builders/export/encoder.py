@@ -1,7 +1,7 @@
 """Export of Hugging Face encoders to OpenVINO IR with dynamic batch and length.
 
 The model goes through ``torch.export``: tracing to TorchScript fails in the mask code of transformers 5, and
-its ONNX path bakes assumptions about the mask into the graph.
+its ONNX path writes assumptions about the mask into the graph.
 """
 
 import logging
@@ -92,7 +92,7 @@ def _export(module: nn.Module, inputs: tuple[str, ...], output: str, path: Path)
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide what loaders, exporter and converter say about their own insides."""
+    """Suppress messages of loaders, exporter and converter."""
     level = logging.root.manager.disable
     bars = transformers_logging.is_progress_bar_enabled()
     logging.disable(logging.WARNING)

@@ -1,7 +1,7 @@
-"""Export of encoders to ONNX in half precision: the form that a strongly typed TensorRT network is made from.
+"""Export of encoders to ONNX in half precision, for strongly typed TensorRT networks.
 
-Only the transformer runs in half precision. Pooling, normalisation and the score leave in float32, where a sum over
-many tokens loses nothing.
+Only the transformer runs in half precision. Pooling, normalisation and the score are in float32, so that sums over many
+tokens are accurate.
 """
 
 import copy
@@ -42,7 +42,7 @@ class _FloatTokens(nn.Module):
 
 
 def export_cross_encoder_onnx(model: nn.Module, path: Path, precision: Precision = "fp16") -> tuple[str, ...]:
-    """Write a BERT-like sequence classifier with one label; `model` stays as it is.
+    """Write a BERT-like sequence classifier with one label; `model` is not changed.
 
     Output ``logits`` float32 [batch, 1]. Returns the names of the inputs, all int64 [batch, length].
     """
@@ -55,7 +55,7 @@ def export_cross_encoder_onnx(model: nn.Module, path: Path, precision: Precision
 def export_sentence_encoder_onnx(
     model: nn.Sequential, inputs: tuple[str, ...], path: Path, precision: Precision = "fp16"
 ) -> tuple[str, ...]:
-    """Write a SentenceTransformer with its pooling; `model` stays as it is.
+    """Write a SentenceTransformer with its pooling; `model` is not changed.
 
     ``inputs`` are the names the checkpoint's tokenizer gives, all int64 [batch, length], and are returned; output
     ``vectors`` float32 [batch, D].

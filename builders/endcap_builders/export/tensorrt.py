@@ -1,4 +1,4 @@
-"""Compiles ONNX encoders to TensorRT engines through Polygraphy, on the kind of GPU that will serve them."""
+"""Compiles ONNX encoders to TensorRT engines with Polygraphy, on the GPU model that will serve them."""
 
 import importlib.util
 import itertools
@@ -15,7 +15,7 @@ _USUAL_BATCH = 128
 
 @dataclass(frozen=True)
 class ShapeRange:
-    """One optimisation profile: the [batch, length] that TensorRT allows, and the one that it tunes for."""
+    """One optimisation profile: the [batch, length] range that TensorRT allows, and the one for which it optimises."""
 
     opt: tuple[int, int]
     max: tuple[int, int]
@@ -25,7 +25,8 @@ class ShapeRange:
 def shape_ranges(longest: int, token_budget: int = TOKEN_BUDGET) -> list[ShapeRange]:
     """Ranges that cover every micro-batch of at most ``token_budget`` padded tokens, the shortest length first.
 
-    Each range doubles the length of the one before, so that what TensorRT tunes for is at most twice what comes.
+    Each range doubles the length of the one before, so the length for which TensorRT optimises is at most twice the
+    real one.
 
     Args:
         longest: tokens of the longest sequence; rounded up to a multiple of 8, as the runtime pads.
@@ -43,7 +44,7 @@ def shape_ranges(longest: int, token_budget: int = TOKEN_BUDGET) -> list[ShapeRa
 
 
 def require_tensorrt() -> None:
-    """Refuse a GPU build at once, rather than after minutes of training.
+    """Refuse a GPU build at once, not after minutes of training.
 
     Raises:
         BuildError: TensorRT or Polygraphy is not installed.
@@ -77,6 +78,6 @@ def compile_engine(onnx: Path, plan: Path, inputs: tuple[str, ...], longest: int
     network = NetworkFromOnnxPath(str(onnx), strongly_typed=True)
     try:
         engine = EngineBytesFromNetwork(network, config=CreateConfig(profiles=profiles))()
-    except (PolygraphyException, RuntimeError, TypeError) as error:  # TensorRT's own are the latter two
+    except (PolygraphyException, RuntimeError, TypeError) as error:  # TensorRT raises the latter two
         raise BuildError(f"{onnx}: TensorRT cannot compile it: {error}; is there a GPU (nvidia-smi)?") from error
     plan.write_bytes(bytes(engine))

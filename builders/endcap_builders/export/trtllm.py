@@ -1,6 +1,6 @@
-"""Export of a student for TensorRT-LLM: its LLM API loads Hugging Face checkpoints, so this is one that it can read.
+"""Export of a student for TensorRT-LLM: a Hugging Face checkpoint that its LLM API can load.
 
-TensorRT-LLM reads checkpoints with transformers 4, which does not know what transformers 5 calls a few things.
+TensorRT-LLM reads checkpoints with transformers 4, which does not know some names of transformers 5.
 """
 
 import json

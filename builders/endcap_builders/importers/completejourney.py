@@ -1,6 +1,6 @@
 """Imports Complete Journey: a grocer's products as upper-case codes, and purchases of households with real times.
 
-The data set has no titles. Codes become words with ``shopper_words``, from nothing but the codes themselves.
+The data set has no titles. ``shopper_words`` converts codes to words, with the codes as only evidence.
 """
 
 import logging
@@ -14,7 +14,7 @@ from endcap_builders.importers.source import read_source, write_import
 
 log = logging.getLogger(__name__)
 
-# Departments, categories and types that nobody can put into a placement.
+# Departments, categories and types that are not merchandise.
 NOT_MERCHANDISE = (
     *("FUEL", "COUPON", "CHARITABLE CONT", "POSTAL CENTER", "CNTRL/STORE SUP", "GM MERCH EXP", "PROD-WHS SALES"),
     *("COUPON/MISC ITEMS", "COUPONS/STORE & MFG", "BOTTLE DEPOSITS", "TICKETS", "CONTINUITIES", "PROD SUPPLIES"),
@@ -55,7 +55,7 @@ def import_completejourney(source: Path, target: Path) -> Catalogue:
         .agg(price=(pl.col("sales_value") / pl.col("quantity")).median().round(2).cast(pl.Float32))
     )
     own = pl.when(pl.col("brand") == "Private").then(pl.lit("Store Brand")).otherwise(pl.lit(""))
-    # Fresh produce carries the size of the grower's case, which nobody takes home.
+    # The size of fresh produce is that of the grower's case, not of a package.
     size = (
         pl.when(pl.col("department") == "PRODUCE").then(pl.lit("")).otherwise(pl.col("package_size").fill_null(""))
     ).str.to_lowercase()

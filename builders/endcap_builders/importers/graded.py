@@ -21,8 +21,8 @@ def import_crowdflower(source: Path, target: Path, split: str = "train") -> Cata
 def import_graded(source: Path, target: Path, split: str) -> Catalogue:
     """All products, but queries and judgements of ``split`` ("train" or "dev") only.
 
-    A query of the other split never reaches the catalogue, not even as a search keyword: what is measured on it later
-    would be worthless. A text that stands in both splits is left out.
+    Queries of the other split are not in the catalogue, not even as search keywords, so that they can be used for an
+    evaluation. A text in both splits is left out.
     """
     choose("split", split, ("train", "dev"))
     products = read_source(source, "products.parquet", ["product_id", "title"], optional=["description"])

@@ -9,7 +9,7 @@ from endcap_builders.importers.source import read_source, write_import
 
 
 def import_icecat(source: Path, target: Path) -> Catalogue:
-    """All products of ``products.parquet``; the judged queries stay out, to evaluate with."""
+    """All products of ``products.parquet``; the judged queries are left out, for evaluations."""
     columns = ["product_id", "title", "part_number", "description", "brand", "price", "image"]
     products = read_source(source, "products.parquet", columns)
     return write_import(

@@ -8,7 +8,7 @@ import polars as pl
 from endcap_builders.catalogue.schema import Catalogue
 from endcap_builders.importers.source import read_source, write_import
 
-# The data set has no dates. Everybody's last order is put in the week before this moment, a Saturday.
+# The data set has no dates. Every user's last order is placed in the week before this time, a Saturday.
 END = datetime(2017, 7, 1, tzinfo=UTC)
 DEPARTMENTS = {
     "dairy eggs": "Dairy & Eggs",
@@ -17,17 +17,17 @@ DEPARTMENTS = {
     "babies": "Baby",
     "international": "World Foods",
 }
-# Departments and aisles that only say that nothing is known.
+# Departments and aisles that mean "unknown".
 UNKNOWN = ("missing", "other")
 
 
 def import_instacart(source: Path, target: Path) -> Catalogue:
     """Products, and every product of a basket as a purchase.
 
-    Times are made up from what is known: a user's orders keep their distances in days, the day of the week (0 taken as
-    Saturday) and the hour of the day, and end in the week before ``END``. Baskets without a user become users of their
-    own, spread evenly over the year before ``END``, so that they carry no false season. Within an order, products
-    follow a minute apart as they were added.
+    Times are constructed: a user's orders keep their distances in days, the day of the week (0 is taken as Saturday)
+    and the hour, and end in the week before ``END``. Each basket without a user becomes a user; these are spread evenly
+    over the year before ``END``, so that they add no false season. Products of an order are a minute apart, in the
+    order in which they were added.
     """
     products = read_source(source, "products.parquet", ["product_id", "product_name", "aisle", "department"])
     baskets = read_source(source, "baskets.parquet", ["order_id", "product_id", "add_to_cart_order"])
@@ -56,7 +56,7 @@ def import_instacart(source: Path, target: Path) -> Catalogue:
 def _user_orders(histories: pl.DataFrame) -> pl.DataFrame:
     orders = histories.unique(["user_id", "order_number"], maintain_order=True).sort("user_id", "order_number")
     days = pl.col("days_since_prior_order").fill_null(0).cum_sum().over("user_id")
-    # Days from a user's order to the user's last one, which falls on its weekday in the week before END.
+    # Days from a user's order to the user's last one, which is on its weekday in the week before END.
     before_end = (7 - pl.col("order_dow").last().over("user_id")) + days.last().over("user_id") - days
     orders = orders.select(
         "user_id",
@@ -70,7 +70,7 @@ def _user_orders(histories: pl.DataFrame) -> pl.DataFrame:
 
 def _loose_baskets(baskets: pl.DataFrame) -> pl.DataFrame:
     orders = baskets.select("order_id").unique().sort("order_id").with_row_index("place")
-    # The whole year in equal steps, each basket at noon.
+    # Equal steps over the year, each basket at noon.
     day = (pl.col("place") * 364 // max(orders.height, 1)) + 1
     orders = orders.select("order_id", start=pl.lit(END) - pl.duration(days=day) + pl.duration(hours=12))
     return baskets.join(orders, on="order_id", maintain_order="left").select(

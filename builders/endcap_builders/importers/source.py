@@ -1,4 +1,4 @@
-"""Reads the files of a data set to import; a missing file or column is named, as in a catalogue."""
+"""Reads the files of a data set to import; errors name missing files and columns, as for catalogues."""
 
 import logging
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ def read_source(
     Delimited files are read as text throughout.
 
     Raises:
-        CatalogueError: naming the file or column that is missing or does not read.
+        CatalogueError: names the file or column that is missing or unreadable.
     """
     path = Path(folder) / file
     if not path.is_file():
         raise CatalogueError([f"{file}: expected in {folder}, got no such file; check the path of the data set"])
     try:
         if path.suffix == ".parquet":
-            # pyarrow raises where polars panics, and prints a backtrace, on a damaged file.
+            # On a damaged file, pyarrow raises, while polars panics and prints a backtrace.
             frame = pl.DataFrame(pl.from_arrow(pq.ParquetFile(path).read()))
         else:
             frame = pl.read_csv(path, separator=separator, infer_schema=False, glob=False)
@@ -60,7 +60,7 @@ def write_import(
 ) -> Catalogue:
     """``write_catalogue`` with plain text in the products' title, description and brand (``markup.plain_text``).
 
-    Products without a title are left out. Queries stay as they were typed: other files of the data set name them.
+    Products without a title are left out. Queries are not changed, because other files of the data set refer to them.
 
     Raises:
         CatalogueError: if the tables do not make a valid catalogue.

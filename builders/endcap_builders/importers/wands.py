@@ -28,7 +28,7 @@ def import_wands(source: Path, target: Path) -> Catalogue:
     def column(name: str) -> pl.Expr:
         return pl.col(name).fill_null("") if name in products.columns else pl.lit("")
 
-    # ">" separates the parts of a catalogue's path and may not stand inside one.
+    # ">" separates the parts of a catalogue's path and must not occur inside one.
     parts = column("category hierarchy").str.replace_all(">", "-", literal=True).str.split(" / ")
     parts = parts.list.eval(pl.element().str.strip_chars().filter(pl.element().str.strip_chars() != ""))
     first_class = (

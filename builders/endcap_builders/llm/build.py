@@ -1,4 +1,4 @@
-"""The steps ``theme_llm`` and ``keyword_llm`` are one: examples in, a trained, exported and measured student out."""
+"""The common code of the steps ``theme_llm`` and ``keyword_llm``: trains, exports and measures a student."""
 
 import random
 import shutil
@@ -20,9 +20,9 @@ Evaluate = Callable[[Path, list[Example]], tuple[dict[str, Any], list[Gate]]]
 
 
 def build_student(ctx: BuildContext, settings: StudentSettings, examples: Path, evaluate: Evaluate) -> dict[str, Any]:
-    """Train a student on a file of examples; write the served model, and the checkpoint it comes from (``hf/``).
+    """Train a student on a file of examples; write the served model and its checkpoint (``hf/``).
 
-    An interrupted build goes on with the export when the training was finished.
+    If the training was finished, an interrupted build continues with the export.
     """
     training, held_out = split_held_out(read_examples(examples), settings.held_out)
     figures: dict[str, Any] = {"examples": len(training)}

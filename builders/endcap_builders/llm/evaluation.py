@@ -1,4 +1,4 @@
-"""How good an exported student is, on examples it has not seen, through the very engine that serves it."""
+"""Quality of an exported student on held-out examples, computed with the serving engine."""
 
 import time
 from collections.abc import Sequence
@@ -31,9 +31,8 @@ def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) 
         valid: share of answers of the asked number of well-formed themes; known_concepts: share of concepts that are
         known keywords; teacher_concepts: share of concepts that stand on the teacher's page; searches_quoted: share of
         the searches and campaigns on the teacher's page that stand on the student's too; distinct_titles: share
-        of titles among all answers; tokens, ms: medians of one answer. And the student beside a page of what the
-        shopper likes, a kind a placement, which is about what categories give: how near each comes to the teacher's
-        placements.
+        of titles among all answers; tokens, ms: medians of one answer. And the gate: agreement with the teacher's
+        placements, of the student and of a page with one liked kind per placement (about the fallback).
     """
     counts = [len(prompts.parse_themes(example.completion)) for example in examples]
     shoppers = [example.prompt.split("\n")[0] for example in examples]
@@ -75,7 +74,7 @@ def evaluate_keywords(folder: Path, examples: Sequence[Example]) -> tuple[dict[s
     Returns:
         valid: share of answers with only candidates, in full number; precision: share of its keywords that the teacher
         chose; nearest_precision: the same of the nearest candidates, which need no LLM; repeated: share of keywords
-        chosen twice; tokens, ms: medians of one answer. And the student beside the nearest candidates.
+        chosen twice; tokens, ms: medians of one answer. And the gate: student and nearest candidates.
     """
     candidates = [listed_candidates(example.prompt) for example in examples]
     wanted = [

@@ -10,7 +10,7 @@ from endcap_server.shop.prompts import KEYWORD_SEPARATOR
 
 @dataclass(frozen=True)
 class Example:
-    """What a student reads and what its teacher answered."""
+    """A prompt, and the teacher's answer."""
 
     prompt: str
     completion: str
@@ -27,10 +27,10 @@ def write_examples(path: Path, examples: Iterable[Example]) -> int:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Read what `write_examples` wrote.
+    """Read the file of `write_examples`.
 
     Raises:
-        ValueError: naming file and line of what is not an example.
+        ValueError: names file and line of an invalid example.
     """
     examples = []
     with path.open(encoding="utf-8") as file:

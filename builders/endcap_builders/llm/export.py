@@ -1,4 +1,4 @@
-"""Export of a student to what the serving engine loads: an OpenVINO model with compressed weights, and a tokenizer."""
+"""Export of a student for the serving engine: an OpenVINO model with compressed weights, and a tokenizer."""
 
 import contextlib
 import io
@@ -25,10 +25,10 @@ def export_student(checkpoint: Path, folder: Path, weights: str = "int8") -> Non
 
     Raises:
         ValueError: the tokenizer is not a fast one.
-        RuntimeError: the model cannot be exported; the message ends with what the exporter said.
+        RuntimeError: the model cannot be exported; the message ends with the exporter's message.
     """
     with _quiet():
-        # Seconds of import that only an export needs.
+        # The import takes seconds and is needed for exports only.
         from openvino_tokenizers import convert_tokenizer
         from optimum.intel import OVModelForCausalLM, OVWeightQuantizationConfig
         from transformers import AutoTokenizer
@@ -59,7 +59,7 @@ def export_student(checkpoint: Path, folder: Path, weights: str = "int8") -> Non
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' progress bars and notices to themselves, unless they fail."""
+    """Suppress progress bars and notices of the exporters, unless they fail."""
     said = io.StringIO()
     bars = transformers_logging.is_progress_bar_enabled()
     level = transformers_logging.get_verbosity()

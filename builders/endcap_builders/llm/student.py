@@ -1,4 +1,4 @@
-"""The student model: a small Llama made from scratch, or any local checkpoint (whole or with LoRA)."""
+"""The student model: a small Llama from scratch, or any local checkpoint (full training or LoRA)."""
 
 import contextlib
 from collections.abc import Iterator
@@ -65,11 +65,11 @@ def make_student(settings: StudentSettings, examples: list[Example]) -> tuple[Pr
         return _with_lora(model) if settings.lora and settings.train_tokens else model, tokenizer
     texts = (text for example in examples for text in (example.prompt, example.completion))
     tokenizer = train_tokenizer(texts, settings.vocabulary)
-    # Keywords as a dictionary: the type checker does not know what the configuration classes are decorated with.
+    # A dictionary, because the type checker does not know the decorators of the configuration classes.
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": settings.hidden,
-        # Wide enough for 8/3 of the width, in the multiples of 64 that matrix kernels like.
+        # 8/3 of the width, rounded to a multiple of 64 for fast matrix kernels.
         "intermediate_size": -(-settings.hidden * 8 // (3 * 64)) * 64,
         "num_hidden_layers": settings.layers,
         "num_attention_heads": settings.heads,
@@ -82,7 +82,7 @@ def make_student(settings: StudentSettings, examples: list[Example]) -> tuple[Pr
     }
     fresh: Any = LlamaForCausalLM(LlamaConfig(**shape))
     with torch.no_grad():
-        # Layers that start silent learn sooner: random outputs would first have to be unlearned.
+        # Layers learn faster if their initial output is zero.
         for layer in fresh.model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
@@ -100,7 +100,7 @@ def save_student(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -
 
 @contextlib.contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Without the bars that transformers draws over ours."""
+    """Suppress the progress bars of transformers, which would overwrite ours."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:

@@ -1,8 +1,7 @@
 """The students' own tokenizer: a small byte-level BPE, trained on the examples.
 
-A step of the decoder costs the same for any token, so the fewer tokens an answer has the better: each fixed piece of
-JSON between two texts is one token, and an item is cut the same way wherever it stands in prompt or answer, which
-makes copying easy to learn.
+A decoding step takes the same time for any token, so answers should have few tokens: each fixed piece of JSON between
+two texts is one token. An item has the same tokens everywhere in prompt and answer, which makes copying easy to learn.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Training of a student: packed rows of one shape, Muon, bf16 where the CPU has it, a cosine schedule."""
+"""Training of a student: packed rows of one shape, Muon, bf16 if the CPU supports it, a cosine schedule."""
 
 import itertools
 import math
@@ -24,7 +24,7 @@ _OPEN_ROWS = 8
 
 @dataclass(frozen=True)
 class TrainingFigures:
-    """What training came to."""
+    """Result of a training."""
 
     steps: int
     epochs: float
@@ -44,8 +44,8 @@ def train(
 ) -> TrainingFigures:
     """Train `model` in place until `train_tokens` are learned, or `train_seconds` are over.
 
-    The amount of work is fixed, not the time, so that the same build gives the same student on any machine that is
-    not too slow.
+    The amount of work is fixed, not the time, so that a build gives the same student on any machine that is fast
+    enough.
 
     Args:
         model: a causal LM.
@@ -63,11 +63,11 @@ def train(
         raise ValueError(
             f"examples: expected some of at most {settings.max_tokens} tokens, got none of {len(examples)}"
         )
-    # CPUs without bf16 instructions emulate them, slower than fp32.
+    # CPUs without bf16 instructions emulate them, which is slower than fp32.
     bf16 = bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizers = make_optimizers(model, settings)
-    # One shape for all steps: a CPU kernel is compiled for each new shape, which takes longer than the step itself.
+    # One shape for all steps, because compiling a CPU kernel for a new shape takes longer than a step.
     width = -(-max(len(ids) for ids, _ in encoded) // 64) * 64
     count = max(1, settings.tokens_per_step // width)
     rows = endless_rows(encoded, width, random.Random(seed))
@@ -128,7 +128,7 @@ def encode_examples(tokenizer: PreTrainedTokenizerFast, examples: list[Example],
 
 @dataclass(frozen=True)
 class Packed:
-    """Examples packed into rows of one width: B rows, L tokens."""
+    """Examples packed into B rows of L tokens."""
 
     ids: Tensor  # int64 [B, L]
     positions: Tensor  # int64 [B, L], from 0 within each example
@@ -178,7 +178,7 @@ def endless_rows(encoded: list[Encoded], width: int, rng: random.Random) -> Iter
     """Yield rows of examples that fit into `width` tokens together, epoch after epoch in a fresh order."""
     while True:
         order = rng.sample(encoded, len(encoded))
-        # A few open rows at a time: an example goes where it leaves least room, which wastes about 5 %.
+        # Best fit among a few open rows; this wastes about 5 %.
         rows: list[list[Encoded]] = []
         room: list[int] = []
         for item in order:
@@ -199,10 +199,10 @@ def endless_rows(encoded: list[Encoded], width: int, rng: random.Random) -> Iter
 
 
 def make_optimizers(model: Any, settings: StudentSettings) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of a model made from scratch, AdamW for all else.
+    """Muon for the matrices of a model from scratch, AdamW for everything else.
 
-    In the few hundred steps that a minute on two cores allows, Muon reached a loss of 0.9 where AdamW was at 3.3.
-    A given checkpoint only needs adapting, which AdamW does well.
+    In the few hundred steps of a minute on two cores, Muon reached a loss of 0.9, AdamW 3.3. For the adaptation of a
+    checkpoint, AdamW is sufficient.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     embedding = model.get_input_embeddings().weight

@@ -1,1 +1,1 @@
-"""What the LLM students learn from: a teacher that writes themes and chooses keywords, and examples made with it."""
+"""Training examples of the LLM students, and the teachers that write themes and choose keywords for them."""

@@ -1,4 +1,4 @@
-"""Examples for both students and for the cross-encoder, made with a teacher."""
+"""Training examples for both students and for the cross-encoder, from a teacher."""
 
 import itertools
 import random
@@ -20,7 +20,7 @@ from endcap_builders.merchandising.teacher import CopyTeacher, KeywordRequest, T
 from endcap_builders.merchandising.topics import Array, TitleIndex
 
 _PART = 256
-"""Texts compared with all keywords at once: many small matrix products are slow on a busy machine."""
+"""Texts that are compared with all keywords at once; many small matrix products would be slow."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def theme_examples(
         if not page:
             counts["empty page"] += 1
             continue
-        # The prompt asks for what the page has: counting is the first thing a student learns.
+        # The prompt requests the number of themes that the page has, so that the student learns to count.
         prompt = prompts.theme_prompt(request.profile.text(), len(page))
         yield Example(prompt, prompts.theme_completion(page)), page
 
@@ -49,7 +49,7 @@ def theme_examples(
 def keyword_requests(
     merchandiser: Merchandiser, themes: Sequence[ThemeDraft], choose: int, candidates: int, rng: random.Random
 ) -> list[KeywordRequest]:
-    """Find candidates for each theme as the keywords stage does: nearest to each concept, in turns over the concepts.
+    """Find candidates for each theme as the keywords stage does: the nearest of each concept, interleaved.
 
     Some requests have the stage's number of `candidates`, most have fewer.
     """
@@ -68,7 +68,7 @@ def keyword_requests(
     for theme in themes:
         turns = itertools.zip_longest(*(nearest[text] for text in theme.concepts), fillvalue=-1)
         rows = dict.fromkeys(row for turn in turns for row in turn if row >= 0)
-        # Mostly short lists: they teach the same in fewer tokens.
+        # Mostly short lists, which teach the same with fewer tokens.
         limit = candidates if rng.random() < 0.15 else rng.randint(choose + 3, max(candidates // 3, choose + 3))
         texts = prompts.usable_candidates(names[row] for row in itertools.islice(rows, limit))
         if len(texts) > choose:
@@ -91,12 +91,12 @@ def keyword_examples(
 
 
 def theme_products(merchandiser: Merchandiser, choices: Sequence[Choice], rng: random.Random) -> pl.DataFrame:
-    """Make graded pairs of placements and products, for the cross-encoder to learn what fits a theme.
+    """Make graded pairs of placements and products, from which the cross-encoder learns what fits a theme.
 
     Returns:
-        text (`placement_text`), row Int32, product_id, relevance Float32: 1 a product that one of the placement's first
-        three keywords names and finds, 0.8 one that it finds, 0.6 another of the theme's topics, 0.2 of a neighbouring
-        topic, 0 of any other.
+        text (`placement_text`), row Int32, product_id, relevance Float32: 1 for a product that one of the placement's
+        first three keywords names and finds, 0.8 if it only finds it, 0.6 for others of the theme's topics, 0.2 for
+        neighbouring topics, 0 for the rest.
     """
     statistics = merchandiser.statistics
     store, topics = statistics.store, statistics.topics
@@ -148,7 +148,7 @@ def _best(similarity: Array, count: int) -> list[list[int]]:
 
 
 def _neighbours(statistics: Statistics, wanted: dict[int, float]) -> list[int]:
-    """Topics that look most like the wanted ones without being among them."""
+    """Topics that are most similar to the wanted ones, without these."""
     similarity = (statistics.topic_vectors @ statistics.topic_vectors[list(wanted)].T).max(axis=1)
     return [
         int(topic) for topic in np.argsort(-similarity, kind="stable")[: len(wanted) + 2] if int(topic) not in wanted

@@ -1,4 +1,4 @@
-"""How the merchandiser chooses keywords for a theme: nearness, the theme's topics, what shoppers search for."""
+"""The merchandiser's choice of keywords for a theme: nearness, topics, popularity of searches."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from endcap_builders.merchandising.vocabulary import Vocabulary
 
 
 def choose_keywords(vocabulary: Vocabulary, request: KeywordRequest) -> list[str]:
-    """Take turns over the concepts: each takes the best keyword left, by nearness, topic and popularity."""
+    """Choose in turns over the concepts: the best remaining keyword by nearness, topic and popularity."""
     store, known = vocabulary.statistics.store, vocabulary.statistics.topics
     concepts = request.theme.concepts
     rows = [vocabulary.row[text] for text in request.candidates if text in vocabulary.row]
@@ -24,9 +24,9 @@ def choose_keywords(vocabulary: Vocabulary, request: KeywordRequest) -> list[str
     counts = np.log1p(store.keyword_counts[rows].astype(np.float32))
     popular = counts / max(float(counts.max()), 1.0)
     worth = near + (0.35 * of_theme + 0.05 * mixed + 0.1 * popular)[:, None]
-    # Off the theme's topics only what is all but the concept itself.
+    # Of other topics, accept only keywords that nearly equal the concept.
     worth[(of_theme == 0) & (near.max(axis=1) < 0.8)] -= 0.5
-    # Brands, sizes and typing errors narrow a placement without need, unless it is about a brand.
+    # Brands, sizes and typing errors narrow a placement unnecessarily, unless it is about a brand.
     of_brand = _brand_words(vocabulary, concepts)
     if of_brand:
         worth[[not of_brand <= stems(store.keywords[row]) for row in rows]] -= 0.5
@@ -46,7 +46,7 @@ def choose_keywords(vocabulary: Vocabulary, request: KeywordRequest) -> list[str
 
 
 def _brand_words(vocabulary: Vocabulary, concepts: Sequence[str]) -> frozenset[str]:
-    """What all concepts of a brand's placement share: the stems of its name; nothing for other placements."""
+    """Stems of the brand's name in all concepts of a brand's placement; none for other placements."""
     known = vocabulary.statistics.topics
     rows = [vocabulary.row.get(text, -1) for text in concepts]
     if len(concepts) < 2 or any(row < 0 or known.conceptual[row] for row in rows):

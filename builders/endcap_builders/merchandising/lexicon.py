@@ -1,4 +1,4 @@
-"""The merchandiser's editable word list: title patterns, campaigns, words that describe nothing."""
+"""The merchandiser's editable word list: title patterns, campaigns, words without meaning."""
 
 import tomllib
 from pathlib import Path
@@ -9,7 +9,7 @@ DEFAULT_LEXICON = Path(__file__).with_name("lexicon.toml")
 
 
 class Titles(BaseModel):
-    """Title patterns by what a placement is about."""
+    """Title patterns by subject of a placement."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     restock: tuple[str, ...] = Field(min_length=1)
@@ -40,7 +40,7 @@ def read_lexicon(path: Path = DEFAULT_LEXICON) -> Lexicon:
     """Read a lexicon.
 
     Raises:
-        ValueError: naming the file, the entry, what was expected and what came.
+        ValueError: names the file, the entry, what was expected and what came.
     """
     try:
         return Lexicon.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))

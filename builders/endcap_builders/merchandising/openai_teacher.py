@@ -1,7 +1,7 @@
-"""A closed LLM as teacher, behind any endpoint that speaks the OpenAI chat API: structured output, retries, resumable.
+"""An LLM as teacher, through any endpoint with the OpenAI chat API: structured output, retries, resumable.
 
-Every answer is appended to a file under the hash of its request, so an interrupted build asks (and pays) only for what
-is missing.
+Every answer is appended to a file with the hash of its request, so an interrupted build requests and pays only what is
+missing.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _SAMPLE_CATEGORIES = 60
 
 
 class OpenAISettings(Settings):
-    """The endpoint and what it costs."""
+    """The endpoint and its prices."""
 
     model: str = Field("gpt-5-mini", description="model name")
     base_url: str = Field("", description="address of the API; empty: the library's default (or OPENAI_BASE_URL)")
@@ -102,13 +102,13 @@ class OpenAITeacher:
         self.asked = self.malformed = self.input_tokens = self.output_tokens = 0
 
     def themes(self, requests: Sequence[ThemeTask]) -> Iterator[list[ThemeDraft]]:
-        """Ask for each page; a page that stays malformed comes back empty."""
+        """Request each page; a page that stays malformed after all tries is empty."""
         texts = [f"Shopper: {r.profile.text()}\nPlacements: {r.placements}" for r in requests]
         for page in self._ask_all(self._themes_task, texts, _Page):
             yield [ThemeDraft(theme.title, tuple(theme.concepts)) for theme in page.themes] if page else []
 
     def choose_keywords(self, requests: Sequence[KeywordRequest]) -> Iterator[list[str]]:
-        """Ask for each choice; one that stays malformed comes back empty."""
+        """Request each choice; one that stays malformed after all tries is empty."""
         texts = [
             f"Theme: {r.theme.title}\nConcepts: {', '.join(r.theme.concepts)}\nChoose: {r.choose}\nKeywords:\n"
             + "\n".join(r.candidates)
@@ -119,13 +119,13 @@ class OpenAITeacher:
 
     @property
     def cost(self) -> float:
-        """What this run has cost, in the currency of the prices."""
+        """Cost of this run, in the currency of the prices."""
         return (
             self.input_tokens * self.settings.input_price + self.output_tokens * self.settings.output_price
         ) / 1_000_000
 
     def figures(self) -> dict[str, Any]:
-        """What the manifest keeps about the teacher."""
+        """The teacher's entry in the manifest."""
         return {
             "teacher_model": self.settings.model,
             "asked": self.asked,
@@ -171,7 +171,7 @@ class OpenAITeacher:
                 model=self.settings.model, messages=messages, response_format=schema
             )
         except openai.OpenAIError as error:
-            # What others were about to ask would fail as well, or cost money for a build that has failed.
+            # Cancel the other requests: they would fail as well, or cost money for a build that has failed.
             self._stopped.set()
             raise BuildError(
                 f"teacher {self.settings.model} at {self._client.base_url}: {type(error).__name__}: {error}; "
@@ -210,6 +210,6 @@ def _read_answers(path: Path) -> dict[str, dict[str, Any]]:
                 row = json.loads(line)
                 answers[row["key"]] = row["answer"]
             except (ValueError, KeyError, TypeError):
-                # The last line of an interrupted build may be cut.
+                # The last line of an interrupted build can be incomplete.
                 continue
     return answers

@@ -1,4 +1,4 @@
-"""Shopper profiles to write examples for: histories cut at random moments, search texts of the log, new shoppers."""
+"""Shopper profiles for examples: histories cut at random times, search texts of the log, new shoppers."""
 
 import itertools
 import random
@@ -21,7 +21,7 @@ _DUE = 0.5
 
 
 class ProfileSampler:
-    """Draws profiles as retrieval will describe shoppers: the same labels, weighted the same way."""
+    """Draws profiles with the labels and weights that retrieval uses."""
 
     def __init__(self, catalogue: Catalogue, statistics: Statistics, lexicon: Lexicon, rng: random.Random) -> None:
         self.statistics, self.lexicon, self.rng = statistics, lexicon, rng
@@ -40,14 +40,14 @@ class ProfileSampler:
             changes = np.flatnonzero(users[1:] != users[:-1]) + 1
             self.starts = np.concatenate([[0], changes, [len(users)]])
             self.dates = events["timestamp"].dt.date().to_list()
-        # Nearly even: a student has to know the rare topics too.
+        # Nearly even, so that a student learns rare topics, too.
         interest = statistics.popularity.astype(float) ** _EVENNESS
         self.topic_weights = (interest / interest.sum()).cumsum().tolist()
         self.events_of_topic = self._events_of_topic()
         queries = catalogue.queries
         self.queries: list[str] = list(statistics.store.keywords) if queries is None else queries["query"].to_list()
         counts = np.ones(len(self.queries)) if queries is None else queries["count"].to_numpy().astype(float)
-        # Square root: rare searches are many, and a student should have met them too.
+        # Square root, so that a student sees rare searches, too.
         weights = np.sqrt(np.maximum(counts, 1.0))
         self.query_weights = (weights / weights.sum()).cumsum().tolist() if len(weights) else []
 
@@ -73,10 +73,10 @@ class ProfileSampler:
         return ThemeTask(replace(profile, session=tuple(session), season=season, campaign=campaign), placements)
 
     def _focused(self) -> ThemeTask:
-        """Draw a short page about one or two topics, or that answers one thing said in the text.
+        """Draw a short page about one or two topics, or about one search or campaign of the text.
 
-        Which topic is called what and holds what is most of what a student has to learn, and short pages teach it
-        sooner than long ones. Campaigns and searches are quoted by the grammar; the student learns what goes with them.
+        A student mainly learns the names and contents of topics, and short pages teach these faster than long ones. The
+        grammar quotes campaigns and searches; the student learns what goes with them.
         """
         rng = self.rng
         topics: list[str] = []
@@ -131,7 +131,7 @@ class ProfileSampler:
         return [order[start:end] for start, end in itertools.pairwise(bounds.tolist())]
 
     def _imagined(self) -> Profile:
-        """Without (enough) events: a few topics that go together, drawn around one or a few."""
+        """Without enough events: a few topics that go together."""
         rng, statistics = self.rng, self.statistics
         topics = rng.choices(range(len(statistics.topics)), cum_weights=self.topic_weights, k=rng.randint(1, 3))
         near = [other for topic in topics for other in statistics.complements(topic, 4)]

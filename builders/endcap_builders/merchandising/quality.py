@@ -1,4 +1,4 @@
-"""Quality checks of what a teacher wrote (P2: students are trained on examples that such checks have pruned)."""
+"""Quality checks of a teacher's answers (P2: students are trained on examples that pass such checks)."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ _SHARED_CONCEPTS = 2
 
 
 def prune_page(drafts: Sequence[ThemeDraft], counts: Counter[str], searches: Sequence[str] = ()) -> list[ThemeDraft]:
-    """Keep the placements that pass; `counts` gathers why others do not.
+    """Keep the placements that pass; `counts` counts the reasons of the others.
 
-    A placement for one of the `searches` may have that as its only concept.
+    A placement for one of the `searches` can have the search as its only concept.
     """
     kept: list[ThemeDraft] = []
     for draft in drafts:

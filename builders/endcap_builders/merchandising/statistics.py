@@ -1,4 +1,4 @@
-"""What a merchandiser knows of a catalogue: what is bought together, when, and which words describe it."""
+"""Statistics of a catalogue: what is bought together, when, and which words describe it."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -37,12 +37,12 @@ class Attribute:
     """A word that describes products of several topics."""
 
     name: str
-    keywords: dict[int, str]  # by topic, its most searched keyword that begins with the word
+    keywords: dict[int, str]  # by topic, its most searched keyword that starts with the word
 
 
 @dataclass(frozen=True)
 class Occasion:
-    """A reason to buy across topics, as shoppers name it: a search whose products belong to topics bought together."""
+    """An occasion: a search whose products belong to several topics that are bought together."""
 
     name: str  # the search
     topics: tuple[int, ...]  # those with most of its products first
@@ -52,7 +52,7 @@ class Occasion:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the merchandiser knows; T topics."""
+    """The statistics; T topics."""
 
     store: ItemStore
     topics: Topics
@@ -60,7 +60,7 @@ class Statistics:
     popularity: Array  # float32 [T], share of the shop's interest
     lift: Array  # float32 [T, T], bought together more often than by chance (1), diagonal 0
     season_lift: Array  # float32 [T, 4], in the order of SEASONS; 1 where nothing is known
-    restocked: Array  # bool [T], whether shoppers buy it again and again; none without events
+    restocked: Array  # bool [T], whether shoppers buy it repeatedly; all false without events
     occasions: list[Occasion]  # most searched first
     attributes: dict[str, Attribute]
     brands: dict[str, Brand]
@@ -108,7 +108,7 @@ def compute_statistics(catalogue: Catalogue, store: ItemStore, lexicon: Lexicon)
         popularity = (counts + 1) / (counts + 1).sum()
         lift, season_lift = _lift(events, vectors), _season_lift(events, len(topics))
         restocked = _restocked(events, len(topics))
-        # A topic nobody has bought with another yet goes with what is like it.
+        # A topic without co-purchases goes with similar topics.
         unknown = lift.max(axis=1) <= 1.1
         lift[unknown] = _similar_topics(vectors)[unknown]
     return Statistics(
@@ -126,7 +126,7 @@ def compute_statistics(catalogue: Catalogue, store: ItemStore, lexicon: Lexicon)
 
 
 def _topic_events(catalogue: Catalogue, store: ItemStore, topics: Topics) -> pl.DataFrame | None:
-    """Events of known products with their topics, purchases and carts only where there are enough of them."""
+    """Events of known products with their topics; only purchases and carts if there are enough of them."""
     if catalogue.events is None:
         return None
     rows = store.product_ids.find(catalogue.events["product_id"].to_list())
@@ -139,9 +139,9 @@ def _topic_events(catalogue: Catalogue, store: ItemStore, topics: Topics) -> pl.
 def _lift(events: pl.DataFrame, vectors: Array) -> Array:
     """Lift of two topics within a shopper's week (a single basket holds too few products in some data).
 
-    Few observations prove little: the estimate is the mean of a gamma posterior whose prior, worth `_PRIOR_BASKETS`
-    expected baskets, takes topics that are alike for likely companions and those far apart for unlikely ones. A shop
-    with few baskets then does not pair salad dressing with pain relief because two shoppers once did.
+    The estimate is the mean of a gamma posterior. Its prior has the weight of `_PRIOR_BASKETS` expected baskets and is
+    higher for similar topics. A shop with few baskets therefore does not pair salad dressing with pain relief because
+    two shoppers once did.
     """
     count = len(vectors)
     weeks = events.select("user_id", pl.col("timestamp").dt.truncate("1w").alias("week"), "topic").unique()
@@ -168,9 +168,9 @@ def _lift(events: pl.DataFrame, vectors: Array) -> Array:
 def _restocked(events: pl.DataFrame, count: int) -> Array:
     """Which topics are bought again: bool [T].
 
-    The share of shoppers who buy from a topic again on a later day, among those who came back on `_LATER_DAYS` days or
-    more after their first purchase of it: a shopper seen once says nothing. The estimate is the mean of a beta
-    posterior: few shoppers prove little. Televisions fail by their own events; nothing lists durable goods.
+    The share of shoppers who buy from a topic again on a later day, among those who came back on at least `_LATER_DAYS`
+    days after their first purchase of it. The estimate is the mean of a beta posterior, because there can be few
+    shoppers. Durable goods are not listed anywhere; they fail by their events.
     """
     days = events.select("user_id", "topic", pl.col("timestamp").dt.date().rank("dense").over("user_id").alias("visit"))
     found = (
@@ -190,7 +190,7 @@ def _restocked(events: pl.DataFrame, count: int) -> Array:
 
 
 def _occasions(store: ItemStore, topics: Topics, lift: Array, season_lift: Array) -> list[Occasion]:
-    """Find occasions in the search log: what "taco night" finds lies in several topics that baskets hold together."""
+    """Find occasions in the search log: the products of "taco night" are in several topics that are bought together."""
     found: list[Occasion] = []
     for row in np.argsort(-store.keyword_counts, kind="stable").tolist():
         if store.keyword_counts[row] <= 0 or len(found) == _MAX_OCCASIONS:
@@ -222,13 +222,13 @@ def _season_lift(events: pl.DataFrame, count: int) -> Array:
     of_season = found.sum(axis=0) / found.sum()
     prior = 10.0
     lift = (found + prior * of_season) / (found.sum(axis=1, keepdims=True) + prior) / np.maximum(of_season, 1e-6)
-    # A season that the log hardly covers says nothing.
+    # Ignore a season that the log hardly covers.
     lift[:, of_season < 0.05] = 1.0
     return lift.astype(np.float32)
 
 
 def _similar_topics(vectors: Array) -> Array:
-    """Without purchases: topics that are alike, but not the same thing under two names."""
+    """Without purchases: topics that are similar, but not the same thing with two names."""
     similarity = vectors @ vectors.T
     np.fill_diagonal(similarity, 0.0)
     return np.where(similarity < 0.85, 4.0 * similarity, 0.0).astype(np.float32)
@@ -248,9 +248,9 @@ def _brands(store: ItemStore, topics: Topics) -> dict[str, Brand]:
 
 
 def _attributes(store: ItemStore, topics: Topics, ignored: frozenset[str]) -> dict[str, Attribute]:
-    """Words that shoppers and titles put before things of many topics: "organic", "wooden", "gluten-free".
+    """Modifiers of nouns in many topics: "organic", "wooden", "gluten-free".
 
-    A word counts where both "word thing" and "thing" are known keywords of the same topic.
+    A word counts if both "word noun" and "noun" are known keywords of the same topic.
     """
     known = {text: row for row, text in enumerate(store.keywords)}
     found: dict[str, dict[int, tuple[int, str]]] = defaultdict(dict)

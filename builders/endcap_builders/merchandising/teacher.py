@@ -1,4 +1,4 @@
-"""The one interface behind which a teacher stands: our merchandiser, or a closed LLM."""
+"""The interface of teachers: the rule-based merchandiser, or an LLM."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from endcap_server.shop.prompts import ThemeDraft, shopper_text
 
 @dataclass(frozen=True)
 class Profile:
-    """What a page is written for: exactly what the shopper text says, so that a student can learn it from the text."""
+    """The input of a page: exactly the contents of the shopper text, so that a student can learn from the text."""
 
     favourites: tuple[str, ...] = ()  # names of topics, best first
     brands: tuple[str, ...] = ()
     session: tuple[str, ...] = ()  # search texts, oldest first
     season: str = ""
     campaign: str = ""
-    due: tuple[str, ...] = ()  # those that the shopper probably needs again
+    due: tuple[str, ...] = ()  # names of topics that the shopper probably needs again
 
     def text(self) -> str:
         """The canonical shopper text."""
@@ -41,9 +41,9 @@ class KeywordRequest:
 
 
 class CopyTeacher(Protocol):
-    """Writes what students imitate. Both methods answer in the order of their requests.
+    """Writes the answers from which students learn. Both methods answer in the order of their requests.
 
-    An empty answer means that the teacher has none for a request; the example is left out.
+    An empty answer means that the teacher has none; the example is left out.
     """
 
     def themes(self, requests: Sequence[ThemeTask]) -> Iterator[list[ThemeDraft]]:

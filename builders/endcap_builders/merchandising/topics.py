@@ -1,7 +1,7 @@
-"""The topics of a catalogue: what a theme can be about.
+"""The topics of a catalogue, the possible subjects of themes.
 
-A topic is a leaf category. In a catalogue without categories (a plain list of titles) it is a frequent search keyword
-or n-gram of titles with the products that it names. Everything else in the teacher works on topics alone.
+A topic is a leaf category. In a catalogue without categories (a plain list of titles), it is a frequent search keyword
+or n-gram of titles with the products that it names. The rest of the teacher uses topics only.
 """
 
 from collections import Counter, defaultdict
@@ -36,7 +36,7 @@ class Topic:
     name: str
     parent: str  # name of the category above, "" if none
     rows: Array  # int32, its products, most popular first
-    concepts: tuple[str, ...]  # what shoppers call its products, best first; at least one
+    concepts: tuple[str, ...]  # shoppers' names of its products, best first; at least one
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Topics:
     topics: list[Topic]
     of_product: Array  # int32 [products], -1 none
     of_keyword: Array  # int32 [keywords], -1 mixed
-    conceptual: Array  # bool [keywords], can stand as a concept: plain, well-spelled words, no brand, no size
+    conceptual: Array  # bool [keywords], can be a concept: plain, well-spelled words, no brand, no size
 
     def __len__(self) -> int:
         return len(self.topics)
@@ -60,12 +60,12 @@ class Topics:
 
 
 def presentable(text: str) -> bool:
-    """Whether a keyword can stand as a concept: a few plain words that the theme grammar can write."""
+    """Whether a keyword can be a concept: a few plain words that the theme grammar can write."""
     return 3 <= len(text) <= CONCEPT_CHARACTERS and plain_words(text) and text == clean(text, len(text))
 
 
 class TitleIndex:
-    """Which products' titles contain all words of a text."""
+    """Finds products whose titles contain all words of a text."""
 
     def __init__(self, titles: Iterable[str]) -> None:
         rows_of: dict[str, list[int]] = defaultdict(list)
@@ -85,7 +85,7 @@ class TitleIndex:
 
 
 def find_topics(store: ItemStore) -> Topics:
-    """Find the topics of a catalogue, with what their products are called."""
+    """Find the topics of a catalogue, and the names of their products."""
     index = TitleIndex(store.titles)
     names = _category_names(store)
     with_categories = sum(bool(name) for name in names) > len(store) // 2
@@ -135,7 +135,7 @@ def _keyword_labels(store: ItemStore, index: TitleIndex, least: int) -> list[str
         if least <= len(rows) <= limit:
             likeness = _likeness(store, rows)
             if likeness >= _LEAST_LIKENESS:
-                # Two words say what a thing is ("ceiling fan"); one word is as often a brand or a material.
+                # Two words usually name a thing ("ceiling fan"); one word is often a brand or a material.
                 found.append((len(rows) * likeness**2 * (1.0 if " " in text else 0.4), text, rows))
     found.sort(key=lambda item: (-item[0], item[1]))
     labels = [""] * len(store)
@@ -152,12 +152,12 @@ def _keyword_labels(store: ItemStore, index: TitleIndex, least: int) -> list[str
 
 
 def _likeness(store: ItemStore, rows: Array) -> float:
-    """How alike products are (length of their mean vector): fans are, things that happen to be round are not."""
+    """Similarity of products (length of their mean vector): high for fans, low for things that are only all round."""
     return float(np.linalg.norm(store.vectors[rows[:: max(1, len(rows) // 60)]].astype(np.float32).mean(axis=0)))
 
 
 def _conceptual(store: ItemStore, index: TitleIndex) -> Array:
-    """Which keywords can stand as a concept: plain words, among them a real one, and no brand."""
+    """Which keywords can be concepts: plain words, at least one of them a real word, and no brand."""
     brands = [stems(brand) for brand in store.brands]
     brand_words = {word for brand in brands if len(brand) == 1 for word in brand}
     brand_words -= _ordinary_words(store, index, brand_words)
@@ -179,7 +179,7 @@ def _is_word(part: str) -> bool:
 
 
 def _ordinary_words(store: ItemStore, index: TitleIndex, brand_words: Collection[str]) -> set[str]:
-    """Brand names that are ordinary words ("Simple", "Dove"): most titles that have them are of other brands."""
+    """Brand names that are ordinary words ("Simple", "Dove"): most titles that contain them are of other brands."""
     of_brand: dict[str, list[int]] = defaultdict(list)
     for position, brand in enumerate(store.brands):
         parts = stems(brand)
@@ -194,7 +194,7 @@ def _ordinary_words(store: ItemStore, index: TitleIndex, brand_words: Collection
 
 
 def _spelled(store: ItemStore, index: TitleIndex) -> Array:
-    """Whether titles or several searches have each of a keyword's words: a search log is full of typing errors."""
+    """Whether each word of a keyword occurs in titles or several searches, so that it is no typing error."""
     parts = [stems(text) for text in store.keywords]
     searched = Counter(part for found in parts for part in found)
     known = {
@@ -206,8 +206,8 @@ def _spelled(store: ItemStore, index: TitleIndex) -> Array:
 def _keyword_topics(store: ItemStore, index: TitleIndex, of_product: Array) -> tuple[Array, Array]:
     """Find the topic of each keyword, -1 if mixed, and its worth as a concept of that topic.
 
-    A keyword whose words stand in titles is about the topic of those products, and names them; one that does not
-    ("summer barbecue") is about the topic of its best products, but names none: its worth is 0.
+    A keyword whose words occur in titles is about the topic of those products, and names them. Another keyword ("summer
+    barbecue") is about the topic of its best products, but names none: its worth is 0.
     """
     topic = np.full(len(store.keywords), -1, np.int32)
     worth = np.zeros(len(store.keywords), np.float32)
@@ -236,7 +236,7 @@ def _majority(topics: Array) -> tuple[int, float, int]:
 
 
 def _concepts(store: ItemStore, of_keyword: Array, worth: Array, count: int) -> list[tuple[str, ...]]:
-    """Collect what shoppers call a topic's products: the keywords that name most of them, no two of the same words."""
+    """Collect shoppers' names of a topic's products: the keywords that name most of them, with distinct words."""
     chosen: list[dict[frozenset[str], str]] = [{} for _ in range(count)]
     for row in np.argsort(-worth, kind="stable").tolist():
         if worth[row] <= 0:
@@ -251,7 +251,7 @@ def _concepts(store: ItemStore, of_keyword: Array, worth: Array, count: int) -> 
 def plural_forms(store: ItemStore) -> dict[str, str]:
     """Plural of each word that the catalogue's own titles and keywords use in the plural: "fan" -> "fans".
 
-    A word that stands there in the singular alone ("milk") has none, so that a title can say "fans" and "milk".
+    A word that occurs only in the singular ("milk") has none, so that a title can say "fans" and "milk".
     """
     counts: Counter[str] = Counter()
     for texts in (store.titles, store.keywords):

@@ -1,4 +1,4 @@
-"""The catalogue's known keywords as a merchandiser sees them: what they are about, and what is near a text."""
+"""The known keywords for the merchandiser: their topics, and the nearest ones of a text."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -15,7 +15,7 @@ _NEAR = 24
 
 
 class Vocabulary:
-    """Known keywords, and any other text by its vector."""
+    """Known keywords, and other texts by their vectors."""
 
     def __init__(self, statistics: Statistics, embed: Embed) -> None:
         self.statistics, self.embed = statistics, embed
@@ -36,7 +36,7 @@ class Vocabulary:
             self._cache.update(zip(missing, self.embed(missing), strict=True))
 
     def vector(self, text: str) -> Array:
-        """Vector of a text, float32 [D]; known keywords cost nothing."""
+        """Vector of a text, float32 [D]; known keywords need no encoding."""
         row = self.row.get(text)
         if row is not None:
             return self.vectors[row]
@@ -83,7 +83,7 @@ class Vocabulary:
         if topic >= 0:
             return topic
         if text not in self._topic_near:
-            # Not a keyword of one topic: what its nearest keywords are about.
+            # Not a keyword of one topic: use the topics of its nearest keywords.
             similarity = self.vectors @ self.vector(text)
             near = np.argpartition(-similarity, min(4, len(similarity) - 1))[:5]
             topics = self.statistics.topics.of_keyword[near]
