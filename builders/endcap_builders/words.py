@@ -1,4 +1,4 @@
-"""Words of product texts and searches: how the builders tell that a text mentions another."""
+"""Words of product texts and searches, by which builders decide whether a text mentions another."""
 
 import re
 from collections import Counter
@@ -18,15 +18,16 @@ _STOP = frozenset(_STOP_WORDS.split())
 
 
 def content_stems(text: str) -> list[str]:
-    """Stems of the words of a text that are no stop words."""
+    """Stems of the words of a text, without stop words."""
     return [stem(word) for word in words(text) if word not in _STOP]
 
 
 def phrases(text: str, longest: int) -> list[tuple[str, bool]]:
     """Runs of 1..``longest`` words of one part of a text, and whether the run ends its part.
 
-    Parts end at punctuation, at words such as "with" or "for", and before numbers; a run neither begins nor ends with a
-    stop word or a number. What is sold usually ends a part: "Cast Iron Skillet" in "Cast Iron Skillet with Lid, 24 cm".
+    Parts end at punctuation, at words such as "with" or "for", and before numbers. A run does not begin or end with a
+    stop word or a number. The product's noun usually ends a part: "Cast Iron Skillet" in "Cast Iron Skillet with Lid,
+    24 cm".
     """
     found = []
     for part in _PART.split(text.lower()):
@@ -44,8 +45,8 @@ def caption_tokens(
 ) -> tuple[list[str], list[list[int]]]:
     """Normalised attribute tokens of each product, the categorical caption features of arXiv 2605.09338.
 
-    That paper's captions come from a multimodal model; here titles and descriptions are their source. A token is a word
-    or a run of two words that occurs in ``least``..``most`` products.
+    In the paper, captions come from a multimodal model; here, from titles and descriptions. A token is a word or a run
+    of two words that occurs in ``least`` to ``most`` products.
 
     Returns:
         The vocabulary (at most ``vocabulary`` tokens, most frequent first), and for each product its positions in it,
@@ -63,7 +64,7 @@ def caption_tokens(
     position = {token: number for number, token in enumerate(kept)}
     lists = []
     for own, more in zip(of_titles, of_texts, strict=True):
-        # Positions grow with rarity. What few products share says little about a shopper's taste.
+        # Positions increase with rarity; rare tokens say little about a shopper's taste.
         chosen = _positions(own, position) + _positions(more, position)
         lists.append(sorted(chosen[:per_product]))
     return kept, lists

@@ -1,4 +1,4 @@
-"""Augmentation: pairs nobody has labelled, mined around the searches of the log; never of a held-out query."""
+"""Augmentation: unlabelled pairs, mined around the searches of the log; held-out queries are never used."""
 
 from collections.abc import Collection
 from typing import Any
@@ -15,7 +15,7 @@ from endcap_builders.relevance.pairs import Pairs, held_out, no_pairs
 
 
 class AugmentationSettings(Settings):
-    """Which pairs the teacher labels."""
+    """Settings of the pairs that the teacher labels."""
 
     mined_queries: int = Field(150, ge=0, description="searched texts whose candidates the teacher labels")
     mined_multiple: float = Field(
@@ -33,7 +33,7 @@ class AugmentationSettings(Settings):
     )
 
     def queries_for(self, labelled_pairs: int) -> int:
-        """How many searches to mine around."""
+        """Number of searches to mine around."""
         if self.mined_multiple:
             return round(self.mined_multiple * labelled_pairs / self.mined_group)
         return self.mined_queries
@@ -42,13 +42,13 @@ class AugmentationSettings(Settings):
 def draw_searches(
     store: ItemStore, labelled: Labelled, count: int, rng: np.random.Generator, unseen: Collection[str] = ()
 ) -> list[str]:
-    """Searches of the log, drawn by how often they are searched, and judged queries; none that is held out.
+    """Searches of the log, drawn by count, and judged queries, without held-out ones.
 
     Args:
         store: known keywords with their counts.
         labelled: judged queries.
-        count: how many to draw; fewer if there are fewer.
-        rng: draws; the first n of more are the n of a smaller count.
+        count: number to draw; fewer if there are fewer.
+        rng: source of randomness; a smaller count gives a prefix of a larger one.
         unseen: further queries that must not be drawn, in any spelling of case and white space.
     """
     judged = labelled.part(training=True)[0].queries
@@ -59,7 +59,7 @@ def draw_searches(
     weights[held_out(texts, labelled.held_out_share)] = 0
     kept = {plain(text) for text in unseen}
     weights[[plain(text) in kept for text in texts]] = 0
-    # The smallest of exponential times with these rates are a weighted draw without replacement, and one that nests.
+    # The smallest of exponential times with these rates are a weighted, nested draw without replacement.
     times = rng.exponential(size=len(texts)) / np.maximum(weights, 1e-300)
     order = [index for index in np.argsort(times, kind="stable").tolist() if weights[index] > 0]
     return list(dict.fromkeys(texts[index] for index in order))[:count]
@@ -84,5 +84,5 @@ def mine_searches(
 
 
 def plain(text: str) -> str:
-    """A query as it is compared: case and white space make no other query."""
+    """A query in the form in which queries are compared: without case and white space."""
     return " ".join(text.casefold().split())

@@ -1,4 +1,4 @@
-"""What a student's logits mean: as relevance 0..1, and as the chance to be preferred over another product."""
+"""Calibration of a student's logits to relevance in 0..1 and to the probability of preference over another product."""
 
 import json
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from endcap_builders.relevance.pairs import RelevanceError
 
 CALIBRATION_FILE = "calibration.json"
 _PRIOR = 1e-3
-"""Weight of a weak pull towards flat curves: keeps perfectly separable data from asking for an infinite slope."""
+"""Weight of a weak penalty on slopes; prevents an infinite slope for separable data."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def calibrate(logits: np.ndarray, relevance: np.ndarray, offsets: np.ndarray) ->
 
     Args:
         logits: student logits of held-out pairs, float [n].
-        relevance: what people (or else the teacher) say, float [n] in 0..1.
+        relevance: labels of people, or else of the teacher, float [n] in 0..1.
         offsets: groups of the same query: int [g + 1].
 
     Raises:
@@ -63,7 +63,7 @@ def calibrate(logits: np.ndarray, relevance: np.ndarray, offsets: np.ndarray) ->
     spread = float(logits.std())
     if spread < 1e-9:
         raise RelevanceError("calibration: expected different logits, got the same for all pairs; train longer")
-    # In units of the logits' spread, so that start and prior mean the same for any student.
+    # In units of the logits' standard deviation, so that start and prior do not depend on the student.
     standard = (logits - logits.mean()) / spread
     (slope,), offset = fit_logistic(standard[:, None], relevance, intercept=True, prior=_PRIOR)
     slope = max(slope, 1e-3)

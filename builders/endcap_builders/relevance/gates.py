@@ -1,4 +1,4 @@
-"""The relevance models beside what needs no training: the bi-encoder's cosine, and BM25."""
+"""Gates of the relevance models; the baselines are the bi-encoder's cosine and BM25."""
 
 import numpy as np
 from endcap_server.engines.bi_encoder import BiEncoder

@@ -32,7 +32,7 @@ def predict(
 def logits_of(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Logits float32 [b, labels] of one batch.
 
-    A head in bf16 would round its result to three digits, which makes ties of the very products to be told apart.
+    A head in bf16 would round its result to three digits, so that similar products would tie.
     """
     body = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = next((child for name, child in body.named_children() if name in HEADS), None)

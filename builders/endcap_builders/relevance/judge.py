@@ -1,4 +1,4 @@
-"""The trained teacher with its own view of the products: what labels pairs, here or in another process."""
+"""The trained teacher with its tokenised products: labels pairs in this or another process."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +16,12 @@ from endcap_builders.relevance.teacher import RelevanceTeacher
 
 @dataclass
 class Judge:
-    """Scores pairs with a teacher; opened when it is first asked, and again in every process it travels to.
+    """Scores pairs with a teacher; loaded at the first use in each process.
 
     Attributes:
         teacher: folder of the teacher.
-        build: whose item store the products are of.
-        catalogue: their texts, for a teacher of another vocabulary.
+        build: build with the item store of the products.
+        catalogue: catalogue with their texts, for a teacher with another vocabulary.
         max_product_tokens: a product is cut here; 0: as the item store has it.
     """
 
@@ -35,7 +35,7 @@ class Judge:
         return {**self.__dict__, "_opened": None}
 
     def open(self) -> tuple[RelevanceTeacher, PairEncoder]:
-        """The teacher, and the products as it reads them."""
+        """The teacher and its tokenised products."""
         if self._opened is None:
             store = ItemStore.open(self.build, linked=False)
             teacher = RelevanceTeacher.open(self.teacher)
@@ -54,7 +54,7 @@ class Judge:
 
     def scores(self, queries: list[str], products: np.ndarray) -> np.ndarray:
         """Expected grade of each (query, product row), float32 [n] in 0..1."""
-        # As pairs they are in another order, and a pair that comes twice comes once.
+        # `make_pairs` changes the order and removes duplicates.
         pairs = make_pairs(queries, products, np.full(len(queries), np.nan))
         place = {key: n for n, key in enumerate(zip(pairs.query.tolist(), pairs.product.tolist(), strict=True))}
         number = {text: n for n, text in enumerate(pairs.queries)}

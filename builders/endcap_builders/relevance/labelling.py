@@ -1,9 +1,8 @@
 """The teacher labels pairs as a batch job: files of pairs in, files of scores out, here or on a Ray cluster.
 
-A job is a folder of Parquet files of pairs (`query`, `product`: a row of the item store). Each becomes a file of the
-same name with a column `score`, which appears whole or not at all: a job that was interrupted goes on with the files
-that are missing, and no pair is lost or doubled. Where the files are read and the teacher runs, in this process or in
-the actors of a Ray cluster with the same file system, makes no difference to either.
+A job is a folder of Parquet files of pairs (`query`, `product`: a row of the item store). For each, a file of the same
+name with a column `score` is written atomically. An interrupted job continues with the missing files, and no pair is
+lost or labelled twice. The teacher runs in this process or in the actors of a Ray cluster with the same file system.
 """
 
 import hashlib
@@ -25,7 +24,7 @@ _SAY_SECONDS = 15.0
 
 
 class Labeller(Protocol):
-    """Scores pairs; travels to other processes by pickle, so it should load its model only when it is first asked."""
+    """Scores pairs. It is pickled for other processes, so it should load its model at the first use."""
 
     def scores(self, queries: list[str], products: np.ndarray) -> np.ndarray:
         """Scores float [n] of pairs: query text and product row int32 [n] of each."""
@@ -33,14 +32,14 @@ class Labeller(Protocol):
 
 @dataclass(frozen=True)
 class Done:
-    """What a job came to."""
+    """Result of a job."""
 
     pairs: int
     seconds: float
 
     @property
     def pairs_per_second(self) -> float:
-        """Throughput; of what was labelled now, not of what was there."""
+        """Throughput of this run, without existing files."""
         return self.pairs / self.seconds if self.seconds > 0 else 0.0
 
 
@@ -59,11 +58,11 @@ def label_pairs(
     Args:
         pairs: pairs; those with a target keep it.
         labeller: the teacher.
-        folder: of the job. A file's name has a digest of its pairs: files of other pairs are left alone.
+        folder: folder of the job. File names have a digest of the pairs; files of other pairs are ignored.
         track: progress bar.
-        shard_pairs: pairs per file, which is what an interruption can lose.
+        shard_pairs: pairs per file; an interruption loses at most one file.
         ray_address: see `label_folder`.
-        say: told the throughput.
+        say: called with the throughput.
 
     Raises:
         RelevanceError: the teacher returns a score that is not finite, or the wrong number of scores.
@@ -97,13 +96,13 @@ def label_folder(
     """Label the files of `folder`/pairs that `folder`/labels lacks.
 
     Args:
-        folder: of the job.
+        folder: folder of the job.
         labeller: the teacher.
         track: progress bar over the files.
         names: files to label; all if not given.
-        ray_address: address of a Ray cluster whose nodes see `folder`; "local" starts one on this machine; "" labels in
-            this process.
-        say: told the throughput now and then.
+        ray_address: address of a Ray cluster whose nodes can read `folder`; "local" starts one on this machine; ""
+            labels in this process.
+        say: called with the throughput from time to time.
     """
     names = sorted(path.name for path in (folder / "pairs").glob("*.parquet")) if names is None else list(names)
     todo = [name for name in names if not _labelled(folder, name)]
@@ -118,7 +117,7 @@ def label_folder(
 
 
 def label_file(folder: Path, name: str, labeller: Labeller) -> int:
-    """Label one file of pairs; how many it has."""
+    """Label one file of pairs; returns their number."""
     frame = pl.read_parquet(folder / "pairs" / name)
     scores = np.asarray(labeller.scores(frame["query"].to_list(), frame["product"].to_numpy()), dtype=np.float32)
     _check(scores, frame)
@@ -127,7 +126,7 @@ def label_file(folder: Path, name: str, labeller: Labeller) -> int:
 
 
 def write_whole(frame: pl.DataFrame, path: Path) -> None:
-    """Write a Parquet file that is there whole or not at all."""
+    """Write a Parquet file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.new")
     frame.write_parquet(temporary)
@@ -135,20 +134,20 @@ def write_whole(frame: pl.DataFrame, path: Path) -> None:
 
 
 class FileLabeller:
-    """What an actor of the cluster runs: the batch of a data set whose rows are names of files."""
+    """Code of a cluster's actor: a batch of a data set whose rows are names of files."""
 
     def __init__(self, folder: str, labeller: Labeller) -> None:
         self._folder, self._labeller = Path(folder), labeller
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Label the files of `name`; `pairs` says how many each has, `problem` why one could not be labelled."""
+        """Label the files of `name`; `pairs` has their numbers of pairs, `problem` the reasons of failures."""
         counts, problems = [], []
         for name in batch["name"]:
             try:
                 counts.append(label_file(self._folder, str(name), self._labeller))
                 problems.append("")
             except RelevanceError as error:
-                # As data, because the cluster would wrap an exception in its own, and try again.
+                # Returned as data, because the cluster would wrap an exception and retry.
                 counts.append(0)
                 problems.append(str(error))
         return {"pairs": np.array(counts, dtype=np.int64), "problem": np.array(problems, dtype=object)}
@@ -160,7 +159,7 @@ def _here(folder: Path, names: list[str], labeller: Labeller) -> Iterator[int]:
 
 
 def _on_ray(folder: Path, names: list[str], labeller: Labeller, address: str) -> Iterator[int]:
-    # Before the import: Ray reads these when it is loaded. It reports to nobody.
+    # Set before the import, when Ray reads them. They switch off its usage reports.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
@@ -182,7 +181,7 @@ def _on_ray(folder: Path, names: list[str], labeller: Labeller, address: str) ->
         ray.data.DataContext.get_current().enable_progress_bars = False
         gpu = ray.cluster_resources().get("GPU", 0) > 0
         actors = int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1))
-        # A CPU actor computes with all the cores that it asks for; one of several on a node would only share them.
+        # A CPU actor uses all the cores that it requests, so several on one node would share them.
         actors = max(1, min(len(names), actors if gpu else len(ray.nodes())))
         labelled = ray.data.from_items([{"name": name} for name in names]).map_batches(
             FileLabeller,
@@ -201,7 +200,7 @@ def _on_ray(folder: Path, names: list[str], labeller: Labeller, address: str) ->
 
 
 def _labelled(folder: Path, name: str) -> bool:
-    """Whether the labels of a file are there, whole and of its pairs."""
+    """Whether a file has complete labels of its pairs."""
     try:
         pairs = pl.read_parquet(folder / "pairs" / name, columns=["query", "product"])
         labels = pl.read_parquet(folder / "labels" / name, columns=["query", "product", "score"])

@@ -1,4 +1,4 @@
-"""What people said, as numbers: labels of any scale as relevance 0..1, relevance as a distribution over grades."""
+"""Converts labels of any scale to relevance in 0..1, and relevance to a distribution over grades."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ from endcap_builders.relevance.pairs import RelevanceError
 
 @dataclass(frozen=True)
 class LabelScale:
-    """How a label becomes relevance: linear between known points, refused outside them.
+    """Maps labels to relevance: linear between known points, refused outside them.
 
     Attributes:
-        labels: the known labels, ascending; empty: the lowest and the highest that occur are 0 and 1.
+        labels: the known labels, ascending; empty: the lowest label that occurs is 0, the highest is 1.
         relevance: 0..1, of each of them.
     """
 
@@ -47,12 +47,11 @@ class LabelScale:
         """Relevance of labels, float64 [n] -> float64 [n].
 
         Args:
-            labels: as people gave them.
-            source: what they are from, for error messages.
+            labels: the labels.
+            source: their source, for error messages.
 
         Raises:
-            RelevanceError: a label that is missing or outside the scale, or labels that are all the same where they
-                have to say what the scale is.
+            RelevanceError: a label is missing or outside the scale; or without a scale, all labels are equal.
         """
         labels = np.asarray(labels, dtype=np.float64)
         if not np.isfinite(labels).all():
@@ -80,9 +79,9 @@ def soft_targets(relevance: np.ndarray, grades: np.ndarray, spread: float = 0.0)
     """Turn graded labels into distributions over grades.
 
     With `spread` 0, by linear interpolation between the two neighbouring grades: a label of 0.4 between the grades 1/3
-    and 2/3 becomes 0.8 and 0.2, so that the expected grade of the distribution is the label. Otherwise by a normal
-    curve around the label, which also says that raters who are asked again say something near it. The paper
-    (arXiv 2505.07105) uses soft targets without disclosing its mapping; these are ours.
+    and 2/3 becomes 0.8 and 0.2, so that the expected grade of the distribution is the label. Otherwise, by a normal
+    curve around the label, which models the disagreement of raters. The paper (arXiv 2505.07105) uses soft targets
+    without disclosing its mapping; these are ours.
 
     Args:
         relevance: float [n] in 0..1.
@@ -109,4 +108,4 @@ def soft_targets(relevance: np.ndarray, grades: np.ndarray, spread: float = 0.0)
 
 
 UNIT = LabelScale((0.0, 1.0), (0.0, 1.0))
-"""Of labels that are relevance already."""
+"""The scale of labels that are relevance already."""

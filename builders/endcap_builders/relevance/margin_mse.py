@@ -1,7 +1,7 @@
-"""The student's loss: margins between the products of one query, plus a small anchor on their absolute level.
+"""The student's loss: margins between the products of one query, plus a small pointwise term for their level.
 
-On a GPU the margins are a fused kernel of `endcap_kernels` (one pass over the scores instead of some fifteen small
-operations), elsewhere plain PyTorch. Tests hold the two together.
+On a GPU, the margins are computed by a fused kernel of `endcap_kernels` (one pass over the scores instead of about
+fifteen small operations), elsewhere by plain PyTorch. Tests compare the two.
 """
 
 from importlib.util import find_spec
@@ -22,12 +22,12 @@ def margin_mse(
     """Mean squared error of margins over all pairs (i, j), i < j, of products of the same query (arXiv 2505.07105).
 
     With d = score - target, ((s_i - s_j) - (t_i - t_j))^2 = (d_i - d_j)^2, and with pair weights w_i * w_j the sum over
-    i < j of a group is  W * sum(w d^2) - (sum(w d))^2,  W = sum(w): linear in the group's size where the double loop is
-    quadratic. The margins say nothing about the level of a group; `anchor` times the pointwise squared error does.
+    i < j of a group is  W * sum(w d^2) - (sum(w d))^2,  W = sum(w): linear in the group's size, while the double loop
+    is quadratic. Margins do not determine the level of a group; `anchor` times the pointwise squared error does.
 
     Args:
         scores: student scores, float [n].
-        targets: teacher scores or labels on the scale the scores should have, float [n].
+        targets: teacher scores or labels, on the scale of the scores, float [n].
         groups: query of each score, int64 [n], any numbering 0..g-1; need not be sorted.
         anchor: weight of the pointwise term.
         weights: weight of each product, float [n], at least 0; 1 if not given.
@@ -62,7 +62,7 @@ def margin_mse(
 def _margins_fused(scores: Tensor, targets: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
     from endcap_kernels import margin_mse_loss
 
-    # The kernel reads groups as contiguous rows.
+    # The kernel needs contiguous groups.
     order = torch.argsort(groups, stable=True)
     offsets = torch.nn.functional.pad(torch.bincount(groups).cumsum(0), (1, 0))
     return margin_mse_loss(scores[order], targets[order], offsets, weights[order].detach())
@@ -70,14 +70,14 @@ def _margins_fused(scores: Tensor, targets: Tensor, groups: Tensor, weights: Ten
 
 def _margins_plain(scores: Tensor, targets: Tensor, groups: Tensor, weights: Tensor) -> Tensor:
     count = int(groups.max()) + 1
-    # Centring d first keeps the closed form from cancelling when all scores of a group share a large offset.
+    # Centre d first: with a large common offset in a group, the closed form would cancel.
     difference = scores - targets
     weight = _sum(weights, groups, count)
     mean = _sum(weights * difference, groups, count) / weight.clamp_min(1e-12)
     centred = difference - mean.detach()[groups]
     squares = weight * _sum(weights * centred**2, groups, count) - _sum(weights * centred, groups, count) ** 2
     pairs = (weight**2 - _sum(weights**2, groups, count)) / 2
-    # Groups of one have no pairs; what rounding leaves of theirs must not be divided by next to nothing.
+    # Groups of one have no pairs; do not divide their rounding errors by nearly 0.
     return squares[pairs > 0].sum() / pairs.sum().clamp_min(1e-12)
 
 

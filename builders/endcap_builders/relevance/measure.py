@@ -1,4 +1,4 @@
-"""How well scores order held-out pairs."""
+"""Quality of the order of held-out pairs."""
 
 import ir_measures
 import numpy as np
@@ -6,14 +6,14 @@ import numpy as np
 from endcap_builders.relevance.pairs import Pairs
 
 _GRAIN = 1000
-"""Gains are whole numbers to trec_eval: a relevance of 0.667 gains 667."""
+"""trec_eval needs whole gains: a relevance of 0.667 becomes 667."""
 
 
 def query_accuracy(scores: np.ndarray, pairs: Pairs) -> np.ndarray:
-    """Share of each query's pairs of products, differing in relevance, that scores (float [n]) put in the right order.
+    """Share of each query's product pairs with different relevance that scores (float [n]) order correctly.
 
     Returns:
-        float64 [q], a tie counts half; NaN where a query's products are all alike.
+        float64 [q], a tie counts half; NaN for a query whose products all have the same relevance.
     """
     values = np.full(len(pairs.queries), np.nan)
     offsets = pairs.offsets
@@ -29,8 +29,8 @@ def group_figures(scores: np.ndarray, pairs: Pairs, depth: int = 10) -> dict[str
     """Quality of scores (float [n]) on labelled pairs.
 
     Returns:
-        pairs; pair_accuracy: share of the pairs of products of one query, differing in relevance, that are in the right
-        order (a tie counts half); ndcg: linear gains, mean over the queries that have a relevant product.
+        pairs; pair_accuracy: share of the product pairs of a query with different relevance that are in the right order
+        (a tie counts half); ndcg: linear gains, mean over the queries with a relevant product.
     """
     right, total = 0.0, 0
     offsets = pairs.offsets
@@ -47,7 +47,7 @@ def group_figures(scores: np.ndarray, pairs: Pairs, depth: int = 10) -> dict[str
 
 
 def _ndcg(scores: np.ndarray, pairs: Pairs, depth: int) -> float:
-    """Mean nDCG of the queries that have a relevant product; 0 without any."""
+    """Mean nDCG of the queries with a relevant product; 0 without any."""
     qrels: dict[str, dict[str, int]] = {}
     run: dict[str, dict[str, float]] = {}
     for query, row, target, score in zip(pairs.query, pairs.product, pairs.target, scores, strict=True):

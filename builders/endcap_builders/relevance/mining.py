@@ -1,4 +1,4 @@
-"""Candidates nobody has judged: the unlabelled pairs that the teacher labels for the student."""
+"""Mining of unlabelled pairs, which the teacher labels for the student."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from endcap_builders.relevance.pairs import Pairs, RelevanceError, make_pairs
 
 @dataclass(frozen=True)
 class Shares:
-    """Where a query's candidates come from; the rest of 1 is random products.
+    """Shares of the sources of a query's candidates; the rest is random products.
 
     Attributes:
         dense: found by the bi-encoder.
@@ -24,7 +24,7 @@ class Shares:
     neighbours: float = 0.0
 
     def counts(self, group_size: int) -> tuple[int, int, int]:
-        """How many of a group of `group_size` come from the bi-encoder, from BM25, and from neighbours.
+        """Numbers of a group's candidates from the bi-encoder, from BM25, and from neighbours.
 
         Raises:
             RelevanceError: a share below 0, or more than 1 together.
@@ -49,7 +49,7 @@ class Lexical:
         self._products = len(texts)
 
     def top(self, queries: Sequence[str], depth: int) -> list[np.ndarray]:
-        """Best products of each query that share a word with it, best first: int64 [at most depth] each."""
+        """Best products with a common word for each query, best first: int64 [at most depth] each."""
         depth = min(depth, self._products)
         tokens = bm25s.tokenize(list(queries), show_progress=False)
         rows, scores = self._index.retrieve(tokens, k=depth, show_progress=False)
@@ -79,12 +79,12 @@ def dense_top(query_vectors: np.ndarray, product_vectors: np.ndarray, depth: int
 
 
 def neighbours_top(query_vectors: np.ndarray, dense: Sequence[np.ndarray], neighbours: int = 5) -> list[np.ndarray]:
-    """What the bi-encoder finds for similar queries but not for the query itself: products a shopper might go on to.
+    """Products that the bi-encoder finds for similar queries but not for the query itself.
 
     Args:
         query_vectors: unit vectors, float [q, D].
         dense: products found for each query, best first.
-        neighbours: how many of the most similar other queries to ask.
+        neighbours: number of most similar other queries.
 
     Returns:
         Products of each query, int64, those of the nearest query first, at most as many as `dense` has.
@@ -109,13 +109,13 @@ def mine(
 ) -> Pairs:
     """Draw `group_size` distinct candidates for each query, unlabelled.
 
-    Half of what a source contributes is its very top, the rest is drawn from all it found: the top is what serving
-    reranks, the depth below shows where relevance ends.
+    Half of a source's candidates are its best ones, which serving reranks. The others are drawn from all its results,
+    so that the student also sees where relevance ends.
 
     Args:
         queries: query texts, [q].
-        sources: (products found for each query, best first, rows below 0 being padding; how many of them to take).
-        products: rows of the item store, from which random ones fill the group.
+        sources: (products found for each query, best first, padded with rows below 0; number to take).
+        products: rows of the item store; random ones fill the group.
         group_size: candidates per query; fewer if the catalogue has fewer.
         rng: draws.
     """
@@ -142,17 +142,17 @@ def mine(
 def add_passed_over(
     pairs: Pairs, dense: Sequence[np.ndarray], share: float, coverage: float, rng: np.random.Generator
 ) -> Pairs:
-    """Add near products that nobody judged as irrelevant (target 0), for queries whose near products are mostly judged.
+    """Add unjudged near products as irrelevant (target 0), for queries whose near products are mostly judged.
 
-    Where people judged most of what is near a query, what they passed over is mostly not relevant, and is what a model
-    mistakes for relevant. Queries with few judgements say nothing of the kind and stay as they are.
+    If people judged most products near a query, the unjudged ones are mostly irrelevant, and models confuse them with
+    relevant ones. Queries with few judgements do not change.
 
     Args:
         pairs: labelled pairs.
-        dense: products the bi-encoder finds for each query of `pairs`, best first; int [depth] each.
+        dense: products that the bi-encoder finds for each query of `pairs`, best first; int [depth] each.
         share: products to add for each labelled one.
         coverage: share of the nearest 10 that must be judged.
-        rng: draws among all of `dense`.
+        rng: source of randomness; draws from all of `dense`.
     """
     texts, rows = [pairs.queries[index] for index in pairs.query], [pairs.product]
     offsets = pairs.offsets

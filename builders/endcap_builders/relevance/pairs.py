@@ -1,4 +1,4 @@
-"""(query, product) pairs in groups: the one form in which training, labelling and calibration see their data."""
+"""(query, product) pairs in groups, the data format of training, labelling and calibration."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from endcap_builders.pipeline import BuildError
 
 
 class RelevanceError(BuildError):
-    """Training data or a checkpoint that cannot be used; the message says what was expected, what came, what to do."""
+    """Training data or a checkpoint is invalid; the message says what was expected, what came, what to do."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Pairs:
         queries: distinct query texts, [q].
         query: index into `queries`, int32 [n], ascending.
         product: product row, int32 [n].
-        target: relevance in 0..1, float32 [n]; NaN where nobody has said.
+        target: relevance in 0..1, float32 [n]; NaN if unknown.
     """
 
     queries: list[str]
@@ -43,13 +43,13 @@ class Pairs:
         return Pairs(self.queries, self.query, self.product, np.asarray(target, dtype=np.float32))
 
     def select(self, keep: np.ndarray) -> "Pairs":
-        """The pairs where `keep` (bool [n]) holds; queries without pairs are dropped."""
+        """The pairs with `keep` (bool [n]); queries without pairs are dropped."""
         query, product, target = self.query[keep], self.product[keep], self.target[keep]
         used, renumbered = np.unique(query, return_inverse=True)
         return Pairs([self.queries[index] for index in used], renumbered.astype(np.int32), product, target)
 
     def select_queries(self, keep: np.ndarray) -> "Pairs":
-        """The groups of the queries where `keep` (bool [q]) holds."""
+        """The groups of the queries with `keep` (bool [q])."""
         return self.select(keep[self.query])
 
 
@@ -88,11 +88,11 @@ def pairs_from_frame(
     Args:
         frame: the table; rows with an empty query or a product that is not in the catalogue are left out.
         product_ids: the product id of each row of the item store, [products].
-        source: what the table is, for error messages.
+        source: name of the table, for error messages.
         to_relevance: (labels float64 [n], source) -> relevance in 0..1, as `LabelScale.apply`.
 
     Raises:
-        RelevanceError: labels that `to_relevance` refuses.
+        RelevanceError: `to_relevance` refuses labels.
     """
     frame = frame.rename({"text": "query"}) if "text" in frame.columns else frame
     relevance = to_relevance(frame["relevance"].cast(pl.Float64).to_numpy().astype(np.float64), source)
@@ -107,7 +107,7 @@ def pairs_from_frame(
 
 
 def no_pairs() -> Pairs:
-    """Nothing."""
+    """Pairs without any entry."""
     return make_pairs([], np.empty(0, np.int32), np.empty(0, np.float32))
 
 
@@ -119,12 +119,12 @@ def among(pairs: Pairs, known: Pairs) -> np.ndarray:
 
 
 def without(pairs: Pairs, known: Pairs) -> Pairs:
-    """The pairs that are not among the `known` ones: what people labelled needs no teacher."""
+    """The pairs that are not among the `known` ones."""
     return pairs.select(~among(pairs, known))
 
 
 def merge_pairs(parts: Sequence[Pairs]) -> Pairs:
-    """All pairs of the parts; pairs that occur in several get the mean of their known targets."""
+    """All pairs of the parts; a pair in several parts gets the mean of its known targets."""
     return make_pairs(
         [part.queries[index] for part in parts for index in part.query],
         np.concatenate([np.empty(0, np.int32), *(part.product for part in parts)]),
@@ -133,9 +133,9 @@ def merge_pairs(parts: Sequence[Pairs]) -> Pairs:
 
 
 def held_out(queries: Sequence[str], share: float) -> np.ndarray:
-    """Which queries calibration may see and training may not: bool [q].
+    """Which queries are held out for calibration: bool [q].
 
-    A query's text alone decides, so that teacher and student leave out the same ones without passing a list.
+    Only the query's text decides, so that teacher and student hold out the same queries.
     """
     digests = (hashlib.blake2s(text.casefold().encode(), digest_size=4).digest() for text in queries)
     return np.array([int.from_bytes(digest, "big") < share * 2**32 for digest in digests], dtype=bool)
@@ -144,7 +144,7 @@ def held_out(queries: Sequence[str], share: float) -> np.ndarray:
 def add_random_negatives(pairs: Pairs, products: int, share: float, rng: np.random.Generator) -> Pairs:
     """Add random products to every group as irrelevant (target 0): `share` of the group's size, at least one.
 
-    Judged pairs are the top of some engine's result; without these a model never sees a plainly wrong product.
+    Judged pairs are usually top results of a search engine, so without negatives a model never sees wrong products.
     """
     if share <= 0 or not len(pairs):
         return pairs

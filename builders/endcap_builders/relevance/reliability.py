@@ -1,4 +1,4 @@
-"""Whether scores mean what they say: the reliability curve and the expected calibration error of a teacher."""
+"""The reliability curve and the expected calibration error of a teacher."""
 
 from typing import Any
 

@@ -16,10 +16,10 @@ from endcap_builders.relevance.training import Schedule, Track, fit, length_grou
 
 
 class ElementwiseHead(torch.nn.Module):
-    """A linear head with one output, as product and sum: the same logit, which engines that run in bf16 do not round.
+    """A linear head with one output, as product and sum, so that engines in bf16 do not round the logit.
 
-    OpenVINO computes what follows the last matrix product in float32. With the head as that last product, the logit
-    itself is rounded to three digits, and half of a query's candidates tie.
+    OpenVINO uses float32 only after the last matrix product. If the head were that product, the logit would be rounded
+    to three digits, and half of a query's candidates would tie.
     """
 
     def __init__(self, head: torch.nn.Linear) -> None:
@@ -32,14 +32,13 @@ class ElementwiseHead(torch.nn.Module):
 
 
 TARGET_MARGIN = 0.02
-"""Where logits are learned, relevance is pressed into this far from 0 and 1, whose logits are infinite."""
+"""For logits, relevance is clipped to this distance from 0 and 1, whose logits are infinite."""
 
 
 def student_targets(relevance: np.ndarray, kind: Literal["grade", "logit"]) -> np.ndarray:
-    """What the student's score should be, float32 [n] in 0..1, for relevance (labels, or the teacher's expected grade).
+    """Targets of the student's score, float32 [n] in 0..1, for relevance (labels, or the teacher's expected grade).
 
-    `grade` is relevance itself. `logit` is log(r / (1 - r)), scaled to 0..1: it keeps apart what the teacher is sure
-    of.
+    `grade` is relevance itself. `logit` is log(r / (1 - r)), scaled to 0..1, which spreads values near 0 and 1.
     """
     if kind == "grade":
         return np.asarray(relevance, dtype=np.float32)
@@ -49,7 +48,7 @@ def student_targets(relevance: np.ndarray, kind: Literal["grade", "logit"]) -> n
 
 
 def head_from_teacher(student: Any, teacher: RelevanceTeacher) -> None:
-    """Start the student's one output as the teacher's expected grade, to first order.
+    """Initialise the student's output as the teacher's expected grade, to first order.
 
     The gradient of the expected grade under uniform grade probabilities is sum_k (grade_k - mean) / g * logit_k.
 
@@ -83,14 +82,14 @@ def train_student(
     """Train on margins within groups.
 
     Args:
-        encoded: labelled pairs; their targets (0..1) are the scale the student's score learns.
+        encoded: labelled pairs; their targets (0..1) define the scale of the student's score.
         model: a sequence classifier with one output; trained in place.
         anchor: weight of the pointwise term (see `margin_mse`).
-        group_size: products of a query compared in one step; larger groups are cut anew each epoch.
+        group_size: products of a query compared in one step; larger groups are split differently each epoch.
         schedule: steps, seconds, learning rate, evaluations, and the seed that draws groups and batches.
         batch_size: pairs per step.
         track: progress bar.
-        passes: how often an epoch has each pair, int [n], 1 or more; once if not given.
+        passes: how often each pair occurs in an epoch, int [n], at least 1; default 1.
         folder: checkpoints of an interrupted training.
         validate: student -> figure on held-out queries, higher is better.
 
@@ -141,7 +140,7 @@ def train_student(
 
 
 def _cut_groups(offsets: np.ndarray, group_size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Shuffle each group and cut it into parts of nearly equal size, none above `group_size`."""
+    """Shuffle each group and split it into parts of nearly equal size, at most `group_size`."""
     units: list[np.ndarray] = []
     for start, end in itertools.pairwise(offsets):
         if end > start:

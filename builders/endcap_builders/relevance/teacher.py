@@ -26,7 +26,7 @@ class RelevanceTeacher:
 
     @classmethod
     def open(cls, folder: Path) -> "RelevanceTeacher":
-        """Read what `save` wrote."""
+        """Read the files of `save`."""
         path = folder / GRADES_FILE
         if not path.exists():
             raise RelevanceError(
@@ -73,7 +73,7 @@ def train_teacher(
         model: a sequence classifier with `grades` outputs, perhaps with LoRA; trained in place.
         tokenizer: its tokenizer.
         grades: classes, equally spaced from 0 to 1.
-        spread: of a label over grades, see `soft_targets`.
+        spread: spread of a label over grades, see `soft_targets`.
         schedule: steps, seconds, learning rate, evaluations.
         batch_size: pairs per step.
         track: progress bar.

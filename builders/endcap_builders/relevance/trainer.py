@@ -1,4 +1,4 @@
-"""transformers' Trainer for pairs: the loss of a batch of pairs, an end by the clock, figures on held-out queries."""
+"""transformers' Trainer for pairs: loss of a batch of pairs, time limit, figures on held-out queries."""
 
 import math
 import os
@@ -26,7 +26,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from endcap_builders.relevance.inference import logits_of
 
 FIGURE = "held_out"
-"""Name of the figure that early stopping watches."""
+"""Name of the figure for early stopping."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Schedule:
     """How long and how fast to train.
 
     Attributes:
-        max_steps: of the optimizer.
-        max_seconds: training ends after this time even before `max_steps`.
+        max_steps: steps of the optimizer.
+        max_seconds: time limit.
         learning_rate: the peak; linear to and from it.
-        seed: of dropout.
-        evaluations: how often held-out queries are looked at, in equal parts of the steps; 0: never, the last weights
-            stay. Otherwise the best stay.
-        patience: evaluations without a better figure after which training ends.
-        checkpoint_seconds: time between two checkpoints from which an interrupted training goes on.
+        seed: seed of dropout.
+        evaluations: number of evaluations on held-out queries, evenly spaced; the best weights are kept. 0: none, the
+            last weights are kept.
+        patience: evaluations without an improvement after which training ends.
+        checkpoint_seconds: time between two checkpoints, from which an interrupted training continues.
     """
 
     max_steps: int
@@ -57,7 +57,7 @@ class Schedule:
 
 
 def arguments(schedule: Schedule, folder: Path, *, evaluated: bool) -> TrainingArguments:
-    """Trainer's options for a `Schedule`; nothing is reported to anyone, nothing is downloaded."""
+    """Trainer's options for a `Schedule`; without reports and downloads."""
     every = max(1, math.ceil(schedule.max_steps / max(1, schedule.evaluations)))
     return TrainingArguments(
         output_dir=str(folder),
@@ -65,11 +65,11 @@ def arguments(schedule: Schedule, folder: Path, *, evaluated: bool) -> TrainingA
         max_grad_norm=schedule.max_norm,
         seed=schedule.seed,
         use_cpu=not torch.cuda.is_available(),
-        # `logits_of` casts the body alone; Trainer's own casting would round the head's logits too.
+        # `logits_of` casts only the body; Trainer's casting would round the head's logits, too.
         bf16=False,
         eval_strategy="steps" if evaluated else "no",
         eval_steps=every if evaluated else None,
-        # Without evaluations the clock alone asks for checkpoints.
+        # Without evaluations, only the clock requests checkpoints.
         save_strategy="steps" if evaluated else "no",
         save_steps=every,
         save_total_limit=1,
@@ -77,7 +77,7 @@ def arguments(schedule: Schedule, folder: Path, *, evaluated: bool) -> TrainingA
         metric_for_best_model=FIGURE if evaluated else None,
         greater_is_better=True if evaluated else None,
         restore_callback_states_from_checkpoint=True,
-        # Our batches start where the checkpoint ended: there is nothing to skip.
+        # Our batches start where the checkpoint ended, so there is nothing to skip.
         ignore_data_skip=True,
         logging_strategy="no",
         report_to=[],
@@ -88,13 +88,13 @@ def arguments(schedule: Schedule, folder: Path, *, evaluated: bool) -> TrainingA
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The checkpoint to go on from."""
+    """The checkpoint from which to continue."""
     found: str | None = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     return found if found and os.path.exists(os.path.join(found, "trainer_state.json")) else None
 
 
 class Clock(TrainerCallback, ExportableState):
-    """Ends training when its time is over, and asks for a checkpoint now and then; survives an interruption."""
+    """Ends training at its time limit and requests checkpoints; its state is in the checkpoints."""
 
     def __init__(self, max_seconds: float, checkpoint_seconds: float) -> None:
         self.max_seconds, self.checkpoint_seconds = max_seconds, checkpoint_seconds
@@ -102,17 +102,17 @@ class Clock(TrainerCallback, ExportableState):
         self._start = self._saved = time.monotonic()
 
     def seconds(self) -> float:
-        """Seconds spent so far, with those before an interruption."""
+        """Seconds so far, including those before an interruption."""
         return self.used + time.monotonic() - self._start
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start counting: what came before, loading and resuming, is no training."""
+        """Start the clock; loading and resuming before do not count."""
         self._start = self._saved = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop, or save."""
+        """Request a stop or a checkpoint if it is time."""
         if self.seconds() >= self.max_seconds:
             control.should_training_stop = True
         elif args.eval_strategy == "no" and time.monotonic() - self._saved > self.checkpoint_seconds:
@@ -120,7 +120,7 @@ class Clock(TrainerCallback, ExportableState):
             self._saved = time.monotonic()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The state for a checkpoint."""
         return {
             "args": {"max_seconds": self.max_seconds, "checkpoint_seconds": self.checkpoint_seconds},
             "attributes": {"used": self.seconds(), "pairs": self.pairs},
@@ -146,7 +146,7 @@ class _Bar(TrainerCallback):
 
 
 class PairTrainer(Trainer):
-    """Trainer whose batches, loss and evaluation are given as functions."""
+    """Trainer with batches, loss and evaluation as functions."""
 
     def __init__(
         self,
@@ -162,25 +162,25 @@ class PairTrainer(Trainer):
         validate: Callable[[Any], float] | None,
         patience: int,
     ) -> None:
-        """Take what `fit` was given.
+        """Set the arguments of `fit`.
 
         Args:
             model: trained in place.
-            options: as `arguments` makes them.
-            batches: number of the first batch -> model inputs, and `indices` int64 [b], of every batch from there on.
+            options: options from `arguments`.
+            batches: number of the first batch -> model inputs and `indices` int64 [b] of all following batches.
             loss: (logits, indices) -> scalar.
             optimizer: of the model's parameters.
             rate: (step, seconds) -> share of the peak learning rate.
-            clock: when to end.
-            progress: moved on by one with each step.
+            clock: the time limit.
+            progress: advanced with each step.
             validate: model -> figure, higher is better.
-            patience: evaluations without a better figure after which training ends.
+            patience: evaluations without an improvement after which training ends.
         """
         self._batches, self._pair_loss, self._validate, self._losses = batches, loss, validate, list[float]()
         self.evaluations: list[tuple[int, float]] = []
         self._first_clock = clock
         stopper = [EarlyStoppingCallback(patience)] if validate else []
-        # Trainer wants to know that there is something to evaluate on; `evaluate` says what.
+        # Trainer needs some evaluation data set; `evaluate` does not use it.
         held_out: Any = [] if validate else None
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, self.clock.seconds()))
         super().__init__(
@@ -195,13 +195,13 @@ class PairTrainer(Trainer):
 
     @property
     def clock(self) -> Clock:
-        """The clock; resuming puts the checkpoint's in the place of the given one."""
+        """The clock; after resuming, the one of the checkpoint."""
         handler = getattr(self, "callback_handler", None)
         found = [each for each in handler.callbacks if isinstance(each, Clock)] if handler else []
         return found[0] if found else self._first_clock
 
     def get_train_dataloader(self) -> DataLoader:
-        """The batches as they come."""
+        """The batches without changes."""
         return DataLoader(self.train_dataset, batch_size=None)  # type: ignore[arg-type]
 
     def compute_loss(
@@ -235,11 +235,11 @@ class PairTrainer(Trainer):
         return metrics
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: counting takes longer than a small model's step on a GPU."""
+        """Floating-point operations are not counted, because that takes longer than a small model's step on a GPU."""
         return 0
 
     def figures(self) -> dict[str, Any]:
-        """What training came to; see `fit`."""
+        """Figures of the training; see `fit`."""
         tenth = max(1, len(self._losses) // 10)
         found: dict[str, Any] = {
             "steps": self.state.global_step,
@@ -259,7 +259,7 @@ class PairTrainer(Trainer):
 
 
 class _Stream(torch.utils.data.IterableDataset[dict[str, Any]]):
-    """The batches that come after the steps a trainer has done."""
+    """The batches after the steps that a trainer has done."""
 
     def __init__(self, batches: Callable[[int], Iterable[dict[str, Any]]], trainer: Trainer) -> None:
         self._batches, self._trainer = batches, trainer

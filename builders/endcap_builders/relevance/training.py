@@ -1,8 +1,8 @@
 """Training of teacher and student: transformers' Trainer on batches of pairs of similar length, bounded in time.
 
-What is ours is what pairs need: batches that keep the products of a query together, and an end by the clock. A build
-must end on time on a machine of unknown speed, so the learning rate falls with whichever of steps and seconds is used
-up faster. Optimizer steps, checkpoints, resuming, early stopping and going back to the best checkpoint are Trainer's.
+Our code adds batches that keep the products of a query together, and a time limit. A build must end on time on a
+machine of unknown speed, so the learning rate decreases with the faster of steps and seconds. Trainer does optimizer
+steps, checkpoints, resuming, early stopping and the return to the best checkpoint.
 """
 
 import tempfile
@@ -23,8 +23,8 @@ __all__ = ["Batches", "Loss", "Schedule", "Track", "fit", "length_grouped", "ste
 
 Track = Callable[..., Iterable[Any]]
 Batches = Callable[[int], Iterable[np.ndarray]]
-"""Number of an epoch -> indices int [b] of each of its batches; the same for the same number, so that a training that
-was interrupted goes on with the batch that comes next."""
+"""Number of an epoch -> indices int [b] of each of its batches. It is deterministic, so that an interrupted training
+continues with the next batch."""
 Loss = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 """(logits float32 [b, labels], indices int [b]) -> scalar."""
 
@@ -47,11 +47,11 @@ def fit(
         model: maps a batch of `encoded` to `.logits`; trained in place.
         encoded: the pairs.
         batches: batches of an epoch.
-        loss: of a batch.
+        loss: loss of a batch.
         schedule: steps, seconds, learning rate, evaluations.
         track: shows a progress bar over an iterable, as `BuildContext.track`.
-        description: what the progress bar says.
-        folder: checkpoints; training goes on from the last one there. Without it there are none to go on from.
+        description: text of the progress bar.
+        folder: checkpoints; training continues from the last one. None: no checkpoints.
         validate: model -> figure on held-out queries, higher is better; for `schedule.evaluations`.
 
     Returns:
@@ -88,12 +88,12 @@ def fit(
 
 
 def steps_of(pairs: int, epochs: float, batch_size: int, least: int = 1) -> int:
-    """Optimizer steps of so many passes over so many pairs, at least `least`."""
+    """Optimizer steps of a number of passes over the pairs, at least `least`."""
     return max(1, least, round(epochs * pairs / batch_size))
 
 
 def tell_if_cut(ctx: BuildContext, figures: dict[str, Any], schedule: Schedule) -> None:
-    """Say so when time ended a training: on a busy machine it may have learned next to nothing."""
+    """Log that the time limit ended a training: on a busy machine it can have learned very little."""
     if figures["steps"] < schedule.max_steps and not figures.get("stopped_early"):
         ctx.log(
             f"training was ended by train_seconds={schedule.max_seconds:g} after {figures['steps']:.0f} of "
@@ -109,7 +109,7 @@ def length_grouped(
     Args:
         encoded: the pairs.
         units: indices that must stay together (a single pair, or the products of a query), each int [k].
-        batch_size: pairs per batch; a unit is never cut.
+        batch_size: pairs per batch; a unit is never split.
         rng: shuffles the units among similar lengths, and the batches.
     """
     width = np.array([encoded.lengths[unit].mean() for unit in units])
@@ -128,7 +128,7 @@ def length_grouped(
 
 
 def _inputs(encoded: EncodedPairs, batches: Batches, steps: int, first: int) -> Iterator[dict[str, Any]]:
-    """Model inputs of epoch after epoch up to `steps` batches, without the first ones."""
+    """Model inputs of consecutive epochs, up to `steps` batches, without the first ones."""
     done, epoch = 0, 0
     while done < steps:
         before = done
@@ -144,7 +144,7 @@ def _inputs(encoded: EncodedPairs, batches: Batches, steps: int, first: int) -> 
 
 
 def _rate(schedule: Schedule, step: int, seconds: float) -> float:
-    """Share of the peak learning rate: up during the warm-up, then down to 0."""
+    """Share of the peak learning rate: linear warm-up, then linear decrease to 0."""
     used = min(1.0, max(step / schedule.max_steps, seconds / schedule.max_seconds))
     return max(0.0, min((used + 1e-3) / schedule.warmup, (1 - used) / (1 - schedule.warmup)))
 

@@ -1,8 +1,8 @@
-"""A start for the teacher: before it sees labels it learns, on mined pairs, to judge as the bi-encoder does.
+"""Warm-up of the teacher: before it sees labels, it learns on mined pairs to judge as the bi-encoder does.
 
-A cross-encoder that starts from a bi-encoder's weights does not know what that bi-encoder knows: its way of reading two
-texts at once, and its head, are new. A few thousand labels are spent on learning again what similarity is. The
-bi-encoder's similarity is free, and labels then teach where it is wrong.
+A cross-encoder that starts from a bi-encoder's weights does not have the bi-encoder's knowledge: reading two texts at
+once and its head are new. Without a warm-up, it needs a few thousand labels to learn similarity. With a warm-up, the
+bi-encoder teaches similarity, and the labels teach where that is wrong.
 """
 
 from collections.abc import Collection
@@ -33,8 +33,8 @@ def warm_up_pairs(
     Args:
         ctx: of the build.
         store: the products.
-        labelled: what says which queries are held out.
-        count: about how many pairs; 0 for none.
+        labelled: labelled pairs, which determine the held-out queries.
+        count: approximate number of pairs; 0: none.
         rng: draws.
         unseen: further queries that must not be drawn.
     """
@@ -48,7 +48,7 @@ def warm_up_pairs(
 
 
 def similarity_as_relevance(queries: np.ndarray, products: np.ndarray) -> np.ndarray:
-    """Cosine of unit vectors float [n, D], linear from 0 (as good as the worst pairs) to 1 (the best): float64 [n]."""
+    """Cosine of unit vectors float [n, D], scaled from 0 (low quantile) to 1 (high quantile): float64 [n]."""
     similarity = (np.asarray(queries, np.float64) * np.asarray(products, np.float64)).sum(axis=1)
     low, high = np.quantile(similarity, _RANGE)
     return np.clip((similarity - low) / max(high - low, 1e-9), 0, 1)

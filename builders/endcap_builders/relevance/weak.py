@@ -1,14 +1,14 @@
 """Weak judgements from a catalogue's structure, for catalogues without human ones.
 
-A query is something the catalogue itself says (a category, brand + category, words of a title), so its category is
-known. The relevance of a product follows from how near its category is and how many of the query's words it has:
+A query is derived from the catalogue (a category, brand + category, words of a title), so its category is known. The
+relevance of a product depends on the distance of its category and on its share of the query's words:
 
     same category     0.5 + 0.5 * share of the query's words
     same parent       0.2 + 0.2 * share
     elsewhere         0.3 if it has all words, else 0
 
-Without categories, the words alone decide: 1 for all of them, 0.5 * share otherwise. These labels are a stand-in: they
-know no synonyms and no substitutes, and a model trained on them is to be trained again when people have judged pairs.
+Without categories, only the words count: 1 for all of them, 0.5 * share otherwise. These labels have no synonyms or
+substitutes. Train the models again when human judgements exist.
 """
 
 import re
@@ -52,7 +52,7 @@ def weak_pairs(products: pl.DataFrame, queries: int, group_size: int, rng: np.ra
 
     Args:
         products: title, brand, category of each row of the item store, all String.
-        queries: how many queries to make; fewer if the catalogue says fewer distinct things.
+        queries: number of queries; fewer if the catalogue has fewer distinct texts.
         group_size: products per query: about a quarter each of matching, same category, same parent, and random.
         rng: draws.
     """
@@ -98,7 +98,7 @@ class _Structure:
                 self.of_word[word].append(row)
 
     def query_about(self, row: int, rng: np.random.Generator) -> str:
-        """Something a shopper looking for this product might type."""
+        """A query for this product."""
         leaf = self.categories[row].rpartition(" > ")[2].lower()
         kind = rng.random()
         if leaf and kind < 0.2:
@@ -112,7 +112,7 @@ class _Structure:
         return f"{phrase} {leaf}".strip() if kind < 0.55 else phrase
 
     def candidates(self, source: int, words: frozenset[str], count: int, rng: np.random.Generator) -> list[int]:
-        """The source product, and others from near to far."""
+        """The source product and others, from near to far categories."""
         rarest = min((self.of_word[word] for word in words if word in self.of_word), key=len, default=[])
         pools = (rarest, self.of_category[self.categories[source]], self.of_parent[self.parents[source]])
         chosen = {source: None}
@@ -138,7 +138,7 @@ class _Structure:
 
 
 def _words(text: str) -> frozenset[str]:
-    """Words in lower case without a plural s, which is all the stemming that labels as coarse as these deserve."""
+    """Words in lower case without a plural s; better stemming would not matter for such coarse labels."""
     words = (word for word in _WORD.findall(text.lower()) if word not in _STOP)
     return frozenset(
         word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in words

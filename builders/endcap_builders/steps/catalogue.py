@@ -10,7 +10,7 @@ from endcap_builders.pipeline import BuildContext, Settings, Step
 
 
 class CatalogueSettings(EventCut, Settings):
-    """Options of the catalogue: which events the build may see."""
+    """Settings of the catalogue: the cut of the events."""
 
 
 def run(ctx: BuildContext, settings: CatalogueSettings) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Step `cross_encoder`: the student that serving runs, trained on the teacher's margins, calibrated and exported."""
+"""Step `cross_encoder`: trains the served student on the teacher's margins, calibrates and exports it."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -96,7 +96,7 @@ def run(ctx: BuildContext, settings: CrossEncoderSettings) -> dict[str, Any]:
     unseen = merge_pairs(list(labelled.part(training=False)))
     figures = distil(ctx, settings, model, encoder, human, mined, unseen, ctx.work / "checkpoints")
     quality = _calibrate(ctx, settings, unseen, len(store), judge, model, encoder)
-    # By queries with graded products alone: random negatives are easy for anybody.
+    # Only graded products: random negatives are too easy.
     scores = predict(model, encoder.encode(unseen))[:, 0]
     write_gates(ctx.output, relevance_gates(ctx, "cross_encoder", store, unseen, scores))
     write_student(ctx.output, model, tokenizer)
@@ -106,7 +106,7 @@ def run(ctx: BuildContext, settings: CrossEncoderSettings) -> dict[str, Any]:
 
 
 def start(ctx: BuildContext, settings: CrossEncoderSettings, judge: Judge) -> tuple[Any, Any]:
-    """The student before training, and its tokenizer; one that starts from the teacher also starts with its head."""
+    """The student before training, and its tokenizer. A student from the teacher's layers also gets a head from it."""
     torch.manual_seed(ctx.seed)
     if settings.checkpoint:
         name = "" if settings.checkpoint == "minilm" else settings.checkpoint
@@ -132,12 +132,12 @@ def distil(
     """Train a student in place.
 
     Args:
-        ctx: of the build; its seed is the training's.
-        settings: of the student.
-        model: as `start` made it.
-        encoder: the products as it reads them.
+        ctx: context of the build; its seed is used for training.
+        settings: settings of the student.
+        model: model from `start`.
+        encoder: the tokenised products.
         labelled: pairs labelled by people.
-        mined: others, labelled by the teacher.
+        mined: pairs labelled by the teacher.
         unseen: held-out pairs, for `settings.evaluations`.
         folder: checkpoints of an interrupted training.
 
@@ -176,8 +176,8 @@ def distil(
 def _training_pairs(
     ctx: BuildContext, settings: CrossEncoderSettings, store: ItemStore, labelled: Labelled, judge: Judge
 ) -> tuple[Pairs, Pairs]:
-    """Labelled pairs, their targets drawn towards the teacher's scores, and mined pairs with the teacher's alone."""
-    # Generators of their own: what is drawn is the same after an interruption, so that labelled shards fit.
+    """Labelled pairs with targets mixed with the teacher's scores, and mined pairs with the teacher's scores."""
+    # Separate generators, so that draws are the same after an interruption and labelled shards can be reused.
     human = draw_labelled(ctx, store, labelled, settings, np.random.default_rng((ctx.seed, 1)))
     rng = np.random.default_rng((ctx.seed, 2))
     searches = draw_searches(store, labelled, settings.queries_for(len(human)), rng)
@@ -196,7 +196,7 @@ def _training_pairs(
 
 
 def towards_teacher(human: Pairs, judge: Judge, human_weight: float) -> Pairs:
-    """Labelled pairs whose targets are people's word by `human_weight` and the teacher's by the rest."""
+    """Labelled pairs with targets: `human_weight` times the label, the rest times the teacher's score."""
     return human.with_target(human_weight * human.target + (1 - human_weight) * judge.judge(human))
 
 
@@ -231,7 +231,7 @@ def _calibrate(
 
 
 def write_student(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Write what serving reads on a CPU: the checkpoint, model.xml, tokenizer.json."""
+    """Write the files for serving on a CPU: the checkpoint, model.xml, tokenizer.json."""
     model.config.num_labels = 1
     save_model(model, tokenizer, folder)
     export_cross_encoder(_for_export(folder), folder / "model.xml")
@@ -242,7 +242,7 @@ def write_student(folder: Path, model: Any, tokenizer: Any) -> None:
 
 
 def _compile(ctx: BuildContext, longest: int) -> None:
-    """Write what serving reads on a GPU beside that: model.onnx, model.plan."""
+    """Write the additional files for serving on a GPU: model.onnx, model.plan."""
     onnx = ctx.output / "model.onnx"
     inputs = export_cross_encoder_onnx(_for_export(ctx.output), onnx)
     ctx.log("compiling the TensorRT engine, which takes minutes")
@@ -250,7 +250,7 @@ def _compile(ctx: BuildContext, longest: int) -> None:
 
 
 def _for_export(folder: Path) -> Any:
-    """A checkpoint with fused attention, which exporters turn into one operation; training uses the plain one."""
+    """Load a checkpoint with fused attention, which exporters need; training uses plain attention."""
     model, _ = load_model(str(folder), labels=1, attention="sdpa")
     if isinstance(model.classifier, torch.nn.Linear):
         model.classifier = ElementwiseHead(model.classifier)

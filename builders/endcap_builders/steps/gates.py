@@ -1,4 +1,4 @@
-"""Step `gates`: which trained models serve. One that is not better than the simple thing is not installed."""
+"""Step `gates`: decides which trained models serve. A model that is not better than its baseline is not installed."""
 
 import json
 from typing import Any, Literal
@@ -10,12 +10,12 @@ from endcap_builders.gates import Gate, lost, read_gates
 from endcap_builders.pipeline import BuildContext, Settings, Step
 
 SERVED = ("cross_encoder", "theme_llm", "keyword_llm", "ranker")
-"""Models that serve. The teacher does not: what it taught is measured in the cross-encoder."""
+"""Models that serve. The teacher does not; its effect is measured in the cross-encoder."""
 COMPARED = ("teacher", *SERVED)
 
 
 class GatesSettings(Settings):
-    """What follows from the comparisons."""
+    """Settings of the decision."""
 
     mode: Literal["enforce", "warn", "off"] = Field(
         "enforce",
@@ -25,7 +25,7 @@ class GatesSettings(Settings):
 
 
 def run(ctx: BuildContext, settings: GatesSettings) -> dict[str, Any]:
-    """Write gates.json: what serves, by model."""
+    """Write gates.json: the decision for each model."""
     if settings.mode == "off":
         (ctx.output / GATES_FILE).write_text("{}\n", encoding="utf-8")
         return {"mode": settings.mode, "models": {}}

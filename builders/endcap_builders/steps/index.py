@@ -42,7 +42,7 @@ class IndexSettings(Settings):
 
 
 def run(ctx: BuildContext, settings: IndexSettings) -> dict[str, Any]:
-    """Write products.faiss, keywords.faiss and what links keywords to products."""
+    """Write products.faiss, keywords.faiss and the links from keywords to products."""
     store = ItemStore.open(ctx.build, linked=False)
     figures: dict[str, Any] = {}
     for name, vectors in (("products", store.vectors), ("keywords", store.keyword_vectors)):
@@ -73,7 +73,7 @@ def build_index(
         for parameter, value in (("efConstruction", 2 * settings.hnsw_breadth), ("efSearch", settings.hnsw_breadth)):
             faiss.ParameterSpace().set_index_parameter(index, parameter, value)
         kind = f"hnsw{settings.hnsw_links}, breadth {settings.hnsw_breadth}"
-    # fp16 quantisation learns nothing; FAISS wants the call all the same.
+    # fp16 quantisation needs no training, but FAISS requires the call.
     index.train(np.zeros((1, dimension), np.float32))
     size = 16 * _BLOCK
     for start in ctx.track(range(0, len(vectors), size), f"index of {name} (x{size})"):
@@ -82,7 +82,7 @@ def build_index(
 
 
 def _recall(index: faiss.Index, vectors: Array, sample: int, seed: int) -> float:
-    """Share of the exact nearest 100 that the index finds, on noisy copies of its own rows."""
+    """Share of the exact nearest 100 that the index finds, for noisy copies of its rows."""
     if not len(vectors):
         return 1.0
     rng = np.random.default_rng(seed)
@@ -137,15 +137,15 @@ def _keyword_products(ctx: BuildContext, store: ItemStore, index: faiss.Index, s
 def best_products(
     search: Array, near: Array, agreeing: Array, vectors: Array, drop: float, bonus: Array | None = None
 ) -> Array:
-    """Join the nearest products of a keyword with those that hold all its words; the latter come first.
+    """Merge the nearest products of a keyword with those that contain all its words; the latter come first.
 
     Args:
         search: the keyword's vector, float32 [D].
         near: its nearest product rows.
-        agreeing: rows of the products that hold all its words.
+        agreeing: rows of the products that contain all its words.
         vectors: all product vectors, [n, D].
-        drop: how far below the best similarity a product may be that does not hold all words.
-        bonus: what is added to each product's similarity for the order, float [n].
+        drop: largest difference to the best similarity for a product that does not contain all words.
+        bonus: added to each product's similarity for the order, float [n].
     """
     candidates = np.union1d(near, agreeing)
     similarity = vectors[candidates].astype(np.float32) @ search
@@ -159,7 +159,7 @@ def best_products(
 
 
 def majority_category(category: Array, rows: Array, majority: float) -> Array:
-    """Category of more than a share of each keyword's products (rows int [m, 64], -1 padded): int32 [m], else -1."""
+    """Category with more than a given share of each keyword's products (int [m, 64], -1 padded): int32 [m], else -1."""
     of_keywords = np.where(rows >= 0, category[rows], -1) if len(category) else np.full(rows.shape, -1)
     found = np.full(len(rows), -1, np.int32)
     for line, values in enumerate(of_keywords):

@@ -1,4 +1,4 @@
-"""Step ``merchandising``: a teacher writes what the LLM students and the cross-encoder learn about placements."""
+"""Step ``merchandising``: a teacher writes training examples for the LLM students and the cross-encoder."""
 
 import random
 from collections import Counter
@@ -27,7 +27,7 @@ from endcap_builders.steps.store import WITHOUT_FACTS
 
 
 class MerchandisingSettings(Settings):
-    """How many examples, and by whom."""
+    """Settings of the teacher and the numbers of examples."""
 
     teacher: Literal["merchandiser", "openai"] = Field(
         "merchandiser",
@@ -71,14 +71,14 @@ def run(ctx: BuildContext, settings: MerchandisingSettings) -> dict[str, Any]:
         themes.update(dict.fromkeys(page))
     written = write_examples(ctx.output / "themes.jsonl", examples)
     chosen_themes = rng.sample(list(themes), min(len(themes), settings.keyword_choices))
-    # Few distinct themes (a small catalogue): the same ones again, with other numbers of candidates.
+    # With few distinct themes (a small catalogue), repeat them with other numbers of candidates.
     chosen_themes += rng.choices(list(themes), k=settings.keyword_choices - len(chosen_themes))
     asked = keyword_requests(merchandiser, chosen_themes, settings.keywords, settings.candidates, rng)
     answered = list(ctx.track(keyword_examples(teacher, asked, counts), "keyword choices", total=len(asked)))
     choices = write_examples(ctx.output / "keywords.jsonl", (example for example, _ in answered))
     fit = theme_products(merchandiser, [choice for _, choice in answered[: settings.fit_themes]], rng)
     fit.write_parquet(ctx.output / "theme_products.parquet")
-    # What retrieval describes shoppers with (`endcap_server.shop.kinds`): the same names that the examples use.
+    # Names with which retrieval describes shoppers (`endcap_server.shop.kinds`), the same as in the examples.
     StringColumn.write(ctx.output, "topics", [topic.name for topic in statistics.topics.topics])
     save_array(ctx.output, "product_topic", statistics.topics.of_product, np.int32)
     save_array(ctx.output, "topic_restocked", statistics.restocked, np.bool_)

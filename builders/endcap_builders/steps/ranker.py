@@ -1,10 +1,9 @@
-"""Step `ranker`: LightGBM on what shoppers bought after several days in the past, judged on the last weeks.
+"""Step `ranker`: LightGBM on purchases after several days of the past, evaluated on the last weeks.
 
-The model gives the probability that a shopper buys a product in the next weeks, from what was known before. It is
-judged on the last weeks of the log, which training has not seen, against three simple orders of the same candidates;
-the step
-`gates` installs it if it beats each of them. The served model is trained on the last weeks too. P3's caption
-tokens are judged by a second model that does without them.
+The model predicts the probability that a shopper buys a product in the next weeks. It is evaluated on the last weeks of
+the log, which are held out, against three baseline orders of the same candidates. The step `gates` installs it if it is
+better than each of them. The served model is then trained on all weeks. A second model without P3's caption tokens
+measures their effect.
 """
 
 import json
@@ -51,7 +50,7 @@ class RankerSettings(Settings):
 
 
 def run(ctx: BuildContext, settings: RankerSettings) -> dict[str, Any]:
-    """Train, judge and write `model.txt` and `ranker.json`; without a model only the latter, saying why."""
+    """Train, evaluate and write `model.txt` and `ranker.json`; without a model only the latter, with the reason."""
     store = ItemStore.open(ctx.build, linked=False)
     if ctx.catalogue.events is None:
         return _write_none(ctx, "the catalogue has no events")
@@ -61,7 +60,7 @@ def run(ctx: BuildContext, settings: RankerSettings) -> dict[str, Any]:
         return _write_none(ctx, "the events are of too few days to keep some for judging")
     parts = _examples(ctx, log, cuts, store, settings)
     judged = parts.pop(cuts[0], None)
-    # What is judged on must not be in the labels of what is trained on.
+    # Labels of the training must not overlap with the evaluation period.
     earlier = [part for cut, part in parts.items() if cut.day + cut.days <= cuts[0].day]
     if judged is None or not earlier or sum(len(part.sizes) for part in [judged, *earlier]) < _LEAST_SHOPPERS:
         return _write_none(ctx, f"fewer than {_LEAST_SHOPPERS} shoppers bought something after what they had before")
@@ -120,7 +119,7 @@ def run(ctx: BuildContext, settings: RankerSettings) -> dict[str, Any]:
 def _examples(
     ctx: BuildContext, log: EventLog, cuts: list[Cut], store: ItemStore, settings: RankerSettings
 ) -> dict[Cut, Examples]:
-    """The examples of each cut that has any; the first is to judge on, with every candidate and whole histories."""
+    """The examples of each cut that has any. The first is for evaluation, with all candidates and whole histories."""
     told = read_manifest(ctx.build)["steps"].get("behaviour", {}).get("settings", {})
     tables = BehaviourSettings.model_validate(told)
     each = -(-settings.train_shoppers // (len(cuts) - 1))
@@ -143,7 +142,7 @@ def _examples(
 
 
 def _thinned(examples: Examples, kept: float, seed: int) -> Examples:
-    """The same shoppers with a share of the candidates that they did not buy."""
+    """The same shoppers, with only a share of the candidates that they did not buy."""
     keep = examples.bought | (np.random.default_rng(seed).random(len(examples.bought)) < kept)
     sizes = np.array([int(group.sum()) for (group,) in examples.groups(keep)])
     return Examples(
@@ -158,16 +157,16 @@ def _thinned(examples: Examples, kept: float, seed: int) -> Examples:
 
 
 def _gate(judged: Examples, model: Array, name: str, simple: Array) -> Gate:
-    """The model's order beside a simple one: how much of what shoppers bought next a page shows, all plus new."""
+    """Compare the model's order with a baseline: share of later purchases that a page shows, all plus new."""
     (every, new), (other_every, other_new) = (shopper_shares(judged, each, PAGE_SIZE) for each in (model, simple))
-    # A shopper who bought nothing new counts among all purchases only.
+    # A shopper without new purchases counts for all purchases only.
     share = len(new) / max(1, int((~np.isnan(new)).sum()))
     mine, other = every + share * np.nan_to_num(new), other_every + share * np.nan_to_num(other_new)
     return Gate.of("ranker", f"purchases on a page of {PAGE_SIZE} (all + new), by time", mine, name, other)
 
 
 def _orders(judged: Examples, models: dict[str, Array], factor: float) -> dict[str, Array]:
-    """Scores of the judged candidates by each order; the models' weigh products new to the shopper by factor."""
+    """Scores of the evaluated candidates by each order; models weigh new products by ``factor``."""
     orders = {name: each * np.where(judged.new, factor, 1) for name, each in models.items()}
     return orders | simple_orders(judged, PAGE_SIZE)
 
@@ -180,8 +179,8 @@ def _train(examples: Examples, columns: list[str], settings: RankerSettings, see
         feature_name=columns,
     )
     parameters = {
-        # LambdaMART (objective lambdarank) shows as much of what is bought, less of what is new, and takes twice as
-        # long; its scores do not compare between shoppers.
+        # LambdaMART (objective lambdarank) is no better for all purchases, worse for new ones, and takes twice as long;
+        # its scores are not comparable between shoppers.
         "objective": "binary",
         "num_leaves": settings.leaves,
         "learning_rate": settings.learning_rate,
@@ -193,7 +192,7 @@ def _train(examples: Examples, columns: list[str], settings: RankerSettings, see
         "seed": seed,
         "deterministic": True,
         "force_row_wise": True,
-        # The histograms are small: a second thread waits more than it works, and on a busy machine four times as long.
+        # The histograms are small, so a second thread mostly waits; on a busy machine it is four times slower.
         "num_threads": 1,
         "verbosity": -1,
     }
@@ -227,6 +226,6 @@ STEP = Step(
     settings=RankerSettings,
     run=run,
     help="training the traditional ranker on the events",
-    # It learns from prices as they were; a new price is only another input to it.
+    # Prices are inputs, so a new price is no reason to train again.
     reads={"catalogue": (EVENTS,), "store": WITHOUT_FACTS},
 )

@@ -2,7 +2,7 @@
 
 The models' folders are rendered from their declarations, or copied from a folder with edited ones. Their artefacts stay
 in the build's other folders, which the models find by a path relative to their own (`build`, in each `config.pbtxt`),
-so that a build moves as a whole.
+so that a build can be moved as a whole.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
 
 
 class RepositorySettings(Settings):
-    """Where the models' folders come from."""
+    """Source of the models' folders."""
 
     source: Path | None = Field(
         None,
@@ -45,7 +45,7 @@ def repository_files(source: Path | None) -> dict[str, bytes]:
 
 
 def source_digest(settings: RepositorySettings) -> str:
-    """Hash of the models' files: an edited config is copied again, a changed declaration rendered again."""
+    """Hash of the models' files, so that the step runs again after edits of configurations or declarations."""
     digest = hashlib.sha256()
     for name, content in sorted(repository_files(settings.source).items()):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
@@ -71,7 +71,7 @@ STEP = Step(
     settings=RepositorySettings,
     run=run,
     help="assembling the model repository",
-    # What the models open lies beside the repository, not in it.
+    # The files that models open are beside the repository, not in it.
     reads=dict.fromkeys(("index", "cross_encoder", "theme_llm", "keyword_llm", "ranker"), ()),
     digest=source_digest,
 )

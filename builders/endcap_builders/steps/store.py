@@ -1,4 +1,4 @@
-"""Step `store`: everything about products and keywords that serving looks up, as memory-mapped columns."""
+"""Step `store`: the item store, memory-mapped columns of products and keywords for serving."""
 
 from pathlib import Path
 from typing import Any
@@ -82,14 +82,14 @@ def run(ctx: BuildContext, settings: StoreSettings) -> dict[str, Any]:
 
 
 def product_text(title: str, brand: str, category: str, description: str, *, description_words: int) -> str:
-    """What a product says in one line: title, brand and category where the title does not say them, description."""
+    """The text of a product: title, brand and category if the title does not contain them, description."""
     parts, said = [title], set(words(title))
     for part in (brand, leaf_name(category) if category else ""):
         if part and not said.issuperset(words(part)):
             parts.append(part)
             said.update(words(part))
     if description and description_words:
-        # The markup of shops' descriptions would eat the few tokens there are.
+        # Markup in descriptions would use up the limited number of tokens.
         parts.append(" ".join(plain_text(description[: description_words * 40]).split()[:description_words]))
     return ". ".join(parts)
 
@@ -100,7 +100,7 @@ def _vector_texts(products: pl.DataFrame, description_words: int) -> list[str]:
 
 
 def _encode(ctx: BuildContext, encoder: BiEncoder, texts: list[str], kind: Any, description: str) -> Array:
-    """Vectors of ``texts``, float16 [n, D]; longest first over all chunks, so that a chunk pads little."""
+    """Vectors of ``texts``, float16 [n, D]; chunks are sorted by length, so that they need little padding."""
     vectors = np.zeros((len(texts), encoder.dimension), np.float16)
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
     chunks = [order[start : start + _CHUNK] for start in range(0, len(order), _CHUNK)]
@@ -112,7 +112,7 @@ def _encode(ctx: BuildContext, encoder: BiEncoder, texts: list[str], kind: Any, 
 def _that_retrieve(
     texts: list[str], vectors: Array, products: pl.DataFrame, product_vectors: Array, least: float
 ) -> Array:
-    """Positions of the keywords that find products: by all their words, or by a product near enough."""
+    """Positions of the keywords that find products: by all their words, or by a near product."""
     index = WordIndex(products)
     found = np.array([len(index.find(text)) > 0 for text in texts], np.bool_)
     others = np.flatnonzero(~found)
@@ -162,7 +162,7 @@ def _write_products(ctx: BuildContext, settings: StoreSettings, vectors: Array) 
 
 
 def _labels(ctx: BuildContext, products: pl.DataFrame) -> dict[str, Label]:
-    """What shoppers call each category; kept as a table to look at too."""
+    """Shoppers' labels of the categories; also written as a table."""
     titles = {path: list(texts) for path, texts in products.group_by("category").agg("title").iter_rows()}
     queries = ctx.catalogue.queries
     searches = dict(queries.select("query", "count").iter_rows()) if queries is not None else {}
@@ -172,7 +172,7 @@ def _labels(ctx: BuildContext, products: pl.DataFrame) -> dict[str, Label]:
 
 
 def _tokens(ctx: BuildContext, products: pl.DataFrame, path: Path, limit: int) -> tuple[Ragged, str]:
-    """Token ids of all products without special tokens, and the tokenizer's digest; keep the tokenizer too."""
+    """Token ids of all products without special tokens, and the tokenizer's digest; also writes the tokenizer."""
     try:
         tokenizer = load_tokenizer(path)
     except EngineLoadError as error:
@@ -184,7 +184,7 @@ def _tokens(ctx: BuildContext, products: pl.DataFrame, path: Path, limit: int) -
     lists: list[list[int]] = []
     chunks = range(0, len(rows), 4096)
     for start in ctx.track(chunks, "product tokens (x4096)"):
-        # A word has a token at least: more words than tokens are not needed.
+        # A word has at least one token, so more words than tokens are not needed.
         texts = [product_text(*row, description_words=limit) for row in rows[start : start + 4096]]
         lists += [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
     return Ragged.of(lists), digest
@@ -209,9 +209,9 @@ def _popularity(products: pl.DataFrame, events: pl.DataFrame | None) -> Array:
 
 
 WITHOUT_FACTS = ("*", "!price.npy", "!in_stock.npy")
-"""What the steps after it read: prices and stock change by the minute, and no model is trained anew for them."""
+"""Files that later steps read: without prices and stock, which change often and need no new training."""
 TEXTS_ONLY = (*WITHOUT_FACTS, "!popularity.npy")
-"""What those read that do not look at shoppers' behaviour either."""
+"""Files for steps that do not depend on shoppers' behaviour either."""
 
 STEP = Step(
     name="store",

@@ -62,7 +62,7 @@ class TeacherSettings(SampleSettings):
 
 
 def run(ctx: BuildContext, settings: TeacherSettings) -> dict[str, Any]:
-    """Write checkpoint, tokenizer, grades.json, and labels.json: what the student needs to know of the labels."""
+    """Write checkpoint, tokenizer, grades.json, and labels.json (settings of the labels, for the student)."""
     rng = np.random.default_rng(ctx.seed)
     store = ItemStore.open(ctx.build, linked=False)
     scale = LabelScale.parse(settings.label_values)
@@ -85,10 +85,10 @@ def run(ctx: BuildContext, settings: TeacherSettings) -> dict[str, Any]:
 
 
 def labels_of(folder: Path) -> dict[str, Any]:
-    """What the student, and an evaluation, need to know of the labels a teacher was trained on.
+    """Settings of the labels of a teacher's training, for the student and evaluations.
 
     Args:
-        folder: of the teacher.
+        folder: folder of the teacher.
 
     Raises:
         RelevanceError: there is no teacher.
@@ -97,7 +97,7 @@ def labels_of(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise RelevanceError(f"{path}: expected a trained teacher, got none; run `endcap build teacher` first")
     shared: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    # Builds of before the setting had no scale of their own.
+    # Older builds have no scale.
     return {"label_values": "", **shared}
 
 
@@ -114,17 +114,17 @@ def teach(
     """Train a teacher.
 
     Args:
-        ctx: of the build; its seed is the training's.
-        settings: of the teacher.
+        ctx: context of the build; its seed is used for training.
+        settings: settings of the teacher.
         store: the products.
         pairs: labelled pairs to train on.
         unseen: held-out pairs, for `settings.evaluations`.
         folder: checkpoints of an interrupted training.
         max_product_tokens: a product is cut here; 0: as the item store has it.
-        warm: pairs to learn from before these, see `warm_up`.
+        warm: pairs of the warm-up, see `warm_up`.
 
     Returns:
-        The teacher, the products as it reads them, and the figures of the training.
+        The teacher, its tokenised products, and the figures of the training.
     """
     torch.manual_seed(ctx.seed)
     model, tokenizer = load_model(settings.checkpoint, labels=settings.grades, layers=settings.layers)
@@ -189,7 +189,7 @@ def warmed_up(
 
 
 def teacher_figures(teacher: RelevanceTeacher, unseen: EncodedPairs) -> dict[str, Any]:
-    """How well a teacher orders held-out pairs, and whether its grades mean what they say."""
+    """Order quality and calibration of a teacher on held-out pairs."""
     scores = teacher.scores(unseen)
     return {**group_figures(scores, unseen.pairs), **reliability(scores, unseen.pairs.target)}
 
