@@ -34,14 +34,18 @@ demo: setup ## Build the demo catalogue and its models, start the server, print 
 serve: setup ## Serve the build in BUILD (default build/demo) until Ctrl-C
 	$(VENV)/endcap serve --build $(BUILD)
 
-# Torch's and OpenBLAS' threads of several test processes would wait for each other on few cores.
-test: setup ## Run every test, including those against the real server (kills and mutations sampled)
-	OMP_NUM_THREADS=1 $(VENV)/python -m pytest -m "not server" --numprocesses auto --dist worksteal
-	$(VENV)/python -m pytest -m server
+# A file's tests stay in one process, with what they share. Threads of torch and OpenBLAS in several test processes would
+# wait for each other on few cores.
+UNITS = OMP_NUM_THREADS=1 $(VENV)/python -m pytest --ignore tests/real \
+	--numprocesses auto --dist loadfile --no-loadscope-reorder
 
-test-long: setup ## The same with every kill and every mutation
-	OMP_NUM_THREADS=1 $(VENV)/python -m pytest -m "not server" --numprocesses auto --dist worksteal
-	$(VENV)/python -m pytest -m server --long
+test: setup ## Run every test, including those against the real server (of what there is much of its kind, a sample)
+	$(UNITS)
+	$(VENV)/python -m pytest tests/real
+
+test-long: setup ## The same, and everything of each kind
+	$(UNITS) --long
+	$(VENV)/python -m pytest tests/real --long
 
 lint: setup ## ruff, mypy, import-linter, and endcap lint on model_repository
 	$(VENV)/ruff check .

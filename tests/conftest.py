@@ -1,16 +1,11 @@
-"""Fixtures that all tests share: a small build of the demo shop, and the real server on it."""
-
+import fcntl
+import gc
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import settings
-
-# How long an example takes is the machine's affair.
-settings.register_profile("endcap", deadline=None)
-settings.load_profile("endcap")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,60 +16,49 @@ if not Path("/dev/nvidiactl").exists():
 # Tests start programs while gRPC's threads are at work, and its handling of a fork may end the new process at once.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
-SMALL_BUILD: dict[str, dict[str, Any]] = {
-    # A month is kept aside, so that pages can be measured by what was bought then.
-    "catalogue": {"events_until": "2026-09-30"},
-    "merchandising": {"pages": 700, "keyword_choices": 500, "fit_themes": 150},
-    "teacher": {"max_pairs": 900, "layers": 2, "train_seconds": 10},
-    "cross_encoder": {"max_pairs": 900, "mined_queries": 20, "layers": 2, "train_seconds": 10},
-    "theme_llm": {"hidden": 192, "layers": 3, "heads": 3, "train_tokens": 150_000, "held_out": 16},
-    "keyword_llm": {"hidden": 128, "layers": 2, "heads": 2, "train_tokens": 60_000, "held_out": 16},
-    "ranker": {"trees": 20},
-    # Models trained for seconds do not always beat simple things, and tests want to see them serve.
-    "gates": {"mode": "warn"},
-}
-"""Settings that build a small shop in about two minutes: the same code as the demo's, trained for less long."""
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--long", action="store_true", help="every kill and every mutation, where the default tries a sample of them"
-    )
+    parser.addoption("--long", action="store_true", help="run everything; the default runs a sample of each kind")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs the finished build or a real server; leave out the tests marked `long` unless they are asked for.
-
-    `make test` runs the marked tests in one process, one after the other, and all others in several.
-    """
+    """Leave out the tests marked `long` unless they are asked for."""
     left_out = [] if config.getoption("--long") else [item for item in items if item.get_closest_marker("long")]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-    for item in items:
-        fixtures = getattr(item, "fixturenames", ())
-        if "build" in fixtures or item.path.is_relative_to(ROOT / "tests/real"):
-            item.add_marker(pytest.mark.server)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what imports have made, which took a second each time a library asks."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
-def build() -> Path:
-    """A finished build of a small demo catalogue; kept in build/test, and made again only when something changed."""
-    from endcap_builders.catalogue.demo import generate_demo
-    from endcap_builders.pipeline import Pipeline
-    from endcap_builders.steps import all_steps
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Folders that the first test to ask for one makes, for the tests of all processes; not to be written to."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "made-once"
+    shared.mkdir(exist_ok=True)
 
-    catalogue, folder = ROOT / "build/catalogues/test", ROOT / "build/test"
-    if not (catalogue / "products.parquet").exists():
-        generate_demo(catalogue, products=1500, shoppers=400, queries=3000)
-    Pipeline(all_steps(), folder, catalogue, overrides=SMALL_BUILD).run()
-    return folder
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, whole = shared / name, shared / f"{name}.whole"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                whole.touch()
+        return folder
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def server(build: Path) -> Iterator[object]:
-    """The real server on the small build, on free ports."""
-    from endcap_server.launch import Server, ServerOptions
+def tiny_cross_encoder(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    """A ``cross_encoder`` folder as the build writes it, of `tiny_encoders.cross_encoder()`."""
+    from tiny_encoders import write_cross_encoder
 
-    with Server(ServerOptions(build=build, grpc_port=0, http_port=0, metrics_port=0)) as running:
-        yield running
+    return made_once("cross_encoder", write_cross_encoder)

@@ -55,16 +55,19 @@ def write_sentence_checkpoint(folder: Path) -> None:
     SentenceTransformer(modules=modules, prompts={"query": "tea ", "document": ""}, device="cpu").save(str(folder))
 
 
-def write_cross_encoder(folder: Path) -> BertForSequenceClassification:
-    """A ``cross_encoder`` folder as the build writes it; returns the model that it was exported from."""
+def cross_encoder() -> BertForSequenceClassification:
+    """An untrained cross-encoder, always the same."""
+    torch.manual_seed(2)
+    return BertForSequenceClassification(config(num_labels=1, initializer_range=0.3)).eval()
+
+
+def write_cross_encoder(folder: Path) -> None:
+    """A ``cross_encoder`` folder as the build writes it."""
     from endcap_builders.export.encoder import export_cross_encoder
 
-    torch.manual_seed(2)
-    model = BertForSequenceClassification(config(num_labels=1, initializer_range=0.3)).eval()
-    export_cross_encoder(model, folder / "model.xml")
+    export_cross_encoder(cross_encoder(), folder / "model.xml")
     write_tokenizer(folder / "tokenizer.json")
     (folder / "calibration.json").write_text('{"scale": 2.0, "bias": -0.5, "temperature": 0.3}', encoding="utf-8")
-    return model
 
 
 def random_titles(count: int, seed: int = 3) -> list[str]:

@@ -49,9 +49,8 @@ def keyword_examples(count: int, seed: int = 1) -> list[Example]:
     return examples
 
 
-def write_llm(folder: Path) -> Path:
+def write_llm(folder: Path) -> None:
     torch.manual_seed(3)
     model, tokenizer = make_student(TINY, theme_examples(50) + keyword_examples(50))
     save_student(model, tokenizer, folder / "hf")
     export_student(folder / "hf", folder)
-    return folder

@@ -1,5 +1,6 @@
 """A tiny furniture shop with graded judgements, and the steps of a build that relevance needs, with tiny encoders."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ STEPS = [catalogue.STEP, bi_encoder.STEP, store.STEP, lexical.STEP, MERCHANDISIN
 
 def pipeline(folder: Path, **overrides: dict[str, Any]) -> Pipeline:
     settings: dict[str, dict[str, Any]] = {
-        "bi_encoder": {"checkpoint": str(folder / "sentences")},
+        "bi_encoder": {"checkpoint": str((folder / "sentences").resolve())},
         "store": {"keyword_least_similarity": -1.0, "max_product_tokens": 12},
         "teacher": {
             "checkpoint": str(folder / "classifier"),
@@ -77,3 +78,21 @@ def write_checkpoints(folder: Path) -> None:
     BertForSequenceClassification(tiny_encoders.config(num_labels=1)).save_pretrained(classifier)
     tiny_encoders.write_tokenizer(classifier / "tokenizer.json")
     BertTokenizerFast(tokenizer_file=str(classifier / "tokenizer.json")).save_pretrained(classifier)
+
+
+def write_shop(folder: Path) -> None:
+    """The shop with judgements, and a build of it up to the first step that trains something."""
+    write_catalogue(folder / "catalogue", graded_by_words())
+    write_checkpoints(folder)
+    steps = pipeline(folder)
+    for step in ("catalogue", "bi_encoder", "store", "lexical"):
+        steps.run(step)
+
+
+def copy_shop(shop: Path, folder: Path) -> Path:
+    """A shop of one's own, from one that `write_shop` wrote: its catalogue and checkpoints, and a copy of its build."""
+    folder.mkdir(exist_ok=True)
+    for name in ("catalogue", "sentences", "classifier"):
+        (folder / name).symlink_to(shop / name)
+    shutil.copytree(shop / "build", folder / "build")
+    return folder

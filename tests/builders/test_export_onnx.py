@@ -26,8 +26,7 @@ def feed_of(lengths: list[int], seed: int = 5) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def model() -> BertForSequenceClassification:
-    torch.manual_seed(2)
-    return BertForSequenceClassification(tiny_encoders.config(num_labels=1, initializer_range=0.3)).eval()
+    return tiny_encoders.cross_encoder()
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.01), ("bf16", 0.06)])

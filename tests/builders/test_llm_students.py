@@ -226,9 +226,12 @@ def test_a_student_is_built_measured_and_served(tmp_path, examples: list[Example
     finally:
         engine.close()
     assert load_tokenizer(ctx.output / "hf").eos_token_id is not None
-    # Interrupted after training: the export goes on from the kept checkpoint.
-    shutil.rmtree(ctx.output)
-    ctx.output.mkdir()
-    again = build_student(ctx, settings, tmp_path / "examples.jsonl", evaluate)
-    assert "steps" not in again
-    assert again["held_out"]["valid"] == 1
+
+
+def test_a_build_that_was_interrupted_after_training_goes_on_with_the_export(tmp_path, checkpoint):
+    write_examples(tmp_path / "examples.jsonl", keyword_examples(40))
+    ctx = context(tmp_path)
+    shutil.copytree(checkpoint, ctx.work / "hf")
+    figures = build_student(ctx, TINY, tmp_path / "examples.jsonl", evaluate_keywords)
+    assert "steps" not in figures
+    assert figures["held_out"]["valid"] == 1

@@ -17,7 +17,7 @@ from endcap_builders.evaluation.systems import Searched
 from endcap_builders.relevance.labels import LabelScale
 from endcap_builders.relevance.pairs import RelevanceError, make_pairs
 from rich.console import Console
-from tiny_relevance import TITLES, graded_by_words, pipeline, write_catalogue, write_checkpoints
+from tiny_relevance import TITLES, copy_shop, pipeline, write_shop
 
 UNSEEN = ("blue oak desk", "red wool rug", "Brass  LAMP table", "oak chair mug")
 
@@ -85,13 +85,8 @@ def write_unseen(folder: Path, queries=UNSEEN) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("evaluation")
-    write_catalogue(folder / "catalogue", graded_by_words())
-    write_checkpoints(folder)
-    steps = pipeline(folder)
-    for step in ("catalogue", "bi_encoder", "store", "lexical"):
-        steps.run(step)
+def shop(made_once, tmp_path_factory):
+    folder = copy_shop(made_once("relevance_shop", write_shop), tmp_path_factory.mktemp("evaluation"))
     write_unseen(folder / "unseen")
     return folder
 

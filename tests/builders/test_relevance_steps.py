@@ -1,6 +1,7 @@
 """Steps teacher and cross_encoder on a small shop with tiny encoders: trained, exported, calibrated, served."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,12 @@ from endcap_builders.relevance.teacher import RelevanceTeacher
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
 from endcap_server.engines.encoder_runtime import RuntimeOptions
 from endcap_server.shop.store import ItemStore
-from tiny_relevance import TITLES, graded_by_words, pipeline, write_catalogue, write_checkpoints
+from tiny_relevance import TITLES, copy_shop, pipeline, write_catalogue, write_shop
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("relevance")
-    write_catalogue(folder / "catalogue", graded_by_words())
-    write_checkpoints(folder)
+def shop(made_once: Callable[[str, Callable[[Path], object]], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = copy_shop(made_once("relevance_shop", write_shop), tmp_path_factory.mktemp("relevance"))
     pipeline(folder).run()
     return folder
 
@@ -79,9 +78,9 @@ def test_checkpoint_loads_as_a_sentence_transformers_cross_encoder(shop):
 
 
 def test_catalogue_without_judgements_trains_on_weak_labels(shop, tmp_path):
+    copy_shop(shop, tmp_path)
+    (tmp_path / "catalogue").unlink()
     write_catalogue(tmp_path / "catalogue", None)
-    for name in ("sentences", "classifier"):
-        (tmp_path / name).symlink_to(shop / name)
     built = pipeline(tmp_path, teacher={"weak_queries": 20, "epochs": 1}, cross_encoder={"mined_queries": 0}).run()
     figures = built["steps"]["teacher"]["figures"]
     assert figures["labels"].startswith("weak labels")

@@ -85,17 +85,6 @@ def test_encoder_equals_sentence_transformers(folder: Path) -> None:
     assert encoder.config.query_prompt == "tea "
 
 
-def test_packaged_encoder_equals_sentence_transformers(folder: Path, tmp_path: Path) -> None:
-    from sentence_transformers import SentenceTransformer
-
-    pipeline = Pipeline(STEPS[:2], tmp_path / "build", folder / "catalogue", console=Console(quiet=True))
-    assert pipeline.run()["steps"]["bi_encoder"]["figures"]["dimension"] == 384
-    reference = SentenceTransformer(str(bi_encoder.packaged_checkpoint()), device="cpu")
-    encoder = BiEncoder(tmp_path / "build" / "bi_encoder")
-    texts = ["red table lamp", "x", "Set of 4 oak chairs with wool cushions, blue", "garden hose 20 m"]
-    assert (encoder.encode(texts) * reference.encode(texts)).sum(axis=1).min() > 0.999
-
-
 def test_product_columns(items: ItemStore) -> None:
     assert len(items) == N
     assert items.titles[0] == "Brass Table Lamp"

@@ -19,8 +19,6 @@ from endcap_server.serving.processes import model_processes
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-pytestmark = pytest.mark.server
-
 Call = Callable[[InferenceServerClient], Any]
 REGION = ("of_a_test", "/endcap-test-no-such-region", 64)
 GRPC: dict[str, Call] = {

@@ -1,26 +1,9 @@
 """Exclusions are part of the search: as many products as asked for, whenever so many are allowed and in stock."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 from endcap_client import Client, Rules
-from endcap_server.launch import Server
 from endcap_server.shop.store import ItemStore
-
-pytestmark = pytest.mark.server
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with Client(server.grpc_address, timeout_s=20) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def store(build: Path) -> ItemStore:
-    return ItemStore.open(build)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 2])

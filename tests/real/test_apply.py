@@ -14,8 +14,6 @@ from endcap_client import Client
 from benchmarks.apply_evidence import FAST, KILLED_AT, Bench, bench, builds, faulty, good, killed
 from benchmarks.apply_sources import FAULTY, GOOD, code, copy_build, other_build, parameter
 
-pytestmark = pytest.mark.server
-
 NAMES = ("misspelt tensor", "absurd weight", "ranker that is no model", "code that fails on every request")
 SOME_KILLS = [("switch", "after"), ("watch", "before")]
 KILLS = [at if at in SOME_KILLS else pytest.param(at, marks=pytest.mark.long) for at in KILLED_AT]

@@ -10,7 +10,6 @@ from endcap_client import Client
 from benchmarks.apply_evidence import FAST, Bench, bench, wait_until
 from benchmarks.apply_sources import copy_build, parameter
 
-pytestmark = pytest.mark.server
 SHOPPERS = [f"shopper {number}" for number in range(40)]
 
 

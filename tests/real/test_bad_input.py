@@ -11,8 +11,6 @@ from mutations import INJECTIONS
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-pytestmark = pytest.mark.server
-
 Tensors = dict[str, np.ndarray]
 
 

@@ -4,44 +4,31 @@ import asyncio
 import http.client
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 from endcap_client import AsyncClient, Client
 from endcap_client.errors import EndcapError
-from endcap_server.launch import Server, ServerOptions
+from endcap_server.launch import Server
 from endcap_server.shop.store import ItemStore
 from serving import wait_for
 
-pytestmark = pytest.mark.server
-
 WAITS_MS = (1, 2, 3, 5, 8, 13, 20, 35, 60, 100, 160, 220, 300)
 BUDGET_MS = 20_000
-FREE_S = 15.0
-"""Triton tells no step that runs that its client has gone, only the next one; other programs use the machine too."""
 Asked = tuple[str, list[str]]
 """storefront and a history, or search and a query."""
 
 
 @pytest.fixture(scope="module")
-def requests(build: Path) -> list[Asked]:
+def requests(store: ItemStore) -> list[Asked]:
     """Requests that cost every stage something: a new shopper, shoppers with a history, searches."""
-    store = ItemStore.open(build)
     rows = [[(number * 97 + step * 211) % len(store) for step in range(3)] for number in range(len(WAITS_MS) - 1)]
     histories = [[], *([store.product_ids[row] for row in each] for each in rows)]
     queries = [[store.keywords[number % len(store.keywords)]] for number in range(0, 4 * len(WAITS_MS), 4)]
     return [("storefront", each) for each in histories] + [("search", each) for each in queries]
-
-
-@pytest.fixture(scope="module")
-def abused(build: Path) -> Iterator[Server]:
-    """A server of its own: nobody has asked it for anything."""
-    with Server(ServerOptions(build=build, grpc_port=0, http_port=0, metrics_port=0)) as running:
-        yield running
 
 
 def page(client: Client, asked: Asked) -> tuple[list[Any], tuple[str, ...]]:
@@ -98,15 +85,15 @@ def in_flight(client: Client) -> int:
 
 
 def test_no_later_request_differs_from_one_on_a_fresh_server(
-    server: Server, abused: Server, requests: list[Asked]
+    server: Server, other_server: Server, requests: list[Asked]
 ) -> None:
     with Client(server.grpc_address, timeout_s=30) as fresh:
         expected = [page(fresh, asked) for asked in requests]
-    with Client(abused.grpc_address, timeout_s=30) as client:
+    with Client(other_server.grpc_address, timeout_s=30) as client:
         for shift in (0, 4, 9):  # nothing is kept at first; then what was whole is
-            abuse(abused, requests, shift)
-            wait_for(lambda: in_flight(client) == 1, FREE_S, "nothing in flight but the request that asks")
+            abuse(other_server, requests, shift)
+            wait_for(lambda: in_flight(client) == 1, "nothing in flight but the request that asks")
         assert [page(client, asked) for asked in requests] == expected
-        abuse(abused, requests, 2)  # all is kept
-        wait_for(lambda: in_flight(client) == 1, FREE_S, "nothing in flight but the request that asks")
+        abuse(other_server, requests, 2)  # all is kept
+        wait_for(lambda: in_flight(client) == 1, "nothing in flight but the request that asks")
         assert [page(client, asked) for asked in requests] == expected

@@ -17,16 +17,11 @@ from endcap_client import Client
 from endcap_client.errors import EndcapError
 from endcap_server.launch import Server
 from endcap_server.launch.server import ENGINES
-from endcap_server.shop.store import ItemStore
 from mutations import OUTPUTS, add, packed
 from serving import Traffic, assert_flat, memory, process_of, sampled, wait_for
 from tritonclient.grpc import InferenceServerClient, service_pb2_grpc
 from tritonclient.grpc import service_pb2 as kserve
 
-pytestmark = pytest.mark.server
-
-RESUME_S = 10.0
-"""What is promised; engines, without which pages go on degraded, may take twice that to be back."""
 STAGES = ("retrieval", "theme", "keywords", "rerank", "fusion")
 
 
@@ -48,10 +43,10 @@ class Served:
         """The lines with a text."""
         return [line for line in self.lines if text in line]
 
-    def wait_for(self, condition: Callable[[], object], timeout_s: float, what: str) -> None:
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
         """Wait until something is so; a failure shows what was said."""
         try:
-            wait_for(condition, timeout_s, what)
+            wait_for(condition, what)
         except AssertionError as error:
             raise AssertionError(f"{error}; said so far:\n{''.join(self.lines)}") from None
 
@@ -67,7 +62,7 @@ def served(build: Path) -> Iterator[Served]:
     reader = threading.Thread(target=lambda: served.lines.extend(iter(output.readline, "")), daemon=True)
     reader.start()
     try:
-        wait_for(lambda: served.said("endcap serves") or launcher.poll() is not None, 120, "the server is ready")
+        wait_for(lambda: served.said("endcap serves") or launcher.poll() is not None, "the server is ready")
         served.address = served.lines[0].split("grpc ")[1].split(",")[0]
         yield served
     finally:
@@ -77,14 +72,8 @@ def served(build: Path) -> Iterator[Served]:
         output.close()
 
 
-@pytest.fixture(scope="module")
-def history(build: Path) -> Callable[[int], list[str]]:
-    store = ItemStore.open(build)
-    return lambda number: [store.product_ids[row % len(store)] for row in (number, number * 13 + 5, number * 29 + 11)]
-
-
 @pytest.mark.parametrize("engine", sampled(ENGINES))
-def test_killed_engine(served: Served, history: Callable[[int], list[str]], engine: str) -> None:
+def test_killed_engine(served: Served, new_history: Callable[[], list[str]], engine: str) -> None:
     killed, restarts = process_of(served.server, engine), len(served.said("started it again"))
     assert killed is not None
 
@@ -96,43 +85,41 @@ def test_killed_engine(served: Served, history: Callable[[int], list[str]], engi
         return len(served.said("started it again")) > restarts
 
     def ask(client: Client, number: int) -> object:
-        return client.storefront(history(number), placements=2, budget_ms=1500)
+        return client.storefront(new_history(), placements=2, budget_ms=1500)
 
     with Traffic(served.address, 2, ask) as traffic:
-        wait_for(lambda: traffic.answers, RESUME_S, "pages")
+        wait_for(lambda: traffic.answers, "pages")
         os.kill(killed, signal.SIGKILL)
         answered = len(traffic.answers)
-        wait_for(lambda: len(traffic.answers) > answered + 2, RESUME_S, "pages without the engine")
-        served.wait_for(lambda: revived() or restarted(), 2 * RESUME_S, f"{engine} is back")
+        wait_for(lambda: len(traffic.answers) > answered + 2, "pages without the engine")
+        served.wait_for(lambda: revived() or restarted(), f"{engine} is back")
     assert len(traffic.errors) <= 2 or restarted(), "at most the requests in flight fail"
     assert process_of(served.server, engine) not in (None, killed)
     with Client(served.address, timeout_s=20) as client:
-        numbers = iter(range(5000, 6000))
         wait_for(
-            lambda: not client.storefront(history(next(numbers)), placements=1).status.degraded,
-            RESUME_S,
+            lambda: not client.storefront(new_history(), placements=1).status.degraded,
             "pages that are not degraded",
         )
 
 
 @pytest.mark.parametrize("stage", sampled(STAGES))
-def test_killed_stage(served: Served, history: Callable[[int], list[str]], stage: str) -> None:
+def test_killed_stage(served: Served, new_history: Callable[[], list[str]], stage: str) -> None:
     killed = process_of(served.server, stage)
     assert killed is not None
-    with Traffic(served.address, 2, lambda client, number: client.storefront(history(number), placements=1)) as traffic:
-        wait_for(lambda: traffic.answers, RESUME_S, "pages")
+    with Traffic(served.address, 2, lambda client, _: client.storefront(new_history(), placements=1)) as traffic:
+        wait_for(lambda: traffic.answers, "pages")
         os.kill(killed, signal.SIGKILL)
         _service_resumes(served.address)
-    wait_for(lambda: process_of(served.server, stage) not in (None, killed), RESUME_S, f"a new process of {stage}")
+    wait_for(lambda: process_of(served.server, stage) not in (None, killed), f"a new process of {stage}")
 
 
 def test_killed_server(served: Served) -> None:
     killed, address = served.server, served.address
     os.kill(killed, signal.SIGKILL)
     _service_resumes(address)
-    wait_for(lambda: served.said("the server was killed by signal 9; started it again"), RESUME_S, "a line about it")
+    wait_for(lambda: served.said("the server was killed by signal 9; started it again"), "a line about it")
     assert served.server not in (0, killed)
-    wait_for(lambda: not _living(killed), RESUME_S, "no process of the old server is left")
+    wait_for(lambda: not _living(killed), "no process of the old server is left")
 
 
 def _living(group: int) -> list[str]:
@@ -155,32 +142,30 @@ def _service_resumes(address: str) -> None:
             return False
 
     time.sleep(0.3)
-    wait_for(answered, RESUME_S, "answers again")
+    wait_for(answered, "answers again")
 
 
-def test_cancelled_requests_leave_no_work(server: Server, history: Callable[[int], list[str]]) -> None:
+def test_cancelled_requests_leave_no_work(server: Server, new_history: Callable[[], list[str]]) -> None:
     assert server.process is not None
 
-    def cancel_many(first: int) -> None:
+    def cancel_many() -> None:
         with grpc.insecure_channel(server.grpc_address) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             with ThreadPoolExecutor(8) as pool:
-                numbers = range(first, first + 40)
-                list(pool.map(lambda number: _ask_and_cancel(stub, history(number), 0.05 * (number % 8)), numbers))
+                list(pool.map(lambda number: _ask_and_cancel(stub, new_history(), 0.05 * (number % 8)), range(40)))
 
     with server.control() as control, Client(server.grpc_address, timeout_s=20) as client:
-        cancel_many(20_000)
-        wait_for(lambda: _idle(control), RESUME_S, "engines that work on nothing")
+        cancel_many()
+        wait_for(lambda: _idle(control), "engines that work on nothing")
         before = memory(server.process.pid)
-        cancel_many(30_000)
-        wait_for(lambda: _idle(control), RESUME_S, "engines that work on nothing")
+        cancel_many()
+        wait_for(lambda: _idle(control), "engines that work on nothing")
         # Entries of requests that were cancelled before `rerank` are forgotten after a while.
         wait_for(
             lambda: client.search("lamp").status.document["stages"]["retrieval"]["in_flight"] == 1,
-            RESUME_S,
             "nothing in flight but the request that asks",
         )
-        assert not client.storefront(history(40_000), placements=2).status.degraded
+        assert not client.storefront(new_history(), placements=2).status.degraded
     assert_flat(before, memory(server.process.pid))
 
 

@@ -20,8 +20,6 @@ from endcap_server.launch import LaunchError, Server, ServerOptions
 from endcap_server.shop.store import ItemStore
 from serving import wait_for
 
-pytestmark = pytest.mark.server
-
 SERVE = [sys.executable, "-m", "endcap_client.cli", "serve"]
 
 
@@ -87,7 +85,7 @@ def test_requests_in_flight_end_before_it_stops(build: Path, draining: Draining)
                 refusals.append(error)
             return bool(refusals)
 
-        wait_for(refused, 15, "new requests are refused")
+        wait_for(refused, "new requests are refused")
         assert "the server is stopping; ask another one" in str(refusals[0])
         assert refusals[0].code == "UNAVAILABLE"
         with pytest.raises(urllib.error.HTTPError, match="503"):

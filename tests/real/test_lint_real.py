@@ -14,8 +14,6 @@ from endcap_server.launch.listening import free_ports
 from endcap_server.lint import lint_repository, read_repository
 from tiny_repository import ensemble, model, tensor
 
-pytestmark = pytest.mark.server
-
 CPU = "instance_group [ { kind: KIND_CPU count: 1 } ]"
 X, Y = tensor("X", [-1]), tensor("Y", [-1])
 OUTPUTS = [tensor("OUT", [-1]), tensor("EMPTY", [-1]), tensor("TIME", [1], "FP64")]

@@ -6,7 +6,6 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -20,8 +19,6 @@ from serving import assert_flat, memory
 from tritonclient.grpc import InferResult, service_pb2_grpc
 from tritonclient.grpc import service_pb2 as kserve
 
-pytestmark = pytest.mark.server
-
 CLIENTS = 2
 BUDGET_MS = 40
 
@@ -33,8 +30,7 @@ def stub(server: Server) -> Iterator[service_pb2_grpc.GRPCInferenceServiceStub]:
 
 
 @pytest.fixture(scope="module")
-def shop(build: Path) -> tuple[list[str], list[str]]:
-    store = ItemStore.open(build)
+def shop(store: ItemStore) -> tuple[list[str], list[str]]:
     return [store.product_ids[row] for row in range(0, 200, 7)], [store.keywords[row] for row in range(0, 60, 3)]
 
 

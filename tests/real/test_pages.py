@@ -1,12 +1,9 @@
 """Pages and searches as a ranking service gets them: through the client, from the real server."""
 
 import random
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
-import pytest
 import tritonclient.grpc as triton
 from endcap_client import Client, Rules
 from endcap_server.launch import Server
@@ -14,19 +11,6 @@ from endcap_server.shop.store import ItemStore
 from endcap_server.stages.status import part_of
 
 from benchmarks.storefront_validity import problems, random_shopper
-
-pytestmark = pytest.mark.server
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with Client(server.grpc_address, timeout_s=20) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def store(build: Path) -> ItemStore:
-    return ItemStore.open(build)
 
 
 def test_random_storefronts_are_valid(client: Client, store: ItemStore) -> None:

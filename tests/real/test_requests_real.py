@@ -3,8 +3,6 @@
 import json
 import re
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +10,6 @@ import pytest
 from endcap_client import Client, Rules
 from endcap_server.launch import Server
 from endcap_server.shop.store import ItemStore
-
-pytestmark = pytest.mark.server
-
-
-@pytest.fixture(scope="module")
-def client(server: Server) -> Iterator[Client]:
-    with Client(server.grpc_address, timeout_s=20) as connected:
-        yield connected
 
 
 def strict_json(text: str) -> Any:
@@ -81,9 +71,8 @@ def test_answers_are_json(server: Server, model: str, inputs: dict[str, Any]) ->
     ],
 )
 def test_no_text_of_a_page_names_what_is_excluded(
-    client: Client, build: Path, rules: Rules, session: list[str]
+    client: Client, store: ItemStore, rules: Rules, session: list[str]
 ) -> None:
-    store = ItemStore.open(build)
     brands, categories = np.array([*store.brands, ""]), np.array([*store.categories, ""])
     gone = np.isin(brands[store.brand], rules.exclude_brands) | np.char.startswith(categories[store.category], "Pets")
     history = store.product_ids.take(np.flatnonzero(gone & store.in_stock)[:8])

@@ -2,13 +2,10 @@
 
 from pathlib import Path
 
-import pytest
 from endcap_builders.evaluation.command import run_search
 from endcap_builders.evaluation.request import EvaluationRequest, catalogue_of
 from endcap_server.launch import Server
 from rich.console import Console
-
-pytestmark = pytest.mark.server
 
 
 def test_search_is_measured_beside_the_models(build: Path, server: Server) -> None:

@@ -9,8 +9,6 @@ from endcap_builders.evaluation.storefront import StorefrontEvaluation, run_stor
 from endcap_server.launch import Server
 from rich.console import Console
 
-pytestmark = pytest.mark.server
-
 
 def test_pages_by_what_was_bought_next(build: Path, server: Server) -> None:
     request = StorefrontEvaluation(

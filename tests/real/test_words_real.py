@@ -1,26 +1,10 @@
 """A search for what names a product, and for its words, on the real server."""
 
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from endcap_client import Client, Rules
-from endcap_server.launch import Server
 from endcap_server.shop.store import ItemStore
-
-pytestmark = pytest.mark.server
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[Client]:
-    with Client(server.grpc_address, timeout_s=20) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def store(build: Path) -> ItemStore:
-    return ItemStore.open(build)
 
 
 def test_a_product_id_finds_its_product_first(client: Client, store: ItemStore) -> None:

@@ -18,11 +18,13 @@ PRODUCTS = 40
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BertForSequenceClassification]:
+def model(
+    tiny_cross_encoder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, BertForSequenceClassification]:
     build = tmp_path_factory.mktemp("build")
-    exported = tiny_encoders.write_cross_encoder(build / "cross_encoder")
+    (build / "cross_encoder").symlink_to(tiny_cross_encoder)
     tiny_encoders.write_store(build, build / "cross_encoder" / "tokenizer.json", tiny_encoders.random_titles(PRODUCTS))
-    return build, exported
+    return build, tiny_encoders.cross_encoder()
 
 
 @pytest.fixture(scope="module")

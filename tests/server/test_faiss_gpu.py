@@ -45,19 +45,7 @@ def test_faiss_without_gpu_support() -> None:
 
 
 def test_unknown_device(tmp_path: Path) -> None:
-    import tiny_encoders
-    from endcap_builders.export.encoder import export_sentence_encoder
     from endcap_server.engines.nearest import Nearest
-    from sentence_transformers import SentenceTransformer
 
-    tiny_encoders.write_sentence_checkpoint(tmp_path / "checkpoint")
-    model = SentenceTransformer(str(tmp_path / "checkpoint"), device="cpu")
-    folder = tmp_path / "bi_encoder"
-    export_sentence_encoder(model, ("input_ids", "attention_mask"), folder / "model.xml")
-    tiny_encoders.write_tokenizer(folder / "tokenizer.json")
-    (folder / "encoder.json").write_text('{"dimension": 32, "max_tokens": 16}', encoding="utf-8")
-    (tmp_path / "index").mkdir()
-    for name in ("products", "keywords"):
-        faiss.write_index(faiss.IndexFlatIP(32), str(tmp_path / "index" / f"{name}.faiss"))
     with pytest.raises(EngineLoadError, match="faiss_device: expected cpu or gpu, got 'tpu'"):
         Nearest(tmp_path, faiss_device="tpu")

@@ -1,7 +1,7 @@
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,8 +17,8 @@ PROMPT = prompts.theme_prompt("likes:salsa", 3)
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_llm(tmp_path_factory.mktemp("llm"))
+def folder(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    return made_once("llm", write_llm)
 
 
 @pytest.fixture(scope="module", params=["f32", "auto"])

@@ -41,9 +41,9 @@ def test_what_is_not_kept(capacity: int, text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build(tiny_cross_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = tmp_path_factory.mktemp("build")
-    tiny_encoders.write_cross_encoder(build / "cross_encoder")
+    (build / "cross_encoder").symlink_to(tiny_cross_encoder)
     tiny_encoders.write_store(build, build / "cross_encoder" / "tokenizer.json", tiny_encoders.random_titles(40))
     return build
 

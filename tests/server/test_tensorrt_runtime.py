@@ -55,8 +55,7 @@ class OnnxDevice:
 
 @pytest.fixture(scope="module")
 def model() -> BertForSequenceClassification:
-    torch.manual_seed(2)
-    return BertForSequenceClassification(tiny_encoders.config(num_labels=1, initializer_range=0.3)).eval()
+    return tiny_encoders.cross_encoder()
 
 
 @pytest.fixture(scope="module")
@@ -153,12 +152,11 @@ def test_unknown_implementation(tmp_path: Path) -> None:
 
 
 @without_tensorrt
-def test_the_cross_encoder_takes_the_implementation_asked_for(tmp_path: Path) -> None:
+def test_the_cross_encoder_takes_the_implementation_asked_for(tiny_cross_encoder: Path, tmp_path: Path) -> None:
     from endcap_server.shop.store import ItemStore
 
-    tiny_encoders.write_cross_encoder(tmp_path / "cross_encoder")
-    tiny_encoders.write_store(tmp_path, tmp_path / "cross_encoder" / "tokenizer.json", tiny_encoders.random_titles(5))
+    tiny_encoders.write_store(tmp_path, tiny_cross_encoder / "tokenizer.json", tiny_encoders.random_titles(5))
     store = ItemStore.open(tmp_path, linked=False)
-    assert CrossEncoder(tmp_path / "cross_encoder", store).precision in ("f32", "bf16")
+    assert CrossEncoder(tiny_cross_encoder, store).precision in ("f32", "bf16")
     with pytest.raises(EngineLoadError, match="implementation tensorrt"):
-        CrossEncoder(tmp_path / "cross_encoder", store, GPU)
+        CrossEncoder(tiny_cross_encoder, store, GPU)

@@ -75,6 +75,7 @@ class Grid:
         self.unseen: list[str] = []
         """The queries of the evaluation, which mining must not use."""
         self._encoders: dict[str, PairEncoder] = {}
+        self._human: dict[int, Pairs] = {}
 
     @classmethod
     def opened(
@@ -147,8 +148,11 @@ class Grid:
 
     def human(self, seed: int) -> Pairs:
         """The labelled pairs of a seed, with the negatives added to them."""
-        sample = self.teacher.model_copy(update={"max_pairs": self.settings.labelled_pairs})
-        return draw_labelled(self._ctx, self.store, self.labelled, sample, np.random.default_rng((seed, 1)))
+        if seed not in self._human:
+            sample = self.teacher.model_copy(update={"max_pairs": self.settings.labelled_pairs})
+            rng = np.random.default_rng((seed, 1))
+            self._human[seed] = draw_labelled(self._ctx, self.store, self.labelled, sample, rng)
+        return self._human[seed]
 
     def pool(self, seed: int, multiple: int) -> Pairs:
         """The mined pairs of a seed with the teacher's labels; a smaller multiple is a subset of a larger one."""

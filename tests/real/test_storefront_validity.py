@@ -3,17 +3,13 @@
 import os
 import random
 import signal
-from pathlib import Path
 from typing import Any
 
-import pytest
 from endcap_client import Client, Page
 from endcap_server.launch import Server
 from endcap_server.shop.store import ItemStore
 
 from benchmarks.storefront_validity import Tally, ask_all, random_shopper
-
-pytestmark = pytest.mark.server
 
 
 class StoppedAtTheThird(Client):
@@ -28,8 +24,8 @@ class StoppedAtTheThird(Client):
         return super().storefront(*arguments, **named)
 
 
-def test_reports_what_it_has_seen_when_it_is_stopped(build: Path, server: Server) -> None:
-    store, rng = ItemStore.open(build), random.Random(1)
+def test_reports_what_it_has_seen_when_it_is_stopped(store: ItemStore, server: Server) -> None:
+    rng = random.Random(1)
     shoppers = [(*random_shopper(store, rng), 2) for _ in range(200)]
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     tally = Tally()
@@ -43,8 +39,8 @@ def test_reports_what_it_has_seen_when_it_is_stopped(build: Path, server: Server
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_runs_to_the_end(build: Path, server: Server) -> None:
-    store, tally = ItemStore.open(build), Tally()
+def test_runs_to_the_end(store: ItemStore, server: Server) -> None:
+    tally = Tally()
     with Client(server.grpc_address, timeout_s=30) as client:
         assert ask_all(client, store, [([], [], 1), ([], [], 2)], 2, tally)
     assert tally.document(2.0)["requests"] == 2

@@ -11,7 +11,6 @@ from endcap_server.launch import Server
 from trace_format import check_format
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")

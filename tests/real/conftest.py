@@ -1,0 +1,80 @@
+"""The finished build of a small shop, and servers that run on it."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from endcap_builders.catalogue.demo import generate_demo
+from endcap_builders.pipeline import Pipeline
+from endcap_builders.steps import all_steps
+from endcap_client import Client
+from endcap_server.launch import Server, ServerOptions
+from endcap_server.shop.store import ItemStore
+
+BUILDS = Path(__file__).resolve().parents[2] / "build"
+SMALL_BUILD: dict[str, dict[str, Any]] = {
+    # A month is kept aside, so that pages can be measured by what was bought then.
+    "catalogue": {"events_until": "2026-09-30"},
+    "merchandising": {"pages": 700, "keyword_choices": 500, "fit_themes": 150},
+    "teacher": {"max_pairs": 900, "layers": 2, "train_seconds": 10},
+    "cross_encoder": {"max_pairs": 900, "mined_queries": 20, "layers": 2, "train_seconds": 10},
+    "theme_llm": {"hidden": 192, "layers": 3, "heads": 3, "train_tokens": 150_000, "held_out": 16},
+    "keyword_llm": {"hidden": 128, "layers": 2, "heads": 2, "train_tokens": 60_000, "held_out": 16},
+    "ranker": {"trees": 20},
+    # Models trained for seconds do not always beat simple things, and tests want to see them serve.
+    "gates": {"mode": "warn"},
+}
+"""Settings that build a small shop in about two minutes: the same code as the demo's, trained for less long."""
+
+
+@pytest.fixture(scope="session")
+def build() -> Path:
+    """A finished build of a small demo catalogue; kept in build/test, and made again only when something changed."""
+    catalogue, folder = BUILDS / "catalogues/test", BUILDS / "test"
+    if not (catalogue / "products.parquet").exists():
+        generate_demo(catalogue, products=1500, shoppers=400, queries=3000)
+    Pipeline(all_steps(), folder, catalogue, overrides=SMALL_BUILD).run()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(build: Path) -> ItemStore:
+    """The shop's products."""
+    return ItemStore.open(build)
+
+
+@pytest.fixture(scope="session")
+def server(build: Path) -> Iterator[Server]:
+    """The real server on the small build, on free ports. Most tests share it, and leave it as they found it."""
+    with Server(ServerOptions(build=build, grpc_port=0, http_port=0, metrics_port=0)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def other_server(build: Path) -> Iterator[Server]:
+    """A second server, for tests that compare two or that stop one; its log tells what becomes of requests."""
+    options = ServerOptions(build=build, grpc_port=0, http_port=0, metrics_port=0, verbose=True)
+    with Server(options) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    """A client of the shared server."""
+    with Client(server.grpc_address, timeout_s=20) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def new_history(store: ItemStore) -> Callable[[], list[str]]:
+    """Each call gives a history that nobody has asked with, so that no answer comes from a cache."""
+    numbers = itertools.count()
+
+    def following() -> list[str]:
+        number = next(numbers)
+        rows = (number, number * 13 + 5, number * 29 + 11 + number // len(store))
+        return [store.product_ids[row % len(store)] for row in rows]
+
+    return following
