@@ -18,10 +18,10 @@ SMALL_BUILD: dict[str, dict[str, Any]] = {
     # A month is kept aside, so that pages can be measured by what was bought then.
     "catalogue": {"events_until": "2026-09-30"},
     "merchandising": {"pages": 700, "keyword_choices": 500, "fit_themes": 150},
-    "teacher": {"max_pairs": 900, "layers": 2, "train_seconds": 10},
-    "cross_encoder": {"max_pairs": 900, "mined_queries": 20, "layers": 2, "train_seconds": 10},
-    "theme_llm": {"hidden": 192, "layers": 3, "heads": 3, "train_tokens": 150_000, "held_out": 16},
-    "keyword_llm": {"hidden": 128, "layers": 2, "heads": 2, "train_tokens": 60_000, "held_out": 16},
+    "teacher": {"max_pairs": 80, "layers": 1, "epochs": 1, "held_out_share": 0.04, "train_embeddings": False},
+    "cross_encoder": {"max_pairs": 80, "mined_queries": 4, "layers": 1, "train_embeddings": False},
+    "theme_llm": {"hidden": 128, "layers": 2, "heads": 2, "train_tokens": 50_000, "held_out": 8},
+    "keyword_llm": {"hidden": 96, "layers": 1, "heads": 2, "train_tokens": 20_000, "held_out": 8},
     "ranker": {"trees": 20},
     # Models trained for seconds do not always beat simple things, and tests want to see them serve.
     "gates": {"mode": "warn"},
