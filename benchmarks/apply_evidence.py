@@ -134,14 +134,17 @@ def memory_mb(server: int) -> dict[str, int]:
 
 
 @contextmanager
-def bench(build: Path, clients: int = 3, new_every: int = 0) -> Iterator[Bench]:
+def bench(build: Path, clients: int = 3, new_every: int = 0, pause_s: float = 0.02) -> Iterator[Bench]:
     """A server on a build, asked all the time; see `ApplyTraffic`."""
     folder = Path(tempfile.mkdtemp(prefix=".apply-", dir=build.parent))
     try:
         source = copy_build(build, folder / "source")
         store = ItemStore.open(source)
         options = ServerOptions(build=source, grpc_port=0, http_port=0, metrics_port=0)
-        with Server(options) as server, ApplyTraffic(server.grpc_address, store, clients, new_every) as traffic:
+        with (
+            Server(options) as server,
+            ApplyTraffic(server.grpc_address, store, clients, new_every, pause_s) as traffic,
+        ):
             wait_until(lambda: len(traffic.seen) > 50 or traffic.failed)
             yield Bench(server, source, folder, traffic)
     finally:

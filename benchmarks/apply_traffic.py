@@ -16,7 +16,6 @@ from endcap_server.shop.store import ItemStore
 
 TIMEOUT_S = 60.0
 """A request that takes longer hangs, on however busy a machine."""
-_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,14 @@ class ApplyTraffic:
         store: Words and products to ask for.
         clients: How many ask at once.
         new_every: One request of so many is one that nobody has asked before, which no cache answers; 0: none.
+        pause_s: Between an answer and the next request of a client.
     """
 
     address: str
     store: ItemStore
     clients: int = 3
     new_every: int = 0
+    pause_s: float = 0.02
     seen: list[Seen] = field(default_factory=list)
     failed: list[tuple[float, str]] = field(default_factory=list)
     """(`time.monotonic`, error)."""
@@ -102,7 +103,7 @@ class ApplyTraffic:
                     self.seen.append(ask(client, self.store, number, new=bool(new)))
                 except EndcapError as error:
                     self.failed.append((time.monotonic(), f"{type(error).__name__}: {error}"))
-                self._stopped.wait(_PAUSE_S)
+                self._stopped.wait(self.pause_s)
 
 
 def ask(client: Client, store: ItemStore, number: int, *, new: bool = False) -> Seen:

@@ -13,6 +13,8 @@ from endcap_client import Client
 from endcap_server.launch import Server, ServerOptions
 from endcap_server.shop.store import ItemStore
 
+from benchmarks.apply_evidence import Bench, bench
+
 BUILDS = Path(__file__).resolve().parents[2] / "build"
 SMALL_BUILD: dict[str, dict[str, Any]] = {
     # A month is kept aside, so that pages can be measured by what was bought then.
@@ -57,6 +59,14 @@ def other_server(build: Path) -> Iterator[Server]:
     """A second server, for tests that compare two or that stop one; its log tells what becomes of requests."""
     options = ServerOptions(build=build, grpc_port=0, http_port=0, metrics_port=0, verbose=True)
     with Server(options) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def rollouts(build: Path) -> Iterator[Bench]:
+    """A server on a copy of the build that may be edited and rolled out, under a constant stream of requests."""
+    # Two clients without a pause would take most of two cores from the rollouts.
+    with bench(build, clients=2, pause_s=0.1) as running:
         yield running
 
 

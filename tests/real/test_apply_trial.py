@@ -1,27 +1,20 @@
 """A generation on trial beside the live one on the real server: split, shadow, compare, promote, end."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from endcap_client import Client
 
-from benchmarks.apply_evidence import FAST, Bench, bench, wait_until
+from benchmarks.apply_evidence import FAST, Bench, wait_until
 from benchmarks.apply_sources import copy_build, parameter
 
 SHOPPERS = [f"shopper {number}" for number in range(40)]
 
 
 @pytest.fixture(scope="module")
-def running(build: Path) -> Iterator[Bench]:
-    with bench(build, clients=1) as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def edited(running: Bench) -> Path:
-    folder = copy_build(running.source, running.folder / "edited")
+def edited(rollouts: Bench) -> Path:
+    folder = copy_build(rollouts.source, rollouts.folder / "edited")
     parameter("fusion", "margin", "0.3")(folder)
     return folder
 
@@ -31,14 +24,15 @@ def generations(client: Client) -> dict[str, str]:
     return {each: client.search("lamp", shopper=each).status.versions["generation"] for each in SHOPPERS}
 
 
-def test_a_split(running: Bench, edited: Path) -> None:
-    outcome = running.apply(edited, *FAST, "--split", "50%")
+def test_a_split(rollouts: Bench, edited: Path) -> None:
+    live_before = rollouts.standing.live
+    outcome = rollouts.apply(edited, *FAST, "--split", "50%")
     assert outcome.code == 0, outcome.output
-    live, staged = running.standing.live, running.standing.staged
-    assert (live, running.standing.runs[staged].outcome) == (1, "staged")
+    live, staged = rollouts.standing.live, rollouts.standing.staged
+    assert (live, rollouts.standing.runs[staged].outcome) == (live_before, "staged")
     with (
-        Client(running.server.grpc_address, timeout_s=10) as client,
-        Client(running.server.grpc_address, timeout_s=10) as another,
+        Client(rollouts.server.grpc_address, timeout_s=10) as client,
+        Client(rollouts.server.grpc_address, timeout_s=10) as another,
     ):
         wait_until(lambda: "staging" in client.search("lamp").status.document)
         another.search("lamp")
@@ -48,60 +42,60 @@ def test_a_split(running: Bench, edited: Path) -> None:
         assert generations(another) == first == generations(client), "a shopper sees one generation"
 
 
-def test_both_side_by_side(running: Bench) -> None:
-    outcome = running.run("compare", "--json", "--sample", "8")
+def test_both_side_by_side(rollouts: Bench) -> None:
+    outcome = rollouts.run("compare", "--json", "--sample", "8")
     assert outcome.code == 0, outcome.output
     found = json.loads(outcome.output)
-    assert found["staged"] == running.standing.staged
+    assert found["staged"] == rollouts.standing.staged
     assert found["trial"]["mode"] == "split"
     assert found["answered"]["search"]["staged"]["good"] > 0
     assert found["equal_requests"]["requests"] == 8
     assert found["equal_requests"]["overlap"] > 0.7
-    assert "on trial" in running.run("compare", "--sample", "4").output
+    assert "on trial" in rollouts.run("compare", "--sample", "4").output
 
 
-def test_one_trial_at_a_time(running: Bench, edited: Path) -> None:
-    outcome = running.apply(edited, *FAST)
+def test_one_trial_at_a_time(rollouts: Bench, edited: Path) -> None:
+    outcome = rollouts.apply(edited, *FAST)
     assert outcome.code == 1
     assert "endcap apply --promote" in outcome.output
 
 
-def test_promote(running: Bench) -> None:
-    staged = running.standing.staged
-    outcome = running.run("apply", "--promote", *FAST)
+def test_promote(rollouts: Bench) -> None:
+    staged = rollouts.standing.staged
+    outcome = rollouts.run("apply", "--promote", *FAST)
     assert outcome.code == 0, outcome.output
-    assert (running.standing.live, running.standing.staged) == (staged, 0)
-    live = running.state.read(staged)
-    assert running.loaded() == set(live.models.values()) - set(live.public)
-    with Client(running.server.grpc_address, timeout_s=10) as client:
+    assert (rollouts.standing.live, rollouts.standing.staged) == (staged, 0)
+    live = rollouts.state.read(staged)
+    assert rollouts.loaded() == set(live.models.values()) - set(live.public)
+    with Client(rollouts.server.grpc_address, timeout_s=10) as client:
         wait_until(lambda: "staging" not in client.search("lamp").status.document)
         assert set(generations(client).values()) == {str(staged)}
 
 
-def test_a_shadow_and_its_end(running: Bench, edited: Path) -> None:
+def test_a_shadow_and_its_end(rollouts: Bench, edited: Path) -> None:
     parameter("fusion", "margin", "0.32")(edited)
-    live = running.standing.live
-    outcome = running.apply(edited, *FAST, "--shadow", "100%")
+    live = rollouts.standing.live
+    outcome = rollouts.apply(edited, *FAST, "--shadow", "100%")
     assert outcome.code == 0, outcome.output
-    ensemble = f"search__g{running.standing.staged}"
-    control = running.server_description.control
-    with Client(running.server.grpc_address, timeout_s=10) as client:
+    ensemble = f"search__g{rollouts.standing.staged}"
+    control = rollouts.server_description.control
+    with Client(rollouts.server.grpc_address, timeout_s=10) as client:
         wait_until(lambda: "staging" in client.search("lamp").status.document)
         before = control.answered(ensemble).good
         assert set(generations(client).values()) == {str(live)}, "a shadow shows nothing"
         assert client.counts.shadows >= len(SHOPPERS)
         wait_until(lambda: control.answered(ensemble).good >= before + len(SHOPPERS) // 2)
-        assert running.run("rollback").code == 0
+        assert rollouts.run("rollback").code == 0
         assert set(generations(client).values()) == {str(live)}
-    assert (running.standing.live, running.standing.staged) == (live, 0)
-    assert all("__g" + str(running.standing.newest) not in name for name in running.loaded())
+    assert (rollouts.standing.live, rollouts.standing.staged) == (live, 0)
+    assert all("__g" + str(rollouts.standing.newest) not in name for name in rollouts.loaded())
 
 
-def test_nobody_has_failed(running: Bench) -> None:
-    assert running.traffic.failed == []
-    assert running.traffic.mixed() == []
+def test_nobody_has_failed(rollouts: Bench) -> None:
+    assert rollouts.traffic.failed == []
+    assert rollouts.traffic.mixed() == []
 
 
-def test_without_a_trial(running: Bench) -> None:
-    assert "no generation runs beside the live one" in running.run("compare").output
-    assert "no generation runs beside the live one" in running.run("apply", "--promote").output
+def test_without_a_trial(rollouts: Bench) -> None:
+    assert "no generation runs beside the live one" in rollouts.run("compare").output
+    assert "no generation runs beside the live one" in rollouts.run("apply", "--promote").output

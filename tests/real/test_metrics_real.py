@@ -137,7 +137,7 @@ def test_models_that_are_loaded_again_under_traffic(
 ) -> None:
     """Old and new processes of a model report side by side for a moment, which must not harm the server."""
     assert server.process is not None
-    process, rounds, models = server.process.pid, 3, ("fusion", "nearest")
+    process, rounds, models = server.process.pid, 2, ("fusion", "nearest")
     running, shown = len(model_processes(process)), len(processes(server, "fusion"))
     seen: dict[str, set[str]] = defaultdict(set)
     with (

@@ -29,7 +29,7 @@ def page(build: Path) -> Callable[[Client, int], Page]:
 
 def test_two_clients_are_never_refused(server: Server, page: Callable[[Client, int], Page]) -> None:
     with Traffic(server.grpc_address, 2, page) as traffic:
-        time.sleep(3)
+        time.sleep(2)
     assert traffic.refused == []
     assert traffic.errors == []
     assert traffic.answers
@@ -39,7 +39,7 @@ def test_overload(server: Server, page: Callable[[Client, int], Page]) -> None:
     assert server.process is not None
     before = model_processes(server.process.pid)
     with Traffic(server.grpc_address, 32, page) as traffic:
-        time.sleep(8)
+        time.sleep(4)
     assert traffic.errors == [], "who is not served is told so, and nothing else goes wrong"
     assert traffic.answers
     assert traffic.refused
