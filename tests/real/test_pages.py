@@ -42,10 +42,10 @@ def test_new_shopper_gets_a_full_page(client: Client) -> None:
 
 def test_equal_request_comes_from_the_cache(client: Client, new_history: Callable[[], list[str]]) -> None:
     # A page on which a title of the LLM was replaced is not kept.
-    asked = ((each, client.storefront(each)) for each in (new_history() for _ in range(20)))
+    asked = ((each, client.storefront(each, placements=2)) for each in (new_history() for _ in range(40)))
     history, first = next((each, page) for each, page in asked if not page.status.stages["theme"].reason)
     assert first.status.stages["theme"].source == "generated"
-    second = client.storefront(history)
+    second = client.storefront(history, placements=2)
     assert second.status.stages["theme"].source == "cached"
     assert second.status.stages["keywords"].source == "cached"
     assert [p.theme for p in second.placements] == [p.theme for p in first.placements]
