@@ -1,4 +1,4 @@
-"""The asyncio client: the same names and meanings as `Client`, to be awaited."""
+"""The asyncio client: the same methods as `Client`, as coroutines."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -31,12 +31,12 @@ D = TypeVar("D")
 class AsyncClient:
     """Asks endcap servers for storefronts and searches over gRPC, from an event loop.
 
-    Cancelling the task that awaits a call cancels the call on the server, which then stops working on it. The
-    connections belong to the event loop of the first call, so a client serves one loop; all its tasks may share it.
+    Cancelling the task that awaits a call cancels the call. The connections belong to the event loop of the first call,
+    so a client works in one loop; all its tasks can share it.
 
     Args:
         address: HOST:PORT of a server's gRPC port, or several of them; calls go to each in turn.
-        timeout_s: deadline of a call that does not bring its own, seconds; None takes that of the options.
+        timeout_s: deadline of a call that has none, seconds; None: that of the options.
         options: everything else.
     """
 
@@ -65,14 +65,14 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections and cancel what is under way; the client is of no use after that."""
+        """Close the connections and cancel running calls; the client cannot be used afterwards."""
         self._closed = True
         for channel in self._channels:
             await channel.close()
 
     @property
     def counts(self) -> Counts:
-        """What this client did so far."""
+        """Counts of this client so far."""
         return self._calls.policy.counters.snapshot()
 
     async def storefront(
@@ -115,7 +115,7 @@ class AsyncClient:
     ) -> Page | D:
         """Return `storefront(history, ...)`, or the default when the service cannot answer in time.
 
-        As in `Client.storefront_or`; cancelling the task is no reason for the default.
+        As in `Client.storefront_or`; cancellation of the task does not return the default.
         """
         return await self._or(default, self.storefront(history, **arguments))
 
@@ -194,7 +194,7 @@ class AsyncClient:
             for task in under_way:
                 task.cancel()
             if under_way:
-                # So that the losers' cancellation is on its way before the caller goes on, and perhaps ends the loop.
+                # Send the cancellations before the caller continues and perhaps ends the loop.
                 await asyncio.gather(*under_way, return_exceptions=True)
             steps.close()
 
@@ -205,7 +205,7 @@ class AsyncClient:
         except aio.AioRpcError as error:
             outcome = Outcome(step.number, step.server, None, error.code().name, error.details() or "")
             if outcome.code == "DEADLINE_EXCEEDED":
-                # A dead host is no slow server.
+                # Distinguish a dead host from a slow server.
                 outcome.connected = self._channels[step.server].get_state() is grpc.ChannelConnectivity.READY
             return outcome
         except asyncio.CancelledError:
@@ -215,7 +215,7 @@ class AsyncClient:
         return Outcome(step.number, step.server, response)
 
     def _cast(self, step: Shadow) -> None:
-        """Send what nobody waits for; not if many such requests are under way already."""
+        """Send a shadow request, unless many are running."""
         if len(self._shadows) < MOST_SHADOWS:
             call = self._method(step)(step.body, timeout=step.timeout_s, metadata=step.headers or None)
             self._shadows.add(call)

@@ -1,8 +1,8 @@
-"""How a call goes: sent, tried again, hedged, read. Without any input or output of its own.
+"""The logic of a call: sending, retries, hedging, reading. This module does no input or output.
 
-A call is a generator of steps. It yields what is to be done (`Send`, `Receive`, `Pause`) and is sent what came of it;
-what it returns is the caller's answer, what it raises is the caller's error. The synchronous and the asyncio client
-differ only in how they carry the steps out.
+A call is a generator of steps. It yields actions (`Send`, `Receive`, `Pause`, `Shadow`) and receives their results. Its
+return value is the caller's answer, its exception the caller's error. The synchronous and the asyncio client differ
+only in how they execute the steps.
 """
 
 import time
@@ -41,9 +41,9 @@ METHODS: dict[str, Any] = {
 
 @dataclass(slots=True)
 class Send:
-    """Send `body` to `method` of the server with this number; the step's answer is None.
+    """Send `body` to `method` of the server with this number; the result is None.
 
-    `alone` promises that nothing else is done before this try has ended, so that it may be waited for right here.
+    `alone`: nothing else happens before this attempt ends, so the client may block.
     """
 
     number: int
@@ -57,7 +57,7 @@ class Send:
 
 @dataclass(slots=True)
 class Shadow:
-    """Send a request as well whose answer nobody waits for; the step's answer is None."""
+    """Send a copy of a request whose answer is dropped; the result is None."""
 
     server: int
     method: str
@@ -68,23 +68,23 @@ class Shadow:
 
 @dataclass(slots=True)
 class Receive:
-    """Wait until a try ends; the step's answer is its `Outcome`, or None if none ended within `timeout_s`."""
+    """Wait until an attempt ends; the result is its `Outcome`, or None after `timeout_s`."""
 
     timeout_s: float | None
 
 
 @dataclass(slots=True)
 class Pause:
-    """Wait; the step's answer is None."""
+    """Wait; the result is None."""
 
     seconds: float
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a try: `response` for code "OK", `details` otherwise.
+    """Result of an attempt: `response` for code "OK", `details` otherwise.
 
-    `connected` is False for a deadline that passed while there was no connection.
+    `connected` is False if the deadline passed without a connection.
     """
 
     number: int
@@ -96,10 +96,10 @@ class Outcome:
 
 
 MOST_SHADOWS = 32
-"""Requests of a client under way at once whose answers nobody waits for."""
+"""Most concurrent shadow requests of a client."""
 
 _NOT_THE_MODELS_FAULT = ("OK", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED")
-"""Codes of a request to a generation on trial that asking the live one would not change, or not in time."""
+"""Codes of a generation on trial after which the live one is not tried: it would not help, or not in time."""
 
 Steps = Generator[Send | Shadow | Receive | Pause, Outcome | None, T]
 
@@ -131,7 +131,7 @@ class Calls:
         )
 
     def ready(self, timeout_s: float | None) -> Steps[bool]:
-        """Return the steps that find out whether any address has both models ready."""
+        """Return the steps that check whether both models are ready at any address."""
         timeout_s = self.options.timeout_s if timeout_s is None else checked_timeout(timeout_s)
         return self._ready(timeout_s)
 
@@ -200,7 +200,7 @@ def _says_ready(outcome: Outcome, address: str, timeout_s: float) -> bool:
 
 
 class _Attempts:
-    """The tries of one call."""
+    """The attempts of one call."""
 
     def __init__(self, calls: Calls, message: Message, timeout_s: float, asked_ms: int | None, headers: Headers):
         self.message = message
@@ -217,15 +217,15 @@ class _Attempts:
         self._asked_ms = asked_ms
         self._headers = headers
         self._servers: dict[int, int] = {}
-        """Tries under way: number -> server."""
+        """Running attempts: number -> server."""
         self._tried: list[int] = []
         self._hedges: set[int] = set()
         self._staged: set[int] = set()
-        """Tries that went to a generation on trial."""
+        """Attempts at a generation on trial."""
         self._live_only = False
 
     def prepare(self, now: float, model: str = "") -> bytes:
-        """Return the request with the budget of this moment; InvalidArgument for what cannot be sent."""
+        """Return the request with the present budget; InvalidArgument if it cannot be sent."""
         elapsed_s = now - self.began
         budget = budget_ms(self._asked_ms, elapsed_s, self._timeout_s - elapsed_s, self._options.margin_ms)
         body = self.message.to_bytes(budget, model)
@@ -247,7 +247,7 @@ class _Attempts:
                 continue
             server = self._servers[outcome.number]
             if outcome.number in self._staged and outcome.code not in _NOT_THE_MODELS_FAULT:
-                # Nobody pays for a trial: the live generation is asked instead, at once.
+                # A trial must not cost a request: try the live generation at once.
                 self._servers.pop(outcome.number)
                 self._policy.staging.forget(server)
                 self._live_only = True
@@ -258,7 +258,7 @@ class _Attempts:
                 self.answered_by = server
                 return outcome.response
             failures.append(error)
-            # Another server would find the same fault in the request; for everything else a hedge may still do better.
+            # Another server would refuse an invalid request, too; for other errors, a hedge can still succeed.
             if self._servers and not isinstance(error, InvalidArgument):
                 hedge_after_s = None
                 continue
@@ -291,7 +291,7 @@ class _Attempts:
         return Send(self.sent, server, f"{_PREFIX}ModelInfer", body, left_s, headers, alone)
 
     def shadow(self) -> Shadow | None:
-        """The request that the generation on trial of the server that answered is asked as well, if it is."""
+        """The shadow request for the generation on trial of the server that answered, if there is one."""
         model = self._target(self.answered_by, "shadow")
         if not model:
             return None

@@ -2,7 +2,7 @@
 
 `endcap request` is the client's own; the other subcommands come with the other packages, through the entry-point group
 `endcap.commands`. Each entry is a function `add_NAME_command(subparsers)` that adds its parser and sets the default
-`run`, a function from the parsed arguments to an exit code. Only the subcommand that is asked for is imported.
+`run`, a function from the parsed arguments to an exit code. Only the requested subcommand is imported.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wanted != "request":
         for entry in sorted(entry_points(group=COMMANDS), key=lambda entry: entry.name):
             if wanted not in (None, entry.name):
-                subparsers.add_parser(entry.name)  # so that a misspelt command is answered with all the names
+                subparsers.add_parser(entry.name)  # so that the error about a misspelt command lists all names
                 continue
             problem = _add_command(subparsers, entry)
             if problem and wanted == entry.name:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(parsed.run(parsed) or 0)
     except BrokenPipeError:
-        # The reader (head, less) has seen enough; without this the interpreter complains again when it exits.
+        # The reader (head, less) has closed the pipe; this prevents another error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _add_command(subparsers: Any, entry: EntryPoint) -> str:
-    """Add the command of one package, or return in one sentence why it cannot be had."""
+    """Add the command of one package, or return in one sentence why that is not possible."""
     package = entry.module.partition(".")[0]
     try:
         entry.load()(subparsers)
@@ -62,7 +62,7 @@ def _add_command(subparsers: Any, entry: EntryPoint) -> str:
         extra = _EXTRAS.get(package)
         advice = f"install it with pip install 'endcap[{extra}]'" if extra else f"it is needed by {package}"
         return f"the Python package {error.name!r} is not installed in this environment; {advice}"
-    except Exception as error:  # another package's failure must not take the whole command line with it
+    except Exception as error:  # an error of another package must not break the command line
         return f"{package} cannot be loaded ({type(error).__name__}: {error})"
     return ""
 

@@ -33,12 +33,12 @@ _STATE_WAIT_S = 0.2
 class Client:
     """Asks endcap servers for storefronts and searches over gRPC.
 
-    Every call has a deadline and tells the server how much of it is left, so that the server degrades in time instead
-    of answering too late. Errors are those of `endcap_client.errors`.
+    Every call has a deadline and sends the server the time left, so that the server degrades instead of answering too
+    late. Errors are those of `endcap_client.errors`.
 
     Args:
         address: HOST:PORT of a server's gRPC port, or several of them; calls go to each in turn.
-        timeout_s: deadline of a call that does not bring its own, seconds; None takes that of the options.
+        timeout_s: deadline of a call that has none, seconds; None: that of the options.
         options: everything else.
     """
 
@@ -80,14 +80,14 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and cancel what is under way; the client is of no use after that."""
+        """Close the connections and cancel running calls; the client cannot be used afterwards."""
         self._closed = True
         for channel in self._channels:
             channel.close()
 
     @property
     def counts(self) -> Counts:
-        """What this client did so far."""
+        """Counts of this client so far."""
         return self._calls.policy.counters.snapshot()
 
     def storefront(
@@ -106,17 +106,17 @@ class Client:
         """Return a shopper's themed page.
 
         Args:
-            history: product ids the shopper bought or engaged with, oldest first.
+            history: ids of products that the shopper bought or viewed, oldest first.
             session: this session's search texts, oldest first.
-            rules: merchandising rules; a mapping or a text is sent as the contract's JSON, as it is.
+            rules: merchandising rules; a mapping or a text is sent as JSON without changes.
             placements: how many placements.
             products: how many products in each.
-            timeout_s: the call's deadline, seconds; None takes the client's.
-            budget_ms: time the server may spend, milliseconds; None is the timeout less a small margin.
-            explain: whether to ask what each score is made of (`ScoredProduct.signals`).
+            timeout_s: the call's deadline, seconds; None: the client's.
+            budget_ms: upper limit of the server's time, milliseconds; None: the timeout less a small margin.
+            explain: whether to request the components of each score (`ScoredProduct.signals`).
             metadata: headers of this call, after those of the options.
-            shopper: who asks, for the server's splits of the traffic: always the same for a shopper. It is hashed here
-                and never sent. Without it the oldest products of the history stand for the shopper.
+            shopper: a constant id of the shopper, for trials of generations. It is hashed here and never sent. Without
+                it, the oldest products of the history identify the shopper.
 
         Raises:
             EndcapError: one of its kinds, see `endcap_client.errors`.
@@ -147,8 +147,8 @@ class Client:
     ) -> Page | D:
         """Return `storefront(history, ...)`, or the default when the service cannot answer in time.
 
-        That is for `Refused`, `DeadlineExceeded`, `Overloaded` and `ModelError`; `counts.fallbacks` counts them. Other
-        errors are mistakes of the caller or of the installation, and are raised.
+        These errors are `Refused`, `DeadlineExceeded`, `Overloaded` and `ModelError`; `counts.fallbacks` counts them.
+        Other errors are mistakes of the caller or the installation, and are raised.
         """
         return self._or(default, lambda: self.storefront(history, **arguments))
 
@@ -159,8 +159,8 @@ class Client:
     def storefronts(self, requests: Iterable[StorefrontRequest], concurrency: int = 8) -> list[Page | EndcapError]:
         """Ask for several pages, at most `concurrency` at a time.
 
-        Each request has its own deadline, which begins when it is sent. A request that fails leaves its error in its
-        place, and the others are not disturbed.
+        Each request has its own deadline, which starts when it is sent. A failed request has its error in its place and
+        does not affect the others.
 
         Returns:
             For each request, in order, its page or the error that `storefront` would have raised.
@@ -172,10 +172,10 @@ class Client:
         return self._batch(lambda request: self._run(self._calls.search(request)), requests, concurrency)
 
     def ready(self, timeout_s: float | None = None) -> bool:
-        """Return whether any server is up and has both ensembles loaded; one that cannot be asked is not ready.
+        """Return whether both ensembles are ready at any server; one that cannot be reached is not ready.
 
         Raises:
-            ProtocolError: what listens there is no such server.
+            ProtocolError: an address is no such server.
         """
         return self._run(self._calls.ready(timeout_s))
 
@@ -228,7 +228,7 @@ class Client:
         except StopIteration as done:
             return done.value
         except ValueError as error:
-            # What gRPC raises when another thread closes the channel at this very moment.
+            # gRPC raises this if another thread closes the channel at the same time.
             if self._closed:
                 raise EndcapError(f"this client of {', '.join(self.addresses)} was closed: {error}") from error
             raise
@@ -238,7 +238,7 @@ class Client:
             steps.close()
 
     def _ask(self, step: Send) -> Outcome:
-        """Send and wait in this thread: gRPC's quicker way."""
+        """Send and wait in this thread, which is faster in gRPC."""
         try:
             response = self._method(step)(step.body, timeout=step.timeout_s, metadata=step.headers or None)
         except grpc.RpcError as error:
@@ -257,10 +257,10 @@ class Client:
         return call
 
     def _cast(self, step: Shadow) -> None:
-        """Send what nobody waits for; not if many such requests are under way already."""
+        """Send a shadow request, unless many are running."""
         if len(self._shadows) < MOST_SHADOWS:
             call = self._method(step).future(step.body, timeout=step.timeout_s, metadata=step.headers or None)
-            self._shadows.add(call)  # a call that nobody holds is cancelled
+            self._shadows.add(call)  # keep a reference, or the call would be cancelled
             call.add_done_callback(self._shadows.discard)
 
     def _method(self, step: Send | Shadow) -> Any:
@@ -269,10 +269,10 @@ class Client:
         return self._methods[step.server][step.method]
 
     def _note_connection(self, outcome: Outcome) -> None:
-        """After a deadline, find out whether there was a connection at all: a dead host is no slow server.
+        """After a deadline, find out whether there was a connection, to distinguish a dead host from a slow server.
 
-        gRPC only tells those who subscribe, which takes a thread, so a server that has answered before is not asked
-        about: its connection, if lost, would have been told as such.
+        gRPC reports that only to subscribers, which takes a thread. A server that has answered before is not checked,
+        because gRPC would have reported the loss of its connection as an error.
         """
         if outcome.code != "DEADLINE_EXCEEDED":
             if outcome.code != "UNAVAILABLE":

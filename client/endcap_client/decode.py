@@ -1,4 +1,4 @@
-"""From Triton's answer to the client's values, in one pass over the bytes; departures from the contract are named."""
+"""Converts Triton's answer to the client's values, in one pass over the bytes; errors name the broken contract."""
 
 import json
 import math
@@ -20,7 +20,7 @@ class Answer:
     def __init__(self, response: Any):
         names = [output.name for output in response.outputs]
         self._outputs = dict(zip(names, response.outputs, strict=True))
-        # zip, not strict: an answer that lacks the bytes of a tensor is told where that tensor is read.
+        # Not strict: missing bytes are reported when the tensor is read.
         self._raw = dict(zip(names, response.raw_output_contents, strict=False))
 
     def texts(self, name: str, rank: int, shape: tuple[int, ...] | None = None) -> tuple[list[str], tuple[int, ...]]:
@@ -28,8 +28,8 @@ class Answer:
 
         Args:
             name: the tensor.
-            rank: how many dimensions it must have.
-            shape: which shape it must have; None leaves that open.
+            rank: number of dimensions that it must have.
+            shape: shape that it must have; None: any.
         """
         raw, shape = self._checked(name, "BYTES", rank, shape)
         texts, start, size = [], 0, len(raw)
@@ -71,7 +71,7 @@ def read_page(response: Any, explain: bool, seconds: float) -> Page:
     """Return a storefront's answer without padding.
 
     Raises:
-        ProtocolError: the answer is not what the contract promises.
+        ProtocolError: the answer breaks the contract.
     """
     answer = Answer(response)
     status = _read_status(answer)

@@ -1,4 +1,4 @@
-"""From a request's values to the bytes that travel: checked, and packed once however often they are sent."""
+"""Converts a request's values to bytes: checked, and packed once for all attempts."""
 
 import json
 import struct
@@ -19,23 +19,23 @@ _INT32_MAX = 2**31 - 1
 
 
 class Message:
-    """One request, ready but for the time that is left."""
+    """One request, complete except for the time left."""
 
     def __init__(self, model: str, outputs: Iterable[str], explain: bool, shopper: bytes = b""):
-        # Steps whose outputs nobody asks for are not run, so SIGNALS travel only on demand.
+        # Only requested outputs are transferred, so SIGNALS are requested on demand.
         asked = [*outputs, *(("SIGNALS",) if explain else ())]
         self.model = model
         self.shopper = shopper
-        """Stands for the shopper; never sent."""
+        """Key of the shopper; never sent."""
         self._message = service_pb2.ModelInferRequest(
             model_name=model,
             outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in asked],
         )
 
     def add_texts(self, name: str, texts: Iterable[str]) -> None:
-        """Add a BYTES [n] tensor, or none where there are no texts (all of ours are optional)."""
+        """Add a BYTES [n] tensor, or none without texts (all of them are optional)."""
         if isinstance(texts, str | bytes):
-            # A string is iterable too: its letters would travel as product ids.
+            # A string is iterable, too: its letters would be sent as product ids.
             raise InvalidArgument.of(name, "a sequence of texts", f"one text, {texts[:40]!r}")
         try:
             encoded = [_encoded(name, text) for text in texts]
@@ -46,11 +46,11 @@ class Message:
             self._add(name, "BYTES", len(encoded), raw)
 
     def add_number(self, name: str, value: int) -> None:
-        """Add an INT32 [1] tensor; the range is the server's to judge."""
+        """Add an INT32 [1] tensor; the server checks the range."""
         self._add(name, "INT32", 1, struct.pack("<i", _checked_number(name, value)))
 
     def add_rules(self, rules: Rules | Mapping[str, Any] | str | None) -> None:
-        """Add RULES where there are any; the server alone judges the document."""
+        """Add RULES, if there are any; the server checks the document."""
         if rules is None:
             return
         if isinstance(rules, Rules):
@@ -66,7 +66,7 @@ class Message:
             self.add_texts("RULES", [text])
 
     def to_bytes(self, budget_ms: int, model: str = "") -> bytes:
-        """Return the message with this budget, to `model` if not to its own; call it again for another."""
+        """Return the message with this budget, for `model` or by default its own; can be called repeatedly."""
         self._message.model_name = model or self.model
         raw = struct.pack("<i", budget_ms)
         if self._message.inputs and self._message.inputs[-1].name == "BUDGET_MS":
@@ -108,20 +108,20 @@ def search_message(model: str, request: SearchRequest) -> Message:
 
 
 def budget_ms(asked_ms: int | None, elapsed_s: float, left_s: float, margin_ms: float) -> int:
-    """Return what the server may spend: what is left less a margin, and no more than what the caller asked for.
+    """Return the server's budget: the time left less a margin, at most the caller's budget.
 
     Args:
-        asked_ms: the caller's own budget of the whole call, or None.
-        elapsed_s: how much of the call is gone (retries, hedges), seconds.
+        asked_ms: the caller's budget of the whole call, or None.
+        elapsed_s: elapsed time of the call (retries, hedges), seconds.
         left_s: time until the deadline, seconds.
-        margin_ms: what the way there and back takes; at most a fifth of what is left is kept for it.
+        margin_ms: time for the network; at most a fifth of the time left is used.
     """
     left_ms = 1000 * left_s
     allowed = max(1, int(left_ms - min(margin_ms, 0.2 * left_ms)))
     if asked_ms is None:
         return min(allowed, _INT32_MAX)
     asked = _checked_number("BUDGET_MS", asked_ms)
-    # What is wrong from the start (0, -5) is sent as it is: the server says why.
+    # Invalid values (0, -5) are sent without changes, so that the server reports them.
     return asked if asked < 1 else min(allowed, max(1, asked - int(1000 * elapsed_s)))
 
 

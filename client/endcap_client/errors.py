@@ -1,16 +1,16 @@
-"""What can go wrong with a request, as one small tree of exceptions, and how gRPC's answers map to it."""
+"""The exceptions of requests, and the mapping of gRPC's errors to them."""
 
 import re
 from typing import ClassVar
 
 
 class EndcapError(Exception):
-    """Base of every error that this client raises on purpose; its text is one sentence.
+    """Base of all errors of this client; its text is one sentence.
 
     Attributes:
         reason: one word for counting: "refused", "deadline", "overloaded", "invalid", "model", "protocol", or "other".
-        code: gRPC's status ("UNAVAILABLE", ...), "" where the call was not sent.
-        attempts: how often the call was tried.
+        code: gRPC's status ("UNAVAILABLE", ...), "" if the call was not sent.
+        attempts: number of attempts.
     """
 
     reason: ClassVar[str] = "other"
@@ -31,18 +31,18 @@ class DeadlineExceeded(EndcapError):  # noqa: N818
 
 
 class Overloaded(EndcapError):  # noqa: N818
-    """The server sheds load (full queue, out of resources); try again later, and no sooner elsewhere."""
+    """The server refuses work because of load; try again later, also at other servers."""
 
     reason = "overloaded"
 
 
 class InvalidArgument(EndcapError):  # noqa: N818
-    """The request, or a setting, is wrong, so sending it again will not help.
+    """The request, or a setting, is wrong; sending it again does not help.
 
     Attributes:
-        tensor: name of the tensor (or setting) at fault, "" where the message names none.
-        expected: what the server (or this client, before sending) wanted, "" where not said.
-        got: what it was given, "" where not said.
+        tensor: name of the wrong tensor or setting, "" if unknown.
+        expected: what the server or this client expected, "" if unknown.
+        got: what it got, "" if unknown.
     """
 
     reason = "invalid"
@@ -55,27 +55,27 @@ class InvalidArgument(EndcapError):  # noqa: N818
 
     @classmethod
     def of(cls, tensor: str, expected: str, got: str) -> "InvalidArgument":
-        """Return the error for a value refused before it is sent."""
+        """Return the error for a value that is refused before sending."""
         return cls(f"{tensor}: expected {expected}, got {got}", tensor, expected, got)
 
 
 class ModelError(EndcapError):
-    """A model failed, or is not loaded, on a server that is otherwise reachable."""
+    """A model failed, or is not loaded, on a reachable server."""
 
     reason = "model"
 
 
 class ProtocolError(EndcapError):
-    """What answered does not speak this protocol, or its answer breaks the contract."""
+    """The address does not support this protocol, or its answer breaks the contract."""
 
     reason = "protocol"
 
 
 FALL_BACK = (Refused, DeadlineExceeded, Overloaded, ModelError)
-"""The service cannot answer in time: what a caller with a page of its own need not see."""
+"""Errors for which `storefront_or` and `search_or` return the default: the service cannot answer in time."""
 
-# endcap's stages write "TENSOR: expected X, got Y; advice"; Triton's own checks (core, infer_request.cc) have wordings
-# of their own.
+# endcap's stages write "TENSOR: expected X, got Y; advice"; Triton's checks (core, infer_request.cc) have other
+# wordings.
 _EXPECTED_GOT = (
     re.compile(r"(?P<tensor>\b[A-Z][A-Z0-9_]*\b)[^:]{0,80}: expected (?P<expected>.+?), got (?P<got>.+?)(?:; |$)"),
     re.compile(
@@ -129,7 +129,7 @@ def from_grpc(
 
 
 def may_try_again(error: EndcapError) -> bool:
-    """Return whether the same request may succeed a little later: UNAVAILABLE, but not for overload."""
+    """Return whether the same request can succeed a little later: UNAVAILABLE, but not overload."""
     return error.code == "UNAVAILABLE" and isinstance(error, Refused | ModelError)
 
 
@@ -158,7 +158,7 @@ def _kind(code: str, text: str, address: str, model: str, timeout_s: float, conn
 
 
 def _unavailable(text: str, address: str, model: str) -> EndcapError:
-    # What the server says of itself comes first: its sentence may well hold words that look like a lost connection.
+    # Check the server's own messages first: they can contain words that look like a lost connection.
     if _OVERLOADED.search(text):
         return Overloaded(f"{address} is overloaded, {model} was not tried: {text}")
     if _NO_CONNECTION.search(text):
@@ -180,7 +180,7 @@ def _invalid_argument(text: str) -> InvalidArgument:
 
 
 def _reason(text: str) -> str:
-    """The last part of gRPC's chain of causes says what happened; the rest repeats the address."""
+    """The last part of gRPC's chain of causes, which says what happened; the rest repeats the address."""
     reasons = (
         (r"connection refused", "connection refused, so nothing listens there"),
         (r"dns resolution|name resolution|errors resolving|lookup error", "the host name does not resolve"),

@@ -1,6 +1,6 @@
 """Pages and rankings as HTML for a notebook: one self-contained fragment, every text in it escaped.
 
-Colours are mixed from the surrounding text's colour, so that it reads in light and in dark notebooks.
+Colours are mixed from the surrounding text's colour, for light and dark notebooks.
 """
 
 import math
@@ -128,7 +128,7 @@ def _stage(name: str, stage: StageStatus, degraded: bool) -> str:
 
 
 def _scale(products: Sequence[ScoredProduct]) -> tuple[float, float]:
-    """The ends of the score bars: zero or the lowest score, and the highest."""
+    """The range of the score bars: zero or the lowest score, and the highest."""
     scores = [product.score for product in products if math.isfinite(product.score)] or [0.0]
     low, high = min(0.0, *scores), max(scores)
     return low, high if high > low else low + 1.0

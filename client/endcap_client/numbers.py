@@ -1,6 +1,6 @@
-"""Numbers on the command line: argparse types that refuse what is out of range, in one sentence and with exit code 2.
+"""Numbers on the command line: argparse types that refuse values out of range, with one sentence and exit code 2.
 
-Every command of `endcap` takes its types from here, whichever package it comes with.
+All commands of `endcap`, in all packages, use these types.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def number(low: float, high: float, *, above: bool = False) -> Callable[[str], f
 
 
 def listed(one: Callable[[str], Number]) -> Callable[[str], tuple[Number, ...]]:
-    """A type for different numbers with commas between them, each of the type `one`; in ascending order."""
+    """A type for distinct numbers, separated by commas, each of the type `one`; in ascending order."""
 
     def read(text: str) -> tuple[Number, ...]:
         return tuple(sorted({one(part) for part in text.split(",")}))
@@ -58,12 +58,12 @@ def _shown(text: str) -> str:
 count = whole(1, 1_000_000)
 """How many of something."""
 count_or_none = whole(0, 1_000_000)
-"""The same, 0 for none, all or a choice by the machine, as the option says."""
+"""The same, with 0 for none, all, or automatic, as the option says."""
 port = whole(0, 65_535)
-"""A TCP port, 0 for one that is free."""
+"""A TCP port; 0: any free one."""
 seed = whole(0, 2**32 - 1)
-"""A seed, as NumPy takes it."""
+"""A seed for NumPy."""
 milliseconds = whole(1, 2**31 - 1)
-"""As BUDGET_MS is sent: INT32."""
+"""Milliseconds in the range of BUDGET_MS: INT32."""
 seconds = number(0, 86_400, above=True)
 """A time of at most a day."""

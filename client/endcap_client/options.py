@@ -1,4 +1,4 @@
-"""Everything that can be set about a client, in one small object whose values are checked when it is made."""
+"""All options of a client in one object, whose values are checked when it is created."""
 
 import math
 import re
@@ -17,28 +17,28 @@ Metadata = Mapping[str, str | bytes]
 _DAY_S = 86_400
 _KEY = re.compile(r"[0-9a-z_.-]+")
 _TEXT_VALUE = re.compile(r"[\x20-\x7e]*")
-# By default gRPC waits up to two minutes before it tries a server again that was away, sends even loopback calls to
-# the proxy that http_proxy names, and lets a new client inherit the waiting of an older one.
+# gRPC's defaults are unsuitable: it waits up to two minutes before it reconnects, sends even loopback calls to the
+# proxy of http_proxy, and shares the waiting times between clients.
 _CHANNEL = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.use_local_subchannel_pool", 1),
-    # gRPC's own retries know neither our budget nor what overload looks like here.
+    # gRPC's retries do not know our budget and our overload errors.
     ("grpc.enable_retries", 0),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tls:
-    """How to talk TLS; with a key and its chain the client shows who it is as well (mTLS).
+    """TLS options; with key and chain, the client authenticates itself (mTLS).
 
     Attributes:
-        root_certificates: PEM file of the authorities to trust; None takes the system's.
+        root_certificates: PEM file of trusted authorities; None: the system's.
         private_key: PEM file of the client's private key.
         certificate_chain: PEM file of the client's certificate and those that signed it.
-        server_name: name to expect in the server's certificate, "" for the address' host.
+        server_name: expected name in the server's certificate; "": the host of the address.
     """
 
     root_certificates: str | PathLike[str] | None = None
@@ -66,15 +66,15 @@ class Tls:
 
 @dataclass(frozen=True, kw_only=True)
 class Retry:
-    """When a call is tried again: only after UNAVAILABLE, never after overload, and within a budget.
+    """Options of retries: only after UNAVAILABLE, never after overload, and within a budget.
 
     Attributes:
-        attempts: most tries of one call, the first included.
-        base_ms: ceiling of the wait before the second try; it doubles with each further one. The wait itself is drawn
-            evenly between 0 and the ceiling, so that clients that failed together do not come back together.
-        max_ms: highest ceiling.
-        budget_share: further tries (retries and hedges) as a share of the calls that went well.
-        budget_burst: further tries that may be saved up; also what a new client starts with.
+        attempts: most attempts of one call, including the first.
+        base_ms: upper bound of the wait before the second attempt; it doubles with each further one. The wait is drawn
+            uniformly between 0 and the bound, so that clients that failed together do not return together.
+        max_ms: largest bound.
+        budget_share: retries and hedges as a share of successful calls.
+        budget_burst: most retries and hedges that can accumulate; also the initial value.
     """
 
     attempts: int = 3
@@ -93,13 +93,13 @@ class Retry:
 
 @dataclass(frozen=True, kw_only=True)
 class Hedge:
-    """When a second request goes to another address because the first is slow; the first answer wins.
+    """Options of hedging: if a call is slow, send it to another address, too; the first answer wins.
 
-    It needs two addresses or more, and draws on the budget of `Retry`.
+    It needs two addresses or more, and uses the budget of `Retry`.
 
     Attributes:
-        quantile: the wait, as a quantile of what recent calls of the same model took.
-        min_calls: no hedging before so many calls were seen.
+        quantile: the wait, as a quantile of the latency of recent calls of the same model.
+        min_calls: number of calls before the first hedge.
         min_ms: shortest wait.
     """
 
@@ -115,15 +115,15 @@ class Hedge:
 
 @dataclass(frozen=True, kw_only=True)
 class Keepalive:
-    """HTTP/2 pings that find out about a connection that died silently.
+    """HTTP/2 pings, which detect dead connections.
 
     A server closes a connection that pings more often than it allows; Triton allows one in 300 s unless it is started
     with other `--grpc-http2-*` and `--grpc-keepalive-*` options.
 
     Attributes:
-        time_ms: quiet time after which a ping is sent.
-        timeout_ms: how long its answer may take before the connection counts as dead.
-        without_calls: whether to ping while no call is under way.
+        time_ms: idle time before a ping.
+        timeout_ms: time for its answer, after which the connection counts as dead.
+        without_calls: whether to ping without running calls.
     """
 
     time_ms: int = 300_000
@@ -137,21 +137,21 @@ class Keepalive:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Settings of a client; every value is checked here, and a wrong one is named.
+    """Options of a client; every value is checked, and errors name the wrong one.
 
     Attributes:
-        timeout_s: deadline of a call that does not bring its own, seconds.
-        margin_ms: what the server's budget leaves for the way there and back, milliseconds (at most a fifth of the
-            time that is left).
-        tls: how to talk TLS; None talks in the clear.
+        timeout_s: deadline of a call that has none, seconds.
+        margin_ms: time that the server's budget leaves for the network, milliseconds (at most a fifth of the time
+            left).
+        tls: TLS options; None: no TLS.
         metadata: headers of every call.
-        retry: when to try again; None never does.
-        hedge: when to ask a second address; None never does.
-        keepalive: pings; None sends none.
+        retry: options of retries; None: no retries.
+        hedge: options of hedging; None: no hedging.
+        keepalive: options of pings; None: no pings.
         max_send_bytes: longest request.
         max_receive_bytes: longest answer.
         tracing: whether to record OpenTelemetry spans and pass the trace on (needs the extra `otel`).
-        storefront_model: name of the storefront ensemble (a changed contract comes under a new name).
+        storefront_model: name of the storefront ensemble (a changed contract has a new name).
         search_model: name of the search ensemble.
 
     Raises:
@@ -223,7 +223,7 @@ def checked_addresses(address: object) -> tuple[str, ...]:
 
 
 def checked_options(options: Options | None, timeout_s: float | None) -> Options:
-    """Return the options of a client, its own deadline put in."""
+    """Return the options of a client, with its deadline."""
     if not isinstance(options, Options | None):
         raise InvalidArgument.of("options", "Options(...) or None", repr(options))
     options = options or Options()
@@ -231,13 +231,13 @@ def checked_options(options: Options | None, timeout_s: float | None) -> Options
 
 
 def checked_concurrency(concurrency: int) -> int:
-    """Return a batch's bound, or raise InvalidArgument."""
+    """Return a batch's concurrency, or raise InvalidArgument."""
     _whole("concurrency", concurrency, 1, 1_000)
     return concurrency
 
 
 def metadata_pairs(metadata: Metadata) -> tuple[tuple[str, str | bytes], ...]:
-    """Return headers as gRPC takes them, or raise InvalidArgument for one that it would refuse."""
+    """Return headers for gRPC, or raise InvalidArgument for one that it would refuse."""
     if not isinstance(metadata, Mapping):
         raise InvalidArgument.of("metadata", "a mapping of keys to values", repr(metadata))
     for key, value in metadata.items():
@@ -247,7 +247,7 @@ def metadata_pairs(metadata: Metadata) -> tuple[tuple[str, str | bytes], ...]:
             if not isinstance(value, bytes):
                 raise InvalidArgument.of("metadata", f"bytes for {key!r}", type(value).__name__)
         elif not isinstance(value, str) or not _TEXT_VALUE.fullmatch(value):
-            # The value may be a secret, and does not belong into an error.
+            # The value can be a secret, so it is not in the error.
             raise InvalidArgument.of("metadata", f"printable ASCII text for {key!r}", f"another {type(value).__name__}")
     return tuple(metadata.items())
 

@@ -1,6 +1,6 @@
-"""Which address to ask, whether to ask again, and when: decisions without any input or output.
+"""Decisions about addresses, retries and hedges, without input or output.
 
-Everything here is shared by all calls of a client, from all its threads.
+All calls of a client share these objects, from all its threads.
 """
 
 import random
@@ -13,16 +13,16 @@ from endcap_client.options import Hedge, Retry
 from endcap_client.staging import StagingTable
 
 _AVOID_S = 1.0
-"""How long an address that refused is passed over while another is there; also gRPC's wait between connects."""
+"""Seconds for which an address that refused is avoided; also gRPC's wait between connects."""
 _WINDOW = 256
 _REFRESH = 16
 
 
 class TokenBucket:
-    """The budget of further tries: calls that went well pay a share in, each retry or hedge takes one out.
+    """The budget of retries and hedges: a successful call adds a share of a token, each retry or hedge takes one.
 
-    With share 0.1, at most one call in ten is followed by a second try in the long run; the burst bounds what a quiet
-    time saves up. A service in trouble is therefore never asked much more than a healthy one.
+    With share 0.1, at most one call in ten has a second attempt in the long run; the burst limits what accumulates. A
+    server in trouble therefore never gets much more load than a healthy one.
     """
 
     def __init__(self, share: float, burst: float):
@@ -33,17 +33,17 @@ class TokenBucket:
 
     @property
     def tokens(self) -> float:
-        """Further tries that could be paid now."""
+        """Tokens in the bucket."""
         return self._tokens
 
     def earn(self) -> None:
-        """Pay in for a call that went well."""
+        """Add the share of a successful call."""
         if self._tokens < self._burst:
             with self._lock:
                 self._tokens = min(self._burst, self._tokens + self._share)
 
     def spend(self) -> bool:
-        """Take one out; False if there is none."""
+        """Take one token; False if there is none."""
         with self._lock:
             if self._tokens < 1:
                 return False
@@ -51,13 +51,13 @@ class TokenBucket:
             return True
 
     def drain(self) -> None:
-        """Take all out: an overloaded service gets no second tries until enough calls went well again."""
+        """Empty the bucket, so that an overloaded service gets no retries until enough calls succeed."""
         with self._lock:
             self._tokens = 0.0
 
 
 class LatencyWindow:
-    """What the last 256 calls took, and a quantile of it (refreshed every 16 calls, for sorting is not free)."""
+    """Latencies of the last 256 calls, and a quantile of them, updated every 16 calls because of the sort."""
 
     def __init__(self, quantile: float, min_calls: int):
         self._quantile = quantile
@@ -83,7 +83,7 @@ class LatencyWindow:
 
 
 class Servers:
-    """The addresses, in turn; one that refused a moment ago comes last."""
+    """The addresses, in turn; one that has just refused comes last."""
 
     def __init__(self, addresses: Sequence[str]):
         self.addresses = tuple(addresses)
@@ -92,7 +92,7 @@ class Servers:
         self._lock = threading.Lock()
 
     def pick(self, now: float, tried: Collection[int] = ()) -> int:
-        """Return the number of the address to ask next: best one that this call has not tried yet."""
+        """Return the number of the next address, preferably one that this call has not tried."""
         count = len(self.addresses)
         if count == 1:
             return 0
@@ -103,16 +103,16 @@ class Servers:
         return chosen
 
     def refused(self, server: int, now: float) -> None:
-        """Note that there was no connection to it, or that it has nothing to answer with yet, or any more."""
+        """Record that there was no connection, or that the server is not ready."""
         self._avoid_until[server] = now + _AVOID_S
 
     def answered(self, server: int) -> None:
-        """Note that it answered, with whatever."""
+        """Record any answer of a server."""
         self._avoid_until[server] = 0.0
 
 
 class Backoff:
-    """The decision to try again."""
+    """Decides about retries."""
 
     def __init__(self, retry: Retry | None, budget: TokenBucket, draw: Callable[[], float] = random.random):
         self._retry = retry
@@ -120,10 +120,10 @@ class Backoff:
         self._draw = draw
 
     def wait_s(self, attempts: int, left_s: float) -> float | None:
-        """Return how long to wait before trying again, or None for not at all.
+        """Return the wait before the next attempt; None: no retry.
 
         Args:
-            attempts: tries so far.
+            attempts: attempts so far.
             left_s: time left until the deadline, seconds.
         """
         retry = self._retry
@@ -131,7 +131,7 @@ class Backoff:
             return None
         ceiling_ms = min(retry.max_ms, retry.base_ms * 2 ** (attempts - 1))
         wait_s = self._draw() * ceiling_ms / 1000
-        # No token is spent on a try that the deadline would cut off at once.
+        # Spend no token on an attempt that the deadline would end at once.
         if wait_s >= left_s or not self._budget.spend():
             return None
         return wait_s
@@ -139,17 +139,17 @@ class Backoff:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a client did so far.
+    """Counts of a client.
 
     Attributes:
-        calls: storefronts and searches asked for.
-        retries: further tries after a failure.
+        calls: requested storefronts and searches.
+        retries: attempts after a failure.
         hedges: second requests because the first was slow.
-        hedges_won: those of them that answered first.
-        staged: tries that went to a generation on trial (a split of the traffic).
-        shadows: requests that such a generation was asked besides.
+        hedges_won: hedges that answered first.
+        staged: attempts at a generation on trial (split).
+        shadows: copies of requests for a generation on trial (shadow).
         errors: failed calls, by `EndcapError.reason`.
-        fallbacks: defaults that `storefront_or` and `search_or` gave, by the reason of the failure.
+        fallbacks: defaults returned by `storefront_or` and `search_or`, by reason of the failure.
     """
 
     calls: int = 0
@@ -163,19 +163,19 @@ class Counts:
 
 
 class Counters:
-    """Counts as they grow."""
+    """Mutable counts. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[tuple[str, str]] = Counter()
 
     def add(self, name: str, reason: str = "") -> None:
-        """Count one of the fields of `Counts`, with its reason where it is counted by reason."""
+        """Increase a field of `Counts`, with a reason for fields that are counted by reason."""
         with self._lock:
             self._counts[name, reason] += 1
 
     def snapshot(self) -> Counts:
-        """Return the counts of this moment."""
+        """Return the present counts."""
         with self._lock:
             counts = self._counts.copy()
 
@@ -195,7 +195,7 @@ class Counters:
 
 
 class Policy:
-    """All of the above for one client."""
+    """The decisions of one client."""
 
     def __init__(self, addresses: Sequence[str], retry: Retry | None, hedge: Hedge | None):
         budget = retry or Retry()
@@ -208,14 +208,14 @@ class Policy:
         self._windows: dict[str, LatencyWindow] = {}
 
     def hedge_after_s(self, model: str) -> float | None:
-        """Return after how many seconds a call of this model is hedged; None is never."""
+        """Return the seconds after which a call of this model is hedged; None: never."""
         window = self._windows.get(model)
         if self._hedge is None or window is None or (value := window.value()) is None:
             return None
         return max(value, self._hedge.min_ms / 1000)
 
     def went_well(self, model: str, seconds: float) -> None:
-        """Learn from a call that was answered."""
+        """Record a successful call."""
         self.budget.earn()
         if self._hedge is not None:
             if model not in self._windows:

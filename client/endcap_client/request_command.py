@@ -1,4 +1,4 @@
-"""`endcap request`: ask a running server for a page, a search, or a file of both, and print the answers."""
+"""`endcap request`: sends a storefront, a search, or a file of both to a server, and prints the answers."""
 
 import argparse
 import json
@@ -228,10 +228,10 @@ def _read_rules(path: Path | None) -> str | None:
 
 
 def _read_titles(catalogue: Path | None) -> dict[str, str]:
-    """Product id -> title; this package installs without a Parquet reader, so it takes the one that is there."""
+    """Product id -> title; this package has no Parquet reader, so it uses an installed one."""
     if catalogue is None:
         return {}
-    # A file, or a folder of files as Spark writes it, with or without the extension.
+    # A file, or a folder of files as in Spark, with or without the extension.
     path = catalogue / "products.parquet"
     if not path.exists() and (catalogue / "products").is_dir():
         path = catalogue / "products"
@@ -250,7 +250,7 @@ def _read_titles(catalogue: Path | None) -> dict[str, str]:
             "--catalogue needs polars or pyarrow to read products.parquet, and neither is installed here; "
             "install one of them or leave the option out"
         ) from None
-    except Exception as error:  # each reader has its own family of errors
+    except Exception as error:  # each reader has its own errors
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InvalidArgument.of("--catalogue", f"{path} with columns product_id and title", problem) from error
     return {str(product_id): str(title) for product_id, title in zip(*(table[name] for name in columns), strict=True)}

@@ -1,4 +1,4 @@
-"""One request as a value: what batches are made of."""
+"""Requests as values, for batches."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -14,7 +14,7 @@ NO_METADATA: Metadata = MappingProxyType({})
 
 
 class SearchArguments(TypedDict, total=False):
-    """What `search` takes besides the query; see `Client.storefront` for what each means."""
+    """Arguments of `search` besides the query; see `Client.storefront`."""
 
     history: Sequence[str]
     rules: RulesLike
@@ -27,7 +27,7 @@ class SearchArguments(TypedDict, total=False):
 
 
 class StorefrontArguments(TypedDict, total=False):
-    """What `storefront` takes besides the history; see `Client.storefront` for what each means."""
+    """Arguments of `storefront` besides the history; see `Client.storefront`."""
 
     session: Sequence[str]
     rules: RulesLike
@@ -44,10 +44,10 @@ class StorefrontArguments(TypedDict, total=False):
 class _Request:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Return the request that a JSON object describes; its keys are the names of the fields.
+        """Return the request of a JSON object whose keys are names of fields.
 
         Raises:
-            InvalidArgument: a key is not a field, or a needed one is missing.
+            InvalidArgument: a key is no field, or a required one is missing.
         """
         names = [each.name for each in fields(cls)]
         unknown = [name for name in values if name not in names]
@@ -61,7 +61,7 @@ class _Request:
 
 @dataclass(frozen=True)
 class StorefrontRequest(_Request):
-    """What a page is asked with; the same names and defaults as the arguments of `Client.storefront`."""
+    """A storefront request, with the names and defaults of the arguments of `Client.storefront`."""
 
     history: Sequence[str] = ()
     session: Sequence[str] = ()
@@ -77,7 +77,7 @@ class StorefrontRequest(_Request):
 
 @dataclass(frozen=True)
 class SearchRequest(_Request):
-    """What a search is asked with; the same names and defaults as the arguments of `Client.search`."""
+    """A search request, with the names and defaults of the arguments of `Client.search`."""
 
     query: str
     history: Sequence[str] = ()

@@ -1,8 +1,8 @@
-"""Which requests go to a generation of models that is tried beside the live one.
+"""Selects the requests for a generation of models on trial.
 
-A server says in STATUS that it has one, and with which share: clients need no configuration, follow within an answer,
-and none of the server's time goes into routing. The choice depends on the shopper alone, so a shopper sees one
-generation, from every client.
+A server announces the trial and its share in STATUS. Clients therefore need no configuration, follow with the next
+request, and the server needs no router. The choice depends only on the shopper, so a shopper sees one generation from
+every client.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ _OLDEST = 3
 
 @dataclass(frozen=True)
 class Staging:
-    """What a server says about its generation on trial.
+    """The announcement of a generation on trial.
 
     Attributes:
         generation: its number, as in `versions`.
-        mode: split: its answers are shown; shadow: it is asked as well, and its answers are dropped.
+        mode: split: its answers are used; shadow: it gets copies of requests, and its answers are dropped.
         share: of the shoppers, 0 to 1.
         models: ensemble -> name of its version on trial.
     """
@@ -31,13 +31,13 @@ class Staging:
     models: Mapping[str, str]
 
     def takes(self, key: bytes) -> bool:
-        """Whether it gets the requests of a shopper; which ones differs from one generation to the next."""
+        """Whether it gets the requests of a shopper. Each generation selects other shoppers."""
         digest = hashlib.blake2b(key, digest_size=8, key=self.generation.encode()[:64]).digest()
         return int.from_bytes(digest, "little") < self.share * 2**64
 
 
 def read_staging(document: Mapping[str, Any]) -> Staging | None:
-    """What a STATUS document says of it; None for nothing, or for what this client does not understand."""
+    """Read the announcement in a STATUS document; None if there is none, or an unknown one."""
     try:
         part = document["staging"]
         models = {str(ensemble): str(name) for ensemble, name in part["models"].items()}
@@ -48,9 +48,9 @@ def read_staging(document: Mapping[str, Any]) -> Staging | None:
 
 
 def shopper_key(shopper: str, history: Sequence[str], texts: Sequence[str]) -> bytes:
-    """What stands for a shopper: the name given; else the oldest products of the history, which stay as it grows.
+    """The key of a shopper: the given id; else the oldest products of the history, which do not change as it grows.
 
-    Somebody without either is known by what is asked: equal questions get equal answers.
+    Without both, the texts of the request are the key, so that equal requests get equal answers.
     """
     if shopper:
         return b"shopper\0" + shopper.encode(errors="replace")
@@ -59,10 +59,10 @@ def shopper_key(shopper: str, history: Sequence[str], texts: Sequence[str]) -> b
 
 
 class StagingTable:
-    """What each server of a client has said last.
+    """The latest announcement of each server of a client.
 
     Args:
-        servers: How many there are.
+        servers: Number of servers.
     """
 
     def __init__(self, servers: int):
@@ -70,7 +70,7 @@ class StagingTable:
         self._failed: list[str] = [""] * servers
 
     def learn(self, server: int, document: Mapping[str, Any]) -> None:
-        """Take note of an answer's STATUS."""
+        """Read an answer's STATUS."""
         found = read_staging(document) if "staging" in document else None
         if found is None:
             self._failed[server] = ""
@@ -79,13 +79,13 @@ class StagingTable:
         self._of[server] = found
 
     def forget(self, server: int) -> None:
-        """A generation on trial has failed: it is asked no more, unless the server comes with another."""
+        """Stop using a generation on trial that has failed, until the server announces another one."""
         found = self._of[server]
         self._failed[server] = found.generation if found is not None else ""
         self._of[server] = None
 
     def target(self, server: int, mode: str, model: str, key: bytes) -> str:
-        """The model to ask in this mode instead of `model`, or besides it; empty if none."""
+        """The model to use in this mode instead of `model`, or in addition; "" if none."""
         found = self._of[server]
         if found is None or found.mode != mode or model not in found.models or not found.takes(key):
             return ""

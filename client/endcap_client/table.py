@@ -40,7 +40,7 @@ def render_search(result: SearchResult, titles: Mapping[str, str] = _NO_TITLES, 
 
 
 def to_json(answer: Page | SearchResult, titles: Mapping[str, str] = _NO_TITLES) -> str:
-    """Return an answer as an indented JSON document; products carry their title where `titles` has it."""
+    """Return an answer as an indented JSON document; products have their title if `titles` has it."""
     return json.dumps(_plain(answer, titles), ensure_ascii=False, indent=2, allow_nan=False)
 
 
@@ -108,7 +108,7 @@ def _plain(value: Any, titles: Mapping[str, str]) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item, titles) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no NaN, and a reader in another language would stumble over it
+        return None  # JSON has no NaN
     return value
 
 
@@ -117,7 +117,7 @@ def _number(value: float) -> str:
 
 
 def _clean(text: str) -> str:
-    """Text from a catalogue or a model must not be able to steer the terminal."""
+    """Remove control characters: texts of catalogues or models must not control the terminal."""
     return "".join(" " if unicodedata.category(sign).startswith("C") else sign for sign in text)
 
 

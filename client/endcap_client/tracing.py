@@ -1,7 +1,7 @@
-"""OpenTelemetry spans of calls; imported only by a client whose options ask for tracing.
+"""OpenTelemetry spans of calls; imported only if the options enable tracing.
 
-One span covers a call as its caller sees it, and a client span below it each time the call is sent. The latter's
-context travels as the W3C `traceparent` header, which is the one that Triton reads in its OpenTelemetry mode.
+One span covers the whole call; each attempt is a client span below it. Its context is sent as the W3C header
+`traceparent`, which Triton reads in its OpenTelemetry mode.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 class CallSpan:
-    """The spans of one call; ended by `end`, whatever became of the call."""
+    """The spans of one call; `end` must always be called."""
 
     def __init__(self, model: str):
         self._tracer = trace.get_tracer("endcap_client")
@@ -32,7 +32,7 @@ class CallSpan:
         self._attempts: dict[int, Span] = {}
 
     def send(self, number: int, address: str, hedge: bool) -> list[tuple[str, str]]:
-        """Begin the span of one try, and return the headers that carry its context."""
+        """Start the span of an attempt, and return the headers with its context."""
         host, _, port = address.rpartition(":")
         span = self._tracer.start_span(
             f"{_SERVICE}/ModelInfer",
@@ -54,7 +54,7 @@ class CallSpan:
         return list(headers.items())
 
     def received(self, number: int, code: str, details: str) -> None:
-        """End the span of one try with its gRPC status."""
+        """End the span of an attempt with its gRPC status."""
         span = self._attempts.pop(number)
         span.set_attribute("rpc.grpc.status_code", _number(code))
         if code != "OK":
@@ -62,20 +62,20 @@ class CallSpan:
         span.end()
 
     def answered(self, attempts: int, degraded: Sequence[str]) -> None:
-        """Note a good answer."""
+        """Record a successful answer."""
         self._span.set_attribute("endcap.attempts", attempts)
         self._span.set_attribute("endcap.degraded", list(degraded))
         self._span.set_attribute("endcap.status", "ok")
 
     def failed(self, attempts: int, error: EndcapError) -> None:
-        """Note the error that the caller gets."""
+        """Record the caller's error."""
         self._span.set_attribute("endcap.attempts", attempts)
         self._span.set_attribute("endcap.status", error.reason)
         self._span.set_attribute("error.type", type(error).__name__)
         self._span.set_status(Status(StatusCode.ERROR, str(error)))
 
     def end(self) -> None:
-        """End what is not ended yet: the call itself, and tries that were called off."""
+        """End the span of the call, and those of cancelled attempts."""
         for span in self._attempts.values():
             span.set_attribute("rpc.grpc.status_code", _number("CANCELLED"))
             span.end()

@@ -1,4 +1,4 @@
-"""What goes into a request and what comes out: plain frozen values, no protocol in sight."""
+"""Values of requests and answers: plain frozen dataclasses, independent of the protocol."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,18 +13,18 @@ def _empty() -> Mapping[str, Any]:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the merchandiser wants of this page; the defaults ask for nothing.
+    """Merchandising rules of a request; the defaults are no rules.
 
     Attributes:
         pin: product ids that go first, in this order.
-        exclude_products: product ids never shown.
-        exclude_brands: brands never shown.
-        exclude_categories: category paths (or their beginnings) never shown.
+        exclude_products: product ids that must not be shown.
+        exclude_brands: brands that must not be shown.
+        exclude_categories: category paths, or prefixes of them, that must not be shown.
         boost: "brand:x", "category:y" or "product:z" -> factor that raises the score.
         bury: the same keys -> factor that lowers the score.
         max_per_brand: most products of one brand in a placement.
         campaign: text that steers the themes ("back to school").
-        required_themes: themes that must be on the page.
+        required_themes: titles that the page must show.
     """
 
     pin: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class Rules:
     required_themes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """Return the rules as the contract's JSON, without what is not set."""
+        """Return the rules as the contract's JSON, without empty members."""
         exclude = {
             "products": list(self.exclude_products),
             "brands": list(self.exclude_brands),
@@ -59,7 +59,7 @@ class Rules:
 
 
 class Signals(Mapping[str, float]):
-    """What one score is made of: signal -> value; read from the answer's row only when it is looked at."""
+    """The components of a score: signal -> value; read lazily from the answer's row."""
 
     __slots__ = ("_names", "_values")
 
@@ -88,9 +88,9 @@ class ScoredProduct:
     """One product of a ranking.
 
     Attributes:
-        product_id: as the catalogue has it.
-        score: what it is ranked by, finite, descending.
-        signals: what the score is made of, finite, 0 where unknown; empty unless the request asked to explain.
+        product_id: id in the catalogue.
+        score: score of the ranking, finite, descending.
+        signals: components of the score, finite, 0 if unknown; empty without `explain`.
     """
 
     product_id: str
@@ -104,10 +104,9 @@ class Placement:
 
     Attributes:
         theme: its title.
-        keywords: the known search keywords that it is made of; none of a classic placement.
+        keywords: its known search keywords; none for a classic placement.
         products: best first.
-        source: where it comes from, as STATUS.placements says ("generated", "session", "classic:buy_again", ...); ""
-            from a server that does not say.
+        source: its source in STATUS.placements ("generated", "session", "classic:buy_again", ...); "" if unknown.
     """
 
     theme: str
@@ -118,13 +117,13 @@ class Placement:
 
 @dataclass(frozen=True)
 class StageStatus:
-    """How one stage came to its part of the answer.
+    """The status of one stage.
 
     Attributes:
         source: "generated", "cached", "computed" or "fallback".
         ms: time the stage took, milliseconds.
-        reason: why it, or a part of it, fell back; "" otherwise.
-        aiqa: what the quality checks removed, count by reason.
+        reason: why it, or a part of it, is a fallback; "" otherwise.
+        aiqa: counts of what quality checks removed, by reason.
     """
 
     source: str
@@ -135,13 +134,13 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """What the server says about its answer.
+    """The server's STATUS of an answer.
 
     Attributes:
-        stages: stage name -> how it went, in the order of the request's way.
-        signals: names of the signals a score is made of.
+        stages: stage name -> its status, in the order of a request.
+        signals: names of the signals.
         versions: part (catalogue, index, each model) -> version.
-        document: the whole STATUS document, for what has no field here.
+        document: the whole STATUS document.
     """
 
     stages: Mapping[str, StageStatus]
@@ -151,25 +150,25 @@ class Status:
 
     @property
     def understood(self) -> bool:
-        """Whether the models can know what the query says; of a page always."""
+        """Whether the models understand the query; always true for a page."""
         return bool(self.document.get("understood", True))
 
     @property
     def degraded(self) -> tuple[str, ...]:
-        """Names of the stages that fell back, wholly or in part."""
+        """Names of the stages of which the whole answer, or a part, is a fallback."""
         return tuple(name for name, stage in self.stages.items() if stage.source == "fallback" or stage.reason)
 
 
 @dataclass(frozen=True)
 class Page:
-    """The answer of `storefront`; `seconds` is the call's round trip as the client saw it."""
+    """The answer of `storefront`; `seconds` is the round trip of the call."""
 
     placements: tuple[Placement, ...]
     status: Status
     seconds: float
 
     def to_html(self, titles: Mapping[str, str] | None = None) -> str:
-        """Return the page as an HTML fragment; `titles` maps product ids to the titles to show."""
+        """Return the page as an HTML fragment; `titles` maps product ids to titles."""
         from endcap_client.notebook import page_html
 
         return page_html(self, titles or {})
@@ -180,7 +179,7 @@ class Page:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The answer of `search`, best product first; `seconds` is the round trip as the client saw it."""
+    """The answer of `search`, best product first; `seconds` is the round trip of the call."""
 
     query: str
     products: tuple[ScoredProduct, ...]
@@ -188,7 +187,7 @@ class SearchResult:
     seconds: float
 
     def to_html(self, titles: Mapping[str, str] | None = None) -> str:
-        """Return the ranking as an HTML fragment; `titles` maps product ids to the titles to show."""
+        """Return the ranking as an HTML fragment; `titles` maps product ids to titles."""
         from endcap_client.notebook import search_html
 
         return search_html(self, titles or {})

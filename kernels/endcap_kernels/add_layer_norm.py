@@ -1,4 +1,4 @@
-"""LayerNorm(x + bias + residual): what follows each matrix product of a BERT layer but one, in one pass over memory."""
+"""LayerNorm(x + bias + residual), which follows most matrix products of a BERT layer, in one pass over memory."""
 
 import torch
 import triton

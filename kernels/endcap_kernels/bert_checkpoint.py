@@ -1,7 +1,7 @@
-"""Reads BERT-class checkpoints as Hugging Face writes them, without Hugging Face's model code.
+"""Reads BERT-class checkpoints in Hugging Face's format, without Hugging Face's model code.
 
-BERT, MiniLM and their ``ForSequenceClassification`` are the same layers under the same names, so a folder's
-``config.json`` and ``model.safetensors`` are all it takes.
+BERT, MiniLM and their ``ForSequenceClassification`` have the same layers with the same names, so ``config.json`` and
+``model.safetensors`` of a folder are sufficient.
 """
 
 import json
@@ -64,7 +64,7 @@ def read_checkpoint(checkpoint: str | Path, device: torch.device, dtype: torch.d
     """Load a checkpoint folder (or the name of one in Hugging Face's local cache or hub).
 
     Raises:
-        ValueError: not a BERT-class checkpoint that the kernels can run; says what was expected and what is there.
+        ValueError: not a BERT-class checkpoint that the kernels can run; says what was expected and what came.
         FileNotFoundError: no checkpoint there.
     """
     folder = Path(checkpoint)
@@ -97,7 +97,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Raise ValueError unless the kernels compute what a model of this configuration computes."""
+    """Raise ValueError unless the kernels support a model of this configuration."""
     expected: dict[str, tuple[Any, ...]] = {
         "model_type": ("bert",),
         "hidden_act": ("gelu",),

@@ -1,6 +1,6 @@
 """Checks of the arguments of the public functions: ValueError with what was expected and what came.
 
-What stands in a tensor on a GPU is not looked at, which would wait for the GPU; shapes, types and devices always are.
+Values of tensors on a GPU are not checked, because that would wait for the GPU; shapes, types and devices always are.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-"""Types that kernels compute on; they accumulate in float32."""
+"""Input types of kernels; they accumulate in float32."""
 INTEGERS = (torch.int32, torch.int64)
 
 
@@ -20,7 +20,7 @@ def check_tensor(
     dtypes: Sequence[torch.dtype],
     device: torch.device | None = None,
 ) -> None:
-    """Raise ValueError unless ``tensor`` has this shape (a name stands for any size), type and device."""
+    """Raise ValueError unless ``tensor`` has this shape (a name means any size), type and device."""
     if not isinstance(tensor, Tensor):
         raise ValueError(f"{name}: expected a tensor, got {type(tensor).__name__}")
     fits = len(shape) == tensor.ndim and all(
@@ -37,11 +37,10 @@ def check_tensor(
 
 
 def check_offsets(offsets: Tensor, total: int, device: torch.device, to_the_end: bool = True) -> None:
-    """Raise ValueError unless ``offsets`` can cut ``total`` rows into groups: int [G + 1], rising from 0 to ``total``.
+    """Raise ValueError unless ``offsets`` can split ``total`` rows: int [G + 1], rising from 0 to ``total``.
 
-    Not ``to_the_end``: rows may be left over behind the last group.
-
-    On the CPU the values are checked as well; on a GPU wrong ones are undefined behaviour.
+    With ``to_the_end`` False, rows can remain after the last group. Values are checked on the CPU only; on a GPU, wrong
+    values are undefined behaviour.
     """
     check_tensor("offsets", offsets, ["G + 1"], INTEGERS, device)
     if not len(offsets):

@@ -1,8 +1,8 @@
-"""Compile kernels for GPUs that are not there: ``python -m endcap_kernels.compilation``.
+"""Compile kernels without a GPU: ``python -m endcap_kernels.compilation``.
 
-The public functions are called as ever, on the CPU; where they would start a kernel, it is compiled to machine code for
-each architecture, with the types, the tile sizes and the specialisations of the arguments that a GPU would compile it
-with. What the compiler then says (registers, spilled bytes, shared memory, tensor-core instructions) needs no GPU.
+The public functions are called on the CPU. Instead of launching a kernel, they compile it to machine code for each
+architecture, with the types, tile sizes and argument specialisations of a launch on a GPU. The compiler reports
+registers, spilled bytes, shared memory and tensor-core instructions.
 """
 
 import argparse
@@ -47,7 +47,7 @@ class Compiled:
     registers: int
     """Registers of a thread."""
     spilled: int
-    """Bytes of a thread that did not fit into registers."""
+    """Bytes of a thread that are spilled to memory."""
     shared: int
     """Bytes of shared memory of a program."""
     tensor_cores: str
@@ -57,7 +57,7 @@ class Compiled:
 def compile_cases(
     cases: dict[str, Callable[[], Any]], architectures: tuple[int, ...] = ARCHITECTURES
 ) -> list[Compiled]:
-    """Compile every kernel that the ``cases`` start, each once for each architecture.
+    """Compile every kernel that the ``cases`` launch, for each architecture.
 
     Raises:
         RuntimeError: in a process whose kernels are interpreted.
@@ -90,7 +90,7 @@ def _compile(case: str, kernel: Any, args: tuple[Any, ...], options: dict[str, A
             divisible = value.data_ptr() % 16 == 0
         elif isinstance(value, float):
             signature[name], divisible = "fp32", False
-        elif value == 1:  # Triton makes a constant of it
+        elif value == 1:  # Triton specialises 1 as a constant
             signature[name], divisible = "constexpr", False
             constants[name] = 1
         else:
@@ -99,7 +99,7 @@ def _compile(case: str, kernel: Any, args: tuple[Any, ...], options: dict[str, A
             attributes[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, constants, attributes)
     settings = {name: value for name, value in options.items() if name not in kernel.arg_names}
-    settings["enable_fp_fusion"] = True  # as on a GPU by default; newer releases warn where it is not said
+    settings["enable_fp_fusion"] = True  # the default on a GPU; newer releases warn if it is not set
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=settings)
     registers, spilled = _resources(compiled.asm["cubin"])
     ptx = compiled.asm["ptx"]
@@ -116,7 +116,7 @@ def _compile(case: str, kernel: Any, args: tuple[Any, ...], options: dict[str, A
 
 
 def _resources(machine_code: bytes) -> tuple[int, int]:
-    """Registers and spilled bytes of a thread, as the disassembler in Triton's wheel reads them."""
+    """Registers and spilled bytes of a thread, from the disassembler in Triton's wheel."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(machine_code)

@@ -1,4 +1,4 @@
-"""The calls whose kernels are compiled without a GPU: each public function in the types and sizes it is used with."""
+"""Cases for compilation without a GPU: each public function with the types and sizes in use."""
 
 from collections.abc import Callable
 from typing import Any
@@ -120,4 +120,4 @@ def _all_cases() -> dict[str, Callable[[], Any]]:
 
 
 CASES: dict[str, Callable[[], Any]] = _all_cases()
-"""By name."""
+"""Cases by name."""

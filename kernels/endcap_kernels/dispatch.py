@@ -1,7 +1,7 @@
-"""Which path an operation takes, and how kernels are started.
+"""Selects the path of an operation, and launches kernels.
 
-The rule: tensors on a GPU go to the Triton kernel; tensors on the CPU go to the same kernel under Triton's interpreter
-(``TRITON_INTERPRET=1``, set before this package is imported), and without it to plain PyTorch.
+Tensors on a GPU use the Triton kernel. Tensors on the CPU use the same kernel in Triton's interpreter, if
+``TRITON_INTERPRET=1`` was set before the import of this package, and plain PyTorch otherwise.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,19 +12,19 @@ import torch
 import triton
 
 INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
-"""Whether the kernels of this process are interpreted on the CPU: Triton decides when a kernel is defined."""
+"""Whether kernels are interpreted on the CPU in this process; Triton decides that when a kernel is defined."""
 
 _recorders: list[list[str]] = []
 _compilers: list[Callable[[Any, tuple[Any, ...], dict[str, Any]], None]] = []
 
 
 def runs_kernel(tensor: torch.Tensor) -> bool:
-    """Whether an operation on ``tensor`` runs its Triton kernel (and not plain PyTorch)."""
+    """Whether an operation on ``tensor`` uses its Triton kernel, not plain PyTorch."""
     return tensor.is_cuda or INTERPRETED or bool(_compilers)
 
 
 def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any, **options: Any) -> None:
-    """Start ``kernel`` on ``device``; an empty grid starts nothing."""
+    """Launch ``kernel`` on ``device``; no effect for an empty grid."""
     if 0 in grid:
         return
     for names in _recorders:
@@ -34,10 +34,10 @@ def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any,
         return
     if device.type == "cuda":
         with torch.cuda.device(device):
-            # Releases differ in their default for fused multiply-add, and say so by a warning.
+            # Releases have different defaults for fused multiply-add, and warn about it.
             kernel[grid](*args, enable_fp_fusion=True, **options)
     else:
-        import numpy as np  # what the interpreter computes with; a GPU gives NaN and infinity without a warning
+        import numpy as np  # the interpreter uses NumPy; suppress warnings about NaN and infinity
 
         with np.errstate(all="ignore"):
             kernel[grid](*args, **options)
@@ -45,7 +45,7 @@ def launch(kernel: Any, grid: tuple[int, ...], device: torch.device, *args: Any,
 
 @contextmanager
 def recorded_launches() -> Iterator[list[str]]:
-    """Give the list of the kernels that are started meanwhile, by name: for tests that the intended path ran."""
+    """A list of the names of kernels that are launched meanwhile, for tests of the path."""
     names: list[str] = []
     _recorders.append(names)
     try:
@@ -56,7 +56,7 @@ def recorded_launches() -> Iterator[list[str]]:
 
 @contextmanager
 def compiling(compiler: Callable[[Any, tuple[Any, ...], dict[str, Any]], None]) -> Iterator[None]:
-    """Hand kernels, arguments and options to ``compiler`` instead of starting them; results are left unwritten."""
+    """Pass kernels, arguments and options to ``compiler`` instead of launching them; results are not written."""
     _compilers.append(compiler)
     try:
         yield
@@ -68,8 +68,8 @@ def custom_op(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., An
     """Register a function as the operation ``torch.ops.endcap.<name>``, opaque to ``torch.compile``.
 
     Args:
-        name: of the operation.
-        fake: same arguments; returns empty tensors of the shapes, types and devices that the operation returns.
+        name: name of the operation.
+        fake: function with the same arguments; returns empty tensors with the result's shapes, types and devices.
     """
 
     def register(function: Callable[..., Any]) -> Any:

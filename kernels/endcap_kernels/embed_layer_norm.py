@@ -35,7 +35,7 @@ def embed_layer_norm(
         eps: added to the variance; above 0.
 
     Returns:
-        Type of ``words`` [tokens, H]; NaN for a token whose id, type or position its table does not have.
+        Type of ``words`` [tokens, H]; NaN for a token whose id, type or position is not in its table.
 
     Raises:
         ValueError: wrong shape, type, device or eps.
@@ -113,7 +113,7 @@ def _embed_layer_norm(
 
 @triton.jit
 def _row_of(table_ptr, index_ptr, token, valid, length, column, exists, SIZE: tl.constexpr):
-    """Rows of a table for some tokens, float32 [ROWS, WIDTH]; NaN where the table has no such row."""
+    """Rows of a table for some tokens, float32 [ROWS, WIDTH]; NaN for a missing row."""
     index = tl.load(index_ptr + token, mask=valid, other=0).to(tl.int64)
     known = (index >= 0) & (index < length)
     place = table_ptr + index[:, None] * SIZE + column[None, :]

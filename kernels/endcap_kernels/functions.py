@@ -1,4 +1,4 @@
-"""Functions of kernels that Triton does not have, or has slower; float32 as a rule."""
+"""Functions for kernels that Triton does not have, or only slower ones; mostly float32."""
 
 import triton
 import triton.language as tl
@@ -12,7 +12,7 @@ WIDEN_PRODUCTS = tl.constexpr(INTERPRETED)
 def dot(left, right, total):
     """Matrix product added to ``total`` (float32); float32 operands as three TF32 products, nearly exact."""
     if WIDEN_PRODUCTS:
-        # The interpreter takes the bits of bfloat16 for integers. Products of half floats are exact in float32.
+        # The interpreter reads the bits of bfloat16 as integers. Products of half floats are exact in float32.
         left = left.to(tl.float32)
         right = right.to(tl.float32)
     return tl.dot(left, right, total, input_precision="tf32x3")
@@ -20,7 +20,7 @@ def dot(left, right, total):
 
 @triton.jit
 def sigmoid(x):
-    """1 / (1 + exp(-x)): 0 and 1 where exp overflows or vanishes."""
+    """1 / (1 + exp(-x)); 0 or 1 if exp overflows or vanishes."""
     return 1.0 / (1.0 + tl.exp(-x))
 
 
@@ -37,8 +37,8 @@ def tanh(x):
 def gelu(x, EXACT: tl.constexpr):
     """x * Phi(x), Phi the normal distribution.
 
-    Not EXACT: Phi from formula 7.1.26 of Abramowitz and Stegun (absolute error 7.5e-8), half the instructions of erf:
-    what a kernel can afford that is to be as fast as memory.
+    Without EXACT, Phi is computed by formula 7.1.26 of Abramowitz and Stegun (absolute error 7.5e-8), with half the
+    instructions of erf, so that the kernel is limited by memory only.
     """
     if EXACT:
         return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
@@ -46,6 +46,6 @@ def gelu(x, EXACT: tl.constexpr):
     t = 1.0 / (1.0 + 0.3275911 * z)
     poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
     tail = 0.5 * poly * tl.exp(-z * z)
-    # Phi of a negative x is the tail itself, not 1 minus nearly 1; infinity times a vanished tail would be NaN.
+    # Phi of a negative x is the tail, which avoids cancellation; infinity times a vanished tail would be NaN.
     phi = tl.where(x < 0, tail, 1.0 - tail)
     return tl.where(x == -float("inf"), 0.0 * tail, x * phi)

@@ -2,8 +2,8 @@
 
     fused_i = boost_i * (v * relevance_i + u * ranker_i) / (v + u)
 
-with the weights (v, u) of the query; a signal that is NaN is left out of the mean. The place of a product is the number
-of products of its query that beat it (ties: the earlier product first), found tile by tile on the chip.
+with the weights (v, u) of the query; a signal that is NaN is left out of the mean. The rank of a product is the number
+of products of its query that beat it (ties: the earlier product first), counted tile by tile on the chip.
 """
 
 from itertools import pairwise
@@ -19,7 +19,7 @@ from endcap_kernels.dispatch import custom_op, launch, power_of_two, runs_kernel
 from endcap_kernels.ragged import find_group, search_steps, slots
 
 BLOCK, OTHERS = 32, 64
-"""Products of a program, and products they are compared with at a time."""
+"""Products of a program, and products with which they are compared at a time."""
 
 
 class TopK(NamedTuple):
@@ -48,12 +48,12 @@ def fuse_top_k(
     Args:
         relevance: float32, bfloat16 or float16 [n]; NaN where unknown.
         offsets: int32 or int64 [G + 1], first row of each query's products, and n; groups may be empty.
-        k: how many products to choose, for all queries, or int32 or int64 [G].
+        k: number of products to choose, for all queries, or int32 or int64 [G].
         weights: float32 [2] or [G, 2], of relevance and ranker, at least 0.
         ranker: scores of the ranking model, type and shape of ``relevance``; NaN where unknown; none if not given.
         boosts: float32 [n], factors; 1 if not given.
         mask: bool [n], products that may be chosen; all if not given.
-        max_k: columns of the result, K; by default ``k``, and needed where that is a tensor. Higher k are cut to it.
+        max_k: columns of the result, K; by default ``k``; required if that is a tensor. Higher k are reduced to it.
 
     Raises:
         ValueError: wrong shape, type, device or k.
@@ -162,7 +162,7 @@ def _fused(
     HAS_BOOSTS: tl.constexpr,
     HAS_MASK: tl.constexpr,
 ):
-    """Fused scores of some rows; NaN where a row does not exist, is masked, or has no known signal."""
+    """Fused scores of some rows; NaN if a row does not exist, is masked, or has no known signal."""
     value = tl.load(relevance_ptr + row, mask=exists, other=float("nan")).to(tl.float32)
     weight = tl.where(value == value, relevance_weight, 0.0)
     fused = tl.where(weight > 0, weight * value, 0.0)

@@ -43,7 +43,7 @@ def _gelu_bias(x: Tensor, bias: Tensor) -> Tensor:
     result, (rows, size) = _empty_result(x, bias), x.shape
     if not rows or not size:
         return result
-    # The widest power of two that divides the size leaves no lane idle.
+    # With the largest power of two that divides the size, no lane is idle.
     width = power_of_two(min(size & -size, 1024) if size % 128 == 0 else size, 16, 1024)
     options = {"ROWS": TILE // width, "WIDTH": width}
     launch(

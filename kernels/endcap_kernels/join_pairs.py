@@ -1,6 +1,6 @@
-"""Joins the tokens of queries to those of products on the device, so that a request ships numbers of products only.
+"""Joins the tokens of queries and products on the device, so that a request transfers only numbers of products.
 
-Pair n becomes ``[CLS] query [SEP] product [SEP]``: the query comes with its special tokens, the product without.
+Pair n becomes ``[CLS] query [SEP] product [SEP]``. Queries include their special tokens, products do not.
 """
 
 from itertools import pairwise
@@ -18,7 +18,7 @@ BLOCK = 128
 
 
 class JoinedPairs(NamedTuple):
-    """Packed tokens of pairs; 0 behind the last pair."""
+    """Packed tokens of pairs; 0 after the last pair."""
 
     ids: Tensor
     """int32 [tokens]"""
@@ -39,18 +39,18 @@ def join_pairs(
     separator: int,
     tokens: int,
 ) -> JoinedPairs:
-    """Lay out the tokens of pairs one after the other.
+    """Concatenate the tokens of pairs.
 
     Args:
-        queries: tokens of all queries, with [CLS] in front and [SEP] behind, int32 or int64 [a].
+        queries: tokens of all queries, with [CLS] at the start and [SEP] at the end, int32 or int64 [a].
         query_offsets: first token of each query, and a: int32 or int64 [Q + 1].
         products: tokens of all products, without special tokens, int32 or int64 [b].
         product_offsets: first token of each product, and b: int32 or int64 [P + 1].
         query: query of each pair, int32 or int64 [N].
         product: product of each pair, int32 or int64 [N].
         offsets: first token of each pair, and the end of the last: int32 or int64 [N + 1]. The length of a pair is
-            that of its query, its product and 1; or 0 for a pair that is left out.
-        separator: id of the [SEP] behind the product.
+            that of its query, plus its product, plus 1; or 0 to omit the pair.
+        separator: id of the [SEP] after the product.
         tokens: length of the result, at least ``offsets[-1]``.
 
     Raises:
@@ -162,7 +162,7 @@ def _join_pairs_kernel(
                 tl.store(types_ptr + start + place, tl.where(in_query, 0, 1), mask=place < length)
                 tl.store(positions_ptr + start + place, place.to(tl.int32), mask=place < length)
     else:
-        # The last program clears what is left: tokens that stand for no pair still are looked up.
+        # The last program clears the rest: embeddings are looked up for unused tokens, too.
         nothing = tl.zeros([BLOCK], tl.int32)
         for rest in range(start, tokens, BLOCK):
             empty = rest + tl.arange(0, BLOCK)

@@ -4,8 +4,8 @@ With d = score - target, weights w and W = sum(w) of a group, the double loop ov
 
     sum over i < j of w_i w_j ((s_i - s_j) - (t_i - t_j))^2  =  W * sum w (d - mean)^2,   mean = sum(w d) / W
 
-is linear in the group's size; its gradient is 2 W w_i (d_i - mean). Centring first keeps the closed form from
-cancelling when all scores of a group share a large offset.
+is linear in the group's size; its gradient is 2 W w_i (d_i - mean). Centring first avoids cancellation if all scores of
+a group have a large common offset.
 """
 
 import torch
@@ -17,7 +17,7 @@ from endcap_kernels.checks import FLOATS, check_offsets, check_tensor
 from endcap_kernels.dispatch import custom_op, launch, power_of_two, runs_kernel
 
 TILE = 512
-"""Products of a program: several small groups side by side, or a part of a large one."""
+"""Products of a program: several small groups, or a part of a large one."""
 REDUCED = 1024
 """Partial sums that the last kernel adds at a time."""
 
@@ -40,7 +40,7 @@ def margin_mse_loss(
         Scalar, float32 (float64 for float64).
 
     Raises:
-        ValueError: wrong shape, type, device or reduction, or weights that ask for a gradient.
+        ValueError: wrong shape, type, device or reduction, or weights that require a gradient.
     """
     check_tensor("scores", scores, ["n"], (*FLOATS, torch.float64))
     check_tensor("targets", targets, [len(scores)], [scores.dtype], scores.device)
@@ -69,7 +69,7 @@ def _empty_sums(
 def _margin_mse(
     scores: Tensor, targets: Tensor, offsets: Tensor, weights: Tensor | None, mean: bool
 ) -> tuple[Tensor, Tensor]:
-    """The loss, and what the gradient is divided by."""
+    """The loss, and the divisor of the gradient."""
     groups = len(offsets) - 1
     if not len(scores):
         return scores.new_zeros((), dtype=_accumulator(scores)), scores.new_ones((), dtype=_accumulator(scores))
@@ -159,14 +159,14 @@ _margin_mse.register_autograd(_backward, setup_context=_save)
 
 
 def _tiles(rows: int, groups: int) -> dict[str, int]:
-    """Tile of [GROUPS, BLOCK] products: about as wide as a group, by the mean, which the host knows."""
+    """Tile of [GROUPS, BLOCK] products, about as wide as the mean group, which the host knows."""
     block = power_of_two(3 * rows // (2 * groups), 16, TILE)
     return {"GROUPS": TILE // block, "BLOCK": block, "num_warps": 4}
 
 
 @triton.jit
 def _load_difference(scores_ptr, targets_ptr, weights_ptr, row, exists, HAS_WEIGHTS: tl.constexpr, DTYPE: tl.constexpr):
-    """Score minus target, and the weight; 0 and 0 where no product is."""
+    """Score minus target, and the weight; both 0 without a product."""
     score = tl.load(scores_ptr + row, mask=exists, other=0.0).to(DTYPE)
     target = tl.load(targets_ptr + row, mask=exists, other=0.0).to(DTYPE)
     weight = exists.to(DTYPE)
@@ -232,7 +232,7 @@ def _margin_mse_sums_kernel(
         difference, weight = _load_difference(scores_ptr, targets_ptr, weights_ptr, row, exists, HAS_WEIGHTS, DTYPE)
         centred = tl.where(exists, difference - mean[:, None], 0.0)
         squares += tl.sum(weight * centred * centred, axis=1)
-    # Groups of one have no pairs; what rounding leaves of theirs must not count.
+    # Groups of one have no pairs; ignore their rounding errors.
     squares = tl.where(pairs > 0, total * squares, 0.0)
     tl.store(partial_ptr + tl.program_id(0), tl.sum(squares, axis=0))
     tl.store(partial_ptr + tl.num_programs(0) + tl.program_id(0), tl.sum(pairs, axis=0))

@@ -2,9 +2,9 @@
 
     score_n = v . tanh(W h_n + b) + c,   h_n the state of the first token ([CLS]) of sequence n
 
-A program computes a tile of the pooler's outputs with the tensor cores and folds it into one number a sequence; the
-last program of a row of tiles to arrive adds their numbers, always in the same order. Blocking over the outputs as well
-keeps each program's share of W small: with whole rows in one program, every program would read all of W.
+A program computes a tile of the pooler's outputs on tensor cores and reduces it to one number per sequence. The last
+program of a row of tiles adds their numbers, always in the same order. Outputs are split over programs, too, so that
+each reads only a part of W; with whole rows in one program, every program would read all of W.
 """
 
 import torch
@@ -17,7 +17,7 @@ from endcap_kernels.dispatch import custom_op, launch, runs_kernel
 from endcap_kernels.functions import dot, tanh
 
 MANY_ROWS = 4096
-"""From here on, programs take twice the rows: W is read half as often, and there are enough programs all the same."""
+"""From this number of rows, programs take twice the rows: W is read half as often, and there are enough programs."""
 
 _counters: dict[tuple[int, int], Tensor] = {}
 
@@ -111,7 +111,7 @@ def _margin_scores(
 
 
 def configuration(rows: int, dtype: torch.dtype) -> dict[str, int]:
-    """Tile sizes. BLOCK_N, BLOCK_K and rows of a warp are the same for all numbers of rows: so are a row's sums."""
+    """Tile sizes; BLOCK_N, BLOCK_K and rows of a warp do not depend on the number of rows, nor do a row's sums."""
     if dtype == torch.float32:
         return {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 2}
     if rows < MANY_ROWS:
@@ -120,9 +120,10 @@ def configuration(rows: int, dtype: torch.dtype) -> dict[str, int]:
 
 
 def _zeroed_counters(count: int, device: torch.device) -> Tensor:
-    """int32 [>= count] zeros, which the kernel leaves as zeros; a launch of their own would cost as much as the kernel.
+    """int32 [>= count] zeros. The kernel resets them to zero, because another launch would cost as much as the kernel.
 
-    Streams must not share them, and a CUDA graph may be replayed on any: it gets its own, zeroed on each replay.
+    Streams must not share counters. A CUDA graph can be replayed on any stream, so it has its own, which are zeroed on
+    each replay.
     """
     if device.type != "cuda" or torch.cuda.is_current_stream_capturing():
         return torch.zeros(count, dtype=torch.int32, device=device)
@@ -176,7 +177,7 @@ def _margin_scores_kernel(
     score_weight = tl.load(score_weight_ptr + column, mask=column < SIZE, other=0.0).to(tl.float32)
     share = tl.sum(tanh(total + bias[None, :]) * score_weight[None, :], axis=1)
     tl.store(partial_ptr + column_tile * rows + row, share, mask=row < rows)
-    # All threads' shares are written before the counter says so, and read past the first-level cache.
+    # All shares are written before the counter is increased, and read without the L1 cache.
     tl.debug_barrier()
     arrived = tl.atomic_add(counter_ptr + row_tile, 1, sem="acq_rel")
     if arrived == COLUMN_TILES - 1:

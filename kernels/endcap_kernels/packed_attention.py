@@ -1,8 +1,8 @@
-"""Bidirectional attention within packed sequences of different lengths: no padding, and no matrix of scores in memory.
+"""Bidirectional attention within packed sequences of different lengths, without padding or a score matrix in memory.
 
-A program takes 64 (or 128) queries of one head of one sequence through all keys of that sequence, 64 at a time, with
-the running maximum and sum of the online softmax (Milakov and Gimelshein, arXiv 1805.02867; FlashAttention, arXiv
-2205.14135). Sequences start at tile borders of their own, so a sequence's result does not depend on its batch.
+A program compares 64 (or 128) queries of one head of one sequence with all keys of the sequence, 64 at a time, with the
+running maximum and sum of the online softmax (Milakov and Gimelshein, arXiv 1805.02867; FlashAttention, arXiv
+2205.14135). Each sequence starts at a tile border, so its result does not depend on the batch.
 """
 
 import math
@@ -20,7 +20,7 @@ from endcap_kernels.ragged import find_group, search_steps, slots
 
 HEAD_SIZES = (32, 64)
 LONG = 128
-"""Mean length from which on programs take 128 queries: keys are read half as often."""
+"""Mean length from which programs take 128 queries, so that keys are read half as often."""
 
 
 def packed_attention(qkv: Tensor, offsets: Tensor) -> Tensor:
@@ -28,11 +28,11 @@ def packed_attention(qkv: Tensor, offsets: Tensor) -> Tensor:
 
     Args:
         qkv: queries, keys and values, float32, bfloat16 or float16 [tokens, 3, heads, D], D 32 or 64.
-        offsets: int32 or int64 [N + 1], first token of each sequence, and the end of the last; may have empty ones.
+        offsets: int32 or int64 [N + 1], first token of each sequence, and the end of the last; sequences can be empty.
 
     Returns:
-        Type of ``qkv`` [tokens, heads * D]; softmax and sums in float32. Tokens behind the last sequence, which fill
-        up a bucket of tokens, get nothing: what stands there is undefined.
+        Type of ``qkv`` [tokens, heads * D]; softmax and sums in float32. Results of tokens after the last sequence,
+        which pad a bucket, are undefined.
 
     Raises:
         ValueError: wrong shape, type or device.
@@ -53,7 +53,7 @@ def _empty_result(qkv: Tensor, offsets: Tensor) -> Tensor:
 def _packed_attention(qkv: Tensor, offsets: Tensor) -> Tensor:
     if not runs_kernel(qkv):
         return _packed_attention_plain(qkv, offsets)
-    # A slice of a wider matrix is fine: only what is within a token has to be dense.
+    # A slice of a wider matrix is valid: only the values of a token must be contiguous.
     tokens, _, heads, size = qkv.shape
     if qkv.stride()[1:] != (heads * size, size, 1):
         qkv = qkv.contiguous()
@@ -80,7 +80,7 @@ def _packed_attention(qkv: Tensor, offsets: Tensor) -> Tensor:
 
 
 def configuration(mean_length: float, dtype: torch.dtype) -> dict[str, int]:
-    """Tile sizes. Keys of a step and rows of a warp are always the same: so are a row's sums."""
+    """Tile sizes. Keys of a step and rows of a warp are fixed, so a row's sums do not depend on the batch."""
     if dtype == torch.float32:
         return {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "num_stages": 1}
     if mean_length < LONG:
@@ -121,7 +121,7 @@ def _packed_attention_kernel(
             key = tl.load(place[None, :] + lane[:, None], mask=(row < length)[None, :], other=0.0)
             score = dot(query, key, tl.zeros([BLOCK_M, BLOCK_N], tl.float32)) * factor
             score = tl.where((row < length)[None, :], score, -float("inf"))
-            # There is a key in every step, so the maximum is finite, unless the inputs are not.
+            # Every step has a key, so the maximum is finite if the inputs are.
             now = tl.maximum(largest, tl.max(score, axis=1))
             share = tl.exp2(score - now[:, None])
             decay = tl.exp2(largest - now)

@@ -1,7 +1,7 @@
 """A BERT-class cross-encoder on flat tokens: no padding, fused kernels between the matrix products of cuBLAS.
 
-A request ships the tokens of its queries and the numbers of its products; pairs are joined on the device. On a GPU the
-whole pass, from ids to scores, is one CUDA graph.
+A request transfers the tokens of its queries and the numbers of its products; pairs are joined on the device. On a GPU,
+the whole pass, from ids to scores, is one CUDA graph.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class PackedCrossEncoder:
     """Scores pairs of texts. Not re-entrant: one thread calls it."""
 
     def __init__(self, weights: BertWeights) -> None:
-        """Run these weights, on their device and in their type."""
+        """Use these weights, on their device and in their type."""
         self.weights = weights
         self.device, self.dtype = weights.words.device, weights.words.dtype
         self._products: ProductTokens | None = None
@@ -67,7 +67,7 @@ class PackedCrossEncoder:
     def from_model(
         cls, model: Any, device: str | torch.device | None = None, dtype: torch.dtype | None = None
     ) -> "PackedCrossEncoder":
-        """Take the weights of a loaded ``BertModel`` or ``BertForSequenceClassification``; see `from_pretrained`."""
+        """Use the weights of a loaded ``BertModel`` or ``BertForSequenceClassification``; see `from_pretrained`."""
         device, dtype = _placed(device, dtype)
         return cls(bert_weights(model.config.to_dict(), model.state_dict(), device, dtype))
 
@@ -93,12 +93,12 @@ class PackedCrossEncoder:
 
     @torch.no_grad()
     def score(self, ids: Tensor, types: Tensor, offsets: Tensor) -> Tensor:
-        """Scores of packed sequences, float32 [N]; NaN for an empty one. Arguments are those of `hidden_states`."""
+        """Scores of packed sequences, float32 [N]; NaN for an empty one. Arguments as in `hidden_states`."""
         positions = self._checked_positions(ids, types, offsets)
         return self._scores(ids, types, positions, offsets)
 
     def load_products(self, values: Array, offsets: Array, separator: int) -> None:
-        """Bring the tokens of all products to the device.
+        """Copy the tokens of all products to the device.
 
         Args:
             values: tokens of all products without special tokens, int [total].
@@ -114,10 +114,10 @@ class PackedCrossEncoder:
 
     @torch.no_grad()
     def warm_up(self, most_tokens: int) -> int:
-        """Capture the CUDA graphs of usual requests of up to so many tokens, before the first one comes.
+        """Capture the CUDA graphs of usual requests with at most ``most_tokens`` tokens, before the first request.
 
         Returns:
-            How many graphs there are now; 0 on the CPU, where there are none.
+            Number of graphs; 0 on the CPU.
 
         Raises:
             ValueError: no products loaded.
@@ -148,7 +148,7 @@ class PackedCrossEncoder:
         """Score pairs of queries and loaded products in one pass.
 
         Args:
-            queries: tokens of each query, [CLS] in front and [SEP] behind, int [any].
+            queries: tokens of each query, with [CLS] at the start and [SEP] at the end, int [any].
             query: number of each pair's query, int [n].
             product: number of each pair's product, int [n].
 
@@ -187,10 +187,10 @@ class PackedCrossEncoder:
         return scores.masked_fill(offsets[1:] == offsets[:-1], torch.nan)
 
     def _encode(self, ids: Tensor, types: Tensor, positions: Tensor, offsets: Tensor, first_only: bool) -> Tensor:
-        """Hidden states of all tokens, or of the first of each sequence: then the last layer computes no others.
+        """Hidden states of all tokens, or only of the first token of each sequence.
 
-        Keys and values of the last layer still come from all tokens; its output matrices, three quarters of a layer's
-        work, see one token a sequence.
+        In the latter case, keys and values of the last layer still come from all tokens, but its output matrices, three
+        quarters of a layer's work, are computed for one token per sequence.
         """
         weights, tables = self.weights, (self.weights.words, self.weights.types, self.weights.positions)
         first = offsets[:-1].clamp(max=max(len(ids) - 1, 0)).long() if first_only else None

@@ -1,6 +1,6 @@
-"""What a request for scores ships to the device: one block of int32, numbers of queries and products, and query tokens.
+"""The transfer of a scoring request to the device: one int32 block with numbers of queries and products, and tokens.
 
-The block has a place for every number at a fixed distance from its start, so that a CUDA graph finds them again:
+Everything in the block has a fixed distance from its start, as a CUDA graph requires:
 
     offsets [pairs + 1] | query [pairs] | product [pairs] | query_offsets [pairs + 1] | queries [as many as there are]
 """
@@ -41,17 +41,17 @@ class ProductTokens:
 
 @dataclass(frozen=True, eq=False)
 class PairBatch:
-    """Pairs to be scored together."""
+    """Pairs that are scored together."""
 
     block: Array  # int32, see above
     pairs: int
-    """Pairs, and room for more up to a bucket's number."""
+    """Number of pairs, padded to a bucket's."""
     tokens: int
-    """Tokens of all pairs."""
+    """Number of tokens of all pairs."""
 
 
 def pair_lengths(queries: Sequence[Array], query: Array, product: Array, products: ProductTokens) -> Array:
-    """Tokens of each pair, with the [SEP] behind the product: int64 [n]; raises ValueError."""
+    """Number of tokens of each pair, with the [SEP] after the product: int64 [n]; raises ValueError."""
     if query.ndim != 1 or query.shape != product.shape:
         raise ValueError(f"query, product: expected one shape [n], got {list(query.shape)}, {list(product.shape)}")
     for name, numbers, count in (("query", query, len(queries)), ("product", product, len(products))):
@@ -65,7 +65,7 @@ def pair_lengths(queries: Sequence[Array], query: Array, product: Array, product
 def lay_out(queries: Sequence[Array], query: Array, product: Array, lengths: Array, room: int) -> PairBatch:
     """The block of some pairs; pairs from ``len(query)`` to ``room`` have no tokens.
 
-    Only the queries that some pair has are shipped.
+    Only queries with pairs are included.
     """
     used, local = np.unique(query, return_inverse=True)
     heads = [np.asarray(queries[number], np.int32) for number in used]

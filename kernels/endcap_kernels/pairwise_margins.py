@@ -1,12 +1,12 @@
-"""How surely each product beats the others of its query: margins of scores within ragged groups.
+"""Margins of scores within ragged groups: expected wins of each product against the others of its query.
 
 For product i of a group, with its group's scores s in descending order (ties: the earlier product first):
 
     to_next_i = s_i - s of the product that follows i      to_best_i = s_i - max s
     wins_i    = sum over j of sigmoid((s_i - s_j) / temperature)
 
-All pairs of a group are compared tile by tile on the chip; the order falls out of the same comparisons, because the
-place of a product is the number of products that beat it. Nothing of size n x n is in memory, and nothing is sorted.
+All pairs of a group are compared tile by tile on the chip. The same comparisons give the order, because the rank of a
+product is the number of products that beat it. There is no n x n matrix in memory and no sort.
 """
 
 from itertools import pairwise
@@ -23,8 +23,8 @@ from endcap_kernels.functions import sigmoid
 from endcap_kernels.ragged import find_group, search_steps, slots
 
 BLOCK, OTHERS = 32, 64
-"""Products of a program, and products they are compared with at a time: fixed, so that a group's margins do not depend
-on its batch, and small enough for several programs to share a multiprocessor."""
+"""Products of a program, and products with which they are compared at a time. They are fixed, so that a group's margins
+do not depend on the batch, and small enough that several programs share a multiprocessor."""
 
 
 class PairwiseMargins(NamedTuple):
@@ -35,7 +35,7 @@ class PairwiseMargins(NamedTuple):
     to_best: Tensor
     """float32 [n], at most 0."""
     wins: Tensor
-    """float32 [n]: expected number of wins, the tie with itself (0.5) included."""
+    """float32 [n]: expected number of wins, including the tie with itself (0.5)."""
     order: Tensor
     """int64 [n]: rows of each group, the best first; group g holds places offsets[g] to offsets[g + 1]."""
 
@@ -43,13 +43,13 @@ class PairwiseMargins(NamedTuple):
 def pairwise_margins(scores: Tensor, offsets: Tensor, temperature: float = 1.0) -> PairwiseMargins:
     """Compare every product with all others of its group.
 
-    A NaN score is no candidate: its margins are NaN, it counts in nobody's wins, and it goes last in the order.
+    A product with a NaN score is no candidate: its margins are NaN, it counts in no wins, and it is last in the order.
     Equal infinite scores tie.
 
     Args:
         scores: float32, bfloat16 or float16 [n].
         offsets: int32 or int64 [G + 1], first row of each group, and n; groups may be empty.
-        temperature: difference of scores that counts as a win of 73 %; above 0.
+        temperature: difference of scores that means a win probability of 73 %; above 0.
 
     Raises:
         ValueError: wrong shape, type, device or temperature.
@@ -113,7 +113,7 @@ def _pairwise_margins_kernel(
         score = tl.load(scores_ptr + start + own, mask=own < size, other=0.0).to(tl.float32)
         mine = score[:, None]
         known = mine == mine
-        # A Python float would count as float64.
+        # A Python float would be float64.
         inverse = tl.full([], 1.0, tl.float32) / tl.full([], temperature, tl.float32)
         wins = tl.zeros([BLOCK], tl.float32)
         place = tl.zeros([BLOCK], tl.int32)
@@ -127,7 +127,7 @@ def _pairwise_margins_kernel(
             theirs = other[None, :]
             equal = mine == theirs
             earlier = row[None, :] < own[:, None]
-            # Infinite scores that are equal tie; their difference would be NaN.
+            # Equal infinite scores tie; their difference would be NaN.
             win = tl.where(equal, 0.5, sigmoid((mine - theirs) * inverse))
             wins += tl.sum(tl.where(theirs == theirs, win, 0.0), axis=1)
             beats = (theirs > mine) | (equal & earlier)

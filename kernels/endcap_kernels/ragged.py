@@ -1,9 +1,9 @@
-"""Ragged groups in kernels: which group and which part of it a program works on, without a word from the host.
+"""Ragged groups in kernels: programs find their group and its part without the host.
 
-The sizes of groups stand on the GPU; asking for the largest one would wait for it. So a grid is made that has room for
-every group whatever the sizes: group g owns the slots ``offsets[g] // block + g`` up to that of the next group, which
-are at least ``ceil(size / block)`` and always one. Programs find their group by bisection; spare ones end at once.
-The parts of a group start at the group's first row, so what is computed for a group does not depend on its batch.
+The sizes of groups are on the GPU; reading the largest one would wait for the GPU. The grid is therefore large enough
+for any sizes: group g owns the slots from ``offsets[g] // block + g`` up to the first slot of the next group. These are
+at least ``ceil(size / block)`` slots, and at least one. Programs find their group by bisection; spare programs end at
+once. The parts of a group start at its first row, so results do not depend on the batch.
 """
 
 import triton
@@ -11,7 +11,7 @@ import triton.language as tl
 
 
 def slots(rows: int, groups: int, block: int) -> int:
-    """Programs of a grid over ``groups`` groups with ``rows`` rows in all, in parts of ``block`` rows."""
+    """Programs of a grid for ``groups`` groups with ``rows`` rows in all, in parts of ``block`` rows."""
     return rows // block + groups
 
 
@@ -22,7 +22,7 @@ def search_steps(groups: int) -> int:
 
 @triton.jit
 def find_group(offsets_ptr, slot, groups, BLOCK: tl.constexpr, STEPS: tl.constexpr):
-    """Return the group that owns ``slot``, and which of its parts this is: (group, part), int64 scalars."""
+    """Return the group that owns ``slot``, and the number of the part: (group, part), int64 scalars."""
     slot = slot.to(tl.int64)
     low = slot * 0
     high = low + groups
