@@ -22,6 +22,7 @@ SOURCES = np.array(
 )
 PROBABILITY = np.array([0.2, 0.4, 0.1, 0.3, 0.05, 0.5], np.float32)
 HISTORY = np.array([0, 1, 1], np.int32)
+EQUAL = np.ones(8)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Kinds:
 
 
 def test_each_placement_has_its_products_the_likeliest_first(kinds: Kinds) -> None:
-    found = classic_placements(ROWS, SOURCES, PROBABILITY, HISTORY, kinds, 12)
+    found = classic_placements(ROWS, SOURCES, PROBABILITY, HISTORY, kinds, EQUAL, 12)
     assert {each.source: ROWS[each.members].tolist() for each in found} == {
         PlacementSource.BUY_AGAIN: [1, 0],
         PlacementSource.TOGETHER: [9, 8],
@@ -40,7 +41,7 @@ def test_each_placement_has_its_products_the_likeliest_first(kinds: Kinds) -> No
 
 
 def test_titles_name_what_the_placement_is_about(kinds: Kinds) -> None:
-    titles = {e.source: e.title for e in classic_placements(ROWS, SOURCES, PROBABILITY, HISTORY, kinds, 12)}
+    titles = {e.source: e.title for e in classic_placements(ROWS, SOURCES, PROBABILITY, HISTORY, kinds, EQUAL, 12)}
     assert titles == {
         PlacementSource.BUY_AGAIN: "Buy again: lamps",
         PlacementSource.TOGETHER: "Goes with your lamps",
@@ -48,7 +49,13 @@ def test_titles_name_what_the_placement_is_about(kinds: Kinds) -> None:
     }
 
 
+def test_what_everybody_buys_does_not_name_every_page(kinds: Kinds) -> None:
+    popularity = np.where([name == "rugs" for name in kinds.names], 100.0, 1.0)
+    found = classic_placements(ROWS, SOURCES, PROBABILITY, HISTORY, kinds, popularity, 12)
+    assert {each.source: each.title for each in found}[PlacementSource.POPULAR] == "Popular now: tools and rugs"
+
+
 def test_a_new_shopper_has_nothing_to_buy_again(kinds: Kinds) -> None:
-    found = classic_placements(ROWS, SOURCES, PROBABILITY, HISTORY[:0], kinds, 12)
+    found = classic_placements(ROWS, SOURCES, PROBABILITY, HISTORY[:0], kinds, EQUAL, 12)
     assert PlacementSource.BUY_AGAIN not in {each.source for each in found}
-    assert classic_placements(ROWS[:0], SOURCES[:0], PROBABILITY[:0], HISTORY, kinds, 12) == []
+    assert classic_placements(ROWS[:0], SOURCES[:0], PROBABILITY[:0], HISTORY, kinds, EQUAL, 12) == []

@@ -15,6 +15,7 @@ from endcap_builders.merchandising.topics import Array, Topics, find_topics, pre
 
 SEASONS = ("winter", "spring", "summer", "autumn")
 _MIN_BRAND_PRODUCTS = 4
+_FEW_TOPICS, _MOST_OF_TOPICS = 8, 0.2
 _MAX_ATTRIBUTES = 80
 _PRIOR_BASKETS = 4.0
 _PRIOR_SHOPPERS, _PRIOR_REPEAT = 6.0, 0.1
@@ -242,7 +243,9 @@ def _brands(store: ItemStore, topics: Topics) -> dict[str, Brand]:
     brands = {}
     for brand, counts in found.items():
         name = clean(store.brands[brand], 30)
-        if name and sum(counts.values()) >= _MIN_BRAND_PRODUCTS:
+        # A brand that stands for everything, as a shop's own often does, is nothing to choose a theme by.
+        of_everything = len(counts) > max(_FEW_TOPICS, _MOST_OF_TOPICS * len(topics))
+        if name and not of_everything and sum(counts.values()) >= _MIN_BRAND_PRODUCTS:
             brands[name] = Brand(name, tuple(topic for topic, _ in counts.most_common(6)))
     return brands
 

@@ -1,6 +1,7 @@
 """The topics of a catalogue, the possible subjects of themes.
 
-A topic is a leaf category. In a catalogue without categories (a plain list of titles), it is a frequent search keyword
+A topic is a category, at a level of the tree with at most 500 of them. In a catalogue without categories (a plain list
+of titles), it is a frequent search keyword
 or n-gram of titles with the products that it names. The rest of the teacher uses topics only.
 """
 
@@ -13,6 +14,9 @@ import numpy as np
 from endcap_server.shop.prompts import CONCEPT_CHARACTERS, clean, label_name, leaf_name, plain_words
 from endcap_server.shop.store import ItemStore
 from endcap_server.shop.words import stems, words
+
+from endcap_builders.catalogue.schema import PATH_SEPARATOR
+from endcap_builders.catalogue.shopper_words import shopper_words
 
 Array = np.ndarray[Any, Any]
 
@@ -87,15 +91,15 @@ class TitleIndex:
 def find_topics(store: ItemStore) -> Topics:
     """Find the topics of a catalogue, and the names of their products."""
     index = TitleIndex(store.titles)
-    names = _category_names(store)
-    with_categories = sum(bool(name) for name in names) > len(store) // 2
+    categories = _categories(store)
+    with_categories = sum(bool(name) for name in categories.names) > len(store) // 2
     for least in _LEAST_PRODUCTS:
-        labels = names if with_categories else _keyword_labels(store, index, least)
+        labels = categories.names if with_categories else _keyword_labels(store, index, least)
         sizes = Counter(label for label in labels if label)
         kept = [name for name, size in sizes.most_common(_MAX_TOPICS) if size >= least]
         if len(kept) >= _FEW_TOPICS:
             break
-    parents = _parents(store) if with_categories else {}
+    parents = categories.parents if with_categories else {}
     position = {name: place for place, name in enumerate(kept)}
     of_product = np.array([position.get(label, -1) for label in labels], np.int32)
     conceptual = _conceptual(store, index) & _spelled(store, index)
@@ -109,18 +113,37 @@ def find_topics(store: ItemStore) -> Topics:
     return Topics(topics, of_product, of_keyword, conceptual)
 
 
-def _category_names(store: ItemStore) -> list[str]:
-    names = [name if presentable(name) else "" for name in map(label_name, store.category_labels)]
-    return [names[index] if index >= 0 else "" for index in store.category.tolist()]
+@dataclass(frozen=True)
+class _Categories:
+    """What each product's category is called, at a level with few enough names: "" where it has no name to show."""
+
+    names: list[str]  # by product
+    parents: dict[str, str]  # name -> name of the category above
 
 
-def _parents(store: ItemStore) -> dict[str, str]:
-    parents: dict[str, str] = {}
-    for path, label in zip(store.categories, store.category_labels, strict=True):
-        above, _, _ = path.rpartition(">")
+def _categories(store: ItemStore) -> _Categories:
+    """Names at the deepest level of the category tree that a merchandiser can know, at most `_MAX_TOPICS` categories.
+
+    Below that level categories are narrower than what people shop for ("fluid milk white only"), and their names are
+    codes more often than words.
+    """
+    paths = [tuple(part.strip() for part in path.split(PATH_SEPARATOR)) for path in store.categories]
+    depth = max((len(path) for path in paths), default=0)
+    while depth > 1 and len({path[:depth] for path in paths}) > _MAX_TOPICS:
+        depth -= 1
+    joint = f" {PATH_SEPARATOR} "
+    labels = {joint.join(path): label for path, label in zip(paths, store.category_labels, strict=True)}
+    cut = [joint.join(path[:depth]) for path in paths]
+    unlabelled = {path for path in cut if path not in labels}
+    labels |= {path: label.text for path, label in shopper_words(unlabelled).items()}
+    names, parents = [], {}
+    for path in cut:
+        name = label_name(labels[path])
+        names.append(name if presentable(name) else "")
+        above, _, _ = path.rpartition(joint)
         if above:
-            parents.setdefault(label_name(label), leaf_name(above))
-    return parents
+            parents.setdefault(name, leaf_name(above))
+    return _Categories([names[index] if index >= 0 else "" for index in store.category.tolist()], parents)
 
 
 def _keyword_labels(store: ItemStore, index: TitleIndex, least: int) -> list[str]:

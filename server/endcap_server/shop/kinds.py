@@ -54,6 +54,12 @@ class Kinds:
         topic[without] = place_of_leaf[store.category[without]]
         return cls(list(position), topic, restocked)
 
+    def popularity(self, of_product: Array) -> Array:
+        """Popularity of each kind, float [kinds] > 0, of that of its products, float [products]."""
+        kind = self.of_product >= 0
+        total = np.bincount(self.of_product[kind], of_product[kind], minlength=len(self.names))
+        return np.maximum(total, np.finfo(np.float32).tiny)
+
     def named(self, names: Iterable[str]) -> list[int]:
         """Positions of the kinds that are called so."""
         return [self._position[name] for name in names if name in self._position]

@@ -34,7 +34,13 @@ class ClassicPlacement:
 
 
 def classic_placements(
-    rows: np.ndarray, sources: np.ndarray, probability: np.ndarray, history: np.ndarray, kinds: Kinds, products: int
+    rows: np.ndarray,
+    sources: np.ndarray,
+    probability: np.ndarray,
+    history: np.ndarray,
+    kinds: Kinds,
+    kind_popularity: np.ndarray,
+    products: int,
 ) -> list[ClassicPlacement]:
     """Make the classic placements of a shopper; one without a candidate is left out.
 
@@ -44,6 +50,8 @@ def classic_placements(
         probability: float [C], probability of a purchase; orders the placement.
         history: int32 [H], the shopper's products, oldest first.
         kinds: Names of kinds, for the titles.
+        kind_popularity: float [kinds] > 0. What is popular with everybody would be the title of every page, so the
+            popular placement is named by what it has more of than the shop sells.
         products: Products of a placement; its title names their kinds.
     """
     bought = np.isin(rows, history)
@@ -61,6 +69,8 @@ def classic_placements(
         members = members[np.argsort(-probability[members], kind="stable")]
         named = history if source is PlacementSource.TOGETHER else rows[members[:products]]
         weights = np.ones(len(named)) if source is PlacementSource.TOGETHER else probability[members[:products]]
+        if source is PlacementSource.POPULAR and len(kind_popularity):
+            weights = weights / kind_popularity[kinds.of_product[named]]
         placements.append(ClassicPlacement(source, _title(source, kinds, named, weights), members))
     return placements
 

@@ -113,6 +113,7 @@ class Fusion(Stage):
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
         self.kinds = Kinds.open(build, self.store)
+        self.kind_popularity = self.kinds.popularity(self.store.popularity)
         ranked = (build / "ranker").exists() and is_installed(build, "ranker")
         self.ranker = Ranker.open(build) if ranked else None
         judged = is_installed(build, "cross_encoder")
@@ -160,7 +161,7 @@ class Fusion(Stage):
         shown = [placed[index] for index in choice.shown]
         if len(pinned.rows) and not shown:
             shown = placed[:1]
-        shelves = self._fill([each.offer.pool for each in shown], pinned, page, compiled.max_per_brand, status)
+        shelves = self._fill([each.offer for each in shown], pinned, page, compiled.max_per_brand, status)
         status.count(FusionCheck.PLACEMENT_SHORT, sum(len(shelf.rows) < limits.products for shelf in shelves))
         status.count(FusionCheck.PLACEMENT_MISSING, limits.placements - len(shelves))
         return self._tensors(inputs, shown, shelves, limits, status)
@@ -214,7 +215,9 @@ class Fusion(Stage):
         members, sources = members[keep], sources[keep]
         order = np.linspace(1, 0, len(members), dtype=np.float32)
         value = products.value[members] if products.ranked else order
-        found = classic_placements(products.rows[members], sources, value, history, self.kinds, page.products)
+        found = classic_placements(
+            products.rows[members], sources, value, history, self.kinds, self.kind_popularity, page.products
+        )
         placed = []
         for each in found:
             own = members[each.members]
@@ -237,7 +240,7 @@ class Fusion(Stage):
         return fit & ~(np.isnan(relevance) & (similarity < self.settings.similarity_floor))
 
     def _fill(
-        self, pools: Sequence[Pool], pins: Pool, page: PageRequest, rule_cap: int | None, status: StatusPart
+        self, offers: Sequence[Offer], pins: Pool, page: PageRequest, rule_cap: int | None, status: StatusPart
     ) -> list[Shelf]:
         """The placements of a page, each product on one of them; pins lead the first one and go on in the next."""
         products = page.products
@@ -245,7 +248,8 @@ class Fusion(Stage):
         weight = self.settings.search_diversity if page.is_search else self.settings.diversity
         shelves: list[Shelf] = []
         used = np.empty(0, np.int32)
-        for place, pool in enumerate(pools):
+        for place, offer in enumerate(offers):
+            pool = offer.pool
             free = ~np.isin(pool.rows, used)
             status.count(FusionCheck.PRODUCT_REPEATED, int((pool.fit & ~free).sum()))
             fitting = pool.take(free & pool.fit)
@@ -254,7 +258,9 @@ class Fusion(Stage):
                 status.count(FusionCheck.PLACEMENT_BELOW_FLOOR)
                 fitting = pool.take(free)
             leading = pins.take(np.arange(place * products, min((place + 1) * products, len(pins.rows))))
-            shelf = fill(leading, fitting, products, weight, self.settings.diversity_threshold, cap)
+            # What is bought again, or by many, is often two of a kind.
+            loss = 0.0 if offer.classic else weight
+            shelf = fill(leading, fitting, products, loss, self.settings.diversity_threshold, cap)
             used = np.concatenate([used, shelf.rows])
             shelves.append(shelf)
         return shelves

@@ -21,7 +21,7 @@ class FusionParameters(ModelParameters):
     relevance: float = _weight(0.15, "the cross-encoder's relevance", "placement")
     similarity: float = _weight(0.05, "the cosine of theme and product", "placement")
     lexical: float = _weight(0.0, "the match of words; searches alone measure it", "placement")
-    ranker: float = _weight(0.60, "the traditional ranker, which knows the shopper,", "placement")
+    ranker: float = _weight(1.0, "the traditional ranker, which knows the shopper,", "placement")
     popularity: float = _weight(0.05, "popularity", "placement")
     retrieval: float = _weight(0.05, "retrieval's order", "placement")
     search_margin: float = _weight(0.35, "the cross-encoder's win share among the found products", "search")
@@ -31,7 +31,9 @@ class FusionParameters(ModelParameters):
     search_ranker: float = _weight(0.05, "the traditional ranker, which knows the shopper,", "search")
     search_popularity: float = _weight(0.02, "popularity", "search")
     search_retrieval: float = _weight(0.03, "retrieval's order", "search")
-    diversity: float = Field(0.15, ge=0, le=10, description="what a twin of a product above it loses, in a placement")
+    diversity: float = Field(
+        0.05, ge=0, le=10, description="what a twin of a product above it loses, in a placement with a theme"
+    )
     search_diversity: float = Field(0.0, ge=0, le=10, description="the same in a search")
     diversity_threshold: float = Field(0.6, ge=-1, lt=1, description="cosine from which products resemble each other")
     max_per_brand: int = Field(
