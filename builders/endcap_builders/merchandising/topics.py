@@ -136,7 +136,8 @@ def _categories(store: ItemStore) -> _Categories:
     cut = [joint.join(path[:depth]) for path in paths]
     unlabelled = {path for path in cut if path not in labels}
     labels |= {path: label.text for path, label in shopper_words(unlabelled).items()}
-    names, parents = [], {}
+    names: list[str] = []
+    parents: dict[str, str] = {}
     for path in cut:
         name = label_name(labels[path])
         names.append(name if presentable(name) else "")
