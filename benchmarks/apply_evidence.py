@@ -1,10 +1,15 @@
-"""What `endcap apply` promises, tried on a real server under a constant stream of requests, and put into figures.
+"""Tests the guarantees of `endcap apply` on a real server under a constant stream of requests, and measures them.
 
     python -m benchmarks.apply_evidence --build build/test [--other build/demo] [--quick] [--part PART ...]
 
-Faulty edits are each stopped with nothing failed and answers unchanged; good edits and whole builds in a row fail no
-request, mix no page and leave the server's memory as it was; rollouts killed at each step leave the service alone and
-the next one finds its way. The last line of the output is one JSON document; exit status 1 if anything is not kept.
+The guarantees:
+
+- Each faulty edit is refused. No request fails, and answers do not change.
+- Sequences of valid edits and of whole builds fail no request, mix no generations within a page, and do not increase
+  the server's memory.
+- A rollout that is killed at any step does not disturb the service, and the next rollout recovers from it.
+
+The last line of the output is one JSON document. The exit status is 1 if a guarantee is broken.
 """
 
 import argparse
@@ -39,13 +44,13 @@ STRICT = ("--set", "watch_s=1", "--set", "sample=8")
 """Settings of short rollouts."""
 _LOOSE = ("max_latency_ratio", "latency_slack_ms", "watch_latency_ratio")
 FAST = (*STRICT, "--set", "max_fallback_rise=1", *(word for name in _LOOSE for word in ("--set", f"{name}=1000")))
-"""The same, of rollouts that are good whatever else the machine has to do."""
+"""The same, for rollouts that must succeed even on a busy machine."""
 OTHER_PAGES = ("--set", "min_overlap=0", "--set", "max_drift=1")
-"""Settings of rollouts that are meant to change pages."""
+"""Settings of rollouts that change pages on purpose."""
 KILLED_AT = [(step, when) for step in ("load", "compare", "switch", "watch", "unload") for when in ("before", "after")]
 PARTS = ("faulty", "good", "builds", "killed", "latency")
 _NEW_EVERY = 32
-"""Some of a shop's requests are new: where caches answer all, a rollout is measured against hardly any work."""
+"""One request of so many is new: if caches answered all requests, a rollout would run on an almost idle server."""
 _WARM, _FIRST_WARM = 300, 1_000_000
 _KEPT = ("was_killed", "found_open", "served", "in_order")
 _KILLER = Path(__file__).with_name("apply_killer.py")
@@ -53,7 +58,7 @@ _KILLER = Path(__file__).with_name("apply_killer.py")
 
 @dataclass
 class RolloutOutcome:
-    """One command: its exit code, what it printed, when it ran (`time.monotonic`)."""
+    """One command: its exit code, its output, and when it ran (`time.monotonic`)."""
 
     code: int
     output: str
@@ -66,11 +71,11 @@ class Bench:
     """A server under traffic, and a build of its own to edit.
 
     Attributes:
-        server: It.
+        server: The server.
         source: A copy of the served build.
         folder: For more builds.
-        traffic: The clients.
-        tags: Generation -> what product ids begin with.
+        traffic: The clients that send requests.
+        tags: Generation -> prefix of its product ids.
     """
 
     server: Server
@@ -92,7 +97,7 @@ class Bench:
         return self.state.journal.standing()
 
     def run(self, command: str, *arguments: str, kill: tuple[str, str] | None = None) -> RolloutOutcome:
-        """`endcap COMMAND` on this server; with `kill`, its process is killed before or after a step is taken."""
+        """`endcap COMMAND` on this server; with `kill`, its process is killed before or after a step."""
         began = time.monotonic()
         program = ["-P", "-m", "endcap_client.cli"] if kill is None else ["-P", str(_KILLER), *kill]
         words = [sys.executable, *program, command, *arguments, "--grpc-port", str(self.server.grpc_port)]
@@ -113,18 +118,18 @@ class Bench:
         return set(self.processes())
 
     def processes(self) -> dict[str, int]:
-        """Model -> id of its process, of those that have one alone."""
+        """Model -> process id, for models that have exactly one process."""
         process = self.server.process
         return {name: pid for pid, name in model_processes(process.pid).items()} if process is not None else {}
 
     def memory_mb(self) -> dict[str, int]:
-        """MB of the server and its models, shared pages counted once."""
+        """MB of the server and its models; shared pages are counted once."""
         process = self.server.process
         return memory_mb(process.pid) if process is not None else {}
 
 
 def memory_mb(server: int) -> dict[str, int]:
-    """MB (PSS) of a server's process ("server") and of each of its models, under the name that it has in the build."""
+    """MB (PSS) of a server's process ("server") and of each of its models, under its name in the build."""
     found: dict[str, int] = {}
     for process, name in {server: "server", **model_processes(server)}.items():
         lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="utf-8").splitlines()
@@ -135,7 +140,7 @@ def memory_mb(server: int) -> dict[str, int]:
 
 @contextmanager
 def bench(build: Path, clients: int = 3, new_every: int = 0, pause_s: float = 0.02) -> Iterator[Bench]:
-    """A server on a build, asked all the time; see `ApplyTraffic`."""
+    """A server on a build, under constant requests; see `ApplyTraffic`."""
     folder = Path(tempfile.mkdtemp(prefix=".apply-", dir=build.parent))
     try:
         source = copy_build(build, folder / "source")
@@ -152,7 +157,7 @@ def bench(build: Path, clients: int = 3, new_every: int = 0, pause_s: float = 0.
 
 
 def wait_until(condition: Any, timeout_s: float = 300.0) -> None:
-    """Wait for something that is to be."""
+    """Wait until a condition holds."""
     ends = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > ends:
@@ -161,14 +166,14 @@ def wait_until(condition: Any, timeout_s: float = 300.0) -> None:
 
 
 def warm_up(bench: Bench, first: int) -> None:
-    """Let the engines grow to the size that their work gives them, with requests from number `first` on."""
+    """Send requests, from number `first` on, until the engines' memory has reached its working size."""
     with Client(bench.server.grpc_address, timeout_s=TIMEOUT_S) as client:
         for number in range(first, first + _WARM):
             ask(client, bench.traffic.store, number, new=True)
 
 
 def faulty(bench: Bench, edits: Sequence[Edit]) -> dict[str, Any]:
-    """Each faulty edit is stopped, and shoppers notice nothing."""
+    """Each faulty edit is refused, and answers do not change."""
     before, live, found = bench.answers(), bench.standing.live, []
     for edit in edits:
         broken = copy_build(bench.source, bench.folder / "broken")
@@ -189,7 +194,7 @@ def faulty(bench: Bench, edits: Sequence[Edit]) -> dict[str, Any]:
 
 
 def stopped_by(output: str) -> str:
-    """Which part of a rollout refused it."""
+    """The part of the rollout that refused the edit."""
     last = output.rpartition("endcap apply: ")[2]
     for words, part in (("lint found", "lint"), ("does not load", "load"), ("(", "compare")):
         if words in last:
@@ -198,10 +203,10 @@ def stopped_by(output: str) -> str:
 
 
 def good(bench: Bench, edits: Sequence[Edit], *, warm: bool = False) -> dict[str, Any]:
-    """Good edits in a row, each on top of those before.
+    """A sequence of valid edits, each applied to the result of the previous one.
 
-    With `warm`, engines work for a while before memory is taken after the first and the last: an edit of an engine puts
-    a small, new process in the place of one that has grown.
+    With `warm`, engines serve requests for a while before memory is measured, after the first and after the last edit:
+    an edit of an engine replaces a process that has grown with a new, smaller one.
     """
     memory, took = [], []
     for place, edit in enumerate(edits):
@@ -222,7 +227,7 @@ def good(bench: Bench, edits: Sequence[Edit], *, warm: bool = False) -> dict[str
 
 
 def builds(bench: Bench, number: int, others: Sequence[tuple[Path, str]]) -> dict[str, Any]:
-    """Whole builds in a row: every model and artefact changes."""
+    """A sequence of whole builds: every model and artefact changes."""
     memory, took = [], []
     bench.tags |= {str(bench.standing.live): ""}
     for each in range(number):
@@ -242,7 +247,7 @@ def builds(bench: Bench, number: int, others: Sequence[tuple[Path, str]]) -> dic
 
 
 def killed(bench: Bench, at: Sequence[tuple[str, str]], first: int = 0) -> dict[str, Any]:
-    """Rollouts whose process is killed; the next apply and rollback in turns put things right."""
+    """Rollouts whose process is killed; the next command, alternately apply and rollback, recovers."""
     found = []
     for number, (step, when) in enumerate(at, first):
         value = f"0.{30 + number}"
@@ -275,7 +280,7 @@ def killed(bench: Bench, at: Sequence[tuple[str, str]], first: int = 0) -> dict[
 
 
 def latency(bench: Bench, edit: Edit) -> dict[str, Any]:
-    """p50 and p99 before and during a swap with its default settings."""
+    """p50 and p99 before and during a rollout with default settings."""
     edit.act(bench.source)
     began = time.monotonic()
     time.sleep(BASELINE_S)
@@ -297,7 +302,7 @@ def latency(bench: Bench, edit: Edit) -> dict[str, Any]:
 
 
 def memory_figures(memory: Sequence[dict[str, int]]) -> dict[str, Any]:
-    """Memory after each rollout, and what grew from after the first to after the last."""
+    """Memory after each rollout, and the growth between the first and the last."""
     total = [sum(each.values()) for each in memory]
     return {
         "memory_mb": total,
@@ -307,7 +312,7 @@ def memory_figures(memory: Sequence[dict[str, int]]) -> dict[str, Any]:
 
 
 def counts(bench: Bench) -> dict[str, Any]:
-    """What the clients have seen so far."""
+    """Counts of the answers and errors so far."""
     traffic = bench.traffic
     wrong = [each for each in list(traffic.seen) if each.generation in bench.tags and not tagged(bench, each)]
     return {
@@ -320,19 +325,19 @@ def counts(bench: Bench) -> dict[str, Any]:
 
 
 def clock(at: float) -> str:
-    """The time of day, as the history has it, of a `time.monotonic`."""
+    """Convert a `time.monotonic` value to the time of day, in the format of the history."""
     return time.strftime("%H:%M:%SZ", time.gmtime(time.time() - time.monotonic() + at))
 
 
 def tagged(bench: Bench, seen: Seen) -> bool:
-    """Whether all products of an answer are those of its generation's build."""
+    """Whether all products of an answer belong to the build of its generation."""
     tag = bench.tags[seen.generation]
     tags = [other for other in set(bench.tags.values()) if other]
     return all(each.startswith(tag) if tag else not each.startswith(tuple(tags) or "\0") for each in seen.products)
 
 
 def evidence(build: Path, other: Path | None, quick: bool, parts: Sequence[str] = PARTS) -> dict[str, Any]:
-    """The asked parts, each on a server of its own."""
+    """Run the requested parts, each on a server of its own."""
     document: dict[str, Any] = {}
     for part in parts:
         with bench(build, new_every=_NEW_EVERY if part == "latency" else 0) as one:
@@ -361,7 +366,7 @@ def _note(document: dict[str, Any], part: str, figures: dict[str, Any]) -> None:
 
 
 def problems(document: dict[str, Any]) -> list[str]:
-    """What was promised and not kept."""
+    """The guarantees that were broken."""
     found = []
     for part, figures in document.items():
         found += [f"{part}: {figures['failed']} failed requests: {figures['first_failure']}"] * bool(figures["failed"])

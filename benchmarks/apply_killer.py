@@ -1,8 +1,9 @@
-"""`endcap COMMAND ...` whose own process is killed at a step of its rollout, as by a power cut.
+"""Runs `endcap COMMAND ...` and kills its own process at a step of the rollout, as a power cut would.
 
     python -P benchmarks/apply_killer.py STEP before|after apply ...
 
-"before": the step is written down and not taken; "after": it is taken, and the next one not written down.
+"before": the journal holds the step, but the step is not done; "after": the step is done, but the journal does not
+hold the next one.
 """
 
 import os
@@ -15,7 +16,7 @@ from endcap_server.serving.journal import Journal
 
 
 def kill_at(step: str, when: str) -> None:
-    """Let the journal end this process."""
+    """Patch the journal so that it kills this process at the step."""
     write = Journal.write
     came = False
 

@@ -1,6 +1,7 @@
-"""What is rolled out in the tests and the evidence of `endcap apply`: edited builds, good and faulty, and other builds.
+"""Builds that tests and measurements of `endcap apply` roll out: valid edits, faulty edits, and other builds.
 
-A copied build shares its artefacts with the original by links, so every change of a file puts a new one in its place.
+A copied build shares its artefacts with the original by hard links. A change therefore replaces a file, and never
+writes into it.
 """
 
 import json
@@ -20,12 +21,12 @@ Act = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Edit:
-    """One thing done to a build.
+    """One edit of a build.
 
     Attributes:
-        name: what it is.
-        act: does it, given the build.
-        stopped_by: lint, loading or comparing: where a faulty edit is found.
+        name: Description of the edit.
+        act: Function that applies the edit to a build.
+        stopped_by: The check that finds a faulty edit: lint, loading or comparing.
     """
 
     name: str
@@ -34,19 +35,19 @@ class Edit:
 
 
 def copy_build(build: Path, folder: Path) -> Path:
-    """A build of its own that shares its artefacts' contents with another."""
+    """Copy a build; the copy shares the contents of the artefacts."""
     take_snapshot(build / "repository", build, folder)
     return folder
 
 
 def put(path: Path, text: str | bytes) -> None:
-    """Put a new file in the place of one that may be linked elsewhere."""
+    """Replace a file that may have other hard links."""
     path.unlink(missing_ok=True)
     path.write_bytes(text.encode() if isinstance(text, str) else text)
 
 
 def config(model: str, *changes: tuple[str, str]) -> Act:
-    """Replace texts, each of which stands in the model's configuration."""
+    """Replace texts in the model's configuration; each of them must occur there."""
 
     def act(build: Path) -> None:
         path = build / "repository" / model / CONFIG
@@ -61,7 +62,7 @@ def config(model: str, *changes: tuple[str, str]) -> Act:
 
 
 def parameter(model: str, name: str, value: str) -> Act:
-    """Set a parameter of a model, given or not."""
+    """Set a parameter of a model, whether or not the configuration has it already."""
 
     def act(build: Path) -> None:
         path = build / "repository" / model / CONFIG
@@ -73,7 +74,7 @@ def parameter(model: str, name: str, value: str) -> Act:
 
 
 def code(model: str, body: str) -> Act:
-    """Put code of one's own after a model's."""
+    """Append code to a model's code."""
 
     def act(build: Path) -> None:
         path = build / "repository" / model / "1" / "model.py"
@@ -83,7 +84,7 @@ def code(model: str, body: str) -> Act:
 
 
 def rewrite(name: str, text: str | bytes, *, listed: bool) -> Act:
-    """Another content for a file of the build; if it is `listed`, the manifest says that it belongs so."""
+    """Replace the content of a file of the build; with `listed`, also update its entry in the manifest."""
 
     def act(build: Path) -> None:
         put(build / name, text)
@@ -99,7 +100,7 @@ def remove(name: str) -> Act:
 
 
 def list_files(build: Path) -> None:
-    """Let the manifest list the build's files as they are, as if its steps had made them."""
+    """Rewrite the manifest for the build's current files, as if the build's steps had written them."""
     path = build / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     for step in all_steps():
@@ -111,7 +112,7 @@ def list_files(build: Path) -> None:
 
 
 def other_build(build: Path, folder: Path, tag: str) -> Path:
-    """A build in which everything differs: product ids begin with `tag`, and no artefact's file is as before."""
+    """A build in which everything differs: product ids begin with `tag`, and every artefact's file differs."""
     copy_build(build, folder)
     store = folder / "store"
     ids = [tag + each for each in StringColumn.open(build / "store", "product_ids")]
@@ -239,7 +240,7 @@ FAULTY = (
     Edit("slow code", code("fusion", _SLOW), "compare"),
     Edit("share too small for any theme", parameter("retrieval", "theme_share", "0.001"), "lint"),
 )
-"""Faulty edits of every kind, each stopped before it is live."""
+"""Faulty edits of every kind; each must be refused before it serves requests."""
 
 GOOD = (
     Edit("fusion: margin", parameter("fusion", "margin", "0.27")),
@@ -264,4 +265,4 @@ GOOD = (
     Edit("rerank: search pairs", parameter("rerank", "search_pairs", "96")),
     Edit("retrieval: shares", parameter("retrieval", "keywords_share", "0.26")),
 )
-"""Edits to be made one on top of the other, of stages and engines alike."""
+"""Valid edits of stages and engines, to be applied one after another."""

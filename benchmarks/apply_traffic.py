@@ -1,4 +1,4 @@
-"""A constant stream of requests while generations change: every answer is kept with what it says of its generation."""
+"""A constant stream of requests while generations change; each answer is kept with the generation that it names."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from endcap_client.errors import EndcapError
 from endcap_server.shop.store import ItemStore
 
 TIMEOUT_S = 60.0
-"""A request that takes longer hangs, on however busy a machine."""
+"""A request that takes longer counts as hanging, even on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -24,24 +24,24 @@ class Seen:
 
     ensemble: str
     at: float
-    """`time.monotonic` when it came."""
+    """`time.monotonic` when the answer arrived."""
     seconds: float
     generation: str
     models: tuple[str, ...]
-    """Names of the models that its stages say they are."""
+    """Names of the models that computed its stages, as the answer states them."""
     versions: tuple[tuple[str, str], ...]
     products: tuple[str, ...]
 
 
 @dataclass
 class ApplyTraffic:
-    """Clients that ask one thing after the other, without retries; a context manager that starts and stops them.
+    """Clients that send one request after another, without retries; a context manager that starts and stops them.
 
     Args:
         address: HOST:PORT of the gRPC service.
-        store: Words and products to ask for.
-        clients: How many ask at once.
-        new_every: One request of so many is one that nobody has asked before, which no cache answers; 0: none.
+        store: Words and products for the requests.
+        clients: Number of concurrent clients.
+        new_every: One request of so many is new, so that no cache can answer it; 0: none is.
         pause_s: Between an answer and the next request of a client.
     """
 
@@ -71,7 +71,7 @@ class ApplyTraffic:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Ask nothing for a while, once what is under way has been answered."""
+        """Send no requests within the context, which begins after a second, so that running ones can end."""
         self._may_ask.clear()
         time.sleep(1.0)
         try:
@@ -80,13 +80,13 @@ class ApplyTraffic:
             self._may_ask.set()
 
     def latencies(self, begin: float, end: float) -> np.ndarray:
-        """Seconds of the answers that came between two moments: float64 [n]."""
+        """Latencies in seconds of the answers that arrived between two moments: float64 [n]."""
         return np.array([each.seconds for each in list(self.seen) if begin <= each.at < end])
 
     def mixed(self) -> list[str]:
-        """Pages that are not wholly of one generation, in words; empty if there is none.
+        """Describe the pages that mix generations; empty if there are none.
 
-        All pages of a generation and ensemble come from the same models and say the same versions.
+        All pages of a generation and ensemble come from the same models and state the same versions.
         """
         kinds: dict[tuple[str, str], set[Any]] = defaultdict(set)
         for each in list(self.seen):
@@ -107,12 +107,12 @@ class ApplyTraffic:
 
 
 def ask(client: Client, store: ItemStore, number: int, *, new: bool = False) -> Seen:
-    """Ask the request of a number: the same of 32 searches and storefronts for the same number, unless it is `new`."""
+    """Send request `number`: one of 32 fixed searches and storefronts, or a request that occurs only once if `new`."""
     is_search = number % 2 == 1
     kind = number if new else number % 32
     word, first = store.keywords[kind % len(store.keywords)], 7 * kind
     if new:
-        # Texts and histories that differ from all others: these numbers come once.
+        # Texts and histories that differ from all others, because each of these numbers is used once.
         word = f"{word} {store.keywords[kind // 2 % len(store.keywords)]} {kind}"
         first += kind // len(store.product_ids)
     started = time.perf_counter()

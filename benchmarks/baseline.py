@@ -1,6 +1,6 @@
 """The naive baseline: the same page and search by the usual libraries in one Python process, with the same weights.
 
-What a competent user would write first, all libraries with their defaults: `SentenceTransformer.encode`,
+It is what a competent user would write first, with the defaults of all libraries: `SentenceTransformer.encode`,
 `faiss.IndexFlatIP`, Hugging Face `generate` with xgrammar's logits processor (one padded batch for the themes of a
 page), `CrossEncoder.predict` on texts, and LightGBM's `Booster.predict`. Requests are served one after another.
 """
@@ -27,7 +27,7 @@ _ANSWER_S = 300.0
 
 
 class NaiveEngines:
-    """The four engines, each the plain call of a library; answers at once and knows no deadline."""
+    """The four engines, each a plain call of a library; calls block, and deadlines are ignored."""
 
     def __init__(self, build: Path) -> None:
         self.store = store = ItemStore.open(build)
@@ -63,7 +63,7 @@ class NaiveEngines:
         )
         calibration = (build / "cross_encoder/calibration.json").read_text(encoding="utf-8")
         self._calibration = Calibration.model_validate_json(calibration)
-        # The very texts that the store's tokens were made of: they tokenise to them again.
+        # Texts that tokenise to exactly the tokens in the store.
         tokenizer = load_tokenizer(build / "store/tokenizer.json")
         self._texts = tokenizer.decode_batch([store.tokens.row(row).tolist() for row in range(len(store))])
         self._llms = {name: HuggingFaceLlm(build / name / "hf") for name in ("theme_llm", "keyword_llm")}
@@ -94,7 +94,7 @@ class NaiveEngines:
         if not name:
             return {"VECTOR": vectors}
         index = self._indexes[name]
-        # Naive: everything is ranked, and what may not be shown is taken out afterwards.
+        # Naive: rank all products, then remove those that may not be shown.
         similarity, rows = index.search(vectors, count if allowed is None else index.ntotal)
         if allowed is not None:
             shown = allowed[rows]
@@ -105,8 +105,8 @@ class NaiveEngines:
         return {"ROW": rows.astype(np.int32), "SIMILARITY": similarity.astype(np.float32), "VECTOR": vectors}
 
     def _encode(self, texts: list[str]) -> np.ndarray:
-        # Stages ask again for texts of the stage before, and a search looks for products and for keywords with the
-        # same text: nobody would encode them twice.
+        # A stage may need the vectors of an earlier stage's texts, and a search uses its text for products and for
+        # keywords. Even a naive program would not encode a text twice.
         missing = [text for text in dict.fromkeys(texts) if text not in self._encoded]
         if missing:
             prompted = [self._prompt + text for text in missing]
@@ -129,7 +129,7 @@ class NaiveEngines:
 
 
 def built_from(build: Path) -> str:
-    """The checkpoint a build's bi-encoder was exported from; "" for the packaged one."""
+    """The checkpoint from which a build's bi-encoder was exported; "" for the packaged one."""
     manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
     return str(manifest["steps"]["bi_encoder"]["settings"].get("checkpoint") or "")
 
@@ -157,7 +157,7 @@ class Baseline:
 
     def __enter__(self) -> Self:
         self._process.start()
-        # Open here too, the other end would hide that the process has ended.
+        # If this process kept the other end open, it could not see that the child process has ended.
         self._other.close()
         try:
             self._receive(_START_S)
@@ -185,7 +185,7 @@ class Baseline:
         return int(self._process.pid or 0)
 
     def answer(self, request: ReplayedRequest) -> InProcessAnswer:
-        """Answer one request; its seconds were taken inside, without the pipe.
+        """Answer one request; its time is measured in the process, without the pipe.
 
         Raises:
             RuntimeError: The baseline failed; the message is its error.
@@ -211,7 +211,7 @@ class Baseline:
 
 
 def _serve(pipe: Connection, build: Path, placements: int, products: int) -> None:
-    """The process: load, say so, answer until the pipe closes."""
+    """The child process: load, report readiness, answer until the pipe closes."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with tempfile.TemporaryDirectory(prefix="endcap-baseline-") as folder:
@@ -221,7 +221,7 @@ def _serve(pipe: Connection, build: Path, placements: int, products: int) -> Non
             pipe.send(("ready",))
             while True:
                 request = pipe.recv()
-                # No deadline worth the name: the naive shop does not degrade.
+                # In effect no deadline: the naive shop does not degrade.
                 pipe.send(shop.answer(request, placements, products, budget_ms=600_000))
         except (EOFError, KeyboardInterrupt, BrokenPipeError):
             return

@@ -1,19 +1,25 @@
-"""What the client costs over raw ``tritonclient``: the same requests, in turns, in one run.
+"""What the client costs over raw ``tritonclient``: the same requests, in alternation, in one run.
 
-Against a server of its own that answers at once with a full, canned page (the least noise; nothing else is needed):
+By default against a mock server that answers immediately with a fixed, full page. This has the least noise and needs
+no build:
 
     python -m benchmarks.bench_client
 
-or also against a running endcap server, with a search that is as cheap for it as can be:
+With an address also against a running endcap server, with the cheapest possible search:
 
     python -m benchmarks.bench_client --address 127.0.0.1:8001
 
-Two baselines. "raw" does what a careful caller of ``tritonclient.grpc`` would write: it packs the same tensors with a
-deadline, asks for the same outputs, and takes every one out with ``as_numpy``, STATUS parsed; it does not make texts of
-the byte strings, nor drop the padding. "bare" sends tensors packed beforehand and does not look at the answer,
-so the difference to it is all that our client does. A round calls each once, in random order; the figure is the median
-of the rounds' differences (ours less the baseline's) with a 95 % bootstrap interval. A served request takes the server
-many times the difference, so those intervals are wide. The last line of the output is one JSON document.
+There are two baselines:
+
+- "raw" is what a careful caller of ``tritonclient.grpc`` would write. It packs the same tensors with a deadline,
+  requests the same outputs, reads each with ``as_numpy``, and parses STATUS. It neither decodes the byte strings to
+  texts nor removes the padding.
+- "bare" sends tensors that were packed beforehand and ignores the answer. The difference to it is the whole cost of our
+  client.
+
+A round calls each once, in random order. The figure is the median of the rounds' differences (ours minus the
+baseline's) with a 95 % bootstrap interval. On an endcap server, a request takes many times the difference, so these
+intervals are wide. The last line of the output is one JSON document.
 """
 
 import argparse
@@ -48,7 +54,7 @@ _DATATYPES = {np.dtype(np.float32): "FP32", np.dtype(np.object_): "BYTES"}
 
 @dataclass(frozen=True)
 class ClientCase:
-    """One request, as both sides send it."""
+    """One request, in the form that each side sends."""
 
     name: str
     model: str
@@ -76,7 +82,7 @@ def canned_cases() -> list[ClientCase]:
 
 
 def served_cases() -> list[ClientCase]:
-    # With a budget of 1 ms the stages answer with what they have, so the server takes as little time as it can.
+    # With a budget of 1 ms the stages fall back, so that the server takes the least time.
     texts, numbers = {"QUERY": ["milk"]}, {"PRODUCTS": 1, "BUDGET_MS": 1}
     search = {"query": "milk", "products": 1, "budget_ms": 1}
     return [ClientCase("search of one product, served", "search", texts, numbers, arguments=search)]
@@ -139,7 +145,7 @@ def _serve(port: Any) -> None:
 
 @contextmanager
 def canned_server() -> Iterator[str]:
-    """Serve from another process, so that its Python does not run in ours; gives the address."""
+    """Serve from another process, so that the server does not share our interpreter; yields the address."""
     context = multiprocessing.get_context("spawn")
     port = context.SimpleQueue()
     process = context.Process(target=_serve, args=(port,), daemon=True)
@@ -167,7 +173,7 @@ def raw_arguments(case: ClientCase, module: Any) -> dict[str, Any]:
 
 
 def raw_read(case: ClientCase, result: Any) -> None:
-    """Take out what was asked for."""
+    """Read the requested outputs."""
     arrays = {name: result.as_numpy(name) for name in case.outputs}
     json.loads(arrays["STATUS"][0])
 
@@ -187,7 +193,7 @@ def rounds(calls: list[Callable[[], Any]], count: int) -> np.ndarray:
 
 def sync_rounds(address: str, case: ClientCase, count: int, hedged: bool = False) -> np.ndarray:
     """Times of ours, raw, bare; float64 [3, count]."""
-    # Two names of one server: hedging needs two addresses, and its quantile 1 is hardly ever reached.
+    # Two names of one server: hedging needs two addresses. With quantile 1 it hardly ever sends a second request.
     addresses = [address, address.replace("127.0.0.1", "localhost")] if hedged else address
     options = Options(timeout_s=TIMEOUT_S, hedge=Hedge(quantile=1.0) if hedged else None)
     with Client(addresses, options=options) as client, triton.InferenceServerClient(address) as raw:

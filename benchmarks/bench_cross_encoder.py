@@ -1,7 +1,7 @@
 """Cross-encoder engine against sentence-transformers' ``CrossEncoder.predict``: the same weights, pairs and machine.
 
-Both are measured in turns in one run, so that what else the machine does hits both. A request is one text with its
-candidates, as `rerank` sends it; sentence-transformers gets the same pairs as texts, tokenisation included.
+Both are measured in alternation in one run, so that other load on the machine affects both. A request is one text with
+its candidates, as `rerank` sends it; sentence-transformers gets the same pairs as texts, tokenisation included.
 
     python -m benchmarks.bench_cross_encoder --build build/demo
 """
@@ -37,7 +37,7 @@ class Work:
 
 
 def sample_work(store: ItemStore, build: Path, texts: int, candidates: int, seed: int) -> Work:
-    """Known keywords, each with products that it retrieves, filled up with random ones."""
+    """Known keywords, each with products that it retrieves; random products fill the remaining places."""
     from endcap_server.engines.bi_encoder import load_tokenizer
 
     tokenizer = load_tokenizer(build / "store" / "tokenizer.json")
@@ -51,7 +51,7 @@ def sample_work(store: ItemStore, build: Path, texts: int, candidates: int, seed
         more = rng.choice(others, candidates - len(own), replace=len(others) < candidates - len(own))
         rows[line] = np.concatenate([own, more])
     keywords = store.keywords.take(picked)
-    # The baseline reads the very tokens of the store: texts that tokenise to them again.
+    # The baseline's texts tokenise to exactly the tokens in the store.
     said = {int(row): tokenizer.decode(store.tokens.row(int(row)).tolist()) for row in np.unique(rows)}
     pairs = [(text, said[int(row)]) for text, own in zip(keywords, rows, strict=True) for row in own]
     return Work(keywords, rows, pairs)
@@ -60,7 +60,7 @@ def sample_work(store: ItemStore, build: Path, texts: int, candidates: int, seed
 def measure(
     runs: dict[str, Callable[[], np.ndarray]], repeats: int
 ) -> tuple[dict[str, list[float]], dict[str, np.ndarray]]:
-    """Seconds of each run, in turns after one run each that does not count, and what the last one returned."""
+    """Seconds of each run, in alternation after one unmeasured run each, and the result of the last run."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     scores = {name: run() for name, run in runs.items()}
     for _ in track(range(repeats), description="rounds", console=Console(stderr=True)):

@@ -1,8 +1,8 @@
 """The students' engine against Hugging Face ``generate`` with the same weights, prompts and grammars.
 
 A request is one prompt with its own grammar, as the stages send it. Both sides compile the grammar for each request
-(Hugging Face through xgrammar's own logits processor) and decode greedily; both are measured in turns in one run.
-For several callers at once the baseline has what it offers: one left-padded batch of all requests.
+(Hugging Face through xgrammar's own logits processor) and decode greedily; both are measured in alternation in one run.
+With several callers, the baseline decodes all requests as one left-padded batch, the best that ``generate`` offers.
 
     python -m benchmarks.bench_llm --build build/demo
 """
@@ -36,7 +36,7 @@ TOKENS_PER_THEME, TOKENS_PER_KEYWORD = 60, 5
 
 @dataclass(frozen=True)
 class LlmCall:
-    """One prompt as a stage sends it, and a check of its answer."""
+    """One prompt as a stage sends it, and a function that checks the answer."""
 
     prompt: str
     grammar: str
@@ -45,7 +45,7 @@ class LlmCall:
 
 
 def theme_requests(build: Path, count: int, themes: int) -> list[LlmCall]:
-    """Held-out shoppers, each asked for the same number of themes."""
+    """Prompts of held-out shoppers, each for the same number of themes."""
     _, held_out = split_held_out(read_examples(build / "merchandising" / "themes.jsonl"), count)
 
     def valid(text: str) -> bool:
@@ -99,7 +99,7 @@ def engine_answers(engine: LlmEngine, requests: Sequence[LlmCall]) -> list[str]:
 
 
 def measure(requests: list[LlmCall], callers: int, sides: Mapping[str, Answer]) -> Any:
-    """Seconds a group of `callers` requests takes each side, in turns; and how many answers were valid and equal."""
+    """Seconds of each side for groups of `callers` requests, in alternation; and counts of valid and equal answers."""
     groups = [requests[start : start + callers] for start in range(0, len(requests) - callers + 1, callers)]
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     valid = dict.fromkeys(sides, 0)

@@ -1,4 +1,4 @@
-"""Where a request's time goes: queue, stages' own compute, engines, and what the ensemble and the wire add."""
+"""Divides a request's time: queue, the stages' own compute, engines, ensemble, and client with network."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,10 +10,10 @@ def breakdown(kind: str, level: Mapping[str, Any], shares: Mapping[str, Mapping[
     Args:
         kind: "storefront" or "search".
         level: The closed loop's document of one client.
-        shares: Of each stage its own time and the engines', by :func:`benchmarks.engine_calls.engine_shares`.
+        shares: For each stage, its own time and the engines' time, from :func:`benchmarks.engine_calls.engine_shares`.
 
     Returns:
-        `stages`: of each, `ms` (what STATUS says), split into `engine_ms` and `own_ms` in the proportion of the
+        `stages`: for each, `ms` (from STATUS), divided into `engine_ms` and `own_ms` in the proportion of the
         replayed calls, and Triton's `queue_ms` and `tensors_ms` (input and output); `stages_ms`: their sum;
         `inputs_ms`: Triton's compute input of all stages, the part of their compute before a request reaches their
         processes; `ensemble_adds_ms`: the ensemble's time in Triton's statistics less both; `client_adds_ms`: client,

@@ -1,9 +1,9 @@
 """Our asyncio client on a thread of its own, for greenlets that make requests and wait.
 
-locust runs its users as greenlets. gRPC's own support for gevent hands every waiting call a thread that polls, and
-answers that are there already then wait for their turn: refusals that the server sends within milliseconds were seen
-half a second to a second later. Here gRPC runs as it does in production, on an event loop of a thread that gevent does
-not touch, and a greenlet only sleeps until its answer has come.
+locust runs its users as greenlets. gRPC's own support for gevent uses a polling thread for each waiting call, which
+delays answers: refusals that the server sent within milliseconds arrived half a second to a second later. Here gRPC
+runs as in production, on an event loop in a thread that gevent does not patch. A greenlet sleeps until its answer has
+arrived.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class ClientThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="client", daemon=True)
         self._done: deque[tuple[AsyncResult[CallOutcome], Future[CallOutcome]]] = deque()
-        # Its `send` is the one thing of gevent's that another thread may call.
+        # Its `send` is the only method of gevent that another thread may call.
         self._woken = gevent.get_hub().loop.async_()
 
     def __enter__(self) -> Self:
@@ -66,7 +66,7 @@ class ClientThread:
         return asyncio.run_coroutine_threadsafe(self._client.ready(timeout_s), self._loop).result()
 
     def call(self, make: Callable[[AsyncClient], Awaitable[Any]]) -> CallOutcome:
-        """Make one call; other greenlets run meanwhile."""
+        """Make one call; other greenlets run while it waits."""
         answered: AsyncResult[CallOutcome] = AsyncResult()
         future = asyncio.run_coroutine_threadsafe(self._timed(make), self._loop)
 
@@ -78,10 +78,10 @@ class ClientThread:
         try:
             return answered.get()
         finally:
-            future.cancel()  # of a greenlet that is killed; a call that is over takes no notice
+            future.cancel()  # if the greenlet was killed; no effect on a call that has ended
 
     def _pass_on(self) -> None:
-        """Runs in gevent's hub: wakes the greenlets whose calls are over."""
+        """Runs in gevent's hub: wakes the greenlets whose calls have ended."""
         while self._done:
             answered, future = self._done.popleft()
             if not future.cancelled():

@@ -1,4 +1,4 @@
-"""A report beside an earlier one: what changed by more than the noise."""
+"""Compares a report with an earlier one: which figures changed by more than the noise."""
 
 import json
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from benchmarks.measures import rounds_ratio
 FORMAT = 1
 _BLOCK = 4
 _LEAST_ROUNDS = 2
-"""One round cannot show how much rounds differ by themselves."""
+"""With one round, the variation between rounds is unknown."""
 
 
 class ReportError(ValueError):
-    """A file that is no report this program can compare with."""
+    """The file is not a report, or its format differs from this program's."""
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -38,8 +38,9 @@ def read_report(path: Path) -> dict[str, Any]:
 def compare(new: Mapping[str, Any], base: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
     """Ratio of the medians (new / base) of every series that both reports have, with its interval.
 
-    The machine may not have been equally fast in both runs: ratios are divided by that of the yardsticks, a fixed
-    piece of work that both runs timed between their rounds. A series is marked where the interval excludes 1.
+    The machine may have differed in speed between the runs. Ratios are therefore divided by the ratio of the times of a
+    fixed piece of work ("yardstick"), which both runs measured between their rounds. A series is marked where the
+    interval excludes 1.
     """
     machine = 1.0
     if new.get("yardstick_ms") and base.get("yardstick_ms"):
@@ -48,7 +49,7 @@ def compare(new: Mapping[str, Any], base: Mapping[str, Any], seed: int = 0) -> d
     for name, series in new.get("series", {}).items():
         other = base.get("series", {}).get(name)
         if other is None or other.get("rate") != series.get("rate"):
-            continue  # an open-loop rate is comparable only with the very same rate
+            continue  # an open-loop rate is comparable only with the same rate
         if not any(series["rounds"]) or not any(other["rounds"]):
             continue
         ratio = rounds_ratio(series["rounds"], other["rounds"], seed)
@@ -75,5 +76,5 @@ def compare(new: Mapping[str, Any], base: Mapping[str, Any], seed: int = 0) -> d
 
 
 def in_blocks(values: list[float]) -> list[list[float]]:
-    """Consecutive values as rounds, for what was not measured in rounds."""
+    """Group consecutive values into rounds, for series that were not measured in rounds."""
     return [values[start : start + _BLOCK] for start in range(0, len(values), _BLOCK)]

@@ -1,8 +1,8 @@
-"""What the stages ask of the engines, measured: the stages run here, the engines on the server, over gRPC.
+"""Measures the stages' calls to engines: the stages run in this process and call the server's engines over gRPC.
 
-Neither STATUS nor Triton's traces and statistics tell how long a stage waited for an engine: Triton 24.10 does not
-trace calls from model to model, and counts the compute of a model that answers later only until it was handed the
-request. So the same requests are run once more with the stages in this process.
+Neither STATUS nor Triton's traces and statistics show how long a stage waited for an engine. Triton 24.10 does not
+trace calls between models. For a model that answers asynchronously, it counts compute only until `execute` returns. The
+same requests are therefore run again with the stages in this process.
 """
 
 import asyncio
@@ -33,14 +33,14 @@ class EngineCall:
 
 
 class EnginesOverGrpc:
-    """The engines of a running server, as stages reach them; remembers every call."""
+    """The engines of a running server, with the interface that stages use; records every call."""
 
     def __init__(self, triton: InferenceServerClient):
         self._triton = triton
         self.calls: list[EngineCall] = []
 
     async def call(self, engine: str, inputs: Tensors, deadline_ns: int, outputs: tuple[str, ...]) -> Tensors:
-        """Answer the asked `outputs` of one request to `engine`; see `endcap_server.stages.base.Engines`."""
+        """Return the requested `outputs` of one request to `engine`; see `endcap_server.stages.base.Engines`."""
         left_s = (deadline_ns - time.monotonic_ns()) / 1e9
         if left_s <= 0:
             raise EngineTimeout(engine, "no time left to ask", Cause.NO_TIME)
@@ -70,7 +70,7 @@ def _input(name: str, tensor: np.ndarray) -> InferInput:
 
 @dataclass(frozen=True)
 class StageRun:
-    """One stage of a request that was run here, and its calls."""
+    """One stage of a replayed request, and its calls."""
 
     stage: str
     start_ns: int
@@ -79,12 +79,12 @@ class StageRun:
 
     @property
     def ms(self) -> float:
-        """The whole stage."""
+        """Duration of the whole stage."""
         return (self.end_ns - self.start_ns) / 1e6
 
     @property
     def engine_ms(self) -> float:
-        """Time in which at least one call was under way."""
+        """Time during which at least one call was running."""
         covered, until = 0, self.start_ns
         for call in sorted(self.calls, key=lambda each: each.start_ns):
             covered += max(0, call.end_ns - max(until, call.start_ns))
@@ -118,7 +118,7 @@ def stage_runs(
 
 
 def engine_shares(runs: Sequence[Sequence[StageRun]]) -> dict[str, dict[str, Any]]:
-    """Of each stage: medians of its own time and of the time it waited for engines, and which it called how often."""
+    """For each stage: medians of its own time and of its wait for engines, and the number of calls of each engine."""
     stages: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(run.stage for request in runs for run in request):
         of_stage = [run for request in runs for run in request if run.stage == name]

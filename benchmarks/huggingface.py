@@ -1,4 +1,4 @@
-"""A student as one writes it first: Hugging Face `generate` with xgrammar's logits processor."""
+"""The simplest implementation of a student: Hugging Face `generate` with xgrammar's logits processor."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ class HuggingFaceLlm:
 
     Args:
         checkpoint: Folder that `from_pretrained` reads.
-        precision: "bf16", "f32", or "auto": what the checkpoint is stored in, which is the library's default.
+        precision: "bf16", "f32", or "auto": the checkpoint's own precision, which is the library's default.
     """
 
     def __init__(self, checkpoint: Path, precision: str = "auto") -> None:

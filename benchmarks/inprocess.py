@@ -1,7 +1,7 @@
-"""Both ensembles in one process: the steps of their `config.pbtxt`, run one after the other, around any engines.
+"""Both ensembles in one process: the steps of their `config.pbtxt`, run one after another, with any engines.
 
-The naive baseline gives them naive engines; the profile gives them engines that are reached over gRPC and timed. What
-the stages compute between the engine calls is the same code on every side, so that answers can be compared.
+The naive baseline passes naive engines; the profile passes engines that are called over gRPC and timed. The stages' own
+code is the same in both, so that answers can be compared.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class InProcessShelf:
 
 @dataclass(frozen=True)
 class InProcessAnswer:
-    """What came back for a request, from whichever side."""
+    """The answer to a request, from the system or from the baseline."""
 
     shelves: tuple[InProcessShelf, ...]
     status: dict[str, Any]
@@ -42,7 +42,7 @@ class InProcessAnswer:
 
     @property
     def degraded(self) -> list[str]:
-        """Stages that fell back, wholly or in part."""
+        """Stages that used their fallback, for all or some of their items."""
         return list(self.status.get("degraded", ()))
 
 
@@ -51,7 +51,7 @@ class InProcessShop:
 
     Args:
         build: A finished build; the stages' parameters and the ensembles' steps are read from its repository.
-        engines: What answers the stages' engine calls.
+        engines: Answers the stages' calls to engines.
     """
 
     def __init__(self, build: Path, engines: Engines):
@@ -59,10 +59,10 @@ class InProcessShop:
         self._stages = {name: _stage(build, name, engines) for name in STAGES}
         self._loop = asyncio.new_event_loop()
         self.spans: list[tuple[str, int, int]] = []
-        """Of the last request: (stage, start, end), nanoseconds of ``time.monotonic_ns``."""
+        """(stage, start, end) of the last request, in nanoseconds of ``time.monotonic_ns``."""
 
     def answer(self, request: ReplayedRequest, placements: int, products: int, budget_ms: int) -> InProcessAnswer:
-        """Answer one request, and say what each stage took."""
+        """Answer one request, and return the time of each stage."""
         start = time.perf_counter()
         tensors: Tensors = {
             "PRODUCTS": np.array([products], np.int32),

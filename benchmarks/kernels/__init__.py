@@ -4,5 +4,5 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# The references that the kernels are measured against are those that they are tested against.
+# The benchmarks use the tests' reference implementations.
 sys.path.insert(0, str(ROOT / "tests/kernels"))

@@ -1,4 +1,4 @@
-"""`make bench-kernels`: on a GPU, measure everything; without one, compile everything and say so.
+"""`make bench-kernels`: on a GPU, measure all cases; without one, compile all kernels and report that.
 
 Writes benchmarks/kernels/results/<GPU and versions>.csv, plots beside it, and the table in docs/kernels.md. The last
 line of the output is one JSON document.
@@ -32,7 +32,7 @@ BENCHMARKS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run; the exit status is 0 unless something of ours is wrong."""
+    """Run; the exit status is 0 unless one of our kernels fails."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
     parser.add_argument("--only", nargs="*", choices=BENCHMARKS, default=BENCHMARKS, help="these benchmarks")
     parser.add_argument("--checkpoint", type=Path, help="a trained cross-encoder for packed_cross_encoder")
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def machine_key() -> str:
-    """GPU and versions, as a file name."""
+    """File name made of the GPU and the versions."""
     import triton
 
     text = f"{torch.cuda.get_device_name()} torch-{torch.__version__} triton-{triton.__version__}"
@@ -60,7 +60,7 @@ def machine_key() -> str:
 
 
 def measure_all(options: argparse.Namespace) -> int:
-    """Measure limits, then every case; write what was measured even if a later case fails."""
+    """Measure the limits, then all cases; write the measured rows even if a later case fails."""
     from benchmarks.kernels.limits import measure_limits
     from benchmarks.kernels.report import markdown_table, plot, update_document, write_csv
     from benchmarks.kernels.run import Row, run
@@ -88,7 +88,7 @@ def measure_all(options: argparse.Namespace) -> int:
             if name == "packed_cross_encoder":
                 figures = module.accuracy("cuda", checkpoint=options.checkpoint)
                 print("accuracy", figures, flush=True)
-        except Exception as error:  # the other benchmarks still run, and what was measured is kept
+        except Exception as error:  # the other benchmarks still run, and rows measured so far are kept
             failures.append(f"{name}: {error}")
             print(f"FAILED {failures[-1]}", file=sys.stderr, flush=True)
     path = write_csv(options.results, key, rows, limits)

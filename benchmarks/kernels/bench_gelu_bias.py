@@ -1,4 +1,4 @@
-"""Between the feed-forward matrices of MiniLM, BERT-base and BERT-large."""
+"""`gelu_bias` in the sizes of the feed-forward layers of MiniLM, BERT-base and BERT-large."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -1,4 +1,4 @@
-"""`add_layer_norm` and `embed_layer_norm`: a request's tokens to a saturated batch's."""
+"""`add_layer_norm` and `embed_layer_norm`, from the tokens of one request to those of a full batch."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -45,6 +45,6 @@ def cases(device: str, small: bool = False) -> Iterator[KernelCase]:
                 PLAIN: partial(reference_embed_layer_norm, *embedded),
             },
             compiled=compiled(reference_embed_layer_norm, *embedded),
-            # A word's row is read from memory once, however often it comes; the other tables are small.
+            # A word's row is read from memory once, however often it occurs; the other tables are small.
             bytes=2 * size * (tokens + int(indexes[0].unique().numel())) + 24 * tokens,
         )

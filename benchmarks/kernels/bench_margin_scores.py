@@ -1,4 +1,4 @@
-"""One row to 10 000, of the sizes of MiniLM, BERT-base and BERT-large."""
+"""`margin_scores` for 1 to 10 000 rows, in the sizes of MiniLM, BERT-base and BERT-large."""
 
 from collections.abc import Iterator
 from functools import partial

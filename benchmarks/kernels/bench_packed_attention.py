@@ -50,7 +50,7 @@ def cases(device: str, small: bool = False) -> Iterator[KernelCase]:
 
 
 def _padded_sdpa(qkv: Tensor, lengths: np.ndarray) -> Callable[[], Tensor]:
-    """What a padded model does: its input is padded already; only the valid rows of the result are compared."""
+    """The padded model: its input is padded before timing, and only the valid rows of the result are compared."""
     count, longest = len(lengths), int(lengths.max())
     exists = torch.from_numpy(np.arange(longest) < lengths[:, None]).to(qkv.device)
     padded = qkv.new_zeros(count, longest, *qkv.shape[1:])

@@ -31,7 +31,7 @@ def _model(name: str, checkpoint: Path | None) -> Any:
 
 
 def _matrix_operations(model: Any, lengths: np.ndarray) -> float:
-    """What the scores need: the last layer's output matrices for the first token of each pair only."""
+    """The necessary operations: the last layer's output matrices are needed only for the first token of each pair."""
     config = model.config
     hidden, inner, tokens = config.hidden_size, config.intermediate_size, float(lengths.sum())
     inputs, outputs = 2 * 3 * hidden * hidden, 2 * (hidden * hidden + 2 * hidden * inner)
@@ -51,7 +51,7 @@ def requests(
 
 
 def cases(device: str, small: bool = False, checkpoint: Path | None = None) -> Iterator[KernelCase]:
-    """Each case is a request; with a checkpoint, its model instead of random ones."""
+    """Each case is one request; a checkpoint replaces the models with random weights."""
     sizes = [("tiny", 6, 1)] if small else [("BERT-base", 100, 1), ("MiniLM-L6", 100, 1), ("BERT-base", 1600, 16)]
     if checkpoint is not None and not small:
         sizes = [(checkpoint.name, 100, 1), (checkpoint.name, 1600, 16)]
@@ -111,7 +111,7 @@ def _compiled(model: Any, *request: Any) -> Callable[[], Tensor]:
 def accuracy(
     device: str, queries: int = 200, candidates: int = 100, checkpoint: Path | None = None, name: str = "BERT-base"
 ) -> dict[str, float]:
-    """bfloat16 against float32: errors of the packed encoder and of plain torch, how often their top 10 is right."""
+    """bfloat16 against float32: errors of the packed encoder and of plain torch, and how often their top 10 agrees."""
     model = _model(name, checkpoint)
     vocabulary = min(model.config.vocab_size, 30_000)
     asked = [requests(candidates, 1, vocabulary, seed=100 + number) for number in range(queries)]

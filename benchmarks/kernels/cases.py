@@ -1,4 +1,4 @@
-"""What is measured: one kernel at one size, by several implementations of the same."""
+"""The benchmark cases: one kernel at one size, in several equivalent implementations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ class KernelCase:
 
     kernel: str
     size: str
-    """For people: what the numbers mean."""
+    """Description of the size for readers."""
     scale: float
-    """For the plot: a number that grows with the size."""
+    """X coordinate in the plot: a number that grows with the size."""
     implementations: dict[str, Callable[[], Any]]
-    """By name; each computes the same. `torch.compile` of PLAIN is added on a GPU if ``compiled`` is given."""
+    """Equivalent implementations by name. On a GPU, `torch.compile` of PLAIN is added if ``compiled`` is given."""
     bytes: float
-    """Least bytes to move: each input read once, each output written once."""
+    """Lower bound of memory traffic in bytes: each input is read once, each output is written once."""
     operations: float = 0.0
     """Multiplications and additions of matrix products."""
     compiled: Callable[[], Callable[[], Any]] | None = None
-    """Makes the implementation by torch.compile."""
+    """Returns the implementation that uses torch.compile."""
     whole: bool = False
-    """From ids on the host to scores on the host: timed by the clock, without capturing anything."""
+    """From ids on the host to scores on the host: timed by the clock, without a CUDA graph."""
     tolerance: float = 2e-2
     """Largest relative error (of norms) of other implementations to PLAIN."""
 
@@ -41,7 +41,7 @@ def compiled(function: Callable[..., Any], *args: Any, **named: Any) -> Callable
 
 
 def random(*shape: int, device: str, dtype: torch.dtype = torch.float32, seed: int = 0, scale: float = 1.0) -> Tensor:
-    """Normally distributed numbers; timings on zeros flatter."""
+    """Normally distributed numbers; kernels can run faster on zeros."""
     generator = torch.Generator().manual_seed(seed)
     return (scale * torch.randn(*shape, generator=generator)).to(dtype).to(device)
 
@@ -52,7 +52,7 @@ def offsets_of(sizes: np.ndarray, device: str) -> Tensor:
 
 
 def pair_lengths(count: int, seed: int = 0, mean: float = 40.0, longest: int = 128) -> np.ndarray:
-    """Token counts of pairs as shops have them: int64 [count], log-normal around a mean of 40, at most 128."""
+    """Realistic token counts of pairs: int64 [count], log-normal around a mean of 40, at most 128."""
     rng = np.random.default_rng(seed)
     spread = 0.5
     drawn = rng.lognormal(np.log(mean) - spread**2 / 2, spread, count)
@@ -60,7 +60,7 @@ def pair_lengths(count: int, seed: int = 0, mean: float = 40.0, longest: int = 1
 
 
 def relative_error(result: Any, expected: Any) -> float:
-    """Norm of the difference over the norm of what is expected, of all finite numbers of tensors or tuples of them."""
+    """Norm of the difference divided by the norm of the expected values; finite numbers of tensors or tuples only."""
     if not isinstance(expected, Tensor):
         pairs = zip(result, expected, strict=True)
         return max((relative_error(one, two) for one, two in pairs if one is not None), default=0.0)

@@ -1,4 +1,4 @@
-"""The two physical limits that everything else is a share of, measured first in the same run."""
+"""The GPU's memory bandwidth and compute throughput, measured first in each run; other figures are shares of them."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,15 @@ from benchmarks.kernels.timing import measure
 
 @dataclass(frozen=True)
 class DeviceLimits:
-    """What this GPU did today."""
+    """The limits that were measured in this run."""
 
     copy_bytes_per_s: float
-    """Bytes read and written a second by a large device-to-device copy."""
+    """Bytes read and written per second by a large device-to-device copy."""
     bf16_operations_per_s: float
-    """Multiplications and additions a second of a large bfloat16 matrix product of random numbers."""
+    """Multiplications and additions per second in a large bfloat16 matrix product of random numbers."""
 
     def floor_us(self, moved: float, operations: float) -> tuple[float, str]:
-        """The least time in microseconds for so many bytes and operations, and which of the two sets it."""
+        """Lower bound of the time in microseconds for these bytes and operations, and which of them determines it."""
         by_memory = 1e6 * moved / self.copy_bytes_per_s
         by_matrices = 1e6 * operations / self.bf16_operations_per_s
         return (by_memory, "copy") if by_memory >= by_matrices else (by_matrices, "matrix")

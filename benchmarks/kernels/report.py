@@ -1,4 +1,4 @@
-"""What a run leaves: a CSV keyed by GPU and versions, plots, and the table of docs/kernels.md."""
+"""Writes the results of a run: a CSV named by GPU and versions, plots, and the table in docs/kernels.md."""
 
 import csv
 import math
@@ -14,7 +14,7 @@ BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 def write_csv(folder: Path, key: str, rows: Sequence[Row], limits: DeviceLimits) -> Path:
-    """All rows of a run, with the two limits in each so that a line stands for itself."""
+    """All rows of a run; each contains the two limits, so that it can be read alone."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{key}.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
@@ -27,7 +27,7 @@ def write_csv(folder: Path, key: str, rows: Sequence[Row], limits: DeviceLimits)
 
 
 def best_launch(rows: Sequence[Row]) -> dict[str, Row]:
-    """Of each implementation of one case, the faster way to launch it."""
+    """For each implementation of one case, the faster launch mode."""
     best: dict[str, Row] = {}
     for row in rows:
         if not math.isnan(row.p50_us) and (
@@ -46,7 +46,7 @@ def by_case(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """One line a case: ours, the ratios to the others (each launched the faster way), the share of the limit."""
+    """One line per case: our time, the ratios to the others (each in its faster launch mode), share of the limit."""
     lines = [
         "| kernel | size | p50 | launched | torch | torch.compile | best other | share of limit |",
         "|---|---|---|---|---|---|---|---|",
@@ -72,7 +72,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 
 def update_document(path: Path, text: str) -> None:
-    """Replace what stands between the marks of a document; raises ValueError if it has none."""
+    """Replace the text between the marks of a document; raises ValueError if it has no marks."""
     document = path.read_text(encoding="utf-8")
     begin, end = document.find(BEGIN), document.find(END)
     if not 0 <= begin < end:
@@ -81,7 +81,7 @@ def update_document(path: Path, text: str) -> None:
 
 
 def plot(folder: Path, rows: Sequence[Row]) -> list[Path]:
-    """One picture a kernel: times of all implementations over the size, and the limit."""
+    """One plot per kernel: times of all implementations by size, and the limit."""
     import matplotlib
 
     matplotlib.use("Agg")

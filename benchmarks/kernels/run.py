@@ -1,4 +1,4 @@
-"""Runs cases and turns times into rows: ratios to the others, and shares of what the GPU can do."""
+"""Runs cases and converts times to rows: ratios to the other implementations, and shares of the GPU's limits."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Row:
     p80_us: float
     runs: int
     floor_us: float
-    """Least time by the measured limits; share is floor over p50."""
+    """Lower bound of the time from the measured limits; share is floor divided by p50."""
     limit: str
     share: float
     error: float
@@ -35,7 +35,7 @@ class Row:
 
 
 def check(case: KernelCase, names: Iterable[str] | None = None) -> dict[str, float]:
-    """Errors of the implementations to plain torch; raises ValueError if one computes something else."""
+    """Errors of the implementations to plain torch; raises ValueError if one has a different result."""
     expected = case.implementations[PLAIN]()
     errors = {}
     for name in names or case.implementations:
@@ -60,7 +60,7 @@ def run(case: KernelCase, limits: DeviceLimits) -> Iterator[Row]:
             error = relative_error(function(), expected)
             wrong = not error <= case.tolerance
         except (RuntimeError, NotImplementedError, TypeError) as refusal:
-            # A baseline that this release or GPU does not have must not end the run; ours must work.
+            # A baseline may be unavailable in this release or on this GPU; our kernels must work.
             if name == ENDCAP:
                 raise
             yield _row(case, name, "none", None, floor, limit, float("nan"), f"refused: {_first_line(refusal)}")

@@ -1,4 +1,4 @@
-"""Times with a cold cache, by events on the GPU: eagerly and, where launches would dominate, as CUDA graphs."""
+"""Times functions with a cold cache by GPU events: eagerly and, where launches would dominate, as CUDA graphs."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 FLUSHED_BYTES = 256 * 2**20
-"""Written between two runs: several times the second-level cache of an H200 (60 MB)."""
+"""Bytes that are written between two runs: several times the second-level cache of an H200 (60 MB)."""
 WARM_UPS = 5
 
 
@@ -24,7 +24,7 @@ class Times:
 
 
 def measure(function: Callable[[], Any], *, seconds: float = 0.3, least: int = 20, most: int = 400) -> Times:
-    """Time ``function`` by events; the cache is written over before each run, which also keeps the GPU's queue full."""
+    """Time ``function`` by events; before each run the cache is overwritten, which also keeps the GPU's queue full."""
     for _ in range(WARM_UPS):
         function()
     scratch = torch.empty(FLUSHED_BYTES // 4, dtype=torch.int32, device="cuda")
