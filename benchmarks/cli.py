@@ -1,4 +1,4 @@
-"""`endcap bench`, `python -m benchmarks` and `make bench`: the options of a run, and what it prints."""
+"""`endcap bench`, `python -m benchmarks` and `make bench`: the options of a run, and its output."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ def add_bench_command(subparsers: Any) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; the exit code."""
+    """Run from the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=DESCRIPTION)
     _add_options(parser)
     return _run(parser.parse_args(arguments))
@@ -81,10 +81,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
-    """The plan that the options ask for.
+    """The plan that the options describe.
 
     Raises:
-        ValueError: Says what is missing or does not fit.
+        ValueError: An option is missing, or options conflict.
     """
     manifest = options.build / "manifest.json"
     if not manifest.exists():
@@ -113,7 +113,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # Like Ctrl-C, so that the server and the helpers of the run are stopped with it.
+    # Treated like Ctrl-C, so that the run also stops its server and helper processes.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _measure(options)
@@ -152,7 +152,7 @@ def _measure(options: argparse.Namespace) -> int:
 
 
 def repeat_command(options: argparse.Namespace) -> str:
-    """The command line of these options, without those that are as by default."""
+    """The command line of these options, without those that have their default."""
     words = ["python", "-m", "benchmarks", "--build", str(options.build), "--seed", str(options.seed)]
     for flag in ("quick", "profile"):
         words += [f"--{flag}"] if getattr(options, flag) else []

@@ -1,4 +1,4 @@
-"""Load on the server: phases of requests, closed loop or open loop, and what came of them."""
+"""Load on the server: phases of requests, closed loop or open loop, and their results."""
 
 import json
 import os
@@ -17,14 +17,14 @@ from benchmarks.replay import ReplayedRequest
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of load.
+    """One phase of load.
 
     Attributes:
-        requests: What is asked, in this order, again from the beginning when it ends.
-        steps: (arrivals a second, seconds) one after another; of a closed loop only the seconds count.
+        requests: The requests, sent in this order; after the last one, the sequence starts again.
+        steps: Sequence of (arrivals per second, seconds); a closed loop uses only the seconds.
         clients: Clients of a closed loop; 0 for an open one.
-        timeout_s: After which a client gives up.
-        budget_ms: Until when an answer is worth something, by the client's clock: what goodput counts.
+        timeout_s: Timeout of a client.
+        budget_ms: Goodput counts answers within this time, by the client's clock.
     """
 
     requests: Sequence[ReplayedRequest]
@@ -38,13 +38,13 @@ class Phase:
 
     @property
     def seconds(self) -> float:
-        """How long requests are started."""
+        """Duration of the period in which requests start."""
         return sum(seconds for _, seconds in self.steps)
 
 
 @dataclass(frozen=True)
 class LoadSample:
-    """One request as its client saw it; times in seconds since the phase began."""
+    """The result of one request at its client; times in seconds since the phase began."""
 
     kind: str
     step: int
@@ -54,17 +54,17 @@ class LoadSample:
     error: str = ""
     """Name of the client's exception: "Overloaded" is a rejection."""
     message: str = ""
-    """What the exception said."""
+    """Message of the exception."""
     degraded: Sequence[str] = ()
-    """Stages that fell back, if only in part (a theme of five replaced)."""
+    """Stages that used their fallback, even for some items only (for example one of five themes)."""
     fallback: Sequence[str] = ()
-    """Stages that fell back as a whole."""
+    """Stages that used their fallback for all items."""
     cached: Sequence[str] = ()
     stage_ms: dict[str, float] = field(default_factory=dict)
 
     @property
     def latency_ms(self) -> float:
-        """From the intended start to the answer; infinite without one."""
+        """From the intended start to the answer; infinite without an answer."""
         return float("inf") if self.error else 1e3 * (self.end_s - self.intended_s)
 
     @property
@@ -77,7 +77,7 @@ class LoadGenerator:
     """The locust process; a context manager that starts and ends it.
 
     Raises:
-        RuntimeError: The process ended, with what it said.
+        RuntimeError: The process ended; the message contains its output.
     """
 
     def __init__(self, address: str):
@@ -85,7 +85,7 @@ class LoadGenerator:
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
-        # gevent's patches are for users that block in sockets; ours wait for a thread that has to stay as it is.
+        # gevent patches sockets for users that block in them. Our users wait for a thread that must stay unpatched.
         environment = {**os.environ, "LOCUST_SKIP_MONKEY_PATCH": "1"}
         self._process = subprocess.Popen(
             self._command,
@@ -121,7 +121,7 @@ class LoadGenerator:
         process.stdout.close()
 
     def run(self, phase: Phase) -> list[LoadSample]:
-        """Run a phase to the end of its last request."""
+        """Run a phase until its last request has ended."""
         if self._process is None or self._process.stdin is None:
             raise RuntimeError("the load generator is not running; use it in a with statement")
         document = asdict(phase)
@@ -167,7 +167,7 @@ def _figures(samples: Sequence[LoadSample], phase: Phase) -> dict[str, Any]:
             errors[sample.error] = errors.get(sample.error, 0) + 1
             messages.setdefault(sample.error, sample.message)
     if phase.clients:
-        # Little's law: without it a request that the end of a short window cuts would count as nothing.
+        # Little's law: otherwise a request that is cut off at the end of a short window would not count.
         busy_s = sum(sample.end_s - sample.start_s for sample in samples) / phase.clients
         throughput = len(answered) / busy_s if busy_s else 0.0
     else:
@@ -198,7 +198,7 @@ def rate_point(samples: Sequence[LoadSample], rate: float, budget_ms: float, sec
 
 
 def stage_means(samples: Iterable[LoadSample]) -> dict[str, float]:
-    """Mean milliseconds of each stage, as the stages themselves say in STATUS; a cached stage took none."""
+    """Mean milliseconds of each stage, as the stages themselves say in STATUS; a cached stage counts as 0."""
     taken: dict[str, list[float]] = {}
     for sample in samples:
         for stage, ms in sample.stage_ms.items():

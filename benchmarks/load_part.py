@@ -1,4 +1,4 @@
-"""The load part of a run: closed loop, open loop, overload, and what the server says of itself meanwhile."""
+"""The load part of a run: closed loop, open loop, overload, and and the server's own metrics."""
 
 import math
 import time
@@ -18,10 +18,10 @@ from benchmarks.serving import Served
 KINDS: tuple[Kind, ...] = ("storefront", "search")
 REJECTED = "Overloaded"
 _COMPLETE_MS = 20_000
-"""Budget of the closed loop: so long that nothing degrades, and answers under load are whole ones."""
+"""Budget of the closed loop: long enough that no stage falls back under load."""
 _WARM = 3
 _MORE_RATES, _RATE_STEP = 3, 1.6
-"""How many rates are added, each so many times the highest or lowest one, in search of a knee."""
+"""Number of rates that a search for the knee adds, and the factor between them."""
 
 
 @dataclass
@@ -62,14 +62,14 @@ class Level:
 
 
 class LoadPart:
-    """Drives one server through the phases of a plan."""
+    """Runs the phases of a plan against one server."""
 
     def __init__(self, plan: Plan, served: Served, replay: Replay, say: Callable[[str], None]):
         self.plan, self.served, self.replay, self.say = plan, served, replay, say
         self.yardstick_ms: list[list[float]] = []
 
     def run(self) -> dict[str, Any]:
-        """Measure everything; the `load` part of the report, with the series that reports are compared by."""
+        """Measure everything; the `load` part of the report, with the series for comparisons of reports."""
         plan = self.plan
         with LoadGenerator(self.served.address) as generator:
             self._warm(generator)
@@ -98,7 +98,7 @@ class LoadPart:
     def _open_loop(
         self, generator: LoadGenerator, one_client: float
     ) -> tuple[dict[float, Level], list[RatePoint], RatePoint | None]:
-        """Visit the plan's rates, and where these do not hold the knee, some beyond them."""
+        """Measure the plan's rates, and further rates if the knee is outside them."""
         plan = self.plan
         opened = {rate: Level(self._open_phase([(rate, plan.open_s)])) for rate in sorted(rates_of(plan, one_client))}
         self._open_rounds(generator, opened)
@@ -127,7 +127,7 @@ class LoadPart:
         for clients in plan.concurrency:
             for kind in KINDS:
                 self.say(f"closed loop, {clients} client(s), {kind}, round {number + 1} of {plan.rounds}")
-                # More than can be asked in the time, so that no shopper comes twice.
+                # More requests than fit in the time, so that no shopper repeats.
                 count = int(plan.closed_s * 40) if kind == "search" else int(plan.closed_s * 12)
                 requests = self.replay.searches(count) if kind == "search" else self.replay.storefronts(count)
                 phase = self._closed_phase(requests, clients, plan.closed_s)
@@ -172,7 +172,7 @@ class LoadPart:
         )
 
     def _visit(self, generator: LoadGenerator, level: Level) -> None:
-        """One round of a level, between two looks at the server."""
+        """One round of a level, between two readings of the server's statistics."""
         if not level.phase.clients:
             # New arrivals and new shoppers in every round.
             level.phase = self._open_phase(list(level.phase.steps), seed=1 + len(level.samples))
@@ -186,7 +186,7 @@ class LoadPart:
         level.models.append(statistics.difference(models, statistics.snapshot(self.served.triton)))
 
     def _overload(self, generator: LoadGenerator, best: RatePoint) -> dict[str, Any]:
-        """A multiple of the knee for a while, then half the knee: what is answered and refused, how it recovers."""
+        """Load of a multiple of the knee, then of half the knee: answers, refusals, and the recovery time."""
         plan = self.plan
         rate = plan.overload * best.rate
         self.say(f"overload, {rate:g}/s, then {best.rate / 2:g}/s")
@@ -200,7 +200,7 @@ class LoadPart:
 
 
 def overload_document(samples: list[LoadSample], phase: Phase, best: RatePoint) -> dict[str, Any]:
-    """Figures of a phase of two steps: too much, then little."""
+    """Figures of a phase with two steps: overload, then low load."""
     (rate, seconds), _ = phase.steps
     over = [sample for sample in samples if sample.step == 0]
     rejected = [sample.round_trip_ms for sample in samples if sample.error == REJECTED]
@@ -227,7 +227,7 @@ def overload_document(samples: list[LoadSample], phase: Phase, best: RatePoint) 
 
 
 def _mixed_throughput(alone: Mapping[Kind, Mapping[str, Any]], search_share: float) -> float:
-    """Requests a second of one client that mixes both kinds."""
+    """Requests per second of one client that mixes both kinds."""
     for kind, level in alone.items():
         if not level["throughput"]:
             raise RuntimeError(f"{kind}: expected answers, got none of {level['requests']} requests: {level['errors']}")
@@ -236,7 +236,7 @@ def _mixed_throughput(alone: Mapping[Kind, Mapping[str, Any]], search_share: flo
 
 
 def _series(closed: dict[tuple[Kind, int], Level], opened: dict[float, Level]) -> dict[str, Any]:
-    """What two reports are compared by: latencies in rounds, by name."""
+    """The series for comparisons of reports: latencies in rounds, by name."""
     series: dict[str, Any] = {}
     for (kind, clients), level in closed.items():
         series[f"{kind}, {clients} at a time"] = {"unit": "ms", "rounds": level.rounds_ms}

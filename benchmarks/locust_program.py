@@ -1,9 +1,11 @@
 """The load generator: locust as a library, in a process of its own.
 
 Each line of standard input is a :class:`benchmarks.load.Phase` as JSON; each line of standard output holds the samples
-of one. Closed loop: a user asks again as soon as it has its answer. Open loop: arrivals come at times drawn beforehand,
-whether or not earlier ones were answered; a pool of users takes them, and latency counts from the time at which an
-arrival was meant to start, so that a late server cannot slow its own load down (coordinated omission).
+of one phase.
+
+Closed loop: a user sends the next request as soon as it has an answer. Open loop: the arrival times are drawn
+beforehand and do not depend on earlier answers. A pool of users sends the requests. Latency counts from the intended
+start, so that a slow server cannot reduce its own load (coordinated omission).
 """
 
 import json
@@ -25,7 +27,7 @@ from benchmarks.load import arrival_times
 
 _MARGIN_S = 2.0
 _WAY_MS = 15
-"""What of the budget the way there and back gets, as in the client; the server is told the rest."""
+"""Part of the budget that is reserved for the network, as in the client; the server receives the rest."""
 _MAX_USERS = 400
 _SPAWNED_A_SECOND = 100
 UNANSWERED = "Unanswered"
@@ -33,7 +35,7 @@ UNANSWERED = "Unanswered"
 
 @dataclass(eq=False)
 class Arrival:
-    """One request that is to be made, and when; seconds of the monotonic clock."""
+    """One request and its intended start, in seconds of the monotonic clock."""
 
     intended: float
     step: int
@@ -41,7 +43,7 @@ class Arrival:
 
 
 class Arrivals:
-    """When requests start. `open` holds those that were meant to start and have no answer yet."""
+    """Schedules requests; `open` holds the requests that are due and have no answer yet."""
 
     def __init__(self, phase: dict[str, Any]):
         self.start = time.monotonic()
@@ -82,13 +84,13 @@ class Arrivals:
 
 
 class LocustShopper(User):
-    """One of the users: takes the next request, makes it, tells locust how it went."""
+    """A user: takes the next request, sends it, and reports the result to locust."""
 
     wait_time = constant(0)
 
     @task
     def ask(self) -> None:
-        """Make one request."""
+        """Send one request."""
         driver: Driver = self.environment.driver
         arrival = driver.arrivals.next()
         outcome = driver.ask(arrival.request)
@@ -103,7 +105,7 @@ class LocustShopper(User):
 
 
 class Driver:
-    """One phase: its arrivals, its requests, its samples."""
+    """Runs one phase: arrivals, requests, samples."""
 
     def __init__(self, client: ClientThread, phase: dict[str, Any]):
         self._client, self._phase = client, phase
@@ -113,7 +115,7 @@ class Driver:
         self.samples: list[dict[str, Any]] = []
 
     def ask(self, request: dict[str, Any]) -> CallOutcome:
-        """Make a request."""
+        """Send a request."""
         history, options = request["history"], self._options
         if request["kind"] == "search":
             return self._client.call(lambda client: client.search(request["query"], history=history, **options))
@@ -121,7 +123,7 @@ class Driver:
         return self._client.call(lambda client: client.storefront(history, session, placements=placements, **options))
 
     def record(self, exception: Exception | None, context: dict[str, Any], **_: Any) -> None:
-        """Listen to locust's requests."""
+        """Record the requests that locust reports."""
         arrival, outcome = context["arrival"], context["outcome"]
         self.arrivals.open.discard(arrival)
         error = type(exception).__name__ if exception else ""
@@ -137,7 +139,7 @@ class Driver:
         self._add(arrival, outcome.start_s, outcome.end_s, error, said)
 
     def close(self) -> None:
-        """Count what never got an answer, not even an error: leaving it out would flatter the server."""
+        """Count requests without an answer or error; without them the results would be too good."""
         now = time.monotonic()
         for arrival in self.arrivals.open:
             self._add(arrival, arrival.intended, now, UNANSWERED, {})
@@ -149,7 +151,7 @@ class Driver:
 
 
 def run_phase(client: ClientThread, phase: dict[str, Any]) -> list[dict[str, Any]]:
-    """Run one phase to the end of its last request; its samples."""
+    """Run one phase until its last request has ended; return its samples."""
     environment = Environment(user_classes=[LocustShopper], catch_exceptions=False)
     runner = environment.create_local_runner()
     rate = max(rate for rate, _ in phase["steps"])
@@ -181,5 +183,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:  # Ctrl-C reaches the whole group; the run itself says that it was stopped
+    except KeyboardInterrupt:  # Ctrl-C reaches the whole process group; the run itself reports the stop
         sys.exit(130)

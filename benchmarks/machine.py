@@ -1,4 +1,4 @@
-"""What a report was measured on: versions, the commit, and how fast the machine was just then."""
+"""Describes the environment of a report: versions, the commit, and the machine's speed during the run."""
 
 import platform
 import subprocess
@@ -15,7 +15,7 @@ _PACKAGES = (
 
 
 def versions(server: str = "") -> dict[str, str]:
-    """Versions of Python, of the server and of what the benchmark and the baseline run on; absent ones are left out."""
+    """Versions of Python, the server, and the libraries of the benchmark and the baseline; without absent ones."""
     found = {"python": platform.python_version()} | ({"tritonserver": server} if server else {})
     for package in _PACKAGES:
         try:
@@ -26,7 +26,7 @@ def versions(server: str = "") -> dict[str, str]:
 
 
 def revision(folder: Path) -> str:
-    """The commit that is measured, with a plus if files differ from it; "" outside a repository."""
+    """The measured commit, with "+" appended if files differ from it; "" outside a repository."""
     try:
         git = ["git", "-C", str(folder)]
         commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
@@ -37,11 +37,10 @@ def revision(folder: Path) -> str:
 
 
 def yardstick() -> float:
-    """Milliseconds of a fixed piece of work on one thread: how fast the machine is just now.
+    """Milliseconds of a fixed piece of work on one thread: a measure of the machine's current speed.
 
-    Taken between the rounds of a run, it lets two reports be compared although the machine is not equally fast
-    in both. No matrix products: their threads wait for each other, and on a busy machine that takes far longer than
-    anything else.
+    A run measures it between rounds, so that two reports can be compared even if the machine's speed differed. The work
+    contains no matrix products: their threads wait for each other, which takes very long on a busy machine.
     """
     values = np.arange(200_000, dtype=np.float32)
     start = time.perf_counter()

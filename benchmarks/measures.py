@@ -26,7 +26,7 @@ def median_of(values: Sequence[float], seed: int = 0) -> Interval:
 
 
 def paired_ratio(numerators: Sequence[float], denominators: Sequence[float], seed: int = 0) -> Interval:
-    """Ratio of the medians of two sides that took turns on the same requests: pairs are resampled together.
+    """Ratio of the medians of two sides that alternated on the same requests: pairs are resampled together.
 
     Raises:
         ValueError: The sides have different numbers of values, or none.
@@ -41,8 +41,8 @@ def paired_ratio(numerators: Sequence[float], denominators: Sequence[float], see
 def rounds_ratio(new: Sequence[Sequence[float]], base: Sequence[Sequence[float]], seed: int = 0) -> Interval:
     """Ratio of the medians of two runs, each a list of rounds of values.
 
-    Rounds are resampled before their values (a cluster bootstrap): what the machine does meanwhile makes the values of
-    one round alike, and resampling values alone would call that noise a difference.
+    Rounds are resampled before their values (a cluster bootstrap). Other load on the machine makes the values of a
+    round similar; if only values were resampled, this noise would look like a difference.
 
     Raises:
         ValueError: A run has no values.
@@ -67,17 +67,17 @@ class RatePoint:
     """One arrival rate of an open-loop run."""
 
     rate: float
-    """Requests offered a second."""
+    """Offered requests per second."""
     p99_ms: float
-    """Latency from the intended start; of requests without an answer infinite."""
+    """Latency from the intended start; infinite for requests without an answer."""
     goodput: float
-    """Answers within the budget a second."""
+    """Answers within the budget, per second."""
 
 
 def knee(points: Sequence[RatePoint], budget_ms: float) -> RatePoint | None:
-    """The highest rate whose p99 is within the budget, with all lower rates too; None if no rate is.
+    """The highest rate at which p99 is within the budget, as at all lower rates; None if there is no such rate.
 
-    A rate that is within the budget by luck, above one that is not, is no capacity to count on.
+    A rate above one that misses the budget does not count, because it may be within the budget by chance.
     """
     best = None
     for point in sorted(points, key=lambda each: each.rate):

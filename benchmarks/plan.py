@@ -1,4 +1,4 @@
-"""How much is measured: a default run of some ten minutes, a quick one of two or three."""
+"""The amounts that a run measures. A default run takes about ten minutes, a quick run two or three."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ PARTS: tuple[Part, ...] = ("baseline", "load", "engines", "relevance", "profile"
 
 @dataclass(frozen=True)
 class Plan:
-    """What one run measures; see `python -m benchmarks --help` for the options that change it."""
+    """The parts and amounts of one run; see `python -m benchmarks --help` for the options that change it."""
 
     build: Path
     catalogue: Path
@@ -23,37 +23,37 @@ class Plan:
     placements: int = 4
     products: int = 12
     budget_ms: int = 2000
-    """Until when an answer is worth something: of the open loop, whose knee and goodput count by it."""
+    """Latency budget of the open loop; knee and goodput are measured against it."""
     search_share: float = 0.5
-    """Of the open loop's requests."""
+    """Share of searches among the open loop's requests."""
 
     pages: int = 30
     searches: int = 30
-    """Requests on which system and baseline take turns."""
+    """Requests that system and baseline answer in alternation."""
     rounds: int = 3
-    """How often each level of load is visited, in turns."""
+    """Number of rounds; each round measures every level of load once."""
     concurrency: tuple[int, ...] = (1, 2, 4, 8)
     closed_s: float = 5.0
     rates: tuple[float, ...] = ()
-    """Arrivals a second; empty: shares of what one client at a time gets through."""
+    """Arrivals per second; if empty, `rate_shares` of the throughput of one client."""
     rate_shares: tuple[float, ...] = (0.3, 0.6, 0.9, 1.2, 1.5)
     open_s: float = 10.0
     overload: float = 4.0
-    """Times the knee."""
+    """Overload as a multiple of the knee."""
     overload_s: float = 10.0
     recovery_s: float = 10.0
     engine_requests: int = 3
-    """Requests whose engine calls are timed, of each kind."""
+    """Requests of each kind whose engine calls are timed."""
     engine_rounds: int = 5
     """Rounds of the engines' own measurements."""
     llm_requests: int = 16
     relevance_queries: int = 200
-    """Held-out queries on which the order of judged products is measured."""
+    """Held-out queries for the order of judged products."""
     relevance_corpus: int = 30
-    """Those of them for which the whole corpus is ranked."""
+    """Those of them for which the whole corpus is ranked as well."""
 
     def quick(self) -> "Plan":
-        """The same with less of everything: figures to look at, not to quote."""
+        """The same plan with smaller amounts; the figures are indications only."""
         return replace(
             self,
             pages=6,
@@ -73,19 +73,19 @@ class Plan:
         )
 
     def with_requests(self, count: int) -> "Plan":
-        """The same with this many pages and searches in turns with the baseline."""
+        """The same plan with this number of pages and searches for the comparison with the baseline."""
         return replace(self, pages=count, searches=count)
 
     def with_load(self, rates: tuple[float, ...], concurrency: tuple[int, ...]) -> "Plan":
-        """The same with these levels of load."""
+        """The same plan with these levels of load."""
         return replace(self, rates=rates, concurrency=concurrency)
 
     def with_seconds(self, seconds: float) -> "Plan":
-        """The same with every phase of load this long."""
+        """The same plan with this duration of every phase of load."""
         return replace(self, closed_s=seconds, open_s=seconds, overload_s=seconds, recovery_s=seconds)
 
     def seconds(self) -> float:
-        """About how long the parts take, for the progress that is shown; a machine with two cores."""
+        """Approximate duration of the parts on a machine with two cores, for the progress display."""
         levels = 2 * len(self.concurrency) * self.closed_s * 1.3
         rates = (len(self.rates) or len(self.rate_shares)) * (self.open_s + 1)
         spent: dict[Part, float] = {
@@ -99,5 +99,5 @@ class Plan:
 
 
 def rates_of(plan: Plan, one_client: float) -> Sequence[float]:
-    """The open loop's rates, from the throughput of one client at a time (requests a second)."""
+    """The open loop's rates, from the throughput of one client (requests per second)."""
     return plan.rates or tuple(round(share * one_client, 2) for share in plan.rate_shares)

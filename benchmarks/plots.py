@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 SYSTEM, BASELINE, ACCENT, WARN = "#2f7fd6", "#c9762b", "#3a9d6e", "#d0454c"
 STAGE_COLOURS = ("#5b8ff9", "#9270ca", "#5ad8a6", "#f08c3a", "#8d99ae")
 _INK, _GRID = "#010203", "#040506"
-"""Colours that stand for the page's own, which differ in light and dark."""
+"""Placeholder colours; the page replaces them with its own, which differ in light and dark mode."""
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -42,7 +42,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def plots(report: Mapping[str, Any]) -> dict[str, str]:
-    """SVG texts by name, of what the report holds."""
+    """SVG texts by name, for the parts that the report contains."""
     load, speed = report.get("load") or {}, (report.get("baseline") or {}).get("speed", {})
     drawn: dict[str, str] = {}
     if speed:
@@ -64,11 +64,11 @@ def plots(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _draw(name: str, draw: Callable[[Axes], None], wide: bool = False) -> str:
-    # Several plots share one page: the salt keeps their identifiers apart, and makes the same run give the same file.
+    # Several plots share a page: the salt makes identifiers unique, and makes the output of a run reproducible.
     with pyplot.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure, axes = pyplot.subplots(figsize=(11, 3.4) if wide else (5.4, 3.4), layout="constrained")
         draw(axes)
-        # At the left edge of the drawing, not of the axes: long labels would push a title out at the right.
+        # At the left edge of the drawing, not of the axes: otherwise long labels would push a title out at the right.
         figure.suptitle(axes.get_title(loc="left"), x=0.01, ha="left", fontsize=11, fontweight="bold")
         axes.set_title("", loc="left")
         buffer = io.StringIO()
@@ -78,11 +78,11 @@ def _draw(name: str, draw: Callable[[Axes], None], wide: bool = False) -> str:
 
 
 def themed(svg: str) -> str:
-    """The `<svg>` element alone, its stand-in colours replaced by the page's."""
+    """The `<svg>` element alone, with the placeholder colours replaced by the page's."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = svg.replace(_INK, "currentColor").replace(_GRID, "var(--grid)")
-    # Without width and height the drawing fills its place; the viewBox keeps its shape.
+    # Without width and height the drawing fills its container; the viewBox keeps the aspect ratio.
     head, rest = svg[: svg.index(">")], svg[svg.index(">") :]
     return re.sub(r'\s(?:width|height)="[^"]*"', "", head) + rest
 
@@ -91,7 +91,7 @@ def _speed(axes: Axes, speed: Mapping[str, Any]) -> None:
     names = {"storefront_uncached": "page, uncached", "storefront_cached": "page, cached", "search": "search"}
     rows = [(names[key], speed[key]["ratio"]) for key in names if key in speed]
     values = [ratio["value"] for _, ratio in rows]
-    # The interval of a handful of requests may leave out their own median.
+    # With few requests, the interval may not contain their own median.
     below = [max(0.0, ratio["value"] - ratio["low"]) for _, ratio in rows]
     above = [max(0.0, ratio["high"] - ratio["value"]) for _, ratio in rows]
     axes.barh([name for name, _ in rows], values, color=SYSTEM, height=0.55)

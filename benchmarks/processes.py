@@ -14,16 +14,16 @@ _MODEL = re.compile(r"/([^/]+)/\d+/model\.py$")
 
 @dataclass(frozen=True)
 class ProcessUse:
-    """What a process holds and has used so far."""
+    """Memory and CPU time of a process."""
 
     pid: int
     pss_mb: float
-    """Proportional set size, MB (2**20 bytes): shared pages are counted in parts, so that a sum is the truth."""
+    """Proportional set size, MB (2**20 bytes): shared pages are divided among processes, so that sums are correct."""
     cpu_s: float
 
 
 class ProcessTree:
-    """A process and its descendants, named by what they do."""
+    """A process and its descendants, with a name for each."""
 
     def __init__(self, pid: int):
         self._root = psutil.Process(pid)
@@ -41,11 +41,11 @@ class ProcessTree:
         return None
 
     def pids(self) -> set[int]:
-        """Ids of the processes that live now."""
+        """Ids of the processes that exist now."""
         return {process.pid for process in self.processes()}
 
     def use(self) -> dict[str, ProcessUse]:
-        """What each process holds now, by name; processes of the same name are numbered."""
+        """Memory and CPU time of each process, by name; processes of the same name are numbered."""
         used: dict[str, ProcessUse] = {}
         for process in self.processes():
             try:
@@ -74,7 +74,7 @@ def name_of(command: list[str], fallback: str) -> str:
 
 
 def between(before: Mapping[str, ProcessUse], after: Mapping[str, ProcessUse], seconds: float) -> dict[str, Any]:
-    """Memory at the end, and cores used between two moments, of each process and in all."""
+    """Memory at the end, and cores used between two moments, of each process and in total."""
     rows = {}
     for name, use in after.items():
         used_s = use.cpu_s - (before[name].cpu_s if name in before else 0.0)
@@ -84,10 +84,10 @@ def between(before: Mapping[str, ProcessUse], after: Mapping[str, ProcessUse], s
 
 
 class Elsewhere:
-    """How busy the machine is with what is not part of the measurement, from when it is made.
+    """CPU use of processes outside the measurement, since this object was created.
 
     Args:
-        server: The server's processes if they are not this process' own children.
+        server: The server's processes, if they are not children of this process.
     """
 
     def __init__(self, server: ProcessTree | None = None):
@@ -96,7 +96,7 @@ class Elsewhere:
         self._busy_s, self._ours_s = _busy_s(), self._own_s()
 
     def cores(self) -> float:
-        """Mean number of cores that others used so far; theirs is what the counters say beyond ours."""
+        """Mean number of cores that other processes used: the machine's CPU time minus ours."""
         passed = time.monotonic() - self._started
         others = (_busy_s() - self._busy_s) - (self._own_s() - self._ours_s)
         return round(max(0.0, others) / passed, 3) if passed else 0.0
@@ -109,7 +109,7 @@ class Elsewhere:
         spent = 0.0
         for process in own.values():
             with suppress(psutil.NoSuchProcess):
-                # With the children that have ended: the load generator's time must not count as somebody else's.
+                # Include children that have ended: the load generator's time must not count as that of others.
                 spent += sum(process.cpu_times()[:4])
         return spent
 

@@ -11,13 +11,13 @@ import numpy as np
 
 Kind = Literal["storefront", "search"]
 MAX_HISTORY = 200
-"""Newest events of a shopper that a request carries: what a ranking service would send."""
+"""Number of a shopper's newest events in a request, as a ranking service would send."""
 _SESSIONS = (0, 0, 1, 2)
-"""How many searches a storefront's session holds, each as likely: half of the visits begin without one."""
+"""Possible numbers of searches in a session, equally likely: half of the visits begin without a search."""
 
 
 class ReplayError(ValueError):
-    """The catalogue has nothing to replay; the message says what is missing."""
+    """The catalogue has nothing to replay; the message names the missing file."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class ReplayedRequest:
 
 
 class Replay:
-    """Draws requests from a catalogue, the same ones for the same seed.
+    """Draws requests from a catalogue; equal seeds give equal requests.
 
-    Distinct shoppers are dealt out once each over the life of the object, in random order, so that nobody's page is
-    in a cache already; when all have been dealt, sessions that nobody had yet make visits of the same shoppers new.
+    Each shopper is used once, in random order, so that no page is in a cache. When all shoppers have been used, they
+    are used again with new sessions.
 
     Args:
         catalogue: Folder of a catalogue with events (shoppers) and queries (the search log).
-        seed: Of everything drawn.
+        seed: Seed of all random choices.
 
     Raises:
         ReplayError: A file is missing, or the catalogue is wrong.
@@ -82,16 +82,16 @@ class Replay:
         self._dealt = self._deal()
 
     def storefronts(self, count: int) -> list[ReplayedRequest]:
-        """Pages of distinct shoppers, with all their history."""
+        """Pages of distinct shoppers, with their newest events."""
         return [
             ReplayedRequest("storefront", self.histories[shopper][-MAX_HISTORY:], self._session())
             for shopper in islice(self._dealt, count)
         ]
 
     def visits(self, count: int) -> list[ReplayedRequest]:
-        """Pages as traffic comes: a page for each event of a stretch of the log, with the history until then.
+        """Pages as in real traffic: one for each event of a section of the log, with the history until then.
 
-        A shopper who looks at five products in a row asks for five pages, each with a history longer by one; the
+        A shopper who views five products in a row causes five pages. Each has one more event in its history; the
         searches of the session are the same.
         """
         start = int(self._generator.integers(0, max(1, len(self._visitors) - count)))
@@ -106,7 +106,7 @@ class Replay:
         return requests
 
     def searches(self, count: int) -> list[ReplayedRequest]:
-        """Searches drawn from the log by how often they were made, each by some shopper."""
+        """Searches drawn from the log by frequency, each with a random shopper."""
         picked = self._generator.choice(len(self.queries), count, p=self.query_share)
         shoppers = self._generator.choice(len(self.histories), count, p=self.activity)
         return [
@@ -115,7 +115,7 @@ class Replay:
         ]
 
     def traffic(self, count: int, search_share: float) -> list[ReplayedRequest]:
-        """Visits, in their order, with searches in between."""
+        """Visits in their order, mixed with searches."""
         is_search = self._generator.random(count) < search_share
         searches = iter(self.searches(int(is_search.sum())))
         visits = iter(self.visits(int((~is_search).sum())))

@@ -1,4 +1,4 @@
-"""report.json and report.html: one file each, without anything from elsewhere."""
+"""Writes report.json and report.html; each is one file without external resources."""
 
 import json
 import math
@@ -15,7 +15,7 @@ _TEMPLATE = "report.html.jinja"
 
 
 def write_report(report: Mapping[str, Any], out: Path) -> tuple[Path, Path]:
-    """Write both files into `out`; their paths."""
+    """Write both files into `out`; return their paths."""
     out.mkdir(parents=True, exist_ok=True)
     paths = out / JSON_FILE, out / HTML_FILE
     paths[0].write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -24,7 +24,7 @@ def write_report(report: Mapping[str, Any], out: Path) -> tuple[Path, Path]:
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """The page of a report; parts that were not run are left out."""
+    """The page of a report, without the parts that were not run."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -41,10 +41,10 @@ def render(report: Mapping[str, Any]) -> str:
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A figure with so many digits after the point; a dash for none."""
+    """Format a figure with so many decimals; a dash for None."""
     return "–" if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
 
 def percent(value: float | None, digits: int = 0) -> str:
-    """A share as a percentage; a dash for none."""
+    """Format a share as a percentage; a dash for None."""
     return "–" if value is None else f"{100 * value:.{digits}f} %"

@@ -1,4 +1,4 @@
-"""One run: the parts of a plan against one server, gathered into a report."""
+"""Runs the parts of a plan against one server, and collects the results in a report."""
 
 import json
 import subprocess
@@ -30,11 +30,11 @@ from benchmarks.side_by_side import compared, served_answer, take_turns
 from benchmarks.targets import targets
 
 _PATIENT_MS = 30_000
-"""Budget where speed is compared with a baseline that does not degrade."""
+"""Budget in the comparison of speed with the baseline, which does not degrade."""
 
 
 def run(plan: Plan, command: str, base: Mapping[str, Any] | None = None, quick: bool = False) -> dict[str, Any]:
-    """Measure what the plan says; the report.
+    """Run a plan; return the report.
 
     Args:
         plan: Parts and amounts.
@@ -67,7 +67,7 @@ def run(plan: Plan, command: str, base: Mapping[str, Any] | None = None, quick: 
     if set(plan.parts) - {"engines", "relevance"}:
         _server_parts(plan, report, say)
     if "engines" in plan.parts:
-        # Without the server, whose processes would share the cores.
+        # The server must not run here: its processes would share the cores.
         report["engines"] = _engines_part(plan, say)
     if "relevance" in plan.parts:
         say("order of search results on held-out queries")
@@ -82,7 +82,7 @@ def run(plan: Plan, command: str, base: Mapping[str, Any] | None = None, quick: 
 
 
 def _server_parts(plan: Plan, report: dict[str, Any], say: Callable[[str], None]) -> None:
-    """The parts that ask a server, added to the report."""
+    """Run the parts that need a server, and add them to the report."""
     replay = Replay(plan.catalogue, plan.seed)
     say("waiting for the server")
     with served(plan.build, plan.address, plan.out, plan.key_file) as server:
@@ -103,7 +103,7 @@ def _server_parts(plan: Plan, report: dict[str, Any], say: Callable[[str], None]
 def _baseline_part(
     plan: Plan, server: Served, replay: Replay, report: dict[str, Any], say: Callable[[str], None]
 ) -> float:
-    """System and baseline in turns; the baseline's memory, MB."""
+    """Compare system and baseline in alternation; return the baseline's memory in MB."""
     say("loading the naive baseline")
     requests: list[ReplayedRequest] = []
     for page, search in zip(replay.storefronts(plan.pages), replay.searches(plan.pages), strict=True):
@@ -164,7 +164,7 @@ def _profile_part(plan: Plan, server: Served, replay: Replay, say: Callable[[str
 
 
 def _engines_part(plan: Plan, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The engines' own measurements, each in its own process; their last line is one JSON document."""
+    """Run the engines' own benchmarks, each in a process whose last line of output is one JSON document."""
     build = ["--build", str(plan.build)]
     say("cross-encoder beside sentence-transformers")
     encoder = _measurement("bench_cross_encoder", [*build, "--repeats", str(plan.engine_rounds)])
@@ -190,7 +190,7 @@ def _engines_part(plan: Plan, say: Callable[[str], None]) -> list[dict[str, Any]
 
 
 def relevance_options(plan: Plan) -> list[str]:
-    """Of `bench_relevance`."""
+    """Run `bench_relevance`; return its figures."""
     counts = ["--max-queries", str(plan.relevance_queries), "--corpus-queries", str(plan.relevance_corpus)]
     return ["--build", str(plan.build), "--catalogue", str(plan.catalogue), *counts]
 
@@ -210,7 +210,7 @@ def _plan_document(plan: Plan, quick: bool) -> dict[str, Any]:
 
 
 def _progress(plan: Plan) -> Callable[[str], None]:
-    """Says what is being done, with the time that has passed and about how long the run takes."""
+    """Shows the current part, the elapsed time, and the approximate duration of the run."""
     console, started = Console(stderr=True, highlight=False), time.monotonic()
 
     def say(what: str) -> None:

@@ -1,4 +1,4 @@
-"""The server that is measured: one that runs already, or one of our own."""
+"""Finds the running server to measure, or starts a new one."""
 
 import json
 import time
@@ -30,12 +30,12 @@ class Served:
 
     @property
     def version(self) -> str:
-        """Of tritonserver."""
+        """Version of tritonserver."""
         return str(self.triton.get_server_metadata().version)
 
 
 class TracedServer(Server):
-    """A server that can be asked for traces: where they go has to be said when it starts, and they start switched off.
+    """A server with traces: the file is set at the start, and traces are off until a request needs one.
 
     Triton 24.10 writes the files of an ensemble's request as `trace.json.0`, ...: events of the request and of each
     step, with time stamps of the monotonic clock. Calls from a stage to an engine (BLS) are not among them.
@@ -58,7 +58,7 @@ def served(build: Path, address: str, folder: Path, key_file: Path | None = None
         build: The build that is measured.
         address: HOST:PORT of a running server's gRPC port, or "".
         folder: Where a new server writes its traces.
-        key_file: The control key of a running server, which reading its statistics needs; None is the build's.
+        key_file: File of a running server's control key, needed to read its statistics; None: the build's key.
 
     Raises:
         LaunchError: A new server does not start, or the key cannot be read.
@@ -84,7 +84,7 @@ def wait_ready(address: str, timeout_s: float = 30.0) -> None:
     """Wait until both ensembles answer.
 
     Raises:
-        EndcapError: They do not in time.
+        EndcapError: They do not answer in time.
     """
     until = time.monotonic() + timeout_s
     with Client(address, timeout_s=5) as client:
@@ -95,7 +95,7 @@ def wait_ready(address: str, timeout_s: float = 30.0) -> None:
 
 
 def _serves(address: str, build: Path) -> bool:
-    """Whether a server there serves this very build."""
+    """Whether the server at this address serves exactly this build."""
     from endcap_server.stages.status import read_versions
 
     try:

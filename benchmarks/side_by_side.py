@@ -1,4 +1,4 @@
-"""The served system against the naive baseline: the same requests in turns, times and answers."""
+"""The served system against the naive baseline: the same requests in alternation, times and answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from benchmarks.replay import ReplayedRequest
 
 TOP = 10
 GENERATED = ("theme", "keywords")
-"""Stages with a response cache."""
+"""Stages that keep answers in a cache in their own process."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One request on every side; `cached` is the system asked the same again, None for a search."""
+    """The answers to one request; `cached` is the system's answer to the repeated request, None for a search."""
 
     request: ReplayedRequest
     baseline: InProcessAnswer
@@ -53,7 +53,7 @@ def take_turns(
     baseline: Baseline,
     progress: Callable[[], None] = lambda: None,
 ) -> list[Turn]:
-    """Ask both sides for every request, the other one first each time, so that drift of the machine hits both."""
+    """Send each request to both sides, in alternating order, so that drift of the machine affects both equally."""
     turns = []
     for number, request in enumerate(requests):
         if number % 2:
@@ -67,7 +67,7 @@ def take_turns(
 
 
 def compared(turns: Sequence[Turn], seed: int) -> dict[str, Any]:
-    """Speed and likeness of the answers, by kind: `storefront_uncached`, `storefront_cached`, `search`."""
+    """Speed and agreement of the answers, by kind: `storefront_uncached`, `storefront_cached`, `search`."""
     pages = [turn for turn in turns if turn.request.kind == "storefront"]
     fresh = [turn for turn in pages if not _from_cache(turn.system)]
     again = [turn for turn in pages if turn.cached is not None and _from_cache(turn.cached)]
@@ -120,10 +120,10 @@ def _medians(values: dict[str, list[float]]) -> dict[str, float]:
 
 
 def page_likeness(pairs: Sequence[tuple[tuple[InProcessShelf, ...], tuple[InProcessShelf, ...]]]) -> dict[str, Any]:
-    """How alike pages are: shares of equal themes and keywords, and the products.
+    """Agreement of pages: shares of equal themes and keywords, and overlap of the products.
 
-    Themes are matched by title: the int8 student and the full-precision one write the same most of the time, and where
-    they do not, placements of different themes cannot be compared product by product; the whole page still can.
+    Themes are matched by title. The int8 student and the full-precision student usually write the same themes. Where
+    they differ, placements cannot be compared product by product, but whole pages can.
     """
     equal, titles, keyword_shares, whole = 0, 0, [], []
     matched: list[tuple[InProcessShelf, InProcessShelf]] = []

@@ -13,9 +13,9 @@ _DURATIONS = ("success", "queue", "compute_input", "compute_infer", "compute_out
 class ModelStatistics:
     """Counts, and milliseconds summed over the requests, of one model.
 
-    `success_ms` is from arrival to answer. Of models that answer later from their own threads (all of endcap's),
-    Triton 24.10 counts the other durations only until `execute` has handed the request over; for an ensemble they are
-    the sums over its steps.
+    `success_ms` is from arrival to answer. For models that answer asynchronously from their own threads (all of
+    endcap's), Triton 24.10 counts the other durations only until `execute` returns. For an ensemble they are sums over
+    the steps.
     """
 
     requests: int = 0
@@ -54,7 +54,7 @@ def snapshot(client: InferenceServerClient) -> dict[str, ModelStatistics]:
 
 
 def difference(before: Snapshot, after: Snapshot) -> dict[str, ModelStatistics]:
-    """What happened between two snapshots; a model that was loaded meanwhile began at nothing."""
+    """The differences between two snapshots; a model that was loaded between them starts at zero."""
     return {name: now - before.get(name, ModelStatistics()) for name, now in after.items()}
 
 

@@ -1,11 +1,11 @@
-"""Ask a running server for many random storefronts and check every answer.
+"""Request many random storefronts from a running server, and check every answer.
 
     python -m benchmarks.storefront_validity --build build/demo --address 127.0.0.1:8001 --requests 1000
 
-Checked of each page: themes are there and short enough, keywords are known search keywords, products are known, in
-stock and shown once, scores descend, and every stage's source is one of the contract's. Fallbacks are counted: they are
-allowed, but only if STATUS admits them. Exit status 1 if anything is wrong. The last line is one JSON document.
-Stopped by Ctrl-C or SIGTERM it reports what it has seen so far, and exits with 130.
+Checks of each page: themes are present and short enough, keywords are known search keywords, products are known, in
+stock and shown once, scores descend, and every stage's source is one of the contract's. Fallbacks are allowed and
+counted if STATUS reports them. The exit status is 1 if a page is wrong. The last line is one JSON document. After
+Ctrl-C or SIGTERM the program reports the pages so far, and exits with 130.
 """
 
 import argparse
@@ -35,7 +35,7 @@ Shopper = tuple[list[str], list[str], int]
 
 
 def random_shopper(store: ItemStore, rng: random.Random) -> tuple[list[str], list[str]]:
-    """History and session of a made-up shopper: from nobody to a regular."""
+    """History and session of a random shopper, from unknown to frequent."""
     history = [
         store.product_ids[rng.randrange(len(store.product_ids))] for _ in range(rng.choice([0, 1, 3, 8, 20, 40]))
     ]
@@ -44,7 +44,7 @@ def random_shopper(store: ItemStore, rng: random.Random) -> tuple[list[str], lis
 
 
 def problems(page: Page, store: ItemStore, placements: int) -> list[str]:
-    """What is wrong with a page; empty if nothing is."""
+    """The faults of a page; empty if there are none."""
     found = []
     if not 1 <= len(page.placements) <= placements:
         found.append(f"expected 1 to {placements} placements, got {len(page.placements)}")
@@ -74,7 +74,7 @@ def problems(page: Page, store: ItemStore, placements: int) -> list[str]:
 
 @dataclass
 class Tally:
-    """What the pages so far said."""
+    """Counts over the pages so far."""
 
     sources: Counter[str] = field(default_factory=Counter)
     aiqa: Counter[str] = field(default_factory=Counter)
@@ -105,7 +105,7 @@ class Tally:
 
 
 def ask_all(client: Client, store: ItemStore, shoppers: Sequence[Shopper], clients: int, tally: Tally) -> bool:
-    """Ask for every shopper's page, counting as they come; False if SIGINT or SIGTERM stopped it before the end."""
+    """Request every shopper's page and count the results; False if SIGINT or SIGTERM stopped it early."""
     stop = threading.Event()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
 

@@ -1,4 +1,4 @@
-"""What is to be reached, and what was: the first table of a report."""
+"""The targets and the measured values: the first table of a report."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,7 +11,7 @@ GOODPUT_SHARE, REJECTION_MS, RECOVERY_S = 0.9, 50.0, 5.0
 
 @dataclass(frozen=True)
 class Target:
-    """One row; `met` is None where the run did not measure it."""
+    """One row; `met` is None if the run did not measure it."""
 
     name: str
     target: str
@@ -24,7 +24,7 @@ class Target:
 
 
 def targets(report: dict[str, Any]) -> list[Target]:
-    """The rows of a report, from its parts that were run."""
+    """The rows of a report, from the parts that were run."""
     speed = report.get("baseline", {}).get("speed", {})
     overload = report.get("load", {}).get("overload") or {}
     return [

@@ -1,8 +1,9 @@
 """One request as a trace for Perfetto or chrome://tracing: client, ensemble, stages, and the engines' calls.
 
-The times of the request itself are the client's clock and Triton's trace time stamps, which are the same clock
-(monotonic). Triton does not trace the stages' calls to the engines; those come from running the same request again
-with the stages in this process (:mod:`benchmarks.engine_calls`), shifted to where the stage began, and say so.
+The times of the request come from the client's clock and from Triton's trace time stamps; both are the monotonic clock.
+Triton does not trace the stages' calls to the engines. These calls come from a repetition of the request with the
+stages in this process (:mod:`benchmarks.engine_calls`). They are shifted to the start of the stage and marked as
+replayed.
 """
 
 import json
@@ -32,7 +33,7 @@ _WRITTEN_S = 5.0
 
 @dataclass(frozen=True)
 class ClientSpan:
-    """A request as the client saw it, nanoseconds of the monotonic clock."""
+    """The client's times of a request, in nanoseconds of the monotonic clock."""
 
     start_ns: int
     sent_ns: int
@@ -65,7 +66,7 @@ def record(served: Served, build: Path, request: ReplayedRequest, placements: in
 
 
 def _ask(address: str, request: ReplayedRequest, placements: int, products: int) -> tuple[ClientSpan, dict[str, Any]]:
-    """Ask as the client does, with the clock read between its steps."""
+    """Send a request as the client does, and read the clock between the steps."""
     search = request.kind == "search"
     with grpc.insecure_channel(address) as channel:
         grpc.channel_ready_future(channel).result(_WRITTEN_S)
@@ -88,7 +89,7 @@ def _ask(address: str, request: ReplayedRequest, placements: int, products: int)
 
 
 def _wait_for(traces: Path) -> list[dict[str, Any]]:
-    """The newest trace file that Triton wrote, once it is whole; nothing if it does not come."""
+    """The newest trace file of Triton, once it is complete; empty if none appears in time."""
     until = time.monotonic() + _WRITTEN_S
     while time.monotonic() < until:
         written = sorted(traces.parent.glob(f"{traces.name}.*"), key=lambda path: path.stat().st_mtime_ns)
@@ -152,7 +153,7 @@ def document(
 
 
 def _guessed(client: ClientSpan, status: Mapping[str, Any]) -> dict[str, int]:
-    """Without a trace: the server's time in the middle of the round trip."""
+    """Without a trace: place the server's time in the middle of the round trip."""
     took_ns = int(1e6 * float(status.get("ms", 0)))
     rest_ns = max(0, client.received_ns - client.sent_ns - took_ns)
     arrived = client.sent_ns + rest_ns // 2
@@ -162,7 +163,7 @@ def _guessed(client: ClientSpan, status: Mapping[str, Any]) -> dict[str, int]:
 def _stages(
     events: "_Events", steps: Sequence[ModelSpan], status: Mapping[str, Any], start_ns: int, answered_ns: int
 ) -> dict[str, int]:
-    """Add each stage on a line of its own; when its code began."""
+    """Add each stage on a line of its own; return the start times of the stages' code."""
     took = {name: int(1e6 * part["ms"]) for name, part in status["stages"].items()}
     began: dict[str, int] = {}
     line = 1
@@ -178,7 +179,7 @@ def _stages(
         at, stage = step.at, step.model
         events.thread(SERVER, line, stage)
         events.span(SERVER, line, stage, at["REQUEST_START"], end_ns, {"of": status["stages"].get(stage, {})})
-        if "COMPUTE_START" not in at:  # from the response cache
+        if "COMPUTE_START" not in at:  # Triton traced no compute
             continue
         code_ns = at.get("COMPUTE_INPUT_END", at["COMPUTE_START"])
         done_ns = min(code_ns + took.get(stage, 0), end_ns)
@@ -191,7 +192,7 @@ def _stages(
 
 
 def _engines(events: "_Events", runs: Sequence[StageRun], began: Mapping[str, int]) -> None:
-    """Add the engines' calls of the stages that were not answered from a cache, shifted to where each stage began."""
+    """Add the engines' calls of the stages in `began`, shifted to the start of each stage."""
     calls = [
         (call, began[run.stage] - run.start_ns, run.stage) for run in runs if run.stage in began for call in run.calls
     ]
@@ -227,7 +228,7 @@ class _Events:
         self.events.append(event | {"dur": max(0.0, round((end_ns - start_ns) / 1e3, 3)), "args": dict(args or {})})
 
     def call(self, process: int, thread: int, name: str, number: int, start_ns: int, end_ns: int, stage: str) -> None:
-        """An asynchronous pair: calls of one engine may overlap, which complete events of one thread may not."""
+        """Add an asynchronous pair: calls of one engine may overlap, but complete events of one thread may not."""
         common = {"cat": "engine", "name": name, "id": number, "pid": process, "tid": thread}
         args = {"stage": stage, "replayed": True}
         self.events.append({"ph": "b", **common, "ts": self._us(start_ns), "args": args})
