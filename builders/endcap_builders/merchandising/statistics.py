@@ -243,7 +243,7 @@ def _brands(store: ItemStore, topics: Topics) -> dict[str, Brand]:
     brands = {}
     for brand, counts in found.items():
         name = clean(store.brands[brand], 30)
-        # A brand that stands for everything, as a shop's own often does, is nothing to choose a theme by.
+        # A brand with products of most kinds, often the shop's own brand, says nothing about a theme.
         of_everything = len(counts) > max(_FEW_TOPICS, _MOST_OF_TOPICS * len(topics))
         if name and not of_everything and sum(counts.values()) >= _MIN_BRAND_PRODUCTS:
             brands[name] = Brand(name, tuple(topic for topic, _ in counts.most_common(6)))

@@ -1,8 +1,8 @@
 """The topics of a catalogue, the possible subjects of themes.
 
-A topic is a category, at a level of the tree with at most 500 of them. In a catalogue without categories (a plain list
-of titles), it is a frequent search keyword
-or n-gram of titles with the products that it names. The rest of the teacher uses topics only.
+A topic is a category, at the deepest level of the tree with at most 500 categories. In a catalogue without categories
+(a plain list of titles), it is a frequent search keyword or n-gram of titles, with the products that it names. The rest
+of the teacher uses topics only.
 """
 
 from collections import Counter, defaultdict
@@ -115,17 +115,16 @@ def find_topics(store: ItemStore) -> Topics:
 
 @dataclass(frozen=True)
 class _Categories:
-    """What each product's category is called, at a level with few enough names: "" where it has no name to show."""
+    """The name of each product's category at the level of topics; "" if it has no presentable name."""
 
     names: list[str]  # by product
     parents: dict[str, str]  # name -> name of the category above
 
 
 def _categories(store: ItemStore) -> _Categories:
-    """Names at the deepest level of the category tree that a merchandiser can know, at most `_MAX_TOPICS` categories.
+    """Names at the deepest level of the category tree with at most `_MAX_TOPICS` categories.
 
-    Below that level categories are narrower than what people shop for ("fluid milk white only"), and their names are
-    codes more often than words.
+    Below that level, categories are narrower than shoppers' needs ("fluid milk white only"), and many names are codes.
     """
     paths = [tuple(part.strip() for part in path.split(PATH_SEPARATOR)) for path in store.categories]
     depth = max((len(path) for path in paths), default=0)

@@ -55,7 +55,7 @@ class Kinds:
         return cls(list(position), topic, restocked)
 
     def popularity(self, of_product: Array) -> Array:
-        """Popularity of each kind, float [kinds] > 0, of that of its products, float [products]."""
+        """Popularity of each kind, float [kinds] > 0: the sum over its products, given as float [products]."""
         kind = self.of_product >= 0
         total = np.bincount(self.of_product[kind], of_product[kind], minlength=len(self.names))
         return np.maximum(total, np.finfo(np.float32).tiny)

@@ -50,8 +50,8 @@ def classic_placements(
         probability: float [C], probability of a purchase; orders the placement.
         history: int32 [H], the shopper's products, oldest first.
         kinds: Names of kinds, for the titles.
-        kind_popularity: float [kinds] > 0. What is popular with everybody would be the title of every page, so the
-            popular placement is named by what it has more of than the shop sells.
+        kind_popularity: float [kinds] > 0. The title of the popular placement weighs kinds relative to their
+            popularity, because otherwise every page would name the same kinds.
         products: Products of a placement; its title names their kinds.
     """
     bought = np.isin(rows, history)
