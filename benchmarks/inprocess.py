@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_of, texts_of
+from endcap_server.ensembles import STAGES
 from endcap_server.stages.base import Engines, Stage
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from benchmarks.replay import ReplayedRequest
-
-STAGES = ("retrieval", "theme", "keywords", "rerank", "fusion")
 
 
 @dataclass(frozen=True)
@@ -103,18 +102,9 @@ def read_config(build: Path, model: str) -> Any:
 
 
 def _stage(build: Path, name: str, engines: Engines) -> Stage:
-    from endcap_server.stages import fusion, keywords, rerank, retrieval, theme
-
-    kinds: dict[str, type[Stage]] = {
-        "retrieval": retrieval.Retrieval,
-        "theme": theme.Theme,
-        "keywords": keywords.Keywords,
-        "rerank": rerank.Rerank,
-        "fusion": fusion.Fusion,
-    }
     parameters = {key: value.string_value for key, value in read_config(build, name).parameters.items()}
     parameters.pop("build", None)
-    return kinds[name](build, parameters, engines)
+    return STAGES[name](build, parameters, engines)
 
 
 def _shelves(tensors: Tensors, request: ReplayedRequest) -> tuple[InProcessShelf, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import matplotlib
+from endcap_server.ensembles import STAGES
 
 matplotlib.use("Agg")
 
@@ -111,7 +112,7 @@ def _stages(axes: Axes, speed: Mapping[str, Any]) -> None:
             rows += [(f"{name}, baseline", speed[key]["baseline_stage_ms"])]
             rows += [(f"{name}, endcap", speed[key]["system_stage_ms"])]
     stages = list(dict.fromkeys(stage for _, taken in rows for stage in taken))
-    order = [stage for stage in ("retrieval", "theme", "keywords", "rerank", "fusion") if stage in stages]
+    order = [stage for stage in STAGES if stage in stages]
     left = [0.0] * len(rows)
     for stage, colour in zip(order, STAGE_COLOURS, strict=False):
         values = [taken.get(stage, 0.0) for _, taken in rows]

@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,16 +26,11 @@ def add_serve_command(subparsers: Any) -> None:
         "itself is started again.",
     )
     parser.add_argument("--build", type=Path, required=True, metavar="DIR", help="a build, e.g. build/demo")
-    parser.add_argument("--address", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument(
-        "--grpc-port", type=numbers.port, default=8001, help="gRPC port, 0 picks one (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--http-port", type=numbers.port, default=8000, help="HTTP port, 0 picks one (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--metrics-port", type=numbers.port, default=8002, help="Prometheus port (default: %(default)s)"
-    )
+    parser.add_argument("--address", default=ServerOptions.address, help="address to listen on (default: %(default)s)")
+    for name, what in (("grpc", "gRPC"), ("http", "HTTP"), ("metrics", "Prometheus")):
+        default = getattr(ServerOptions, f"{name}_port")
+        help_ = f"{what} port, 0 picks one (default: %(default)s)"
+        parser.add_argument(f"--{name}-port", type=numbers.port, default=default, help=help_)
     parser.add_argument(
         "--health-port",
         type=numbers.port,
@@ -47,14 +43,24 @@ def add_serve_command(subparsers: Any) -> None:
     parser.add_argument("--python", type=Path, help="Python of the serving environment (default: .venv-serving)")
     parser.add_argument(
         "--drain-seconds",
+        dest="drain_s",
         type=numbers.number(0, 600),
-        default=5.0,
+        default=ServerOptions.drain_s,
         help="on SIGTERM: how long new requests are refused while those in flight end, before it stops "
         "(default: %(default)s)",
     )
-    parser.add_argument("--ready-timeout", type=numbers.seconds, default=120.0, help="seconds (default: %(default)s)")
     parser.add_argument(
-        "--no-restart", action="store_true", help="start neither the server nor a model again that ends by itself"
+        "--ready-timeout",
+        dest="ready_timeout_s",
+        type=numbers.seconds,
+        default=ServerOptions.ready_timeout_s,
+        help="seconds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--no-restart",
+        dest="revive",
+        action="store_false",
+        help="start neither the server nor a model again that ends by itself",
     )
     parser.add_argument(
         "--as-built", action="store_true", help="serve the build as it is, whatever `endcap apply` has made live before"
@@ -76,33 +82,16 @@ def _add_access_options(parser: argparse.ArgumentParser) -> None:
     add("--plaintext", action="store_true", help="listen without TLS where others reach the server")
     add("--metrics-address", metavar="ADDRESS", help="of Prometheus (default: --address, with TLS 127.0.0.1)")
     add("--key-file", type=Path, metavar="FILE", help="the control key, made if missing (default: BUILD/control.key)")
-    add("--open-control", action="store_true", help="control calls need no key; on loopback only")
+    add("--open-control", dest="restricted", action="store_false", help="control calls need no key; on loopback only")
 
 
 def _serve(arguments: argparse.Namespace) -> int:
     if arguments.client_ca and not arguments.tls:
         print("endcap serve: --client-ca needs --tls: clients show certificates only on TLS", file=sys.stderr)
         return 1
-    options = ServerOptions(
-        build=arguments.build,
-        address=arguments.address,
-        grpc_port=arguments.grpc_port,
-        http_port=arguments.http_port,
-        metrics_port=arguments.metrics_port,
-        health_port=arguments.health_port,
-        profile=arguments.profile,
-        python=arguments.python,
-        ready_timeout_s=arguments.ready_timeout,
-        drain_s=arguments.drain_seconds,
-        verbose=arguments.verbose,
-        revive=not arguments.no_restart,
-        restricted=not arguments.open_control,
-        key_file=arguments.key_file,
-        tls=ServerTls(arguments.tls[0], arguments.tls[1], arguments.client_ca) if arguments.tls else None,
-        plaintext=arguments.plaintext,
-        metrics_address=arguments.metrics_address,
-        as_built=arguments.as_built,
-    )
+    tls = ServerTls(arguments.tls[0], arguments.tls[1], arguments.client_ca) if arguments.tls else None
+    given = {each.name: getattr(arguments, each.name) for each in fields(ServerOptions) if each.name != "tls"}
+    options = ServerOptions(**given, tls=tls)
     try:
         with _stop_on_signals() as signals, Server(options, _report) as server, signals.drained(server):
             print(
@@ -117,7 +106,7 @@ def _serve(arguments: argparse.Namespace) -> int:
                     f"generation {server.generation.number}, applied from {server.generation.source}, is live; "
                     "--as-built serves the build as it is"
                 )
-            if not arguments.no_restart:
+            if options.revive:
                 Supervisor(server, _report).run()
             status = server.wait()
             print(f"endcap: the server stopped by itself with status {status}; see {server.log.path}", file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from endcap_client import Client
 from endcap_client.errors import EndcapError, Overloaded
-from endcap_server.launch.server import ENGINES
+from endcap_server.models import ENGINES
 from endcap_server.serving.processes import model_processes
 
 HANGS_S = 90.0

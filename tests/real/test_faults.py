@@ -16,13 +16,11 @@ import pytest
 from endcap_client import Client
 from endcap_client.errors import EndcapError
 from endcap_server.launch import Server
-from endcap_server.launch.server import ENGINES
+from endcap_server.models import ENGINES, STAGES
 from mutations import OUTPUTS, add, packed
 from serving import Traffic, assert_flat, memory, process_of, sampled, wait_for
 from tritonclient.grpc import InferenceServerClient, service_pb2_grpc
 from tritonclient.grpc import service_pb2 as kserve
-
-STAGES = ("retrieval", "theme", "keywords", "rerank", "fusion")
 
 
 @dataclass
@@ -72,7 +70,7 @@ def served(build: Path) -> Iterator[Served]:
         output.close()
 
 
-@pytest.mark.parametrize("engine", sampled(ENGINES))
+@pytest.mark.parametrize("engine", sampled(tuple(ENGINES)))
 def test_killed_engine(served: Served, new_history: Callable[[], list[str]], engine: str) -> None:
     killed, restarts = process_of(served.server, engine), len(served.said("started it again"))
     assert killed is not None
@@ -102,7 +100,7 @@ def test_killed_engine(served: Served, new_history: Callable[[], list[str]], eng
         )
 
 
-@pytest.mark.parametrize("stage", sampled(STAGES))
+@pytest.mark.parametrize("stage", sampled(tuple(STAGES)))
 def test_killed_stage(served: Served, new_history: Callable[[], list[str]], stage: str) -> None:
     killed = process_of(served.server, stage)
     assert killed is not None

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from endcap_builders.catalogue.demo_shop.products import Products, make_products
+from endcap_builders.catalogue.demo_shop.products import DemoProducts, make_products
 from endcap_builders.catalogue.demo_shop.searches import Grader, Intent, make_judgements, make_searches
 from endcap_builders.catalogue.demo_shop.shoppers import EVENT_NAMES, Shoppers, make_events, make_shoppers
 from endcap_builders.catalogue.demo_shop.words import ShopWords, load_words
@@ -20,7 +20,7 @@ class DemoTruth:
     """Hidden variables of the generator: tastes, attributes, and the intent of each search."""
 
     words: ShopWords
-    products: Products
+    products: DemoProducts
     shoppers: Shoppers
     intents: dict[str, Intent]
 

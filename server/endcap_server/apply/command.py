@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from endcap_server.lint import RepositoryError
 from endcap_server.serving.control import ControlError
 from endcap_server.serving.errors import ApplyError
 from endcap_server.serving.journal import Run, Standing
-from endcap_server.serving.running import RunningServer, find_server
+from endcap_server.serving.running import find_server
 
 _EXIT_CODES = "exit codes: 0 done, or nothing to do; 1 refused or failed: what was live is live"
 
@@ -59,7 +59,7 @@ def add_apply_command(subparsers: Any) -> None:
     _add_load_options(parser)
     parser.add_argument("--skip-hashes", action="store_true", help="do not read the artefacts whole to check them")
     _add_server_options(parser)
-    parser.set_defaults(run=_apply)
+    parser.set_defaults(run=_reporting(_apply))
 
 
 def add_compare_command(subparsers: Any) -> None:
@@ -78,7 +78,7 @@ def add_compare_command(subparsers: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     _add_server_options(parser)
-    parser.set_defaults(run=_compare)
+    parser.set_defaults(run=_reporting(_compare))
 
 
 def add_history_command(subparsers: Any) -> None:
@@ -90,7 +90,7 @@ def add_history_command(subparsers: Any) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     _add_server_options(parser)
-    parser.set_defaults(run=_history)
+    parser.set_defaults(run=_reporting(_history))
 
 
 def add_rollback_command(subparsers: Any) -> None:
@@ -107,7 +107,7 @@ def add_rollback_command(subparsers: Any) -> None:
     )
     _add_load_options(parser)
     _add_server_options(parser)
-    parser.set_defaults(run=_rollback)
+    parser.set_defaults(run=_reporting(_rollback))
 
 
 def _add_load_options(parser: argparse.ArgumentParser) -> None:
@@ -140,7 +140,7 @@ def _add_server_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _apply(arguments: argparse.Namespace) -> int:
+def _apply(arguments: argparse.Namespace) -> None:
     options = RolloutOptions(
         settings=tuple(arguments.set),
         force_memory=arguments.force_memory,
@@ -160,7 +160,7 @@ def _apply(arguments: argparse.Namespace) -> int:
             _say(f"generation {number} runs beside the live one, {trial.mode} {trial.share:.1%}")
             _say("look with `endcap compare`, then `endcap apply --promote` or `endcap rollback`")
 
-    return _run("apply", arguments, options, work)
+    _roll(arguments, options, work)
 
 
 def _trial(arguments: argparse.Namespace) -> Share | None:
@@ -181,22 +181,12 @@ def _share(text: str) -> float:
     return value
 
 
-def _compare(arguments: argparse.Namespace) -> int:
-    try:
-        server = find_server(arguments.build, arguments.grpc_port)
-        found = side_by_side(server, arguments.sample)
-    except (ApplyError, ControlError) as error:
-        print(f"endcap compare: {error}", file=sys.stderr)
-        return 1
-    if arguments.json:
-        print(json.dumps(found.document(), indent=1, ensure_ascii=False))
-    else:
-        for line in found.lines():
-            print(line)
-    return 0
+def _compare(arguments: argparse.Namespace) -> None:
+    found = side_by_side(find_server(arguments.build, arguments.grpc_port), arguments.sample)
+    _show(arguments, found.document(), found.lines())
 
 
-def _rollback(arguments: argparse.Namespace) -> int:
+def _rollback(arguments: argparse.Namespace) -> None:
     options = RolloutOptions(
         settings=tuple(arguments.set), force_memory=arguments.force_memory, skip_hashes=True, lenient=True
     )
@@ -218,23 +208,18 @@ def _rollback(arguments: argparse.Namespace) -> int:
         if number is not None:
             _say(f"generation {number} is live: what generation {to} was")
 
-    return _run("rollback", arguments, options, work)
+    _roll(arguments, options, work)
 
 
-def _history(arguments: argparse.Namespace) -> int:
-    try:
-        standing = find_server(arguments.build, arguments.grpc_port).state_folder.journal.standing()
-    except ApplyError as error:
-        print(f"endcap history: {error}", file=sys.stderr)
-        return 1
-    if arguments.json:
-        runs = [asdict(run) for run in standing.runs.values()]
-        document = {"live": standing.live, "staged": standing.staged, "open": standing.open, "generations": runs}
-        print(json.dumps(document, indent=1, ensure_ascii=False))
-    else:
-        for run in standing.runs.values():
-            print(_line(run, standing))
-    return 0
+def _history(arguments: argparse.Namespace) -> None:
+    standing = find_server(arguments.build, arguments.grpc_port).state_folder.journal.standing()
+    runs = [asdict(run) for run in standing.runs.values()]
+    document = {"live": standing.live, "staged": standing.staged, "open": standing.open, "generations": runs}
+    _show(arguments, document, [_line(run, standing) for run in standing.runs.values()])
+
+
+def _show(arguments: argparse.Namespace, document: dict[str, Any], lines: Iterable[str]) -> None:
+    print(json.dumps(document, indent=1, ensure_ascii=False) if arguments.json else "\n".join(lines))
 
 
 def _line(run: Run, standing: Standing) -> str:
@@ -247,16 +232,25 @@ def _line(run: Run, standing: Standing) -> str:
     return f"{run.generation:>4}  {run.began}  {outcome:<12}  {what}{changed}{reason}"
 
 
-def _run(name: str, arguments: argparse.Namespace, options: RolloutOptions, work: Callable[[Rollout], None]) -> int:
+def _roll(arguments: argparse.Namespace, options: RolloutOptions, work: Callable[[Rollout], None]) -> None:
     os.nice(_NICE)
-    try:
-        server: RunningServer = find_server(arguments.build, arguments.grpc_port)
-        with server.state_folder.locked():
-            work(Rollout(server, _say, options))
-    except (ApplyError, RolloutRefused, ControlError, RepositoryError) as error:
-        print(f"endcap {name}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    server = find_server(arguments.build, arguments.grpc_port)
+    with server.state_folder.locked():
+        work(Rollout(server, _say, options))
+
+
+def _reporting(command: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], int]:
+    """`command`, with its errors told in one sentence."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        try:
+            command(arguments)
+        except (ApplyError, RolloutRefused, ControlError, RepositoryError) as error:
+            print(f"endcap {arguments.command}: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    return run
 
 
 def _say(line: str) -> None:

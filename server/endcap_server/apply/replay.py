@@ -14,12 +14,13 @@ import numpy as np
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from endcap_server.models import ENSEMBLES, MODELS
+from endcap_server.declared.model import DeclaredTensor
+from endcap_server.declared.tensors import bytes_tensor
+from endcap_server.models import ENSEMBLES
 from endcap_server.shop.store import ItemStore
 from endcap_server.stages.recorder import read_recorded
 
 Inputs = dict[str, list[Any]]
-_TEXTS = ("HISTORY", "SESSION", "RULES", "QUERY")
 _TIMEOUT_S = 60.0
 _TRIES = 5
 _PAUSE_S = 0.3
@@ -149,40 +150,32 @@ class Asker:
         return answer
 
     def _once(self, sample: ReplaySample, model: str) -> ReplayAnswer:
-        wanted = [triton.InferRequestedOutput(each.name) for each in MODELS[sample.ensemble].outputs]
+        ensemble = ENSEMBLES[sample.ensemble]
+        wanted = [triton.InferRequestedOutput(each.name) for each in ensemble.outputs]
+        tensors = [_tensor(each, sample.inputs[each.name]) for each in ensemble.inputs if each.name in sample.inputs]
         started = time.perf_counter()
         try:
-            result = self._client.infer(model, _tensors(sample.inputs), outputs=wanted)
+            result = self._client.infer(model, tensors, outputs=wanted)
             return _answer(result, time.perf_counter() - started)
         except (InferenceServerException, OSError) as error:  # OSError: no connection, no answer in time
             text = " ".join(str(error).split())
             return ReplayAnswer(time.perf_counter() - started, text, "overloaded:" in text)
 
 
-def _tensors(inputs: Inputs) -> list[Any]:
-    tensors = []
-    for name, values in inputs.items():
-        if name in _TEXTS:
-            array = np.array([str(value).encode() for value in values], np.object_)
-            tensor = triton.InferInput(name, [len(values)], "BYTES")
-        else:
-            array = np.array(values, np.int32)
-            tensor = triton.InferInput(name, [len(values)], "INT32")
-        tensors.append(tensor.set_data_from_numpy(array))
-    return tensors
+def _tensor(declared: DeclaredTensor, values: list[Any]) -> Any:
+    is_text = declared.data_type == "STRING"
+    array = bytes_tensor(map(str, values)) if is_text else np.array(values, np.int32)
+    data_type = "BYTES" if is_text else declared.data_type
+    return triton.InferInput(declared.name, [len(values)], data_type).set_data_from_numpy(array)
 
 
 def _answer(result: Any, seconds: float) -> ReplayAnswer:
     ids, scores = result.as_numpy("PRODUCT_ID"), result.as_numpy("SCORE")
     rows = ids.reshape(-1, ids.shape[-1]) if ids.size else ids.reshape(0, 1)
-    best = frozenset(each.decode() for row in rows for each in _first(row) if each)
+    best = frozenset(each.decode() for row in rows for each in row[:BEST].tolist() if each)
     by_id: dict[str, float] = {}
     for product, score in zip(ids.reshape(-1).tolist(), scores.reshape(-1).tolist(), strict=True):
         if product:
             by_id[product.decode()] = max(score, by_id.get(product.decode(), -np.inf))
     status = json.loads(result.as_numpy("STATUS").reshape(-1)[0])
     return ReplayAnswer(seconds, best=best, scores=by_id, status=status)
-
-
-def _first(row: np.ndarray) -> Iterable[bytes]:
-    return row[:BEST].tolist()

@@ -14,7 +14,7 @@ from endcap_server.apply.memory import memory_need
 from endcap_server.apply.notices import notices
 from endcap_server.apply.replay import Asker, samples, smoke_samples
 from endcap_server.apply.switch import Switch, Watch
-from endcap_server.generations.composition import compose, same_content, view_of
+from endcap_server.generations.composition import compose, view_of
 from endcap_server.generations.snapshot import REPOSITORY, source_folders, take_snapshot
 from endcap_server.lint import lint_repository
 from endcap_server.lint.command import describe_finding
@@ -225,7 +225,7 @@ class Rollout:
         self._lint(folder, repository, live.profile)
         view = view_of(folder, live.profile)
         generation = compose(number, str(source.resolve()), view, folder, live)
-        if same_content(generation, live):
+        if generation.digests == live.digests:
             self.report(f"{source}: nothing differs from generation {live.number}, which is live")
             return None
         live_view = view_of(self.state.snapshot(live.number), live.profile)

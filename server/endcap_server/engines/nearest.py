@@ -231,7 +231,8 @@ class Nearest:
             if requests[number].index == WORDS:
                 answers[number] = self._by_words(requests[number])
                 continue
-            rows, similarity = found.get(place) or _no_hits(len(vectors[place]))
+            none = np.zeros((len(vectors[place]), 0), np.float32)
+            rows, similarity = found.get(place, (none.astype(np.int32), none))
             answers[number] = NearestResult(rows, similarity, vectors[place], np.zeros(rows.shape, np.bool_))
         return [answer for answer in answers if answer is not None]
 
@@ -287,7 +288,3 @@ def _alike(requests: Sequence[NearestRequest]) -> dict[tuple[str, bytes], list[i
             allowed = b"" if request.allowed is None else request.allowed.tobytes()
             groups.setdefault((request.index, allowed), []).append(place)
     return groups
-
-
-def _no_hits(count: int) -> tuple[Array, Array]:
-    return np.zeros((count, 0), np.int32), np.zeros((count, 0), np.float32)

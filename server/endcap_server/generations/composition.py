@@ -21,22 +21,12 @@ def view_of(snapshot: Path, profile: str) -> View:
     return View(read_repository(snapshot / REPOSITORY), profile)
 
 
-def public_ensembles(view: View) -> tuple[str, ...]:
-    """The ensembles that callers know."""
-    return tuple(name for name in ENSEMBLES if name in view.configs)
-
-
-def digests(view: View, snapshot: Path) -> dict[str, str]:
-    """Model -> digest of its configuration, its files and the artefacts that it opens."""
-    manifest, _ = read_build_manifest(snapshot)
-    return {name: _digest(view.configs[name], snapshot, manifest) for name in view.reached(public_ensembles(view))}
-
-
 def _digest(config: Config, snapshot: Path, manifest: dict[str, Any]) -> str:
+    """Digest of a model's configuration, its files and the artefacts that it opens."""
     proto = type(config.proto)()
     proto.CopyFrom(config.proto)
     proto.ClearField("name")
-    parts = [_canonical(proto)]
+    parts = [proto.SerializeToString(deterministic=True).hex()]
     for path in sorted(config.folder.rglob("*")):
         relative = path.relative_to(config.folder)
         if path.is_file() and relative.parts[0] not in (CONFIG, "configs"):
@@ -44,11 +34,6 @@ def _digest(config: Config, snapshot: Path, manifest: dict[str, Any]) -> str:
     if not config.is_ensemble:
         parts += _artefact_lines(config, snapshot, manifest)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _canonical(proto: Any) -> str:
-    """A text that is equal for equal messages: maps are sorted by key."""
-    return proto.SerializeToString(deterministic=True).hex()
 
 
 def _artefact_lines(config: Config, snapshot: Path, manifest: dict[str, Any]) -> list[str]:
@@ -76,16 +61,17 @@ def compose(number: int, source: str, view: View, snapshot: Path, live: Generati
     Raises:
         ApplyError: a public ensemble is missing.
     """
-    made_of = digests(view, snapshot)
+    public = tuple(name for name in ENSEMBLES if name in view.configs)
+    manifest, _ = read_build_manifest(snapshot)
+    digests = {name: _digest(view.configs[name], snapshot, manifest) for name in view.reached(public)}
     names: dict[str, str] = {}
     owners: dict[str, int] = {}
-    public = public_ensembles(view)
     if live is not None and (missing := set(live.public) - set(public)):
         raise ApplyError(f"{source}: the ensemble {', '.join(sorted(missing))} is missing; callers would lose it")
-    for model in view.reached(public):
+    for model, digest in digests.items():
         shared = (
             live is not None
-            and live.digests.get(model) == made_of[model]
+            and live.digests.get(model) == digest
             and model in live.models
             and base_name(model) != REPORTS_GENERATION
             and not any(owners.get(each) == number for each in view.configs[model].needs)
@@ -95,9 +81,4 @@ def compose(number: int, source: str, view: View, snapshot: Path, live: Generati
         else:
             names[model] = model if live is None or model in public else staged_name(model, number)
             owners[model] = number
-    return Generation(number, source, view.profile, names, owners, made_of, public)
-
-
-def same_content(generation: Generation, live: Generation) -> bool:
-    """Whether a generation has the same content as another, so there is nothing to apply."""
-    return generation.digests == live.digests
+    return Generation(number, source, view.profile, names, owners, digests, public)

@@ -94,7 +94,8 @@ def find_installation(python: Path | None = None) -> Installation:
     Raises:
         LaunchError: no environment, or it lacks the server, its stub, libpython or endcap itself.
     """
-    chosen = python or _environment_python() or _python_at_hand()
+    configured = os.environ.get("ENDCAP_SERVING_PYTHON")
+    chosen = python or (Path(configured) if configured else _python_at_hand())
     if not chosen.exists():
         raise LaunchError(f"no Python at {chosen}; run `make setup`, or name the serving environment with --python")
     probe = subprocess.run([chosen, "-c", _PROBE], capture_output=True, text=True, check=False)
@@ -128,11 +129,6 @@ def _installation(python: Path, found: dict[str, str]) -> Installation:
             f"(on Debian: apt install libpython{version})"
         )
     return Installation(python, server, stub, (libdir, package.parent / "nvidia_pytriton.libs"))
-
-
-def _environment_python() -> Path | None:
-    value = os.environ.get("ENDCAP_SERVING_PYTHON")
-    return Path(value) if value else None
 
 
 def _python_at_hand() -> Path:

@@ -23,7 +23,7 @@ from endcap_server.launch.listening import check_address, free_ports, joined, lo
 from endcap_server.launch.options import ServerOptions
 from endcap_server.launch.server_log import ServerLog
 from endcap_server.launch.watchdog import CONTROL_TIMEOUT_S, Watchdog
-from endcap_server.models import ENSEMBLES
+from endcap_server.models import ENGINES, ENSEMBLES
 from endcap_server.serving.access import connect, ensure_key, headers, key_file_of, restriction_flags
 from endcap_server.serving.control import Control
 from endcap_server.serving.errors import ApplyError, LaunchError
@@ -35,7 +35,6 @@ from endcap_server.stages.run_folder import DRAINING
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
 
-ENGINES = ("nearest", "cross_encoder", "theme_llm", "keyword_llm")
 _SHM = Path("/dev/shm")
 _ARGUMENTS_READ = "loading: "
 """Logged when the server has read its options and before it loads models."""

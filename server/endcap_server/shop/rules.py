@@ -1,9 +1,8 @@
 """Merchandising rules of a request: the RULES document of the contract and what it means for rows of the item store."""
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Annotated, Any
 
@@ -180,12 +179,12 @@ def _path(category: str) -> tuple[str, ...]:
     return tuple(folded_name(part) for part in category.split(">"))
 
 
-@dataclass(frozen=True)
 class RuleIndex:
     """Finds the brands and categories that rules name; created once per store."""
 
-    store: ItemStore
-    _latest: "OrderedDict[str, CompiledRules]" = field(default_factory=OrderedDict, repr=False, compare=False)
+    def __init__(self, store: ItemStore):
+        self.store = store
+        self._compiled = lru_cache(maxsize=_REMEMBERED)(self._compile)
 
     @cached_property
     def brands(self) -> dict[str, list[int]]:
@@ -207,15 +206,10 @@ class RuleIndex:
 
     def compile(self, rules: MerchandisingRules) -> "CompiledRules":
         """Look up in the store everything that ``rules`` name; the results of the latest rules are cached."""
-        key = rules.model_dump_json(exclude_defaults=True)
-        if key not in self._latest:
-            self._latest[key] = self._compile(rules)
-        self._latest.move_to_end(key)
-        while len(self._latest) > _REMEMBERED:
-            self._latest.popitem(last=False)
-        return self._latest[key]
+        return self._compiled(rules.model_dump_json(exclude_defaults=True))
 
-    def _compile(self, rules: MerchandisingRules) -> "CompiledRules":
+    def _compile(self, document: str) -> "CompiledRules":
+        rules = MerchandisingRules.model_validate_json(document)
         unknown_names: list[str] = []
 
         def rows(ids: tuple[str, ...]) -> np.ndarray:

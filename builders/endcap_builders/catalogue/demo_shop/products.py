@@ -11,7 +11,7 @@ NONE = -1
 
 
 @dataclass(frozen=True)
-class Products:
+class DemoProducts:
     """The products with hidden variables; all arrays have one entry per product, in the order of the ids.
 
     Attributes:
@@ -38,7 +38,7 @@ class Products:
     vocabulary: tuple[str, ...]
 
 
-def make_products(words: ShopWords, count: int, rng: np.random.Generator) -> Products:
+def make_products(words: ShopWords, count: int, rng: np.random.Generator) -> DemoProducts:
     """``count`` products with distinct titles, spread as evenly over the lines as their combinations allow.
 
     Raises:
@@ -73,7 +73,7 @@ def make_products(words: ShopWords, count: int, rng: np.random.Generator) -> Pro
     extra_of = np.array([row[2] != "" for row in rows])
     level = np.clip(0.7 * tier + 0.2 * extra_of + rng.normal(0.05, 0.1, count), 0, 1)
     price = _price(words, line_of, 0.65 * size_of + 0.35 * level)
-    return Products(
+    return DemoProducts(
         ids=[f"{words.leaves[words.lines[row[0]].leaf].code}-{10000 + 3 * index}" for index, row in enumerate(rows)],
         titles=[_title(words, *row[:5], row[6]) for row in rows],
         descriptions=[_description(words, *row[:4], rng) for row in rows],

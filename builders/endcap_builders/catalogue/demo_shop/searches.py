@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from endcap_builders.catalogue.demo_shop.products import Products
+from endcap_builders.catalogue.demo_shop.products import DemoProducts
 from endcap_builders.catalogue.demo_shop.shoppers import Shoppers, make_picks
 from endcap_builders.catalogue.demo_shop.words import ShopWords
 
@@ -41,7 +41,7 @@ class Intent:
 
 
 def make_searches(
-    words: ShopWords, products: Products, shoppers: Shoppers, count: int, rng: np.random.Generator
+    words: ShopWords, products: DemoProducts, shoppers: Shoppers, count: int, rng: np.random.Generator
 ) -> tuple[dict[str, int], dict[str, Intent]]:
     """``count`` searches by the shoppers: the count and the intent of each text."""
     who = rng.integers(0, len(shoppers), count)
@@ -64,7 +64,7 @@ def make_searches(
 
 
 def _search(
-    words: ShopWords, products: Products, form: str, product: int, mission: int, rng: np.random.Generator
+    words: ShopWords, products: DemoProducts, form: str, product: int, mission: int, rng: np.random.Generator
 ) -> tuple[str, Intent]:
     """The text of one search of the given form for ``product``, and its intent."""
     line_number = int(products.line[product])
@@ -135,7 +135,7 @@ def _typo(text: str, rng: np.random.Generator) -> str:
 class Grader:
     """Grades products for an intent by hidden variables: 3 exact, 2 substitute, 1 related, 0 unrelated."""
 
-    def __init__(self, words: ShopWords, products: Products):
+    def __init__(self, words: ShopWords, products: DemoProducts):
         self._products = products
         self._sizes = np.array(products.sizes)
         self._leaf_of_line = np.array([line.leaf for line in words.lines])
@@ -184,7 +184,7 @@ JUDGED = {3: 4, 2: 3, 1: 2, 0: 3}
 
 def make_judgements(
     words: ShopWords,
-    products: Products,
+    products: DemoProducts,
     counts: dict[str, int],
     intents: dict[str, Intent],
     queries: int,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from endcap_builders.catalogue.demo_shop.products import NONE, Products
+from endcap_builders.catalogue.demo_shop.products import NONE, DemoProducts
 from endcap_builders.catalogue.demo_shop.words import ShopWords
 
 YEAR_START = np.datetime64("2025-11-01", "us")
@@ -55,7 +55,7 @@ class Picks:
     other: npt.NDArray[np.int64]
 
 
-def make_shoppers(words: ShopWords, products: Products, count: int, rng: np.random.Generator) -> Shoppers:
+def make_shoppers(words: ShopWords, products: DemoProducts, count: int, rng: np.random.Generator) -> Shoppers:
     """``count`` shoppers: a household each, with traits, a diet, favorite brands, a price level and quirks."""
     shares = np.array([household["share"] for household in words.households.values()])
     household = rng.choice(len(shares), size=count, p=shares / shares.sum())
@@ -96,7 +96,7 @@ def _taste(text: str, tastes: dict[str, float]) -> float:
 
 def make_picks(
     words: ShopWords,
-    products: Products,
+    products: DemoProducts,
     shoppers: Shoppers,
     shopper: npt.NDArray[np.int64],
     month: npt.NDArray[np.int64],
@@ -135,7 +135,7 @@ def _choose(utility: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.N
 
 
 def _choose_products(
-    products: Products,
+    products: DemoProducts,
     shoppers: Shoppers,
     shopper: npt.NDArray[np.int64],
     line: npt.NDArray[np.int64],
@@ -165,7 +165,7 @@ def _choose_products(
 
 
 def make_events(
-    words: ShopWords, products: Products, shoppers: Shoppers, rng: np.random.Generator
+    words: ShopWords, products: DemoProducts, shoppers: Shoppers, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.datetime64], npt.NDArray[np.int64]]:
     """A year of events: shopper and product int64, timestamp datetime64[us], type int64 into ``EVENT_NAMES``."""
     trips_of = 1 + rng.negative_binomial(4, 4 / (4 + MEAN_TRIPS - 1), len(shoppers))
