@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from endcap_server.engines.llm import Llm
-from endcap_server.engines.llm_engine import AbandonedError, Completion, LlmError
+from endcap_server.engines.llm_engine import AbandonedError, Completion, LlmError, LlmRequest
 from endcap_server.shop import prompts
 from endcap_server.shop.grammar import keyword_grammar, theme_grammar, trie_rules
 
@@ -43,7 +43,7 @@ def ask(
         results.append(result)
         done.set()
 
-    llm.submit(prompt, grammar, max_tokens, time.monotonic_ns() + int(ms * 1e6), on_done, abandoned)
+    llm.submit(LlmRequest(prompt, grammar, max_tokens, time.monotonic_ns() + int(ms * 1e6), on_done, abandoned))
     assert done.wait(40)
     return results[0]
 
@@ -116,7 +116,7 @@ def test_a_wrong_grammar_costs_nobody_else_an_answer(llm, grammar):
 
     deadline_ns = time.monotonic_ns() + int(60e9)
     for text in (keyword_grammar(THINGS, 2), grammar, keyword_grammar(THINGS, 3)):
-        llm.submit(PROMPT, text, 300, deadline_ns, on_done)
+        llm.submit(LlmRequest(PROMPT, text, 300, deadline_ns, on_done))
     for _ in range(3):
         assert done.acquire(timeout=60)
     assert sum(isinstance(result, LlmError) for result in results) == 1
@@ -136,7 +136,7 @@ def test_a_full_queue_refuses(folder):
     results: list[Completion | Exception] = []
     deadline_ns = time.monotonic_ns() + int(60e9)
     for _ in range(200):
-        engine.submit(PROMPT, "", 1900, deadline_ns, results.append)
+        engine.submit(LlmRequest(PROMPT, "", 1900, deadline_ns, results.append))
     engine.close()
     assert len(results) == 200
     assert any("busy" in str(result) for result in results)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fake_tensorrt_llm
 import pytest
-from endcap_server.engines.llm_engine import AbandonedError, Completion, LlmError
+from endcap_server.engines.llm_engine import AbandonedError, Completion, LlmError, LlmRequest
 from endcap_server.engines.trtllm import TrtLlm
 
 FAR_NS = 2**62
@@ -44,7 +44,7 @@ def llm(engine: TrtLlm) -> fake_tensorrt_llm.LLM:
 def submit(engine: TrtLlm, prompt: str = "brass lamp", grammar: str = "", **options: object) -> "queue.Queue[object]":
     results: queue.Queue[object] = queue.Queue()
     arguments = {"max_tokens": 8, "deadline_ns": FAR_NS, "on_done": results.put, **options}
-    engine.submit(prompt, grammar, **arguments)  # type: ignore[arg-type]
+    engine.submit(LlmRequest(prompt, grammar, **arguments))  # type: ignore[arg-type]
     return results
 
 

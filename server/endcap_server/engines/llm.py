@@ -8,7 +8,6 @@ import json
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from endcap_server.engines.llm_engine import (
     LlmEngine,
     LlmError,
     LlmRequest,
-    OnDone,
     bytes_per_token,
 )
 
@@ -109,23 +107,14 @@ class Llm(LlmEngine):
         self._thread = threading.Thread(target=self._schedule, name="llm", daemon=True)
         self._thread.start()
 
-    def submit(
-        self,
-        prompt: str,
-        grammar: str,
-        max_tokens: int,
-        deadline_ns: int,
-        on_done: OnDone,
-        abandoned: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """As ``LlmEngine.submit``; `abandoned` is asked between decoding steps."""
-        request = _Request(prompt, grammar, max_tokens, deadline_ns, on_done, abandoned)
+    def submit(self, request: LlmRequest) -> None:
+        """Queue a prompt for the next decoding step."""
         if self._closed.is_set():
-            on_done(LlmError("the LLM engine is closed"))
+            request.on_done(LlmError("the LLM engine is closed"))
         elif self._queue.qsize() >= self._max_waiting:
-            on_done(LlmError(f"the LLM engine is busy: {self._max_waiting} requests wait"))
+            request.on_done(LlmError(f"the LLM engine is busy: {self._max_waiting} requests wait"))
         else:
-            self._queue.put(request)
+            self._queue.put(_Request(**vars(request)))
 
     def close(self) -> None:
         """Answer what is in flight with an error and stop the thread."""

@@ -34,14 +34,24 @@ GONE = "nobody waits for the answer any more"
 
 @dataclass(eq=False)
 class LlmRequest:
-    """One prompt in flight; the fields are the arguments of ``LlmEngine.submit``."""
+    """One prompt in flight.
+
+    Attributes:
+        prompt: as the student was trained on (`endcap_server.shop.prompts`).
+        grammar: EBNF with the start rule ``root``; "" for free text.
+        max_tokens: most tokens to write.
+        deadline_ns: on the clock of ``time.monotonic_ns``; what is written until then is the answer.
+        on_done: called once, from the engine's thread, and has to return quickly: with the answer, or an LlmError (the
+            request is wrong, the engine is closed or full) or AbandonedError.
+        abandoned: called between steps; true stops the request, because the caller has gone.
+    """
 
     prompt: str
     grammar: str
     max_tokens: int
     deadline_ns: int
     on_done: OnDone
-    abandoned: Callable[[], bool]
+    abandoned: Callable[[], bool] = lambda: False
 
     @property
     def too_late(self) -> bool:
@@ -58,26 +68,8 @@ class LlmEngine(ABC):
     _tokenizer: Tokenizer
 
     @abstractmethod
-    def submit(
-        self,
-        prompt: str,
-        grammar: str,
-        max_tokens: int,
-        deadline_ns: int,
-        on_done: OnDone,
-        abandoned: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """Queue a prompt; `on_done` is called once, from the engine's thread, and must return quickly.
-
-        Args:
-            prompt: as the student was trained on (`endcap_server.shop.prompts`).
-            grammar: EBNF with the start rule ``root``; "" for free text.
-            max_tokens: most tokens to write.
-            deadline_ns: on the clock of ``time.monotonic_ns``; what is written until then is the answer.
-            on_done: receives the answer, or an LlmError (the request is wrong, the engine is closed or full) or
-                AbandonedError.
-            abandoned: called between steps; true stops the request, because the caller has gone.
-        """
+    def submit(self, request: LlmRequest) -> None:
+        """Queue a prompt."""
 
     @abstractmethod
     def close(self) -> None:
@@ -120,7 +112,7 @@ class LlmEngine(ABC):
         for index, (prompt, grammar) in enumerate(zip(prompts, grammars, strict=True)):
             if index >= window:
                 done.acquire()
-            self.submit(prompt, grammar, max_tokens, deadline_ns, receive(index))
+            self.submit(LlmRequest(prompt, grammar, max_tokens, deadline_ns, receive(index)))
         for _ in range(min(window, len(prompts))):
             done.acquire()
         answers = []

@@ -8,7 +8,6 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from endcap_server.engines.llm_engine import (
     LlmEngine,
     LlmError,
     LlmRequest,
-    OnDone,
     bytes_per_token,
 )
 
@@ -86,17 +84,8 @@ class TrtLlm(LlmEngine):
         self._thread = threading.Thread(target=self._loop.run_forever, name="trtllm", daemon=True)
         self._thread.start()
 
-    def submit(
-        self,
-        prompt: str,
-        grammar: str,
-        max_tokens: int,
-        deadline_ns: int,
-        on_done: OnDone,
-        abandoned: Callable[[], bool] = lambda: False,
-    ) -> None:
-        """As ``LlmEngine.submit``; `abandoned` is asked between tokens."""
-        request = LlmRequest(prompt, grammar, max_tokens, deadline_ns, on_done, abandoned)
+    def submit(self, request: LlmRequest) -> None:
+        """Hand a prompt to the event loop."""
         with self._lock:
             refusal = "the LLM engine is closed" if self._closed else ""
             if not refusal and self._count >= self._most:
@@ -105,7 +94,7 @@ class TrtLlm(LlmEngine):
                 self._count += 1
                 self._loop.call_soon_threadsafe(self._start, request)
         if refusal:
-            on_done(LlmError(refusal))
+            request.on_done(LlmError(refusal))
 
     def close(self) -> None:
         """Answer what is in flight with an error, stop the thread and free the GPU."""

@@ -16,6 +16,7 @@ from typing import Any
 import triton_python_backend_utils as pb_utils
 
 from endcap_server.declared.errors import InvalidRequest
+from endcap_server.declared.model import ModelDeclaration
 from endcap_server.declared.reasons import Cause, marked
 from endcap_server.declared.tensors import Tensors
 from endcap_server.serving.metrics import EngineMetrics
@@ -76,12 +77,13 @@ class Job:
 class EngineModel(ABC):
     """Base of all engine models: reads requests and refuses invalid ones."""
 
-    name: str
-    """Name of the engine; the model's name can differ."""
+    declaration: ModelDeclaration
+    """Of the engine; the model's name can differ from its name."""
+    engine: Any = None
 
     @abstractmethod
-    def open(self, build: Path, parameters: dict[str, str]) -> None:
-        """Load the engine."""
+    def open(self, build: Path, settings: Any) -> Any:
+        """Load and return the engine."""
 
     @abstractmethod
     def read(self, tensors: Tensors, deadline_ns: int) -> Any:
@@ -94,6 +96,11 @@ class EngineModel(ABC):
     @abstractmethod
     def close(self) -> None:
         """Stop the engine's threads."""
+
+    @property
+    def name(self) -> str:
+        """Name of the engine."""
+        return self.declaration.name
 
     def finalize(self) -> None:
         """Stop the engine."""
@@ -108,11 +115,12 @@ class EngineModel(ABC):
         if args["model_instance_kind"] == "GPU":
             select_gpu(int(args["model_instance_device_id"]))
         self._inputs = input_names(args["model_config"])
+        self._required = [each.name for each in self.declaration.inputs if not each.optional]
         self.metrics = EngineMetrics(self.name)
         self.installed = is_installed(build, self.name)
         """Whether the build installed the model. If not, the engine loads nothing and refuses requests."""
         if self.installed:
-            self.open(build, parameters)
+            self.engine = self.open(build, self.declaration.parameters.from_strings(self.name, parameters))
         self._reporter = MetricsReporter(self.metrics, args["model_name"])
 
     def execute(self, requests: list[Any]) -> None:
@@ -128,7 +136,11 @@ class EngineModel(ABC):
                 self.metrics.ended("failed", 0.0)
                 continue
             try:
-                work = self.read(read_inputs(request, self._inputs), deadline_ns)
+                tensors = read_inputs(request, self._inputs)
+                for name in self._required:
+                    if name not in tensors:
+                        raise InvalidRequest(name, "this tensor", "none")
+                work = self.read(tensors, deadline_ns)
             except InvalidRequest as error:
                 refuse(sender, marked(Cause.FAILED, str(error)), pb_utils.TritonError.INVALID_ARG)
                 self.metrics.ended("invalid", 0.0)
@@ -137,7 +149,7 @@ class EngineModel(ABC):
 
 
 class BatchingModel(EngineModel):
-    """An engine that answers a list of requests in one batch."""
+    """A model whose engine answers a list of requests in one batch, and caches parts of its answers."""
 
     max_batch_cost: float = 64.0
     """Cost of jobs at which a batch is full."""
@@ -150,12 +162,8 @@ class BatchingModel(EngineModel):
         self._worker.start()
 
     @abstractmethod
-    def run(self, works: list[Any]) -> list[Tensors | Exception]:
-        """Answer several requests, in order."""
-
-    @abstractmethod
-    def cache_use(self) -> tuple[int, int]:
-        """Hits and misses of the engine's cache since the last call."""
+    def tensors(self, result: Any) -> Tensors:
+        """The outputs of one of the engine's answers."""
 
     def cost(self, work: Any) -> float:
         """Cost of a job in its batch."""
@@ -177,14 +185,17 @@ class BatchingModel(EngineModel):
                 continue
             begun_ns = time.monotonic_ns()
             try:
-                results = self.run([job.work for job in live])
+                results = [
+                    each if isinstance(each, Exception) else self.tensors(each)
+                    for each in self.engine.run([job.work for job in live])
+                ]
             except Exception as error:  # callers get the error, the engine continues
                 pb_utils.Logger.log_error(f"{type(self).__name__}: {type(error).__name__}: {error}")
                 results = [error] * len(live)
             for job, result in zip(live, results, strict=True):
                 job.send(result)
             self.metrics.batch(len(live), [(begun_ns - job.arrived_ns) / 1e9 for job in live])
-            self.metrics.cache(*self.cache_use())
+            self.metrics.cache(*self.engine.cache_use())
 
     def _next_batch(self) -> list[Job] | None:
         """Wait for a job, then take waiting jobs up to the batch's cost; None when the model is unloaded."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
-from endcap_server.engines.llm_engine import AbandonedError, Completion
-from endcap_server.engines.llm_models import LLM_PARAMETERS, open_llm
+from endcap_server.engines.llm_engine import AbandonedError, Completion, LlmEngine, LlmRequest
+from endcap_server.engines.llm_models import KEYWORD_LLM, THEME_LLM, LlmParameters, open_llm
 from endcap_server.triton.engine_model import EngineModel, Job
 
 
@@ -17,7 +17,7 @@ def llm_model(model_name: str) -> type:
     """The `TritonPythonModel` of the student of the build step `model_name`."""
 
     class TritonPythonModel(LlmModel):
-        name = model_name
+        declaration = next(each for each in (THEME_LLM, KEYWORD_LLM) if each.name == model_name)
 
     return TritonPythonModel
 
@@ -25,18 +25,12 @@ def llm_model(model_name: str) -> type:
 class LlmModel(EngineModel):
     """PROMPT [n], GRAMMAR [n], MAX_TOKENS [1] -> TEXT [n], FINISH [n]."""
 
-    name: str
-
-    def open(self, build: Path, parameters: dict[str, str]) -> None:
-        """Load the engine."""
-        settings = LLM_PARAMETERS[self.name].from_strings(self.name, parameters)
-        self._llm = open_llm(build / self.name, settings)
+    def open(self, build: Path, settings: LlmParameters) -> LlmEngine:
+        """Load and return the engine."""
+        return open_llm(build / self.name, settings)
 
     def read(self, tensors: Tensors, deadline_ns: int) -> tuple[list[str], list[str], int]:
         """(prompts, grammars, max_tokens); raises InvalidRequest."""
-        for name in ("PROMPT", "GRAMMAR", "MAX_TOKENS"):
-            if name not in tensors:
-                raise InvalidRequest(name, "this tensor", "none")
         prompts, grammars = texts_of(tensors["PROMPT"]), texts_of(tensors["GRAMMAR"])
         if not prompts or len(prompts) != len(grammars):
             raise InvalidRequest("GRAMMAR", f"one for each of the {len(prompts)} prompts", str(len(grammars)))
@@ -51,19 +45,13 @@ class LlmModel(EngineModel):
         self.metrics.batch(self.metrics.in_flight, [])
         gather, left = _Gather(job, len(prompts)), _rarely(job.sender.is_cancelled)
         for index, (prompt, grammar) in enumerate(zip(prompts, grammars, strict=True)):
-            self._llm.submit(
-                prompt,
-                grammar,
-                max_tokens,
-                job.deadline_ns,
-                partial(gather.put, index),
-                left,
-            )
+            put = partial(gather.put, index)
+            self.engine.submit(LlmRequest(prompt, grammar, max_tokens, job.deadline_ns, put, left))
 
     def close(self) -> None:
         """Stop decoding."""
         if self.installed:
-            self._llm.close()
+            self.engine.close()
 
 
 def _rarely(check: Callable[[], bool], every_ns: int = 100_000_000) -> Callable[[], bool]:

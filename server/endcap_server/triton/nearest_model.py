@@ -1,11 +1,10 @@
 """The `nearest` engine as a Triton model."""
 
 from pathlib import Path
-from typing import Any
 
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.tensors import Tensors, texts_of
-from endcap_server.engines.nearest import Nearest, NearestParameters, NearestRequest, NearestResult
+from endcap_server.engines.nearest import NEAREST, Nearest, NearestParameters, NearestRequest, NearestResult
 from endcap_server.triton.engine_model import BatchingModel
 
 
@@ -15,15 +14,12 @@ class TritonPythonModel(BatchingModel):
     Without INDEX, texts are only encoded.
     """
 
-    name = "nearest"
+    declaration = NEAREST
 
-    def open(self, build: Path, parameters: dict[str, str]) -> None:
-        """Load the engine."""
-        settings = NearestParameters.from_strings("nearest", parameters)
-        self._engine = Nearest(
-            build, settings.runtime(), settings.faiss_device, settings.cache_texts, settings.boosts()
-        )
+    def open(self, build: Path, settings: NearestParameters) -> Nearest:
+        """Load and return the engine."""
         self.max_batch_cost = settings.max_batch_requests
+        return Nearest(build, settings.runtime(), settings.faiss_device, settings.cache_texts, settings.boosts())
 
     def read(self, tensors: Tensors, deadline_ns: int) -> NearestRequest:
         """The request; raises InvalidRequest."""
@@ -39,17 +35,9 @@ class TritonPythonModel(BatchingModel):
             allowed=tensors.get("ALLOWED"),
             deadline_ns=deadline_ns,
         )
-        self._engine.check(request)
+        self.engine.check(request)
         return request
 
-    def cache_use(self) -> tuple[int, int]:
-        """Cache hits and misses (texts) since the last call."""
-        return self._engine.cache_use()
-
-    def run(self, works: list[Any]) -> list[Tensors | Exception]:
-        """Encode and search for several requests."""
-        return [result if isinstance(result, Exception) else _tensors(result) for result in self._engine.run(works)]
-
-
-def _tensors(result: NearestResult) -> Tensors:
-    return {"ROW": result.rows, "SIMILARITY": result.similarity, "VECTOR": result.vectors, "EXACT": result.exact}
+    def tensors(self, result: NearestResult) -> Tensors:
+        """The outputs of one answer."""
+        return {"ROW": result.rows, "SIMILARITY": result.similarity, "VECTOR": result.vectors, "EXACT": result.exact}
