@@ -15,7 +15,9 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from endcap_builders.llm.examples import Example
+from endcap_builders.llm.muon import Muon
 from endcap_builders.llm.student import StudentSettings
+from endcap_builders.machine import computes_bf16
 
 _WARM_UP = 0.04
 _BETAS = (0.9, 0.98)
@@ -63,8 +65,7 @@ def train(
         raise ValueError(
             f"examples: expected some of at most {settings.max_tokens} tokens, got none of {len(examples)}"
         )
-    # CPUs without bf16 instructions emulate them, which is slower than fp32.
-    bf16 = bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    bf16 = computes_bf16()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizers = make_optimizers(model, settings)
     # One shape for all steps, because compiling a CPU kernel for a new shape takes longer than a step.
@@ -206,6 +207,7 @@ def make_optimizers(model: Any, settings: StudentSettings) -> list[torch.optim.O
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     embedding = model.get_input_embeddings().weight
+    dtype = torch.bfloat16 if computes_bf16() else torch.float32
     hidden = [parameter for parameter in trained if parameter.ndim == 2 and parameter is not embedding]
     if settings.checkpoint:
         hidden = []
@@ -219,7 +221,7 @@ def make_optimizers(model: Any, settings: StudentSettings) -> list[torch.optim.O
         torch.optim.AdamW([group for group in groups if group["params"]], settings.peak_rate, _BETAS, fused=True)
     ]
     if hidden:
-        optimizers.append(torch.optim.Muon(hidden, lr=settings.matrix_learning_rate, weight_decay=0.01, momentum=0.95))
+        optimizers.append(Muon(hidden, settings.matrix_learning_rate, dtype=dtype))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak"] = group["lr"]

@@ -1,10 +1,11 @@
-"""Logits of pairs: the body of a classifier in bf16, its head in float32."""
+"""Logits of pairs: the body of a classifier in bf16 where that is fast, its head in float32."""
 
 from typing import Any
 
 import numpy as np
 import torch
 
+from endcap_builders.machine import computes_bf16
 from endcap_builders.relevance.checkpoints import HEADS
 from endcap_builders.relevance.encode import EncodedPairs
 
@@ -37,8 +38,9 @@ def logits_of(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     body = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = next((child for name, child in body.named_children() if name in HEADS), None)
     device = batch["input_ids"].device.type
+    fast = device != "cpu" or computes_bf16()
     if head is None:
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=fast):
             return model(**batch).logits.float()
     exact = head.forward
 
@@ -48,7 +50,7 @@ def logits_of(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
     head.forward = forward
     try:
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=fast):
             return model(**batch).logits.float()
     finally:
         del head.forward
