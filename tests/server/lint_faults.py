@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from endcap_server.models import DECLARATIONS
+
 STOREFRONT = "storefront/config.pbtxt"
 SEARCH = "search/config.pbtxt"
 RETRIEVAL = "retrieval/config.pbtxt"
@@ -38,6 +40,13 @@ def fault(name: str, *steps: Edit | Expected, act: Callable[[Path], object] | No
     expected = tuple(each for each in steps if each[0][0] in "EW" and each[0][1:].isdigit())
     edits = tuple((str(a), str(b), str(c)) for a, b, c in steps if (a, b, c) not in expected)
     return Fault(name, edits, expected, act)
+
+
+def _value(file: str, parameter: str, value: str) -> Edit:
+    """Gives a parameter of a configuration for CPUs another value than its default."""
+    default = getattr(DECLARATIONS[file.partition("/")[0]].parameters(), parameter)
+    head = f'"{parameter}" value: {{ string_value: '
+    return file, f'{head}"{default}"', f'{head}"{value}"'
 
 
 def _remove(name: str) -> Callable[[Path], object]:
@@ -420,15 +429,16 @@ PARAMETERS = (
         (CROSS_GPU, '"max_batch_pairs"', '"max_batch_requests"'),
         ("E501", CROSS_GPU, "max_batch_requests"),
     ),
-    fault("absurd weight", (FUSION, '"0.35"', '"3500"'), ("E502", FUSION, "3500")),
-    fault("negative weight", (FUSION, '"0.25"', '"-1"'), ("E502", FUSION, '"-1"')),
-    fault("word for a number", (RERANK, '"40"', '"forty"'), ("E502", RERANK, "forty")),
-    fault("fraction for a count", (RERANK, '"40"', '"40.5"'), ("E502", RERANK, "40.5")),
-    fault("not a number", (FUSION, '"0.25"', '"nan"'), ("E502", FUSION, "nan")),
+    fault("absurd weight", _value(FUSION, "ranker", "3500"), ("E502", FUSION, "3500")),
+    fault("negative weight", _value(FUSION, "margin", "-1"), ("E502", FUSION, '"-1"')),
+    fault("word for a number", _value(RERANK, "pairs_per_placement", "forty"), ("E502", RERANK, "forty")),
+    fault("fraction for a count", _value(RERANK, "pairs_per_placement", "40.5"), ("E502", RERANK, "40.5")),
+    fault("not a number", _value(FUSION, "margin", "nan"), ("E502", FUSION, "nan")),
     fault("unknown choice", (THEME, '"shopper"', '"shoppers"'), ("E502", THEME, "shoppers")),
     fault(
         "value on a line of its own",
-        (RERANK, 'value: { string_value: "40" }', 'value: {\n  string_value: "4000"\n}'),
+        _value(RERANK, "pairs_per_placement", "4000"),
+        (RERANK, 'value: { string_value: "4000" }', 'value: {\n  string_value: "4000"\n}'),
         ("E502", RERANK, "4000"),
     ),
     fault("GPU parameter out of range", (CROSS_GPU, '"8192"', '"-1"'), ("E502", CROSS_GPU, 'string_value: "-1"')),
@@ -443,8 +453,8 @@ PARAMETERS = (
         ("E504", RERANK, '"100"'),
     ),
     fault("no value", (RERANK, 'value: { string_value: "100" }', "value: { }"), ("E505", RERANK, "search_pairs")),
-    fault("all of the budget kept", (KEYWORDS, '"5.0"', '"600.0"'), ("E506", KEYWORDS, '"600.0"')),
-    fault("budget below what is kept", (RETRIEVAL, '"2000"', '"40"'), ("E506", THEME, '"15.0"')),
+    fault("all of the budget kept", _value(KEYWORDS, "checks_ms", "600.0"), ("E506", KEYWORDS, '"600.0"')),
+    fault("budget below what is kept", _value(RETRIEVAL, "default_budget_ms", "40"), ("E506", THEME, '"15.0"')),
     fault(
         "no word list",
         (

@@ -101,7 +101,7 @@ def test_an_edited_stage_is_loaded_with_the_one_that_reports(state: StateFolder,
     second, _ = generation(state, build, 2, first)
     assert loaded(second) == {"theme__g2", "fusion__g2"}
     assert second.models["rerank"] == "rerank"
-    edit(build, "rerank", '"40"', '"30"')
+    edit(build, "rerank", '"100"', '"90"')
     third, _ = generation(state, build, 3, second)
     assert loaded(third) == {"rerank__g3", "fusion__g3"}
     assert (third.models["theme"], third.owners["theme"]) == ("theme__g2", 2)

@@ -186,5 +186,5 @@ def test_an_ensemble_of_a_build_has_a_version_folder(build: Path) -> None:
 
 def test_configs_may_be_edited_in_a_build(build: Path) -> None:
     path = build / "repository/rerank/config.pbtxt"
-    path.write_text(path.read_text(encoding="utf-8").replace('"40"', '"30"'), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace('"100"', '"90"'), encoding="utf-8")
     assert found(build) == set()
