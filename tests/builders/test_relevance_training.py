@@ -76,7 +76,7 @@ def squares(encoded):
 def test_training_ends_after_its_steps_and_learns(checkpoint):
     model, tokenizer = load_model(str(checkpoint), labels=1)
     encoded = encoded_pairs(tokenizer)
-    figures = fit(model, encoded, batches_of(encoded), squares(encoded), Schedule(200, 60, 3e-3), track, "training")
+    figures = fit(model, encoded, batches_of(encoded), squares(encoded), Schedule(200, 1e4, 3e-3), track, "training")
     assert figures["steps"] == 200
     assert figures["pairs"] == 200 * 12
     assert figures["last_loss"] < 0.5 * figures["first_loss"]
@@ -105,7 +105,7 @@ def test_interrupted_training_goes_on_from_its_checkpoint(checkpoint, tmp_path):
             seen.append(indices.tolist())
             return loss(logits, indices)
 
-        schedule = Schedule(20, 60, 1e-3, seed=3, checkpoint_seconds=0.0)
+        schedule = Schedule(20, 1e4, 1e-3, seed=3, checkpoint_seconds=0.0)
         return fit(model, encoded, batches_of(encoded), watched, schedule, track, "training", folder=tmp_path)
 
     with pytest.raises(KeyboardInterrupt):
@@ -127,7 +127,7 @@ def test_early_stopping_keeps_the_best_weights(checkpoint):
         weights.append(trained.classifier.weight.detach().clone())
         return next(quality)
 
-    schedule = Schedule(60, 60, 1e-3, evaluations=6, patience=2)
+    schedule = Schedule(60, 1e4, 1e-3, evaluations=6, patience=2)
     figures = fit(model, encoded, batches_of(encoded), squares(encoded), schedule, track, "training", validate=validate)
     assert figures["evaluations"] == [[10, 0.5], [20, 0.9], [30, 0.6], [40, 0.4]]
     assert (figures["best_step"], figures["steps"], figures["stopped_early"]) == (20, 40, True)
@@ -139,7 +139,7 @@ def test_loss_that_is_not_finite_is_named(checkpoint):
     encoded = encoded_pairs(tokenizer)
     with pytest.raises(RelevanceError, match=r"training: the loss became nan at step 0; lower learning_rate"):
         fit(model, encoded, batches_of(encoded), lambda logits, indices: logits.sum() * float("nan"),
-            Schedule(5, 60, 1e-3), track, "training")  # fmt: skip
+            Schedule(5, 1e4, 1e-3), track, "training")  # fmt: skip
 
 
 def test_teacher_may_be_a_language_model_with_lora(tmp_path):
@@ -155,7 +155,7 @@ def test_teacher_may_be_a_language_model_with_lora(tmp_path):
     assert all("lora" in name or "score" in name for name in learning)
     teacher, figures = train_teacher(
         encoded, adapted, tokenizer,
-        grades=3, spread=0.0, schedule=Schedule(80, 60, 1e-2, evaluations=2), batch_size=12, track=track,
+        grades=3, spread=0.0, schedule=Schedule(80, 1e4, 1e-2, evaluations=2), batch_size=12, track=track,
         validate=lambda trained: float(trained.scores(encoded).std()),
     )  # fmt: skip
     assert figures["last_loss"] < figures["first_loss"]
@@ -178,7 +178,7 @@ def test_queries_of_one_product_and_equal_labels_train_without_a_margin(checkpoi
     model, tokenizer = load_model(str(checkpoint), labels=1)
     encoder = PairEncoder.from_texts(tokenizer, TITLES, max_query_tokens=12, max_product_tokens=12)
     pairs = make_pairs(["lamp", "rug", "oak", "oak"], np.arange(4), np.array([1.0, 0.0, 0.5, 0.5]))
-    options = {"anchor": 0.3, "group_size": 4, "schedule": Schedule(5, 60, 1e-3), "batch_size": 4, "track": track}
+    options = {"anchor": 0.3, "group_size": 4, "schedule": Schedule(5, 1e4, 1e-3), "batch_size": 4, "track": track}
     figures = train_student(encoder.encode(pairs), model, **options)
     assert np.isfinite(figures["last_loss"])
     assert np.isfinite(predict(model, encoder.encode(pairs))).all()
@@ -193,7 +193,7 @@ def test_nan_of_the_teacher_is_refused_by_the_student(checkpoint):
     pairs = make_pairs(["oak", "oak"], np.arange(2), np.array([1.0, np.nan]))
     with pytest.raises(RelevanceError, match=r"finite teacher score for every pair, got nan for query 'oak'"):
         train_student(
-            encoder.encode(pairs), model, anchor=0.3, group_size=4, schedule=Schedule(5, 60, 1e-3), batch_size=4,
+            encoder.encode(pairs), model, anchor=0.3, group_size=4, schedule=Schedule(5, 1e4, 1e-3), batch_size=4,
             track=track,
         )  # fmt: skip
 
