@@ -32,6 +32,7 @@ SMALL_BUILD: dict[str, dict[str, Any]] = {
 """Settings that build a small shop in about two minutes: the same code as the demo's, trained for less long."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let tests that share a server run in one process, and others beside them (`--dist loadgroup`)."""
     real = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
