@@ -38,16 +38,14 @@ serve: setup ## Serve the build in BUILD (default build/demo) until Ctrl-C
 # wait for each other on few cores.
 UNITS = OMP_NUM_THREADS=1 $(VENV)/python -m pytest --ignore tests/real \
 	--numprocesses auto --dist loadfile --no-loadscope-reorder
-# Two groups of tests, each with servers of its own: waiting in one leaves the cores to the other.
-REAL = $(VENV)/python -m pytest tests/real --numprocesses 2 --dist loadgroup
 
 test: setup ## Run every test, including those against the real server (of what there is much of its kind, a sample)
 	$(UNITS)
-	$(REAL)
+	$(VENV)/python -m pytest tests/real
 
 test-long: setup ## The same, and everything of each kind
 	$(UNITS) --long
-	$(REAL) --long
+	$(VENV)/python -m pytest tests/real --long
 
 lint: setup ## ruff, mypy, import-linter, and endcap lint on model_repository
 	$(VENV)/ruff check .

@@ -1,6 +1,5 @@
 """The finished build of a small shop, and servers that run on it."""
 
-import fcntl
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,31 +31,13 @@ SMALL_BUILD: dict[str, dict[str, Any]] = {
 """Settings that build a small shop in about two minutes: the same code as the demo's, trained for less long."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let tests that share a server run in one process, and others beside them (`--dist loadgroup`)."""
-    real = [item for item in items if item.path.is_relative_to(Path(__file__).parent)]
-    group_of = {item.path: item.path.stem for item in real}
-    for item in real:
-        used = getattr(item, "fixturenames", ())
-        if "server" in used or "other_server" in used:
-            group_of[item.path] = "server"
-        elif "rollouts" in used:
-            group_of[item.path] = "rollouts"
-    for item in real:
-        item.add_marker(pytest.mark.xdist_group(group_of[item.path]))
-
-
 @pytest.fixture(scope="session")
 def build() -> Path:
     """A finished build of a small demo catalogue; kept in build/test, and made again only when something changed."""
     catalogue, folder = BUILDS / "catalogues/test", BUILDS / "test"
-    BUILDS.mkdir(exist_ok=True)
-    with (BUILDS / "test.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (catalogue / "products.parquet").exists():
-            generate_demo(catalogue, products=1500, shoppers=400, queries=3000)
-        Pipeline(all_steps(), folder, catalogue, overrides=SMALL_BUILD).run()
+    if not (catalogue / "products.parquet").exists():
+        generate_demo(catalogue, products=1500, shoppers=400, queries=3000)
+    Pipeline(all_steps(), folder, catalogue, overrides=SMALL_BUILD).run()
     return folder
 
 

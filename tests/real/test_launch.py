@@ -70,7 +70,7 @@ class Draining:
 
 @pytest.fixture
 def draining(build: Path) -> Iterator[Draining]:
-    words = ["--build", str(build), "--drain-seconds", "1000"]
+    words = ["--build", str(build), "--drain-seconds", "600"]
     ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--health-port", "0"]
     launcher = subprocess.Popen([*SERVE, *words, *ports], stdout=subprocess.PIPE, text=True)
     assert launcher.stdout is not None
