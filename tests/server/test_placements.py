@@ -21,9 +21,11 @@ def axes(first: int, count: int = 2) -> np.ndarray:
     return np.eye(8, dtype=np.float32)[first : first + count]
 
 
-def offer(value: float, axis: int, *, classic: bool = False, leads: bool = False, start: int = -1) -> Offer:
+def offer(
+    value: float, axis: int, *, classic: bool = False, leads: bool = False, stands_in: bool = False, start: int = -1
+) -> Offer:
     pool = make_pool([value, value], vectors=axes(axis), start=10 * axis if start < 0 else start)
-    return Offer(pool, pool.score, leads, classic)
+    return Offer(pool, pool.score, leads, classic, stands_in)
 
 
 def test_the_most_valuable_placements_come_first() -> None:
@@ -53,6 +55,12 @@ def test_placements_that_fit_badly_or_are_empty_come_last() -> None:
     empty = make_pool([], vectors=axes(0, 0))
     assert choose([bad, good, empty], 1) == [1]
     assert choose([bad, good, empty], 3) == [1, 0]
+
+
+def test_categories_stand_in_only_for_what_was_not_written() -> None:
+    offers = [offer(0.1, 0), offer(0.9, 2, stands_in=True), offer(0.8, 4, classic=True)]
+    assert choose_placements(offers, limits(2, least_generated=1, most_classic=1)).shown == [1, 0]
+    assert choose_placements(offers, limits(1, least_generated=1, most_classic=1)).shown == [0]
 
 
 def test_classic_placements_compete_within_their_limits() -> None:

@@ -92,8 +92,12 @@ def leaf_name(category: str) -> str:
 
 
 def label_name(label: str) -> str:
-    """Name a category by its label as prompts do: plain, in lower case, at most five words and 40 characters."""
-    name = clean(label.replace("/", " ").replace("_", " "), CONCEPT_CHARACTERS).lower().split()[:_MOST_WORDS]
+    """Name a category by its label as prompts do: plain, in lower case, at most five words and 40 characters.
+
+    A word that stands there already is left out: "Frozen Meat, Meat Dinners" -> "frozen meat dinners".
+    """
+    words = clean(label.replace("/", " ").replace("_", " "), CONCEPT_CHARACTERS).lower().split()
+    name = list(dict.fromkeys(words))[:_MOST_WORDS]
     while name and name[-1] in ("&", "and", "in", "with"):
         name.pop()
     return " ".join(name)

@@ -127,6 +127,20 @@ def _content(title: str) -> frozenset[str]:
     return frozenset(stem(word) for word in _words(title) if word not in LITTLE_WORDS)
 
 
+def lists_a_thing_twice(title: str) -> bool:
+    """Whether a title lists a thing twice, between commas and little words: "Milk and milk", "Eggs, bread and eggs"."""
+    things: list[frozenset[str]] = []
+    for part in title.split(","):
+        thing: set[str] = set()
+        for word in [*_words(part), "and"]:
+            if word not in LITTLE_WORDS:
+                thing.add(stem(word))
+            elif thing:
+                things.append(frozenset(thing))
+                thing = set()
+    return len(set(things)) < len(things)
+
+
 def title_overlap(one: str, two: str) -> float:
     """Share of common content words (Jaccard, 0..1) of two titles; 1 for titles without any."""
     first, second = _content(one), _content(two)

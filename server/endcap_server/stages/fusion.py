@@ -201,7 +201,8 @@ class Fusion(Stage):
             status.count(FusionCheck.PRODUCT_UNFIT, int((~pool.fit).sum()))
             value = products.value[members] if products.ranked else pool.score
             leads = answers_query or source is PlacementSource.REQUIRED
-            placed.append(Placed(title, source, Offer(pool, value, leads), keywords.rows[index], keywords.order(index)))
+            offer = Offer(pool, value, leads, stands_in=source is PlacementSource.CATEGORY)
+            placed.append(Placed(title, source, offer, keywords.rows[index], keywords.order(index)))
         return placed
 
     def _classic(

@@ -20,13 +20,20 @@ class Offer:
         pool: Its products.
         value: float32 [m], what showing each is worth: expected purchases, or the score where these are unknown.
         leads: Whether the page must show it, before all that need not be shown.
-        classic: Whether it is made without a language model.
+        classic: Whether it is made of the shopper's candidates, without a theme.
+        stands_in: Whether its theme is a category, for one that a language model did not write.
     """
 
     pool: Pool
     value: np.ndarray
     leads: bool = False
     classic: bool = False
+    stands_in: bool = False
+
+    @property
+    def generated(self) -> bool:
+        """Whether a language model, or the merchandiser's rules, made its theme."""
+        return not (self.classic or self.stands_in)
 
 
 @dataclass(frozen=True)
@@ -134,12 +141,12 @@ def _screen(
 
 def _allowed(free: Sequence[int], shown: Sequence[int], offers: Sequence[Offer], limits: Limits) -> list[int]:
     """The offers that may come next: enough places are left for generated ones, and classic ones are not too many."""
-    classic = sum(offers[index].classic for index in shown)
-    generated_left = [index for index in free if not offers[index].classic]
-    needed = min(limits.least_generated - (len(shown) - classic), len(generated_left))
-    if classic >= limits.most_classic or limits.placements - len(shown) <= needed:
-        return generated_left
-    return list(free)
+    left = list(free)
+    if sum(offers[index].classic for index in shown) >= limits.most_classic:
+        left = [index for index in left if not offers[index].classic]
+    generated_left = [index for index in left if offers[index].generated]
+    needed = min(limits.least_generated - sum(offers[index].generated for index in shown), len(generated_left))
+    return generated_left if limits.placements - len(shown) <= needed else left
 
 
 def _fresh(offer: Offer, shown: np.ndarray, count: int) -> tuple[np.ndarray, float]:

@@ -31,7 +31,7 @@ from endcap_server.stages.status import StatusPart
 class RerankParameters(ModelParameters):
     """Parameters of ``rerank/config.pbtxt``."""
 
-    pairs_per_placement: int = Field(48, ge=4, le=512, description="products of one placement that are scored, at most")
+    pairs_per_placement: int = Field(40, ge=4, le=512, description="products of one placement that are scored, at most")
     search_pairs: int = Field(100, ge=4, le=1024, description="products of a search that are scored, at most")
     personal_share: float = Field(
         0.9, ge=0, le=1, description="share of a placement's pairs for the shopper's own candidates near its theme"

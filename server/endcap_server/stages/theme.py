@@ -21,7 +21,7 @@ from endcap_server.shop.grammar import theme_grammar
 from endcap_server.shop.prompts import MalformedAnswer, ThemeDraft
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.text_policy import DEFAULT_WORDS, TextPolicy
-from endcap_server.shop.title_checks import BrandCheck, ScriptCheck, WordCheck, title_overlap
+from endcap_server.shop.title_checks import BrandCheck, ScriptCheck, WordCheck, lists_a_thing_twice, title_overlap
 from endcap_server.stages import documents
 from endcap_server.stages.answer_cache import AnswerCache, CachedAnswer, CacheParameters
 from endcap_server.stages.base import Engines, Stage, StageAnswer
@@ -45,6 +45,7 @@ class ThemeCheck(StrEnum):
     TITLE_SCRIPT = "title_script"
     TITLE_WORD = "title_word"
     TITLE_BRAND = "title_brand"
+    TITLE_REPEATS = "title_repeats"
     POLICY_PROFANITY = "policy_profanity"
     POLICY_HATE = "policy_hate"
     POLICY_SEXUAL = "policy_sexual"
@@ -265,6 +266,8 @@ class Theme(Stage):
             status.count(ThemeCheck.TITLE_WORD)
         elif self._names_a_brand(title, shopper):
             status.count(ThemeCheck.TITLE_BRAND)
+        elif lists_a_thing_twice(title):
+            status.count(ThemeCheck.TITLE_REPEATS)
         elif excluded is not None and excluded.names(title):
             status.count(ThemeCheck.TITLE_EXCLUDED)
         elif concepts := self._clean_concepts(draft.concepts, excluded, status):
