@@ -14,7 +14,8 @@ SHOPPERS = [f"shopper {number}" for number in range(40)]
 
 @pytest.fixture(scope="module")
 def edited(rollouts: Bench) -> Path:
-    folder = copy_build(rollouts.source, rollouts.folder / "edited")
+    # Of what is live, whatever was rolled out before: the two generations differ in one parameter.
+    folder = copy_build(rollouts.state.snapshot(rollouts.standing.live), rollouts.folder / "on trial")
     parameter("fusion", "margin", "0.3")(folder)
     return folder
 
