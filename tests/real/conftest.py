@@ -12,6 +12,7 @@ from endcap_builders.steps import all_steps
 from endcap_client import Client
 from endcap_server.launch import Server, ServerOptions
 from endcap_server.shop.store import ItemStore
+from serving import start_again
 
 from benchmarks.apply_evidence import Bench, bench
 
@@ -29,6 +30,8 @@ SMALL_BUILD: dict[str, dict[str, Any]] = {
     "gates": {"mode": "warn"},
 }
 """Settings that build a small shop in about two minutes: the same code as the demo's, trained for less long."""
+
+_SHARED: list[Server] = []
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +54,16 @@ def store(build: Path) -> ItemStore:
 def server(build: Path) -> Iterator[Server]:
     """The real server on the small build, on free ports. Most tests share it, and leave it as they found it."""
     with Server(ServerOptions(build=build, grpc_port=0, http_port=0, metrics_port=0)) as running:
+        _SHARED.append(running)
         yield running
+        _SHARED.clear()
+
+
+@pytest.fixture(autouse=True)
+def _shared_server_runs() -> None:
+    """A test that ended the shared server, or met a crash of it, fails alone."""
+    for server in _SHARED:
+        start_again(server)
 
 
 @pytest.fixture(scope="session")

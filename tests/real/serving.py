@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from endcap_client import Client
 from endcap_client.errors import EndcapError, Overloaded
+from endcap_server.launch import Server
 from endcap_server.models import ENGINES
 from endcap_server.serving.processes import model_processes
 
@@ -37,6 +38,16 @@ def assert_flat(before: dict[str, int], after: dict[str, int]) -> None:
     light = set(after) - set(ENGINES)
     assert sum(after[name] for name in light) <= sum(before[name] for name in light) + 48, (before, after)
     assert sum(after.values()) <= 1.35 * sum(before.values()), (before, after)
+
+
+def start_again(server: Server) -> None:
+    """Start a server that has ended by itself, as `endcap serve` does.
+
+    Triton 24.10 aborts where a model's process ends while it holds a lock in shared memory.
+    """
+    if server.process is not None and server.process.poll() is not None:
+        server.stop()
+        server.start()
 
 
 def process_of(server: int, model: str) -> int | None:
