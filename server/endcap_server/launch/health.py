@@ -4,11 +4,21 @@
 if the server drains.
 """
 
+import socket
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
+
+from endcap_server.launch.listening import joined
+from endcap_server.serving.errors import LaunchError
+
+
+class _Listener(ThreadingHTTPServer):
+    def __init__(self, address: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        super().__init__((address, port), handler)
 
 
 class Health:
@@ -26,7 +36,11 @@ class Health:
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
-        """Listen; raises OSError if the port is taken."""
+        """Listen.
+
+        Raises:
+            LaunchError: the port was taken meanwhile.
+        """
         answer = self._answer
 
         class Handler(BaseHTTPRequestHandler):
@@ -42,7 +56,12 @@ class Health:
             def log_message(self, format: str, *values: Any) -> None:
                 """Do not log probes, which come every few seconds."""
 
-        self._server = ThreadingHTTPServer((self._address, self._port), Handler)
+        try:
+            self._server = _Listener(self._address, self._port, Handler)
+        except OSError as error:
+            raise LaunchError(
+                f"cannot listen on {joined(self._address, self._port)} ({error.strerror}); choose another --health-port"
+            ) from None
         Thread(target=self._server.serve_forever, name="health", daemon=True).start()
 
     def stop(self) -> None:

@@ -146,12 +146,12 @@ class Server:
         try:
             self._hide_key()
             self._wait_until_ready()
+            if self._health is not None:
+                self._health.start()
         except BaseException:
             self.stop()
             raise
         self._describe(self._run_folder)
-        if self._health is not None:
-            self._health.start()
         if self.options.revive:
             control = Control(self.http_address, self.control_headers, CONTROL_TIMEOUT_S)
             self._watchdog = Watchdog(self.process.pid, control, self.state.answering, self._report)
