@@ -70,9 +70,7 @@ def classic_placements(
         named = history if source is PlacementSource.TOGETHER else rows[members[:products]]
         weights = np.ones(len(named)) if source is PlacementSource.TOGETHER else probability[members[:products]]
         if source is PlacementSource.POPULAR and len(kind_popularity):
-            kind = kinds.of_product[named]
-            known = (kind[:, None] == kinds.of_product[history][None, :]).sum(axis=1)
-            weights = weights / kind_popularity[kind] * (1 + known)
+            weights = weights / kind_popularity[kinds.of_product[named]]
         placements.append(ClassicPlacement(source, _title(source, kinds, named, weights), members))
     return placements
 
