@@ -14,7 +14,8 @@ export GOMP_SPINCOUNT := 10000
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-setup: .venv/.ready .venv-serving/.ready ## Make the two environments (.venv, .venv-serving)
+setup: ## Make the two environments (.venv, .venv-serving), both at once
+	@$(MAKE) --no-print-directory --jobs 2 .venv/.ready .venv-serving/.ready
 
 # optimum-intel pins versions that do not resolve with ours, and pulls torchvision, which breaks a CPU build of torch.
 .venv/.ready: pyproject.toml client/pyproject.toml

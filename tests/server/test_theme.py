@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from endcap_server.declared.tensors import Tensors, texts_of
 from endcap_server.shop.prompts import ThemeDraft, theme_completion
+from endcap_server.shop.title_checks import SEARCH_WORDS, TITLE_WORDS
 from endcap_server.stages.documents import ThemeRequest, Themes, ticket_of
 from endcap_server.stages.keywords import Keywords
 from endcap_server.stages.status import part_of
@@ -96,6 +97,20 @@ def test_without_the_llm_themes_are_the_shoppers_categories(shop: Path, broken: 
     assert status["source"] == "fallback"
     assert reason in status["reason"]
     assert {each["engine"] for each in status["causes"]} == {"theme_llm"}
+
+
+def test_a_title_speaks_of_a_search_only_if_there_was_one(tmp_path: Path) -> None:
+    shop = build_shop(tmp_path)
+    (shop / "theme_llm").mkdir(exist_ok=True)
+    (shop / "theme_llm" / TITLE_WORDS).write_text("your\nsearch\nfor", encoding="utf-8")
+    (shop / "theme_llm" / SEARCH_WORDS).write_text("search", encoding="utf-8")
+    draft = ThemeDraft("Your search for lamps", ("lamps",))
+    titles, _, status = answer(shop, written(draft), placements=2, shopper="likes:rugs")
+    assert draft.title not in titles
+    assert status["aiqa"]["title_search"] == 1
+    titles, _, status = answer(shop, written(draft), placements=2, shopper="likes:rugs|searched:lamps")
+    assert draft.title in titles
+    assert "title_search" not in status.get("aiqa", {})
 
 
 def ask(theme: Theme, shopper: str = "likes:lamps", budget_ms: float = 2000) -> tuple[Tensors, dict]:

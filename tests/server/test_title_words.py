@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from endcap_server.shop.store import ItemStore
-from endcap_server.shop.title_checks import TITLE_WORDS, WordCheck, title_words
+from endcap_server.shop.title_checks import SEARCH_WORDS, TITLE_WORDS, WordCheck, search_words, title_words
 from tiny_shop import build_shop
 
 
@@ -46,3 +46,15 @@ def test_words_are_read_without_a_locale(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(build_shop(tmp_path)), str(tmp_path)]
     done = subprocess.run(command, env=bare, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "['zwieback']", done.stderr
+
+
+def test_words_that_only_titles_about_a_search_have(store: ItemStore, tmp_path: Path) -> None:
+    about = [(f"Still looking for {text}?", text) for text in ("milk", "eggs", "search light")]
+    words = search_words([*about, ("Find your tea", "tea")], ["Running low on milk?", "What to look for"])
+    assert words == ["looking", "still"], "not 'for', which other titles have, nor the words of the searches"
+    (tmp_path / TITLE_WORDS).write_text("still\nlooking\nfor", encoding="utf-8")
+    (tmp_path / SEARCH_WORDS).write_text("\n".join(words), encoding="utf-8")
+    check = WordCheck.of(store, tmp_path)
+    assert check is not None
+    assert check.speaks_of_a_search("Still looking for rugs?")
+    assert not check.speaks_of_a_search("Running low on rugs?")

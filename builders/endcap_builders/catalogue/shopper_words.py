@@ -29,7 +29,7 @@ _MEANINGLESS = 2
 _HAS_VOWEL = re.compile(r"[aeiouyäöüéèêáàâíóôúåæø]", re.IGNORECASE)
 # Words without meaning for shoppers. The first group introduces exceptions.
 _EXCEPTIONS = frozenset(["not", "except", "excluding", "including", "excl", "incl", "under", "over"])
-_FILLERS = frozenset(["all", "misc", "miscellaneous", "other", "others", "only", "etc", "assorted", "general"])
+FILLERS = frozenset(["all", "misc", "miscellaneous", "other", "others", "only", "etc", "assorted", "general"])
 _CONNECTORS = frozenset(["and", "or", "with", "without", "in", "of", "for", "the", "a", "w"])
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)?%|\d[\w./&]*|[^\W\d_]+(?:['’][^\W\d_]+)?|[/&,:]|-")
 _WITH = re.compile(r"\bw/(?=\w)", re.IGNORECASE)
@@ -175,7 +175,7 @@ class _Labeller:
         read: list[str] = []
         nearby = self._nearby(node)
         for at, token in enumerate(tokens):
-            if not token[0].isalpha() or token in _CONNECTORS | _FILLERS:
+            if not token[0].isalpha() or token in _CONNECTORS | FILLERS:
                 read.append(token)
                 continue
             cut = is_cut and at == len(tokens) - 1 and self._words.count(token) < _WELL_KNOWN
@@ -274,7 +274,7 @@ def _below(label: str, parent: str) -> str:
 
 def _says_nothing(end: str) -> bool:
     """Whether the last word of a truncated name is a letter, or the start of a meaningless word ("ET" of "etc")."""
-    return len(end) == 1 or any(word.startswith(end) for word in _EXCEPTIONS | _FILLERS | _CONNECTORS)
+    return len(end) == 1 or any(word.startswith(end) for word in _EXCEPTIONS | FILLERS | _CONNECTORS)
 
 
 def _is_upper(name: str) -> bool:
@@ -293,7 +293,7 @@ def _modifiers(names: Iterable[str]) -> set[str]:
 
 
 def _singulars(text: str) -> set[str]:
-    return {singular(word) for word in name_words(text)} - _CONNECTORS - _FILLERS
+    return {singular(word) for word in name_words(text)} - _CONNECTORS - FILLERS
 
 
 def _composed(tokens: Sequence[str], head: str, modifiers: set[str], *, numbers: bool = False) -> str:
@@ -340,7 +340,7 @@ def _composed(tokens: Sequence[str], head: str, modifiers: set[str], *, numbers:
 
 def _trimmed(words: Sequence[str]) -> list[str]:
     """Without fillers, and without connectors at the ends."""
-    kept = [word for word in words if word not in _FILLERS]
+    kept = [word for word in words if word not in FILLERS]
     while kept and (kept[-1] in _CONNECTORS or kept[-1] == "&"):
         kept.pop()
     while kept and kept[0] in ("and", "or", "&"):

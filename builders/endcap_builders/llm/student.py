@@ -29,7 +29,7 @@ class StudentSettings(Settings):
     train_tokens: int = Field(
         500_000, ge=0, description="tokens to train on (about a minute on two cores); 0: use the checkpoint as it is"
     )
-    train_seconds: float = Field(120.0, gt=0, description="most time for training, for machines that are slow or busy")
+    train_seconds: float = Field(300.0, gt=0, description="most time for training, for machines that are slow or busy")
     tokens_per_step: int = Field(768, ge=256, description="tokens of one optimiser step")
     learning_rate: float = Field(
         0.0, ge=0, description="peak learning rate of AdamW; 0: what suits (from scratch 0.03, LoRA 2e-4, whole 3e-5)"

@@ -90,7 +90,9 @@ class Merchandiser:
 
     def _lists(self, known: list[int]) -> Iterator[Idea]:
         """Placements that hold two or three of the shopper's kinds each, those that go together in one."""
-        left, place = list(known), 0
+        topics = self.statistics.topics
+        distinct = set(distinct_things(topics[topic].name for topic in known))
+        left, place = [topic for topic in known if topics[topic].name in distinct], 0
         while len(left) > 1:
             first = left.pop(0)
             mates = sorted(left, key=lambda topic: -self._affinity(first, topic))[:2]

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from endcap_server.shop.prompts import CONCEPT_CHARACTERS, clean, label_name, leaf_name, plain_words
+from endcap_server.shop.prompts import CONCEPT_CHARACTERS, clean, leaf_name, plain_words
 from endcap_server.shop.store import ItemStore
 from endcap_server.shop.words import stems, words
 
 from endcap_builders.catalogue.schema import PATH_SEPARATOR
 from endcap_builders.catalogue.shopper_words import shopper_words
+from endcap_builders.merchandising.kind_names import kind_names
 
 Array = np.ndarray[Any, Any]
 
@@ -135,10 +136,14 @@ def _categories(store: ItemStore) -> _Categories:
     cut = [joint.join(path[:depth]) for path in paths]
     unlabelled = {path for path in cut if path not in labels}
     labels |= {path: label.text for path, label in shopper_words(unlabelled).items()}
+    of_product = [cut[index] if index >= 0 else "" for index in store.category.tolist()]
+    # Without events, every product counts alike.
+    sales = (store.popularity + 1e-3).tolist()
+    named = kind_names({path: labels[path] for path in set(cut)}, of_product, list(store.titles), sales)
     names: list[str] = []
     parents: dict[str, str] = {}
     for path in cut:
-        name = label_name(labels[path])
+        name = named[path]
         names.append(name if presentable(name) else "")
         above, _, _ = path.rpartition(joint)
         if above:

@@ -1,36 +1,63 @@
 """Step ``theme_llm``: the student that writes themes (LLM 1)."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from endcap_server.shop.columns import StringColumn
-from endcap_server.shop.prompts import parse_themes
-from endcap_server.shop.title_checks import TITLE_WORDS, title_words
+from endcap_server.shop.prompts import parse_themes, quoted_texts
+from endcap_server.shop.title_checks import SEARCH_WORDS, TITLE_WORDS, search_words, title_words
+from pydantic import Field
 
 from endcap_builders.llm.build import build_student
 from endcap_builders.llm.evaluation import evaluate_themes
-from endcap_builders.llm.examples import read_examples
+from endcap_builders.llm.examples import Example, read_examples
 from endcap_builders.llm.student import StudentSettings
 from endcap_builders.pipeline import BuildContext, Step
 
 
-def run(ctx: BuildContext, settings: StudentSettings) -> dict[str, Any]:
+class ThemeStudentSettings(StudentSettings):
+    """Settings of the theme student."""
+
+    train_tokens: int = Field(
+        1_000_000,
+        ge=0,
+        description="tokens to train on (some four minutes on two cores); 0: use the checkpoint as it is",
+    )
+
+
+def run(ctx: BuildContext, settings: ThemeStudentSettings) -> dict[str, Any]:
     """Train, export and measure."""
     folder = ctx.input("merchandising")
     known = {*StringColumn.open(ctx.input("store"), "keywords"), *StringColumn.open(folder, "topics")}
     figures = build_student(
         ctx, settings, folder / "themes.jsonl", lambda exported, held_out: evaluate_themes(exported, held_out, known)
     )
-    drafts = (parse_themes(example.completion) for example in read_examples(folder / "themes.jsonl"))
-    words = title_words(theme.title for themes in drafts for theme in themes)
-    (ctx.output / TITLE_WORDS).write_text("\n".join(words) + "\n", encoding="utf-8")
-    return {**figures, "title_words": len(words)}
+    return {**figures, "title_words": _write_words(ctx.output, read_examples(folder / "themes.jsonl"))}
+
+
+def _write_words(output: Path, examples: Iterable[Example]) -> int:
+    """Write the words that titles may have, and those that only titles about a search may have; return how many."""
+    about_searches: list[tuple[str, str]] = []
+    others: list[str] = []
+    for example in examples:
+        searches = quoted_texts(example.prompt.split("\n", 1)[0])[1]
+        for theme in parse_themes(example.completion):
+            if theme.concepts[0] in searches:
+                about_searches.append((theme.title, theme.concepts[0]))
+            else:
+                others.append(theme.title)
+    words = title_words([*(title for title, _ in about_searches), *others])
+    for name, listed in ((TITLE_WORDS, words), (SEARCH_WORDS, search_words(about_searches, others))):
+        (output / name).write_text("\n".join([*listed, ""]), encoding="utf-8")
+    return len(words)
 
 
 STEP = Step(
     name="theme_llm",
     help="training the student that writes themes",
     needs=("store", "merchandising"),
-    settings=StudentSettings,
+    settings=ThemeStudentSettings,
     run=run,
     reads={"store": ("keywords.*",), "merchandising": ("themes.jsonl", "topics.*")},
 )

@@ -94,10 +94,15 @@ def leaf_name(category: str) -> str:
 def label_name(label: str) -> str:
     """Name a category by its label as prompts do: plain, in lower case, at most five words and 40 characters.
 
-    A word that stands there already is left out: "Frozen Meat, Meat Dinners" -> "frozen meat dinners".
+    A word that stands there already is left out: "Frozen Meat, Meat Dinners" -> "frozen meat dinners". So is a category
+    above that does not fit as a whole: "Lunch Meat in Packaged Meat" -> "lunch meat".
     """
-    words = clean(label.replace("/", " ").replace("_", " "), CONCEPT_CHARACTERS).lower().split()
-    name = list(dict.fromkeys(words))[:_MOST_WORDS]
+    own, _, above = clean(label.replace("/", " ").replace("_", " "), 2 * CONCEPT_CHARACTERS).lower().partition(" in ")
+    name = list(dict.fromkeys(own.split()))
+    whole = [*name, "in", *above.split()]
+    if above and len(whole) <= _MOST_WORDS and len(" ".join(whole)) <= CONCEPT_CHARACTERS:
+        return " ".join(whole)
+    name = clean(" ".join(name[:_MOST_WORDS]), CONCEPT_CHARACTERS).split()
     while name and name[-1] in ("&", "and", "in", "with"):
         name.pop()
     return " ".join(name)

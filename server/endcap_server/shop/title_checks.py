@@ -87,13 +87,22 @@ class BrandCheck:
 
 TITLE_WORDS = "title_words.txt"
 """File that the build step writes beside a theme student: the words of its training titles, one per line."""
+SEARCH_WORDS = "search_words.txt"
+"""The words that only its titles about a search have ("searched"), one per line."""
+_LEAST_TITLES = 3
 
 
 @dataclass(frozen=True)
 class WordCheck:
-    """Finds misspelled words: words that neither the catalogue nor LLM 1's training titles have."""
+    """Finds misspelled words, which neither the catalogue nor LLM 1's training titles have, and words about searches.
+
+    Attributes:
+        known: words of the catalogue and of the titles.
+        of_searches: words that only titles about a search have.
+    """
 
     known: frozenset[str]
+    of_searches: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, store: ItemStore, student: Path) -> "WordCheck | None":
@@ -105,12 +114,32 @@ class WordCheck:
         for texts in (store.keywords, store.categories, store.category_labels, store.brands):
             for text in texts:
                 known.update(_words(text))
-        return cls(frozenset(known))
+        searches = student / SEARCH_WORDS
+        of_searches = searches.read_text(encoding="utf-8").split() if searches.exists() else []
+        return cls(frozenset(known), frozenset(of_searches))
 
     def unknown_in(self, title: str, context: str) -> list[str]:
         """Words of at least four letters that neither the check nor ``context`` (the prompt of LLM 1) contains."""
         asked = set(_words(context))
         return [word for word in _words(title) if len(word) > 3 and word not in self.known and word not in asked]
+
+    def speaks_of_a_search(self, title: str) -> bool:
+        """Whether the title has a word that belongs to a search: "Your search for cheese"."""
+        return not self.of_searches.isdisjoint(_words(title))
+
+
+def search_words(about_searches: Iterable[tuple[str, str]], others: Iterable[str]) -> list[str]:
+    """The words that only titles about a search have, sorted: what `SEARCH_WORDS` holds.
+
+    Args:
+        about_searches: title and search text; the words of the text itself do not count.
+        others: titles about something else.
+    """
+    counts: Counter[str] = Counter()
+    for title, search in about_searches:
+        counts.update(set(_words(title)) - set(_words(search)))
+    elsewhere = {word for title in others for word in _words(title)}
+    return sorted(word for word, count in counts.items() if count >= _LEAST_TITLES and word not in elsewhere)
 
 
 def title_words(titles: Iterable[str]) -> list[str]:

@@ -13,15 +13,15 @@ from endcap_server.shop.prompts import TITLE_CHARACTERS
 from endcap_server.stages.documents import PlacementSource
 from endcap_server.stages.sources import CandidateSource
 
-_NAMED_KINDS = 2
-
+_NAMED_KINDS = {PlacementSource.BUY_AGAIN: 2, PlacementSource.TOGETHER: 2, PlacementSource.POPULAR: 3}
+"""Kinds in a title. What is popular is much the same for all shoppers: three kinds tell more pages apart than two."""
 
 _TITLES = {
     PlacementSource.BUY_AGAIN: ("Buy again", "Buy again: {}"),
     PlacementSource.TOGETHER: ("Goes with what you buy", "Goes with your {}"),
     PlacementSource.POPULAR: ("Popular now", "Popular now: {}"),
 }
-"""Titles without a kind, and with one or two."""
+"""Titles without a kind, and with some."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,15 @@ def _title(source: PlacementSource, kinds: Kinds, rows: np.ndarray, weights: Seq
     for label, weight in zip(kinds.labels(rows), weights, strict=True):
         if label:
             total[label] = total.get(label, 0.0) + float(weight)
-    best = sorted(total, key=lambda label: (-total[label], label))[:_NAMED_KINDS]
+    best = sorted(total, key=lambda label: (-total[label], label))[: _NAMED_KINDS[source]]
     bare, pattern = _TITLES[source]
     for count in range(len(best), 0, -1):
-        title = pattern.format(" and ".join(best[:count]))
+        title = pattern.format(_listed(best[:count]))
         if len(title) <= TITLE_CHARACTERS:
             return title
     return bare
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in a row: "milk", "milk and eggs", "milk, eggs and bread"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

@@ -46,6 +46,7 @@ class ThemeCheck(StrEnum):
     TITLE_WORD = "title_word"
     TITLE_BRAND = "title_brand"
     TITLE_REPEATS = "title_repeats"
+    TITLE_SEARCH = "title_search"
     POLICY_PROFANITY = "policy_profanity"
     POLICY_HATE = "policy_hate"
     POLICY_SEXUAL = "policy_sexual"
@@ -109,7 +110,7 @@ class Theme(Stage):
         parameters=ThemeParameters,
         calls=("theme_llm", "nearest"),
         files=lambda settings: STORE_FILES,
-        optional_files=("theme_llm/title_words.txt", "gates/gates.json"),
+        optional_files=("theme_llm/title_words.txt", "theme_llm/search_words.txt", "gates/gates.json"),
         ordered=(("min_title", "max_title"),),
         reserve=("checks_ms", "theme_share"),
     )
@@ -266,6 +267,8 @@ class Theme(Stage):
             status.count(ThemeCheck.TITLE_WORD)
         elif self._names_a_brand(title, shopper):
             status.count(ThemeCheck.TITLE_BRAND)
+        elif self.words is not None and self.words.speaks_of_a_search(title) and not _is_quoted(draft, shopper):
+            status.count(ThemeCheck.TITLE_SEARCH)
         elif lists_a_thing_twice(title):
             status.count(ThemeCheck.TITLE_REPEATS)
         elif excluded is not None and excluded.names(title):
@@ -374,6 +377,11 @@ class Theme(Stage):
             if all(title_overlap(theme.title, other.title) < self.settings.max_overlap for other in [*themes, *added]):
                 added.append(theme)
         return added
+
+
+def _is_quoted(draft: ThemeDraft, shopper: str) -> bool:
+    """Whether the theme is about a search of the shopper text."""
+    return bool(draft.concepts) and draft.concepts[0] in prompts.quoted_texts(shopper)[1]
 
 
 def _capital(text: str) -> str:
