@@ -40,6 +40,12 @@ def add_serve_command(subparsers: Any) -> None:
         "--profile", choices=("cpu", "gpu"), default="cpu", help="which configs the models load (default: %(default)s)"
     )
     _add_access_options(parser)
+    parser.add_argument(
+        "--facts",
+        type=Path,
+        metavar="DIR",
+        help="folder of stock, prices and standing rules, which several servers may share (default: BUILD/facts)",
+    )
     parser.add_argument("--python", type=Path, help="Python of the serving environment (default: .venv-serving)")
     parser.add_argument(
         "--drain-seconds",

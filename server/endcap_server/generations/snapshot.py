@@ -11,9 +11,10 @@ from pathlib import Path
 
 from endcap_server.lint.repository import CONFIG
 from endcap_server.serving.errors import ApplyError
+from endcap_server.shop.facts import FOLDER as FACTS
 
 REPOSITORY = "repository"
-_NOT_SERVED = {REPOSITORY, "logs", "serving"}
+_NOT_SERVED = {REPOSITORY, "logs", "serving", FACTS}
 
 
 def source_folders(source: Path, artefacts: Path) -> tuple[Path, Path]:

@@ -34,5 +34,7 @@ class ServerOptions:
     """Whether to listen without TLS on an address other than loopback."""
     metrics_address: str | None = None
     """None: `address`, or loopback with TLS."""
+    facts: Path | None = None
+    """Folder of stock, prices and standing rules; None: `facts` in the build."""
     as_built: bool = False
     """Whether to serve the build itself instead of the generation that was live."""

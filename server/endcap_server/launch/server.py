@@ -30,6 +30,8 @@ from endcap_server.serving.errors import ApplyError, LaunchError
 from endcap_server.serving.generation import Generation
 from endcap_server.serving.running import PREFIX, RunningServer
 from endcap_server.serving.threads import model_threads
+from endcap_server.shop.facts import FOLDER as FACTS
+from endcap_server.shop.facts import FOLDER_VARIABLE
 from endcap_server.stages.run_folder import DRAINING
 
 if TYPE_CHECKING:
@@ -80,6 +82,8 @@ class Server:
         self._health = Health(options.address, others[0], self._is_ready) if others else None
         self.log = ServerLog(options.build / "logs" / f"server-{self.grpc_port}.log")
         self.state = state_folder(options.build, self.grpc_port)
+        self.facts = (options.facts or options.build / FACTS).resolve()
+        """Folder of the facts; all generations read it."""
         self.generation: Generation | None = None
         """The generation of its last start."""
         self._run_folder: Path | None = None
@@ -131,7 +135,8 @@ class Server:
         self._run_folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._shm_prefix = f"{self._run_folder.name}_"
         backends = self.installation.link_python_backend(self._run_folder / "backends")
-        environment = self.installation.environment() | {"ENDCAP_RUN_DIR": str(self._run_folder)}
+        folders = {"ENDCAP_RUN_DIR": str(self._run_folder), FOLDER_VARIABLE: str(self.facts)}
+        environment = self.installation.environment() | folders
         with self.log.open() as log:
             self._started_before = True
             # Its own session, so that Ctrl-C reaches only the launcher, which stops the server properly.
@@ -227,6 +232,7 @@ class Server:
             state=str(self.state.folder),
             run_folder=str(run_folder),
             key_file=str(self._key_file.resolve()) if self.control_key else "",
+            facts=str(self.facts),
         ).describe()
 
     def _models(self) -> list[str]:

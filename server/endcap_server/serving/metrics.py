@@ -7,7 +7,7 @@ reports the sums to the server. Every label has a fixed set of values; other tex
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +109,10 @@ STAGE_METRICS = (
     *(STAGE_REQUESTS, STAGE_SECONDS, STAGE_BUDGET, DEGRADED, AIQA, CANDIDATES),
     *(STAGE_CACHE, STAGE_CACHE_ENTRIES),
 )
-PAGE_METRICS = (PAGES, PAGE_SECONDS, PAGE_SOURCE)
+FACTS_AGE = Metric(
+    "endcap_facts_age_seconds", "age of the stock and prices that pages show; none without facts", (), is_gauge=True
+)
+PAGE_METRICS = (PAGES, PAGE_SECONDS, PAGE_SOURCE, FACTS_AGE)
 ADMISSION_METRICS = (OVERLOAD, IN_FLIGHT)
 ENGINE_METRICS = (ENGINE_REQUESTS, ENGINE_SECONDS, ENGINE_QUEUE, ENGINE_BATCH, ENGINE_CACHE)
 METRICS = (*STAGE_METRICS, *PAGE_METRICS, *ADMISSION_METRICS, *ENGINE_METRICS)
@@ -181,10 +184,18 @@ class StageMetrics:
     process needs the core.
     """
 
-    def __init__(self, stage: str, cache: Sized | None = None) -> None:
-        """Count for the stage of this name; `cache`: its cache of answers, if it has one."""
+    def __init__(
+        self, stage: str, cache: Sized | None = None, facts_age_s: Callable[[], float | None] = lambda: None
+    ) -> None:
+        """Count for the stage of this name.
+
+        Args:
+            stage: Its name.
+            cache: Its cache of answers, if it has one.
+            facts_age_s: Age of its facts in seconds; None: it has none.
+        """
         self.stage, self.counts = stage, MetricSums()
-        self._cache = cache
+        self._cache, self._facts_age_s = cache, facts_age_s
         self._noted: deque[tuple[Mapping[str, Any], np.ndarray | None, int]] = deque()
 
     @property
@@ -232,6 +243,8 @@ class StageMetrics:
         self._count_noted()
         if self._cache is not None:
             self.counts.set(STAGE_CACHE_ENTRIES, (self.stage,), len(self._cache))
+        if (age := self._facts_age_s()) is not None:
+            self.counts.set(FACTS_AGE, (), age)
         return self.counts.take()
 
     def _count_noted(self) -> None:

@@ -28,6 +28,7 @@ class RunningServer:
         state: folder of its state, see `StateFolder`.
         run_folder: its private folder.
         key_file: file of its control key; "" if control needs none.
+        facts: folder of its facts.
     """
 
     process: int
@@ -37,6 +38,7 @@ class RunningServer:
     state: str
     run_folder: str
     key_file: str
+    facts: str
 
     def describe(self) -> None:
         """Write the file that :func:`find_server` reads."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from endcap_server.shop.rules import CompiledRules, MerchandisingRules, RuleIndex
+from endcap_server.shop.rules import CompiledRules, Exclude, MerchandisingRules, RuleIndex
 from endcap_server.shop.store import ItemStore
 from endcap_server.shop.words import LITTLE_WORDS, stem, words
 
@@ -33,8 +33,10 @@ class Exclusions:
         return self._made(json.dumps(exclude, sort_keys=True)) if exclude else None
 
     def _make(self, exclude: str) -> "ExcludedNames":
-        rules = MerchandisingRules.model_validate_json(f'{{"exclude":{exclude}}}')
-        return ExcludedNames(self._rule_index.store, self._rule_index.compile(rules))
+        # Not validated again: with standing rules there may be more names than a request may have.
+        named: dict[str, Any] = {key: tuple(names) for key, names in json.loads(exclude).items()}
+        rules = MerchandisingRules.model_construct(exclude=Exclude.model_construct(**named))
+        return ExcludedNames(self._rule_index.store, self._rule_index.look_up(rules))
 
 
 class ExcludedNames:

@@ -1,7 +1,7 @@
 """Merchandising rules of a request: the RULES document of the contract and what it means for rows of the item store."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Annotated, Any
@@ -130,6 +130,9 @@ class MerchandisingRules(BaseModel):
         }
 
 
+Amendment = Callable[[MerchandisingRules], MerchandisingRules]
+
+
 def read_rules(document: bytes | str) -> MerchandisingRules:
     """Parse a RULES document.
 
@@ -204,12 +207,30 @@ class RuleIndex:
                 found.setdefault(path[:length], []).append(position)
         return found
 
-    def compile(self, rules: MerchandisingRules) -> "CompiledRules":
-        """Look up in the store everything that ``rules`` name; the results of the latest rules are cached."""
-        return self._compiled(rules.model_dump_json(exclude_defaults=True))
+    def names(self, kind: str, name: str) -> bool:
+        """Whether the store has the product, brand or category of this id or name; of categories also one above."""
+        if kind == "product":
+            return bool(self.store.product_ids.find([name])[0] >= 0)
+        return folded_name(name) in self.brands if kind == "brand" else _path(name) in self.categories
 
-    def _compile(self, document: str) -> "CompiledRules":
+    def compile(self, rules: MerchandisingRules, standing: Amendment | None = None) -> "CompiledRules":
+        """Look up in the store everything that rules name; the results of the latest rules are cached.
+
+        Args:
+            rules: Of the request.
+            standing: Adds what stands below them (`standing_rules.Standing.under`).
+        """
+        return self._compiled(rules.model_dump_json(exclude_defaults=True), standing)
+
+    def _compile(self, document: str, standing: "Amendment | None") -> "CompiledRules":
         rules = MerchandisingRules.model_validate_json(document)
+        if standing is None:
+            return self.look_up(rules)
+        # Callers are told what they themselves named in vain.
+        return replace(self.look_up(standing(rules)), unknown=self._compiled(document, None).unknown)
+
+    def look_up(self, rules: MerchandisingRules) -> "CompiledRules":
+        """The same, without the cache."""
         unknown_names: list[str] = []
 
         def rows(ids: tuple[str, ...]) -> np.ndarray:

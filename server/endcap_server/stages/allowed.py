@@ -5,22 +5,29 @@ from functools import cached_property
 
 import numpy as np
 
+from endcap_server.shop.facts import FactsNow
 from endcap_server.shop.rules import CompiledRules
-from endcap_server.shop.store import ItemStore
 
 _AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """The products that are in stock and that no rule excludes: ``each`` bool [n]."""
+    """The products that are in stock now and that no rule excludes."""
 
-    each: np.ndarray
+    facts: FactsNow
+    rules: CompiledRules
 
-    @classmethod
-    def of(cls, store: ItemStore, rules: CompiledRules) -> "Allowed":
-        """Those of a store under rules."""
-        return cls(store.in_stock & rules.mask())
+    @cached_property
+    def each(self) -> np.ndarray:
+        """Of all n products: bool [n]."""
+        shown: np.ndarray = self.facts.in_stock & self.rules.mask()
+        return shown
+
+    def which(self, rows: np.ndarray) -> np.ndarray:
+        """Which of ``rows`` (int [k]) may be shown: bool [k]."""
+        shown: np.ndarray = self.facts.in_stock[rows] & self.rules.allowed(rows)
+        return shown
 
     @cached_property
     def bits(self) -> np.ndarray | None:

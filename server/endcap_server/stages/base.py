@@ -132,6 +132,10 @@ class Stage(ABC):
         """The cached answer to an equal request, if there is one, without calling an engine."""
         return None
 
+    def facts_age_s(self) -> float | None:
+        """Age of the facts that its answers show, in seconds; None if it reports none."""
+        return None
+
     @abstractmethod
     async def answer(self, inputs: Tensors) -> StageAnswer:
         """Answer one request.

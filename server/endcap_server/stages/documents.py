@@ -51,7 +51,12 @@ class StageDocument(BaseModel):
     @classmethod
     def read(cls, tensor: np.ndarray) -> Self:
         """Read a tensor of :meth:`tensor`, or of :func:`status.carried`, which adds a stage's status."""
-        return cls.model_validate_json(tensor.tobytes())
+        return cls.read_text(tensor.tobytes())
+
+    @classmethod
+    def read_text(cls, text: str | bytes) -> Self:
+        """Read a text of :meth:`json_text`."""
+        return cls.model_validate_json(text)
 
 
 class Ticket(StageDocument):

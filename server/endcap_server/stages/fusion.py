@@ -1,5 +1,6 @@
 """Fusion: blends ranker, relevance and rules into scores, and makes the page (P2: fusion and page-level AIQA)."""
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,12 +14,14 @@ from endcap_server.declared.model import ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_tensor
 from endcap_server.shop import behaviour
+from endcap_server.shop.facts import Facts, FactsNow, facts_folder
 from endcap_server.shop.gates import is_installed
 from endcap_server.shop.kinds import FILES as KINDS_FILES
 from endcap_server.shop.kinds import Kinds
-from endcap_server.shop.rules import CompiledRules, RuleIndex
+from endcap_server.shop.rules import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.stages import documents
+from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.base import Engines, Stage, StageAnswer
 from endcap_server.stages.classic import classic_placements
 from endcap_server.stages.documents import KeywordRows, PageRequest, PlacementSource, Themes
@@ -48,6 +51,14 @@ class FusionCheck(StrEnum):
     PIN_OUT_OF_STOCK = "pin_out_of_stock"
     PRODUCT_UNFIT = "product_unfit"
     PRODUCT_REPEATED = "product_repeated"
+    TITLE_BANNED = "title_banned"
+
+
+class FusionCause(StrEnum):
+    """Why a page is degraded although no engine failed."""
+
+    FACTS_STALE = "facts_stale"
+    FACTS_UNREADABLE = "facts_unreadable"
 
 
 @dataclass(frozen=True)
@@ -106,12 +117,14 @@ class Fusion(Stage):
         optional_files=("ranker/ranker.json", "ranker/model.txt", "gates/gates.json", *KINDS_FILES, *behaviour.FILES),
     )
     checks = FusionCheck
+    causes = FusionCause
     settings: FusionParameters
 
     def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines, model: str = ""):
         super().__init__(build, parameters, engines, model)
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
+        self.facts = Facts(self.store, facts_folder(build))
         self.kinds = Kinds.open(build, self.store)
         self.kind_popularity = self.kinds.popularity(self.store.popularity)
         ranked = (build / "ranker").exists() and is_installed(build, "ranker")
@@ -131,24 +144,35 @@ class Fusion(Stage):
             with suppress(FileNotFoundError):
                 table_of(self.run_folder, page.ticket.table).leave(page.ticket.deadline_ns)
 
+    def facts_age_s(self) -> float | None:
+        """Age of the facts, in seconds; None without facts."""
+        as_of = self.facts.now().as_of
+        return None if as_of is None else max(0.0, time.time() - as_of)
+
     def carry(self, status: Mapping[str, Any], document: str) -> np.ndarray:
         """STATUS goes to callers, and nothing with it."""
         return json_tensor(status)
 
     def _page(self, page: PageRequest, inputs: Tensors, status: StatusPart) -> StageAnswer:
-        compiled = self.rule_index.compile(page.rules)
+        facts = self.facts.now()
+        standing = facts.standing.of_searches if page.is_search else facts.standing
+        allowed = Allowed(facts, self.rule_index.compile(page.rules, standing.under))
+        self._check_age(facts, status)
         themes = Themes.read(inputs["THEMES"])
         history = np.array(page.history, np.int32)
-        pins = self._pins(compiled, status)
-        leading = np.concatenate([pins, self._named(page, pins, compiled)])
+        pins = self._pins(allowed, status)
+        leading = np.concatenate([pins, self._named(page, pins, allowed)])
         candidates = inputs.get("CANDIDATE_ROW", _NO_ROWS)
         rows = inputs["ROW"]
         asked = np.concatenate([rows[rows >= 0], leading, candidates])
         fresh = FreshShare(max(page.placements, 1) * page.products, 0.0 if page.is_search else self.settings.least_new)
-        products = Products.of(asked, self.store, self.ranker, history, fresh, compiled, leading, status)
+        products = Products.of(asked, self.store, self.ranker, history, fresh, allowed, leading, status)
         placed = self._generated(page, themes, inputs, products, status)
         if not page.is_search:
             placed += self._classic(page, products, candidates, inputs.get("CANDIDATE_SOURCE", _NO_ROWS), history)
+            shown_titles = [each for each in placed if not standing.bans_title(each.title)]
+            status.count(FusionCheck.TITLE_BANNED, len(placed) - len(shown_titles))
+            placed = shown_titles
         weights = self.weights[page.is_search]
         by_rule = (np.arange(len(leading)) < len(pins)).astype(np.float32)
         pinned = products.pool(products.members(leading), _measured(inputs, leading), weights, by_rule)
@@ -161,23 +185,37 @@ class Fusion(Stage):
         shown = [placed[index] for index in choice.shown]
         if len(pinned.rows) and not shown:
             shown = placed[:1]
-        shelves = self._fill([each.offer for each in shown], pinned, page, compiled.max_per_brand, status)
+        shelves = self._fill([each.offer for each in shown], pinned, page, allowed.rules.max_per_brand, status)
         status.count(FusionCheck.PLACEMENT_SHORT, sum(len(shelf.rows) < limits.products for shelf in shelves))
         status.count(FusionCheck.PLACEMENT_MISSING, limits.placements - len(shelves))
-        return self._tensors(inputs, shown, shelves, limits, status)
+        return self._tensors(inputs, shown, shelves, limits, facts, status)
 
-    def _pins(self, rules: CompiledRules, status: StatusPart) -> np.ndarray:
+    def _check_age(self, facts: FactsNow, status: StatusPart) -> None:
+        """Report facts that are too old or cannot be read: what is sold out may then be shown."""
+        if facts.problem:
+            status.fall_back(f"facts: {facts.problem}", FusionCause.FACTS_UNREADABLE, whole=False)
+        limit = self.settings.facts_stale_after_s
+        if not limit:
+            return
+        if facts.as_of is None:
+            status.fall_back("facts: none have come", FusionCause.FACTS_STALE, whole=False)
+        elif (age := time.time() - facts.as_of) > limit:
+            sentence = f"facts: {age:.0f} s old, more than {limit:g} s"
+            status.fall_back(sentence, FusionCause.FACTS_STALE, whole=False)
+
+    def _pins(self, allowed: Allowed, status: StatusPart) -> np.ndarray:
         """Rows of the pinned products that may be shown, in their order: int32 [k]."""
-        pins = rules.pins[rules.allowed(rules.pins)]
-        status.count(FusionCheck.PIN_EXCLUDED, len(rules.pins) - len(pins))
-        stocked = pins[self.store.in_stock[pins]]
-        status.count(FusionCheck.PIN_OUT_OF_STOCK, len(pins) - len(stocked))
-        return stocked
+        asked = allowed.rules.pins
+        sold_out = ~allowed.facts.in_stock[asked]
+        pins: np.ndarray = asked[allowed.which(asked)]
+        status.count(FusionCheck.PIN_OUT_OF_STOCK, int(sold_out.sum()))
+        status.count(FusionCheck.PIN_EXCLUDED, len(asked) - len(pins) - int(sold_out.sum()))
+        return pins
 
-    def _named(self, page: PageRequest, pins: np.ndarray, rules: CompiledRules) -> np.ndarray:
+    def _named(self, page: PageRequest, pins: np.ndarray, allowed: Allowed) -> np.ndarray:
         """Rows of the products that a search names; they come right after the merchandiser's pins: int32 [k]."""
         named = np.setdiff1d(np.array(page.named, np.int32), pins)
-        return named[self.store.in_stock[named] & rules.allowed(named)]
+        return named[allowed.which(named)]
 
     def _generated(
         self, page: PageRequest, themes: Themes, inputs: Tensors, products: Products, status: StatusPart
@@ -267,7 +305,13 @@ class Fusion(Stage):
         return shelves
 
     def _tensors(
-        self, inputs: Tensors, shown: Sequence[Placed], shelves: Sequence[Shelf], limits: Limits, status: StatusPart
+        self,
+        inputs: Tensors,
+        shown: Sequence[Placed],
+        shelves: Sequence[Shelf],
+        limits: Limits,
+        facts: FactsNow,
+        status: StatusPart,
     ) -> StageAnswer:
         shape = (limits.placements, limits.products)
         rows = np.full(shape, -1, np.int32)
@@ -302,7 +346,7 @@ class Fusion(Stage):
         trial = self.trial.document()
 
         def document() -> dict[str, Any]:
-            whole = status_document(parts, status, SIGNALS, self.versions)
+            whole = status_document(parts, status, SIGNALS, self.versions, facts.as_of)
             if "KEYWORDS" in inputs:
                 whole["placements"] = [each.said for each in shown]
             return whole | {"staging": trial} if trial else whole

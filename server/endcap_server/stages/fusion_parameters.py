@@ -73,6 +73,9 @@ class FusionParameters(ModelParameters):
         le=1,
         description="least share of a page's products that are new to the shopper, as far as values go",
     )
+    facts_stale_after_s: float = Field(
+        0.0, ge=0, le=10_000_000, description="age in seconds from which facts make an answer degraded, 0: never"
+    )
     generation: Annotated[int, SetBy("endcap apply")] = Field(
         1, ge=1, description="number of the set of models that a page comes from, for STATUS; endcap apply sets it"
     )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from endcap_server.declared.reasons import Cause
-from endcap_server.shop.rules import CompiledRules
 from endcap_server.shop.store import ItemStore
+from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.page import BLENDED, SIGNALS, Pool, blend
 from endcap_server.stages.ranking import Ranker
 from endcap_server.stages.status import StatusPart
@@ -75,20 +75,20 @@ class Products:
         ranker: Ranker | None,
         history: np.ndarray,
         fresh: FreshShare,
-        rules: CompiledRules,
+        allowed: Allowed,
         pinned: np.ndarray,
         status: StatusPart,
     ) -> "Products":
         """Look up and rank the distinct products among ``rows`` (int32 [any]); a ranker that fails is left out."""
         unique = np.unique(rows).astype(np.int32)
-        shown = store.in_stock[unique] & rules.allowed(unique) & ~np.isin(unique, pinned)
+        shown = allowed.which(unique) & ~np.isin(unique, pinned)
         likely, value = _ranked(unique, store, ranker, history, fresh, shown, status)
         return cls(
             rows=unique,
             likely=likely,
             value=value,
             popularity=store.popularity[unique].astype(np.float32),
-            factors=rules.factors(unique),
+            factors=allowed.rules.factors(unique),
             shown=shown,
             vectors=store.vectors[unique].astype(np.float32),
             brand=store.brand[unique],

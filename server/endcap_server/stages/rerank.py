@@ -13,6 +13,7 @@ from endcap_server.declared.model import ModelDeclaration
 from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.tensors import Tensors, bytes_tensor
 from endcap_server.shop import prompts
+from endcap_server.shop.facts import Facts, facts_folder
 from endcap_server.shop.gates import is_installed
 from endcap_server.shop.kinds import FILES as KINDS_FILES
 from endcap_server.shop.kinds import Kinds
@@ -71,6 +72,7 @@ class Rerank(Stage):
         super().__init__(build, parameters, engines, model)
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
+        self.facts = Facts(self.store, facts_folder(build))
         self.installed = is_installed(build, "cross_encoder")
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         self.understanding = Understanding.of(self.store)
@@ -80,7 +82,7 @@ class Rerank(Stage):
         """Answer ROW [Q, M] in retrieval's order, -1 padded; MEASURED [Q, M, 4] (see `page.MEASURED`), NaN padded."""
         status = self.status()
         page = PageRequest.read(inputs["PAGE"])
-        allowed = Allowed.of(self.store, self.rule_index.compile(page.rules))
+        allowed = self._allowed(page)
         document, keyword_rows = Themes.read(inputs["THEMES"]), KeywordRows.read(inputs["KEYWORDS"]).array
         themes, answered = list(document.titles), _answered(document, page)
         # A short budget leaves fusion a share rather than nothing to the cross-encoder.
@@ -120,6 +122,11 @@ class Rerank(Stage):
         figures = {"margin": margin, "relevance": relevance, "similarity": similarity, "lexical": lexical}
         measured = np.stack([figures[name] for name in MEASURED], axis=-1)
         return StageAnswer({"ROW": rows, "MEASURED": measured}, status.document)
+
+    def _allowed(self, page: PageRequest) -> Allowed:
+        facts = self.facts.now()
+        standing = facts.standing.of_searches if page.is_search else facts.standing
+        return Allowed(facts, self.rule_index.compile(page.rules, standing.under))
 
     def _search_rows(
         self, keyword_rows: np.ndarray, candidates: np.ndarray, allowed: Allowed, products: int

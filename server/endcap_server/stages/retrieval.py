@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from endcap_server.declared.tensors import Tensors
 from endcap_server.shop import behaviour, kinds, prompts
 from endcap_server.shop.behaviour import Behaviour
 from endcap_server.shop.exclusion import Exclusions
+from endcap_server.shop.facts import Facts, facts_folder
 from endcap_server.shop.rules import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.understanding import Understanding
@@ -94,6 +95,7 @@ class Retrieval(Stage):
         super().__init__(build, parameters, engines, model)
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
+        self.facts = Facts(self.store, facts_folder(build))
         self.exclusions = Exclusions(self.store)
         self.understanding = Understanding.of(self.store)
         self.admission = Admission(
@@ -137,8 +139,11 @@ class Retrieval(Stage):
 
     async def _retrieve(self, request: contract.Request, deadline_ns: int, status: StatusPart) -> StageAnswer:
         history, unknown = self._known(request.history)
-        rules = self.rule_index.compile(request.rules)
-        allowed = Allowed.of(self.store, rules)
+        facts = self.facts.now()
+        standing = facts.standing.of_searches if request.is_search else facts.standing
+        rules = self.rule_index.compile(request.rules, standing.under)
+        allowed = Allowed(facts, rules)
+        of_themes = {} if request.is_search else standing.under(request.rules).of_themes()
         own_deadline_ns = status.started_ns + int(request.budget_ms * self.settings.retrieval_share * 1e6)
 
         keyword_rows = np.full(self.settings.search_keywords, -1, np.int32)
@@ -153,7 +158,7 @@ class Retrieval(Stage):
         else:
             # What is excluded is no interest to write themes about either; the ranker still knows the whole history.
             taken = history[rules.allowed(history)]
-            session = self._session(request, status)
+            session = self._session(request.session, of_themes, status)
             quotable = tuple(text for text in session if prompts.is_quotable(text))
             status.count(RetrievalCheck.SESSION_NOT_QUOTED, len(session) - len(quotable))
             candidates, liked, searches = await asyncio.gather(
@@ -187,7 +192,7 @@ class Retrieval(Stage):
             ticket=ticket,
             shopper=shopper,
             placements=placements,
-            rules=request.rules.of_themes(),
+            rules=of_themes,
             categories=tuple(categories.tolist()),
             searches=tuple(search.text for search in searches),
         )
@@ -205,13 +210,13 @@ class Retrieval(Stage):
             page.json_text(),
         )
 
-    def _session(self, request: contract.Request, status: StatusPart) -> tuple[str, ...]:
+    def _session(self, session: tuple[str, ...], rules: Mapping[str, Any], status: StatusPart) -> tuple[str, ...]:
         """The texts of the session that do not ask for what is excluded."""
-        excluded = self.exclusions.of(request.rules.of_themes().get("exclude", {}))
+        excluded = self.exclusions.of(rules.get("exclude", {}))
         if excluded is None:
-            return request.session
-        kept = tuple(text for text in request.session if not excluded.names(text))
-        status.count(RetrievalCheck.SESSION_EXCLUDED, len(request.session) - len(kept))
+            return session
+        kept = tuple(text for text in session if not excluded.names(text))
+        status.count(RetrievalCheck.SESSION_EXCLUDED, len(session) - len(kept))
         return kept
 
     def _known(self, history: tuple[str, ...]) -> tuple[np.ndarray, int]:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,11 @@ def finish(tensor: np.ndarray) -> None:
 
 
 def status_document(
-    earlier: dict[str, dict[str, Any]], fusion: StatusPart, signals: Sequence[str], versions: dict[str, str]
+    earlier: dict[str, dict[str, Any]],
+    fusion: StatusPart,
+    signals: Sequence[str],
+    versions: dict[str, str],
+    facts_as_of: float | None = None,
 ) -> dict[str, Any]:
     """Join the stages' parts.
 
@@ -135,6 +140,7 @@ def status_document(
         fusion: Fusion's own part.
         signals: Names of the last axis of SIGNALS.
         versions: From :func:`read_versions`.
+        facts_as_of: Until when changes of stock and prices are known, in seconds since 1970.
     """
     parts = {**earlier, "fusion": fusion.document()}
     started_ns, finished_ns = int(parts["retrieval"]["started_ns"]), int(parts["fusion"]["finished_ns"])
@@ -150,12 +156,18 @@ def status_document(
         "stages": parts,
         "signals": list(signals),
         "versions": versions,
+        "facts_as_of": None if facts_as_of is None else utc_time(facts_as_of),
         "unknown_ids": unknown_ids,
         "unknown_rules": unknown_rules,
         **understood,
         "degraded": [name for name, part in parts.items() if part["source"] == Source.FALLBACK or "reason" in part],
         "ms": _ms(started_ns, finished_ns),
     }
+
+
+def utc_time(seconds: float) -> str:
+    """A time in seconds since 1970 as text: "2026-11-28T22:50:01.123Z"."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def read_versions(build: Path) -> dict[str, str]:

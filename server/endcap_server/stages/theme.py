@@ -16,6 +16,7 @@ from endcap_server.declared.reasons import Cause, Source
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.shop import prompts
 from endcap_server.shop.exclusion import BEST_PRODUCTS, MOSTLY, ExcludedNames, Exclusions
+from endcap_server.shop.facts import Facts, facts_folder
 from endcap_server.shop.gates import is_installed
 from endcap_server.shop.grammar import theme_grammar
 from endcap_server.shop.prompts import MalformedAnswer, ThemeDraft
@@ -61,6 +62,8 @@ class ThemeCheck(StrEnum):
     REQUIRED_THEME_EXCLUDED = "required_theme_excluded"
     THEME_EXCLUDED = "theme_excluded"
     TITLE_EXCLUDED = "title_excluded"
+    TITLE_BANNED = "title_banned"
+    REQUIRED_THEME_BANNED = "required_theme_banned"
 
     @classmethod
     def _missing_(cls, value: object) -> "ThemeCheck | None":
@@ -122,6 +125,7 @@ class Theme(Stage):
     def __init__(self, build: Path, parameters: Mapping[str, str] | ModelParameters, engines: Engines, model: str = ""):
         super().__init__(build, parameters, engines, model)
         store = ItemStore.open(build)
+        self.facts = Facts(store, facts_folder(build))
         words = self.settings.text_policy
         self.policy = TextPolicy.read(Path(words) if words else DEFAULT_WORDS)
         self.scripts = ScriptCheck.of(store, self.settings.scripts)
@@ -140,6 +144,9 @@ class Theme(Stage):
         known = self.cache.get(content)
         if known is None:
             return None
+        standing = self.facts.now().standing
+        if standing.banned_titles and any(map(standing.bans_title, Themes.read_text(known.document).titles)):
+            return None
         return StageAnswer({}, self.status(Source.CACHED, known.status).document, with_ticket(known.document, ticket))
 
     async def answer(self, inputs: Tensors) -> StageAnswer:
@@ -150,7 +157,10 @@ class Theme(Stage):
         deadline_ns = request.ticket.theme_ns
         shopper, placements = request.shopper, request.placements
         wanted = placements + self.settings.spare
-        required = list(request.rules.get("required_themes", ()))
+        standing = self.facts.now().standing
+        required = [title for title in request.rules.get("required_themes", ()) if not standing.bans_title(title)]
+        banned = len(request.rules.get("required_themes", ())) - len(required)
+        status.count(ThemeCheck.REQUIRED_THEME_BANNED, banned)
         if len(required) > placements:
             status.count(ThemeCheck.REQUIRED_THEME_WITHOUT_PLACE, len(required) - placements)
             required = required[:placements]
@@ -271,6 +281,8 @@ class Theme(Stage):
             status.count(ThemeCheck.TITLE_SEARCH)
         elif lists_a_thing_twice(title):
             status.count(ThemeCheck.TITLE_REPEATS)
+        elif self.facts.now().standing.bans_title(title):
+            status.count(ThemeCheck.TITLE_BANNED)
         elif excluded is not None and excluded.names(title):
             status.count(ThemeCheck.TITLE_EXCLUDED)
         elif concepts := self._clean_concepts(draft.concepts, excluded, status):
@@ -367,10 +379,11 @@ class Theme(Stage):
     ) -> list[ThemeDraft]:
         """Themes of the categories the shopper buys from, then of popular ones, that do not repeat ``themes``."""
         added: list[ThemeDraft] = []
+        standing = self.facts.now().standing
         for theme in self.categories.themes(categories):
             if len(added) >= missing:
                 break
-            if self.policy.find(theme.title):
+            if self.policy.find(theme.title) or standing.bans_title(theme.title):
                 continue
             if excluded is not None and any(excluded.names(text) for text in (theme.title, *theme.concepts)):
                 continue

@@ -53,7 +53,7 @@ class StageModel:
         engines = BlsEngines(engine_names(parameters))
         self._stage = self.stage_class(build, parameters, engines, args["model_name"])
         self._logger = pb_utils.Logger
-        self._metrics = StageMetrics(self._stage.name, getattr(self._stage, "cache", None))
+        self._metrics = StageMetrics(self._stage.name, getattr(self._stage, "cache", None), self._stage.facts_age_s)
         self._reporter = MetricsReporter(self._metrics, args["model_name"])
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(call_threads(), thread_name_prefix="bls"))

@@ -1,0 +1,59 @@
+"""Where the facts of a deployment lie, and which catalogues it serves."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from endcap_server.serving.errors import ApplyError
+from endcap_server.serving.generation import StateFolder
+from endcap_server.serving.running import find_server, running_servers
+from endcap_server.shop.columns import StoreError
+from endcap_server.shop.facts import FOLDER
+from endcap_server.shop.facts_journal import FactsError
+from endcap_server.shop.store import ItemStore
+
+
+@dataclass(frozen=True)
+class Place:
+    """A deployment: the build that is served, and the folder of its facts."""
+
+    build: Path
+    folder: Path
+
+    @classmethod
+    def find(cls, build: Path | None, folder: Path | None) -> "Place":
+        """Find it.
+
+        Args:
+            build: The build that is served; None: that of the server that runs here.
+            folder: Of the facts; None: that of the server that runs on the build, or `facts` in the build.
+
+        Raises:
+            FactsError: No server runs, or several do.
+        """
+        if build is None:
+            try:
+                server = find_server()
+            except ApplyError as error:
+                raise FactsError(f"{error}, or name the build with --build") from None
+            return cls(Path(server.build), folder or Path(server.facts))
+        used = {Path(server.facts) for server in running_servers() if Path(server.build) == build.resolve()}
+        if folder is None and len(used) > 1:
+            there = " and ".join(sorted(map(str, used)))
+            raise FactsError(f"{build}: its servers have facts in {there}; choose one with --facts")
+        return cls(build, folder or next(iter(used), build / FOLDER))
+
+    def stores(self) -> Iterator[ItemStore]:
+        """The item stores of the build and of the generations that `endcap apply` made live.
+
+        Raises:
+            FactsError: The build has none.
+        """
+        try:
+            yield ItemStore.open(self.build)
+            for state in map(StateFolder, (self.build / "serving").glob("*")):
+                snapshot = state.snapshot(state.journal.standing().live)
+                if (snapshot / "store").exists():
+                    yield ItemStore.open(snapshot)
+        except StoreError as error:
+            raise FactsError(str(error)) from None

@@ -1,0 +1,146 @@
+"""Facts as a running server sees them: stock, prices and standing rules over the item store of a build."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from endcap_server.shop.columns import Array
+from endcap_server.shop.facts_journal import Changes, Entry, FactsError, JournalReader, Rules, Seen
+from endcap_server.shop.standing_rules import NOTHING_STANDS, Standing, StandingRule, read_rules
+from endcap_server.shop.store import ItemStore
+
+FOLDER_VARIABLE = "ENDCAP_FACTS_DIR"
+FOLDER = "facts"
+IN_STOCK, PRICE = "in_stock", "price"
+COLUMNS = (IN_STOCK, PRICE)
+"""Columns of facts. ``in_stock`` is the share of a product's variants that is in stock: 0 is sold out."""
+
+
+def facts_folder(build: Path) -> Path:
+    """``$ENDCAP_FACTS_DIR``, or the folder ``facts`` of a build."""
+    configured = os.environ.get(FOLDER_VARIABLE)
+    return Path(configured) if configured else build / FOLDER
+
+
+@dataclass(frozen=True, eq=False)
+class FactsNow:
+    """Facts at one moment; n products of the store. Arrays are not changed later.
+
+    Attributes:
+        epoch: Increases with each change.
+        share: float32 [n], share of each product's variants that is in stock, 0..1.
+        price: float32 [n], NaN unknown.
+        standing: Rules that hold.
+        as_of: Until when changes are known, in seconds since 1970; None if there are no facts.
+        problem: Why the latest changes cannot be read; "" if they can.
+    """
+
+    epoch: int
+    share: Array
+    price: Array
+    standing: Standing = NOTHING_STANDS
+    as_of: float | None = None
+    problem: str = ""
+
+    @classmethod
+    def of_catalogue(cls, store: ItemStore) -> "FactsNow":
+        """What the catalogue said when it was built."""
+        return cls(0, store.in_stock.astype(np.float32), store.price)
+
+    @cached_property
+    def in_stock(self) -> Array:
+        """Which products are not sold out: bool [n]."""
+        stocked: Array = self.share > 0
+        return stocked
+
+
+@dataclass
+class _News:
+    """What was read since the facts were last asked for."""
+
+    as_of: float | None
+    rules: tuple[StandingRule, ...]
+    problem: str
+    changed: dict[str, Array] = field(default_factory=dict)
+    entries: int = 0
+
+
+class Facts:
+    """Follows the journal of a deployment. Thread-safe.
+
+    Args:
+        store: The item store of the build that is served.
+        folder: Of the facts; see :func:`facts_folder`.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(self, store: ItemStore, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        self._store, self._clock = store, clock
+        self._reader = JournalReader(folder)
+        self._base = FactsNow.of_catalogue(store)
+        self._now = self._base
+        self._row_of_slot = np.empty(0, np.int64)
+        self._rules: tuple[StandingRule, ...] = ()
+        self._lock = threading.Lock()
+
+    def now(self) -> FactsNow:
+        """The facts at this moment. It costs a system call, and more only if something has changed."""
+        with self._lock:
+            return self._read()
+
+    def _read(self) -> FactsNow:
+        before, news = self._now, _News(self._now.as_of, self._rules, self._now.problem)
+        try:
+            for entry in self._reader.read():
+                self._take(entry, news)
+        except (FactsError, OSError, ValueError, LookupError) as error:
+            # What was known before goes on to count.
+            news.problem, news.entries = str(error), news.entries + 1
+        moment = self._clock()
+        if not news.entries and moment < before.standing.until:
+            return before
+        standing = before.standing
+        if news.rules is not self._rules or moment >= standing.until:
+            self._rules, standing = news.rules, Standing.at(news.rules, moment)
+        self._now = FactsNow(
+            epoch=before.epoch + 1,
+            share=news.changed.get(IN_STOCK, before.share),
+            price=news.changed.get(PRICE, before.price),
+            standing=standing,
+            as_of=news.as_of,
+            problem=news.problem,
+        )
+        return self._now
+
+    def _take(self, entry: Entry, news: "_News") -> None:
+        news.entries += 1
+        if isinstance(entry, Changes):
+            self._take_changes(entry, news.changed)
+            if len(entry.time):
+                news.as_of = max(news.as_of or 0.0, float(entry.time.max()))
+        elif isinstance(entry, Rules):
+            news.rules = read_rules(entry.rules)
+        elif isinstance(entry, Seen):
+            news.as_of = max(news.as_of or 0.0, entry.time)
+        else:
+            self._row_of_slot, news.rules, news.as_of, news.problem = np.empty(0, np.int64), (), None, ""
+            news.changed = {IN_STOCK: self._base.share.copy(), PRICE: self._base.price.copy()}
+
+    def _take_changes(self, entry: Changes, changed: dict[str, Array]) -> None:
+        if entry.ids:
+            known = self._row_of_slot[: entry.first]
+            self._row_of_slot = np.concatenate([known, self._store.product_ids.find(entry.ids)])
+        rows = self._row_of_slot[entry.slot]
+        for position, name in enumerate(entry.columns):
+            if name not in COLUMNS:
+                continue
+            meant = (entry.column == position) & (rows >= 0)
+            if name not in changed:
+                changed[name] = (self._now.share if name == IN_STOCK else self._now.price).copy()
+            changed[name][rows[meant]] = entry.value[meant]

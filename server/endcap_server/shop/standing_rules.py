@@ -1,0 +1,205 @@
+"""Standing rules: pins, boosts, buries and bans that apply to every request, each from a start to an end."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from endcap_server.shop.facts_journal import FactsError
+from endcap_server.shop.rules import MAX_BOOST, MAX_PINS, MAX_TITLE, Exclude, MerchandisingRules
+from endcap_server.shop.text import folded_name, plain_text
+
+MAX_STANDING = 1000
+"""Most standing rules, those of the future included."""
+
+
+class RuleKind(StrEnum):
+    """What a standing rule does."""
+
+    PIN = "pin"
+    BOOST = "boost"
+    BURY = "bury"
+    BAN = "ban"
+
+
+SUBJECTS = {
+    RuleKind.PIN: ("product",),
+    RuleKind.BOOST: ("product", "brand", "category"),
+    RuleKind.BURY: ("product", "brand", "category"),
+    RuleKind.BAN: ("product", "brand", "category", "title"),
+}
+"""What each kind of rule may name."""
+
+
+class StandingRule(BaseModel):
+    """One standing rule.
+
+    Attributes:
+        rule: What it does.
+        subject: What it is about: "product:ID", "brand:NAME", "category:PATH" or "title:TEXT".
+        factor: Of boost (1 to 100) and bury (0 to 1).
+        start: When it begins to hold, in seconds since 1970; None: at once.
+        end: When it ends; None: never.
+        reason: Why it is there.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    rule: RuleKind
+    subject: Annotated[str, StringConstraints(max_length=300)]
+    factor: float | None = None
+    start: float | None = Field(None, ge=0)
+    end: float | None = Field(None, ge=0)
+    reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        kinds = SUBJECTS[self.rule]
+        if self.about not in kinds or not self.name.strip():
+            names = " or ".join(f"{kind}:{'ID' if kind == 'product' else 'NAME'}" for kind in kinds)
+            raise ValueError(f"as subject of {self.rule} {names}, not {self.subject!r}")
+        if self.about == "title" and len(plain_text(self.name)) > MAX_TITLE * 2:
+            raise ValueError(f"a title of at most {MAX_TITLE * 2} characters, not {len(self.name)}")
+        low, high = (1.0, MAX_BOOST) if self.rule is RuleKind.BOOST else (0.0, 1.0)
+        if self.rule in (RuleKind.BOOST, RuleKind.BURY):
+            if self.factor is None or not low <= self.factor <= high:
+                raise ValueError(f"as factor of {self.rule} a number from {low:g} to {high:g}, not {self.factor}")
+        elif self.factor is not None:
+            raise ValueError(f"no factor for {self.rule}, not {self.factor:g}")
+        if self.start is not None and self.end is not None and self.end <= self.start:
+            raise ValueError("an end after the start, not one before it")
+        return self
+
+    @property
+    def about(self) -> str:
+        """What kind of thing it names."""
+        return self.subject.partition(":")[0]
+
+    @property
+    def name(self) -> str:
+        """The product's id, the name or the title."""
+        return self.subject.partition(":")[2]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Equal for rules of which only one can stand."""
+        return self.rule, subject_key(self.subject)
+
+    def names(self, product: str, brand: str, category: str) -> bool:
+        """Whether it applies to a product of this id, brand and category path."""
+        if self.about == "category":
+            own, path = subject_key(self.subject), subject_key(f"category:{category}")
+            return path == own or path.startswith(f"{own}>")
+        said = {"product": product, "brand": brand}.get(self.about)
+        return said is not None and subject_key(f"{self.about}:{said}") == subject_key(self.subject)
+
+    def holds(self, now: float) -> bool:
+        """Whether it holds at a time, in seconds since 1970."""
+        return (self.start is None or self.start <= now) and (self.end is None or now < self.end)
+
+
+def subject_key(subject: str) -> str:
+    """A subject in a form that is equal for spellings of the same thing; product ids are compared exactly."""
+    kind, _, name = subject.partition(":")
+    if kind == "category":
+        name = ">".join(folded_name(part) for part in name.split(">"))
+    elif kind == "title":
+        name = title_key(name)
+    elif kind == "brand":
+        name = folded_name(name)
+    return f"{kind}:{name}"
+
+
+def title_key(title: str) -> str:
+    """A title in a form that is equal for spellings of it that differ in case or white space."""
+    return " ".join(plain_text(title).casefold().split())
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """The standing rules that hold now.
+
+    Attributes:
+        rules: In the order in which they were set.
+        until: When another set of rules holds, in seconds since 1970.
+    """
+
+    rules: tuple[StandingRule, ...] = ()
+    until: float = float("inf")
+
+    @classmethod
+    def at(cls, rules: Iterable[StandingRule], now: float) -> "Standing":
+        """Those of ``rules`` that hold at a time, in seconds since 1970."""
+        every = tuple(rules)
+        bounds = [bound for rule in every for bound in (rule.start, rule.end) if bound is not None and bound > now]
+        return cls(tuple(rule for rule in every if rule.holds(now)), min(bounds, default=float("inf")))
+
+    @cached_property
+    def banned_titles(self) -> frozenset[str]:
+        """Titles that no placement may have, by :func:`title_key`."""
+        return frozenset(title_key(name) for name in self._names(RuleKind.BAN, "title"))
+
+    def bans_title(self, title: str) -> bool:
+        """Whether no placement may have this title."""
+        return bool(self.banned_titles) and title_key(title) in self.banned_titles
+
+    @cached_property
+    def of_searches(self) -> "Standing":
+        """The same without pins: what a shopper searches for comes first."""
+        return Standing(tuple(rule for rule in self.rules if rule.rule is not RuleKind.PIN), self.until)
+
+    def under(self, rules: MerchandisingRules) -> MerchandisingRules:
+        """The rules of a request with the standing rules below them.
+
+        Bans always hold. Pins of the request come first, and of a factor for the same subject the request's counts.
+        """
+        if not self.rules:
+            return rules
+        excluded: dict[str, Any] = {
+            f"{kind}s": _joined(getattr(rules.exclude, f"{kind}s"), self._names(RuleKind.BAN, kind))
+            for kind in ("product", "brand")
+        } | {"categories": _joined(rules.exclude.categories, self._names(RuleKind.BAN, "category"))}
+        pins = self._names(RuleKind.PIN, "product")
+        said = {subject_key(subject) for subject in (*rules.boost, *rules.bury)}
+        factors: dict[RuleKind, dict[str, float]] = {RuleKind.BOOST: {}, RuleKind.BURY: {}}
+        for rule in self.rules:
+            if rule.factor is not None and subject_key(rule.subject) not in said:
+                factors[rule.rule][rule.subject] = rule.factor
+        # Not validated again: limits are those of one request.
+        return rules.model_copy(
+            update={
+                "pin": _joined(rules.pin, pins)[:MAX_PINS],
+                "exclude": Exclude.model_construct(**excluded),
+                "boost": {**rules.boost, **factors[RuleKind.BOOST]},
+                "bury": {**rules.bury, **factors[RuleKind.BURY]},
+            }
+        )
+
+    def _names(self, kind: RuleKind, about: str) -> tuple[str, ...]:
+        return tuple(rule.name for rule in self.rules if rule.rule is kind and rule.about == about)
+
+
+NOTHING_STANDS = Standing()
+
+
+def read_rules(documents: Iterable[Mapping[str, Any]]) -> tuple[StandingRule, ...]:
+    """Standing rules of their JSON objects in a journal.
+
+    Raises:
+        FactsError: Another version of endcap wrote them.
+    """
+    try:
+        return tuple(StandingRule.model_validate(document) for document in documents)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise FactsError(
+            f"standing rules: expected those of this version of endcap, got {first.get('input')!r} ({first['msg']}); "
+            "another version has written them: use that one, or start with a new folder of facts"
+        ) from None
+
+
+def _joined(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*first, *second)))

@@ -1,0 +1,223 @@
+"""Facts on pages and searches: stock, prices and standing rules act without a reload."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from endcap_server.declared.tensors import Tensors, bytes_tensor, json_of, texts_of
+from endcap_server.shop.facts import FOLDER, Facts
+from endcap_server.shop.facts_journal import FactsError, JournalWriter, Rules
+from endcap_server.shop.facts_state import FactChange, FactsWriter, RuleChange
+from endcap_server.shop.rules import MerchandisingRules
+from endcap_server.shop.standing_rules import Standing, StandingRule
+from endcap_server.shop.store import ItemStore
+from endcap_server.stages.fusion import Fusion
+from endcap_server.stages.keywords import Keywords
+from endcap_server.stages.rerank import Rerank
+from endcap_server.stages.retrieval import Retrieval
+from endcap_server.stages.theme import Theme
+from tiny_shop import TinyEngines, build_shop
+
+
+def rule(kind: str, subject: str, **more: Any) -> StandingRule:
+    return StandingRule.model_validate({"rule": kind, "subject": subject, "reason": "a test", **more})
+
+
+class Shop:
+    """The stages of a running server, over one build."""
+
+    def __init__(self, build: Path, **fusion: str) -> None:
+        self.writer = FactsWriter(build / FOLDER, "test")
+        self.moment = 1000.0
+        engines = TinyEngines(build)
+        self.stages = [stage(build, {}, engines) for stage in (Retrieval, Theme, Keywords, Rerank)]
+        self.stages.append(Fusion(build, fusion, engines))
+
+    def set(self, column: str, **values: float) -> None:
+        self.moment += 1
+        self.writer.write([FactChange(product, column, value, self.moment) for product, value in values.items()])
+
+    def stand(self, *rules: StandingRule, remove: bool = False) -> None:
+        self.writer.write(rules=[RuleChange(each, remove) for each in rules])
+
+    def page(self, query: str = "", **inputs: np.ndarray) -> Tensors:
+        async def run() -> Tensors:
+            tensors: Tensors = {"BUDGET_MS": np.array([30_000], np.int32), **inputs}
+            if query:
+                tensors["QUERY"] = bytes_tensor([query])
+            for stage in self.stages:
+                if query and stage.name in ("theme", "keywords"):
+                    tensors["THEMES"], tensors["KEYWORDS"] = tensors["QUERY_THEMES"], tensors["QUERY_KEYWORDS"]
+                    continue
+                known = stage.recall(tensors)
+                if known is not None:
+                    tensors |= {stage.status_tensor: stage.carry(known.status(), known.document)}
+                    continue
+                tensors |= await stage.run(tensors)
+            if query:
+                tensors.pop("KEYWORDS")
+            return tensors
+
+        return asyncio.run(run())
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(build_shop(tmp_path, out_of_stock=(1,)))
+
+
+def shown(out: Tensors) -> list[str]:
+    return [text for text in texts_of(out["PRODUCT_ID"]) if text]
+
+
+def test_stock_changes_on_pages_and_searches(shop: Shop) -> None:
+    before = shown(shop.page("desk lamp"))
+    history = bytes_tensor(["p0", "p2", "p40"])
+    assert "p1" not in before
+    assert before[0] in shown(shop.page(HISTORY=history))
+    shop.set("in_stock", **{before[0]: 0.0, "p1": 1.0})
+    after = shop.page("desk lamp")
+    assert before[0] not in shown(after)
+    assert "p1" in shown(after)
+    assert len(shown(after)) == len(before)
+    assert before[0] not in shown(shop.page(HISTORY=history))
+    assert json_of(after["STATUS"])["facts_as_of"] == "1970-01-01T00:16:41.000Z"
+    shop.set("in_stock", **{before[0]: 0.25})
+    assert before[0] in shown(shop.page("desk lamp"))
+
+
+def test_every_product_sold_out_is_an_empty_page_and_no_error(shop: Shop) -> None:
+    shop.set("in_stock", **{f"p{row}": 0.0 for row in range(64)})
+    assert shown(shop.page("desk lamp")) == shown(shop.page()) == []
+
+
+def test_a_product_that_is_sold_out_after_retrieval_is_not_shown(shop: Shop) -> None:
+    async def run() -> Tensors:
+        tensors: Tensors = {"BUDGET_MS": np.array([30_000], np.int32), "QUERY": bytes_tensor(["desk lamp"])}
+        retrieval, _, _, rerank, fusion = shop.stages
+        tensors |= await retrieval.run(tensors)
+        tensors |= {"THEMES": tensors["QUERY_THEMES"]}
+        tensors |= await rerank.run(tensors | {"KEYWORDS": tensors["QUERY_KEYWORDS"]})
+        shop.set("in_stock", p0=0.0)
+        return tensors | await fusion.run(tensors)
+
+    found = shown(asyncio.run(run()))
+    assert found
+    assert "p0" not in found
+
+
+def test_bans_hold_for_products_brands_and_categories(shop: Shop) -> None:
+    bans = [rule("ban", "product:p0"), rule("ban", "brand: OSTARA "), rule("ban", "category:home > rugs")]
+    shop.stand(*bans)
+    store = ItemStore.open(shop.stages[0].build)
+    for out in (shop.page("desk lamp"), shop.page(HISTORY=bytes_tensor(["p8", "p40"]))):
+        rows = store.product_ids.find(shown(out))
+        assert len(rows)
+        assert 0 not in rows
+        assert "Ostara" not in {store.brands[each] for each in store.brand[rows]}
+        assert "home > rugs" not in {store.categories[each] for each in store.category[rows]}
+        assert json_of(out["STATUS"])["unknown_rules"] == []
+    themes = texts_of(shop.page(HISTORY=bytes_tensor(["p8", "p40"]))["THEME_OUT"])
+    assert not any("rug" in theme.lower() for theme in themes)
+    shop.stand(*bans, remove=True)
+    assert "p0" in shown(shop.page("desk lamp"))
+
+
+def test_a_title_ban_acts_although_the_title_is_in_the_cache(shop: Shop) -> None:
+    history = bytes_tensor(["p0", "p2", "p40"])
+    shop.page(HISTORY=history)
+    cached = shop.page(HISTORY=history)
+    assert json_of(cached["STATUS"])["stages"]["theme"]["source"] == "cached"
+    title = "Light up the evening"
+    assert title in texts_of(cached["THEME_OUT"])
+    shop.stand(rule("ban", f"title:{title.upper()}"))
+    after = shop.page(HISTORY=history)
+    assert title not in texts_of(after["THEME_OUT"])
+    assert all(texts_of(after["THEME_OUT"]))
+    assert json_of(after["STATUS"])["stages"]["theme"]["aiqa"]["title_banned"] == 1
+    required = shop.page(HISTORY=history, RULES=bytes_tensor(['{"required_themes":["light up the evening"]}']))
+    assert title not in texts_of(required["THEME_OUT"])
+    assert json_of(required["STATUS"])["stages"]["theme"]["aiqa"]["required_theme_banned"] == 1
+
+
+def test_a_title_ban_acts_on_classic_placements(shop: Shop) -> None:
+    # More placements than there are themes.
+    many = np.array([16], np.int32)
+    out = shop.page(PLACEMENTS=many)
+    sources = [each["source"] for each in json_of(out["STATUS"])["placements"]]
+    classic = [title for title, source in zip(texts_of(out["THEME_OUT"]), sources, strict=False) if "classic" in source]
+    assert classic
+    shop.stand(rule("ban", f"title:{classic[0]}"))
+    after = shop.page(PLACEMENTS=many)
+    assert classic[0] not in texts_of(after["THEME_OUT"])
+    assert json_of(after["STATUS"])["stages"]["fusion"]["aiqa"]["title_banned"] == 1
+
+
+def test_factors_and_pins_stand_below_those_of_the_request(shop: Shop) -> None:
+    shop.stand(rule("bury", "category:home > lamps", factor=0.0), rule("pin", "product:p9"), rule("pin", "product:p1"))
+    page = shown(shop.page())
+    assert page[0] == "p9"
+    assert "p1" not in page, "a pin of what is sold out"
+    request = shown(shop.page(RULES=bytes_tensor(['{"pin":["p20","p9"]}'])))
+    assert request[:2] == ["p20", "p9"]
+    assert "p9" not in shown(shop.page("desk lamp"))[:1], "standing pins are not for searches"
+    lamps = {f"p{row}" for row in range(8)}
+    assert not lamps & set(shown(shop.page("desk lamp"))[:3])
+    boosted = shop.page("desk lamp", RULES=bytes_tensor(['{"boost":{"category:Home > Lamps":2}}']))
+    assert set(shown(boosted)[:3]) <= lamps
+
+
+def test_a_rule_holds_from_its_start_to_its_end(tmp_path: Path) -> None:
+    store = ItemStore.open(build_shop(tmp_path))
+    moment = 100.0
+    facts = Facts(store, tmp_path / FOLDER, clock=lambda: moment)
+    FactsWriter(tmp_path / FOLDER, "test", clock=lambda: moment).write(
+        rules=[RuleChange(rule("ban", "product:p1", start=200.0, end=300.0)), RuleChange(rule("ban", "brand:Ostara"))]
+    )
+    first = facts.now()
+    assert [each.subject for each in first.standing.rules] == ["brand:Ostara"]
+    assert facts.now() is first
+    moment = 200.0
+    assert len(facts.now().standing.rules) == 2
+    assert facts.now().epoch > first.epoch
+    moment = 300.0
+    assert len(facts.now().standing.rules) == 1
+
+
+def test_a_request_without_standing_rules_keeps_its_own() -> None:
+    asked = MerchandisingRules(pin=("a",), boost={"brand:x": 2.0})
+    assert Standing().under(asked) is asked
+    stands = Standing.at([rule("boost", "brand: X", factor=3.0), rule("boost", "brand:y", factor=4.0)], 0.0)
+    assert stands.under(asked).boost == {"brand:x": 2.0, "brand:y": 4.0}
+    assert stands.under(MerchandisingRules(bury={"brand:X": 0.5})).boost == {"brand:y": 4.0}
+
+
+def test_old_facts_degrade_visibly(tmp_path: Path) -> None:
+    shop = Shop(build_shop(tmp_path), facts_stale_after_s="60")
+    none = json_of(shop.page("desk lamp")["STATUS"])
+    assert none["facts_as_of"] is None
+    assert none["degraded"] == ["fusion"]
+    shop.set("in_stock", p1=0.0)
+    old = json_of(shop.page("desk lamp")["STATUS"])
+    assert "facts: " in old["stages"]["fusion"]["reason"]
+    assert old["stages"]["fusion"]["causes"] == [{"engine": "none", "cause": "facts_stale"}]
+    assert old["stages"]["fusion"]["source"] == "computed"
+    shop.writer.write(seen=4e9)
+    assert json_of(shop.page("desk lamp")["STATUS"])["degraded"] == []
+
+
+def test_facts_that_cannot_be_read_leave_those_before_in_force(tmp_path: Path) -> None:
+    shop = Shop(build_shop(tmp_path))
+    shop.set("in_stock", p0=0.0)
+    writer = JournalWriter(tmp_path / FOLDER, "another version")
+    with writer.locked():
+        list(writer.reader.read())
+        writer.append(Rules([{"rule": "hide", "subject": "product:p2"}]).encoded())
+    out = shop.page("desk lamp")
+    assert "p0" not in shown(out)
+    status = json_of(out["STATUS"])
+    assert status["stages"]["fusion"]["causes"] == [{"engine": "none", "cause": "facts_unreadable"}]
+    with pytest.raises(FactsError, match="another version has written them"):
+        shop.set("in_stock", p3=0.0)
