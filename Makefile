@@ -35,18 +35,16 @@ demo: setup ## Build the demo catalogue and its models, start the server, print 
 serve: setup ## Serve the build in BUILD (default build/demo) until Ctrl-C
 	$(VENV)/endcap serve --build $(BUILD)
 
-# A file's tests stay in one process, with what they share. Threads of torch and OpenBLAS in several test processes would
-# wait for each other on few cores.
-UNITS = OMP_NUM_THREADS=1 $(VENV)/python -m pytest --ignore tests/real \
-	--numprocesses auto --dist loadfile --no-loadscope-reorder
+# A file's tests stay in one process, with what they share; a file against the real server has a server of that process.
+# Threads of torch and OpenBLAS in several test processes would wait for each other on few cores.
+TESTS = OMP_NUM_THREADS=1 $(VENV)/python -m pytest --numprocesses auto --maxprocesses 4 \
+	--dist loadfile --no-loadscope-reorder
 
 test: setup ## Run every test, including those against the real server (of what there is much of its kind, a sample)
-	$(UNITS)
-	$(VENV)/python -m pytest tests/real
+	$(TESTS)
 
 test-long: setup ## The same, and everything of each kind
-	$(UNITS) --long
-	$(VENV)/python -m pytest tests/real --long
+	$(TESTS) --long
 
 lint: setup ## ruff, mypy, import-linter, and endcap lint on model_repository
 	$(VENV)/ruff check .

@@ -17,16 +17,34 @@ if not Path("/dev/nvidiactl").exists():
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 
+_TURNS = (
+    ("test_apply",),
+    ("builders", "kernels"),
+    ("real",),
+)
+"""Files and folders of tests in the order in which they are begun; all others come last."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run everything; the default runs a sample of each kind")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests marked `long` unless they are asked for."""
+    """Leave out the tests marked `long` unless they are asked for, and begin with the longest of what is left.
+
+    The first file makes the test build while other processes run tests that need none.
+    """
     left_out = [] if config.getoption("--long") else [item for item in items if item.get_closest_marker("long")]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """When a test's file is begun: a long one at the end would be waited for by all processes but one."""
+    folder, name = item.path.parent.name, item.path.stem
+    return next((turn for turn, files in enumerate(_TURNS) if name in files or folder in files), len(_TURNS))
 
 
 def pytest_collection_finish() -> None:

@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from endcap_builders.catalogue.demo import generate_demo
-from endcap_builders.pipeline import Pipeline
-from endcap_builders.steps import all_steps
 from endcap_client import Client
 from endcap_server.launch import Server, ServerOptions
 from endcap_server.shop.store import ItemStore
@@ -35,13 +32,23 @@ _SHARED: list[Server] = []
 
 
 @pytest.fixture(scope="session")
-def build() -> Path:
+def build(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """A finished build of a small demo catalogue; kept in build/test, and made again only when something changed."""
-    catalogue, folder = BUILDS / "catalogues/test", BUILDS / "test"
+    made_once("small build", lambda _: make_small_build())
+    return BUILDS / "test"
+
+
+def make_small_build() -> None:
+    """Make ``build/test`` and its catalogue, or what has changed of them."""
+    # Most processes find the build made, and need none of this.
+    from endcap_builders.catalogue.demo import generate_demo
+    from endcap_builders.pipeline import Pipeline
+    from endcap_builders.steps import all_steps
+
+    catalogue = BUILDS / "catalogues/test"
     if not (catalogue / "products.parquet").exists():
         generate_demo(catalogue, products=1500, shoppers=400, queries=3000)
-    Pipeline(all_steps(), folder, catalogue, overrides=SMALL_BUILD).run()
-    return folder
+    Pipeline(all_steps(), BUILDS / "test", catalogue, overrides=SMALL_BUILD).run()
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +81,7 @@ def other_server(build: Path) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def rollouts(build: Path) -> Iterator[Bench]:
     """A server on a copy of the build that may be edited and rolled out, under a constant stream of requests."""
     # Two clients without a pause would take most of two cores from the rollouts.

@@ -92,7 +92,7 @@ def content(page: Page) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
 
 def test_requests_in_flight_end_before_it_stops(client: Client, store: ItemStore, draining: Draining) -> None:
     histories = [[store.product_ids[(row * 71 + step) % len(store)] for step in range(3)] for row in range(6)]
-    expected = [content(client.storefront(each)) for each in histories]
+    expected = [content(client.storefront(each, budget_ms=15_000)) for each in histories]
     with Client(draining.grpc, timeout_s=20) as stopped, ThreadPoolExecutor(6) as pool:
         pages = [pool.submit(stopped.storefront, each, budget_ms=15_000) for each in histories]
         while stopped.search("lamp", budget_ms=15_000).status.document["stages"]["retrieval"]["in_flight"] < 5:

@@ -82,5 +82,18 @@ def test_products_that_are_shown_already_are_worth_nothing() -> None:
     assert choose_placements(offers, limits(2, most_classic=2)).shown == [0, 2]
 
 
+def test_a_placement_with_few_new_products_comes_after_a_full_one() -> None:
+    shown = make_pool([0.9, 0.9], vectors=axes(0))
+    one_is_new = make_pool([0.8, 0.8], vectors=axes(2), start=1)
+    full = make_pool([0.1, 0.1], vectors=axes(4), start=20)
+    offers = [
+        Offer(shown, shown.score, leads=True),
+        Offer(one_is_new, one_is_new.score, classic=True),
+        Offer(full, full.score, classic=True),
+    ]
+    assert choose_placements(offers, limits(2, least_products=2, most_classic=2)).shown == [0, 2]
+    assert choose_placements(offers, limits(3, least_products=2, most_classic=2)).shown == [0, 2, 1]
+
+
 def test_a_page_of_nothing() -> None:
     assert choose_placements([], limits(4)).shown == []

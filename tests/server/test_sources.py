@@ -53,6 +53,18 @@ def test_popular_products_are_new_to_the_shopper():
     assert popular(made(), Profile.of(np.array([0, 2, 2])), 3).rows.tolist() == [1, 3, 4]
 
 
+@pytest.mark.parametrize("parity", [0, 1])
+def test_what_sells_is_counted_after_what_may_not_be_shown(parity: int) -> None:
+    def allowed(rows: np.ndarray) -> np.ndarray:
+        return rows[rows % 2 == parity]
+
+    found = popular(made(), Profile.of(np.array([0, 2, 2])), 8, allowed).rows
+    assert len(found) == 8
+    assert len(allowed(found)) == 8
+    assert not {0, 2} & set(found.tolist())
+    assert set((favourites(made(), Profile.of(np.array([10])), allowed).rows % 2).tolist()) == {parity}
+
+
 def test_favourites_sell_in_the_shopper_s_categories():
     found = favourites(made(), Profile.of(np.array([10, 11, 11, 0, 25])))
     assert set(CATEGORY[found.rows].tolist()) == {0, 1}

@@ -7,8 +7,7 @@ import numpy as np
 
 from endcap_server.shop.facts import FactsNow
 from endcap_server.shop.rules import CompiledRules
-
-_AT_ONCE = 4096
+from endcap_server.stages.sources import first
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,4 @@ class Allowed:
 
     def first(self, order: np.ndarray, count: int) -> np.ndarray:
         """The first ``count`` of ``order`` (int [n]) that may be shown, or all of these: int32 [at most count]."""
-        found: list[np.ndarray] = []
-        missing = count
-        for start in range(0, len(order), _AT_ONCE):
-            found.append(self.among(order[start : start + _AT_ONCE])[:missing])
-            missing -= len(found[-1])
-            if missing <= 0:
-                break
-        return np.concatenate([np.empty(0, np.int32), *found]).astype(np.int32)
+        return first(order, count, self.among)

@@ -86,12 +86,14 @@ def choose_placements(offers: Sequence[Offer], limits: Limits) -> PlacementChoic
     """Choose up to ``limits.placements`` offers.
 
     Offers that lead come first, in their order. The others follow by the value of the products that no chosen placement
-    shows already, the most valuable first. Generated placements that are short of products that fit, or that nearly
-    repeat an earlier one by products or by what the products are like, only fill what would be a gap.
+    shows already, the most valuable first; those with too few such products follow last. Generated placements that are
+    short of products that fit, or that nearly repeat an earlier one by products or by what the products are like, only
+    fill what would be a gap.
     """
     choice = PlacementChoice([])
     tops = [_top(offer, limits.products) for offer in offers]
-    good, spare = _screen(offers, tops, limits, choice)
+    enough = min(limits.least_products, limits.products)
+    good, spare = _screen(offers, tops, enough, limits, choice)
     shown_rows = np.empty(0, np.int32)
     leading = [index for index in good if offers[index].leads][: limits.placements]
     for index in leading:
@@ -103,7 +105,10 @@ def choose_placements(offers: Sequence[Offer], limits: Limits) -> PlacementChoic
         if not allowed:
             break
         fresh = {index: _fresh(offers[index], shown_rows, limits.products) for index in allowed}
-        best = max(allowed, key=lambda index: fresh[index][1] * (1 - limits.order_weight * _place(offers, index)))
+        full = [index for index in allowed if len(fresh[index][0]) >= enough]
+        best = max(
+            full or allowed, key=lambda index: fresh[index][1] * (1 - limits.order_weight * _place(offers, index))
+        )
         choice.shown.append(best)
         free.remove(best)
         shown_rows = np.concatenate([shown_rows, fresh[best][0]])
@@ -114,13 +119,12 @@ def choose_placements(offers: Sequence[Offer], limits: Limits) -> PlacementChoic
 
 
 def _screen(
-    offers: Sequence[Offer], tops: Sequence[np.ndarray], limits: Limits, choice: PlacementChoice
+    offers: Sequence[Offer], tops: Sequence[np.ndarray], enough: int, limits: Limits, choice: PlacementChoice
 ) -> tuple[list[int], list[int]]:
     """Offers that may be chosen, and those that only fill gaps, the most valuable first."""
     means = [_mean(offer.pool, top) for offer, top in zip(offers, tops, strict=True)]
     good: list[int] = []
     spare: list[int] = []
-    enough = min(limits.least_products, limits.products)
     for index, offer in enumerate(offers):
         if not len(offer.pool.rows):
             if not offer.classic:

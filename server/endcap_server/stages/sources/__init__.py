@@ -7,7 +7,7 @@ trained on the same candidates that are served.
 from endcap_server.stages.sources.combined import Combined, combine
 from endcap_server.stages.sources.profile import HISTORY_ITEMS, Profile
 from endcap_server.stages.sources.shopper import ShopperSources
-from endcap_server.stages.sources.source import CandidateSource, Ranked
+from endcap_server.stages.sources.source import CandidateSource, Ranked, first
 from endcap_server.stages.sources.tables import SourceTables
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "ShopperSources",
     "SourceTables",
     "combine",
+    "first",
 ]

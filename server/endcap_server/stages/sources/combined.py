@@ -1,11 +1,11 @@
 """Merges the lists of several sources into one list of candidates."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from endcap_server.stages.sources.source import CandidateSource
+from endcap_server.stages.sources.source import CandidateSource, Filter
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Combined:
 def combine(
     lists: Mapping[CandidateSource, np.ndarray],
     shares: Mapping[CandidateSource, float],
-    allowed: Callable[[np.ndarray], np.ndarray],
+    allowed: Filter,
     count: int,
 ) -> Combined:
     """Take products from the lists in turns, by their shares, until there are ``count``.

@@ -3,15 +3,18 @@
 import numpy as np
 
 from endcap_server.stages.sources.profile import Profile
-from endcap_server.stages.sources.source import Ranked
+from endcap_server.stages.sources.source import Filter, Ranked, everything, first
 from endcap_server.stages.sources.tables import SourceTables
 
 _CATEGORIES = 30
 _PER_CATEGORY = 30
 
 
-def favourites(tables: SourceTables, profile: Profile) -> Ranked:
-    """New products of favourite categories: share of the category in the history, times the product's share in it."""
+def favourites(tables: SourceTables, profile: Profile, allowed: Filter = everything) -> Ranked:
+    """New products of favourite categories: share of the category in the history, times the product's share in it.
+
+    Each category gives its best products that may be shown.
+    """
     category = tables.category[profile.history]
     tagged = category >= 0
     distinct, member = np.unique(category[tagged], return_inverse=True)
@@ -20,7 +23,7 @@ def favourites(tables: SourceTables, profile: Profile) -> Ranked:
     lists, scores = [np.empty(0, np.int32)], [np.empty(0)]
     for position in best.tolist():
         start, end = tables.starts[distinct[position] : distinct[position] + 2]
-        rows = tables.sellers[start : min(end, start + _PER_CATEGORY)]
+        rows = first(tables.sellers[start:end], _PER_CATEGORY, allowed)
         lists.append(rows)
         scores.append(share[position] * tables.share_in_category[rows])
     rows, score = np.concatenate(lists), np.concatenate(scores)

@@ -1,6 +1,6 @@
 """All sources for one shopper."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from endcap_server.stages.sources.favourites import favourites
 from endcap_server.stages.sources.popular import popular
 from endcap_server.stages.sources.profile import Profile
 from endcap_server.stages.sources.repeats import repeats
-from endcap_server.stages.sources.source import CandidateSource
+from endcap_server.stages.sources.source import CandidateSource, Filter
 from endcap_server.stages.sources.tables import SourceTables
 from endcap_server.stages.sources.together import together
 
@@ -27,7 +27,7 @@ class ShopperSources:
         history: np.ndarray,
         others: Mapping[CandidateSource, np.ndarray],
         shares: Mapping[CandidateSource, float],
-        allowed: Callable[[np.ndarray], np.ndarray],
+        allowed: Filter,
         count: int,
     ) -> Combined:
         """Find a shopper's candidates.
@@ -43,7 +43,7 @@ class ShopperSources:
         lists = {
             CandidateSource.REPEAT: repeats(tables, profile).rows,
             CandidateSource.TOGETHER: together(tables, profile).rows,
-            CandidateSource.POPULAR: popular(tables, profile, count).rows,
-            CandidateSource.CATEGORY: favourites(tables, profile).rows,
+            CandidateSource.POPULAR: popular(tables, profile, count, allowed).rows,
+            CandidateSource.CATEGORY: favourites(tables, profile, allowed).rows,
         }
         return combine({**lists, **others}, shares, allowed, count)

@@ -1,5 +1,6 @@
 """What all sources have in common."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntFlag
 
@@ -15,6 +16,29 @@ class CandidateSource(IntFlag):
     CATEGORY = 8
     VECTOR = 16
     WORDS = 32
+
+
+Filter = Callable[[np.ndarray], np.ndarray]
+"""Rows that may be shown, of rows int [k], in their order."""
+
+_AT_ONCE = 4096
+
+
+def everything(rows: np.ndarray) -> np.ndarray:
+    """The filter that lets all products pass."""
+    return rows
+
+
+def first(order: np.ndarray, count: int, allowed: Filter) -> np.ndarray:
+    """The first ``count`` of ``order`` (int [n]) that may be shown, or all of these: int32 [at most count]."""
+    found: list[np.ndarray] = [np.empty(0, np.int32)]
+    missing = count
+    for start in range(0, len(order), _AT_ONCE):
+        found.append(allowed(order[start : start + _AT_ONCE])[:missing])
+        missing -= len(found[-1])
+        if missing <= 0:
+            break
+    return np.concatenate(found).astype(np.int32)
 
 
 @dataclass(frozen=True)
