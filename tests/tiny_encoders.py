@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from endcap_server.engines.bi_encoder import load_tokenizer
-from endcap_server.shop.store import Ragged, tokenizer_digest, write_columns, write_products
+from endcap_server.shop.store import Ragged, tokenizer_digest
+from tiny_store import write_tiny_keywords, write_tiny_products
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizerFast
 
@@ -79,24 +80,12 @@ def write_store(build: Path, tokenizer_path: Path, titles: list[str], dimension:
     """An item store of products that have little but a title."""
     tokenizer = load_tokenizer(tokenizer_path)
     rng = np.random.default_rng(4)
-    count = len(titles)
-    write_products(
-        build / "store",
-        product_ids=[f"id-{row}" for row in range(count)],
+    write_tiny_products(
+        build,
+        rng.standard_normal((len(titles), dimension)),
         titles=titles,
-        vectors=rng.standard_normal((count, dimension)),
-        brand=np.full(count, -1),
-        brands=[],
-        category=np.full(count, -1),
-        categories=[],
-        category_labels=[path.rpartition(" > ")[2] for path in []],
-        price=np.full(count, np.nan),
-        in_stock=np.ones(count),
-        popularity=np.zeros(count),
         tokens=Ragged.of([tokenizer.encode(title, add_special_tokens=False).ids for title in titles]),
-        captions=Ragged.of([[] for _ in titles]),
-        caption_tokens=[],
         tokenizer=tokenizer_digest(tokenizer),
         max_product_tokens=48,
     )
-    write_columns(build / "store", keywords=[], keyword_vectors=np.zeros((0, dimension)), keyword_counts=np.zeros(0))
+    write_tiny_keywords(build, [], np.zeros((0, dimension)))

@@ -13,9 +13,10 @@ from endcap_builders.catalogue import Catalogue
 from endcap_builders.gates import read_gates
 from endcap_builders.pipeline import BuildContext
 from endcap_builders.steps.ranker import STEP, RankerSettings, _calibrate
-from endcap_server.shop.store import ItemStore, Ragged, write_columns, write_products
+from endcap_server.shop.store import ItemStore, Ragged
 from endcap_server.stages.ranking import FEATURES, Ranker
 from rich.console import Console
+from tiny_store import write_tiny_keywords, write_tiny_products
 
 PRODUCTS, TASTES = 240, 6
 START = datetime(2026, 1, 5, 9, tzinfo=UTC)
@@ -28,26 +29,16 @@ def make_store(build: Path) -> ItemStore:
     vectors = rng.standard_normal((PRODUCTS, 16)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     captions = [[row % TASTES, TASTES + int(rng.integers(9))] for row in range(PRODUCTS)]
-    write_products(
-        build / "store",
-        product_ids=[f"p{row}" for row in range(PRODUCTS)],
-        titles=["x"] * PRODUCTS,
-        vectors=vectors,
-        brand=np.full(PRODUCTS, -1),
-        brands=[],
+    write_tiny_products(
+        build,
+        vectors,
         category=rng.integers(5, size=PRODUCTS),
         categories=[f"c{category}" for category in range(5)],
-        category_labels=[path.rpartition(" > ")[2] for path in [f"c{category}" for category in range(5)]],
         price=rng.uniform(1, 90, PRODUCTS),
-        in_stock=np.ones(PRODUCTS, bool),
-        popularity=np.zeros(PRODUCTS),
-        tokens=Ragged.of(captions),
         captions=Ragged.of(captions),
         caption_tokens=[f"t{token}" for token in range(TASTES + 9)],
-        tokenizer="none",
-        max_product_tokens=8,
     )
-    write_columns(build / "store", keywords=["k"], keyword_vectors=vectors[:1], keyword_counts=np.array([1]))
+    write_tiny_keywords(build, ["k"], vectors[:1])
     return ItemStore.open(build)
 
 

@@ -6,9 +6,10 @@ import lightgbm
 import numpy as np
 import pytest
 from endcap_server.shop.behaviour import NEIGHBOURS, Behaviour
-from endcap_server.shop.store import ItemStore, Ragged, write_columns, write_products
+from endcap_server.shop.store import ItemStore, Ragged
 from endcap_server.stages.ranking import FEATURES, META_FILE, MODEL_FILE, FeatureTables, Ranker, RankerError, calibrated
 from endcap_server.stages.sources import HISTORY_ITEMS
+from tiny_store import write_tiny_keywords, write_tiny_products
 
 CATEGORIES = ["garden > tools", "garden > plants", "kitchen"]
 
@@ -24,26 +25,19 @@ def make_store(build: Path, products: int = 40, seed: int = 3) -> ItemStore:
     category[6] = brand[6] = -1
     captions = [sorted(rng.choice(12, rng.integers(1, 5), replace=False).tolist()) for _ in range(products)]
     captions[7] = []
-    write_products(
-        build / "store",
-        product_ids=[f"p{row}" for row in range(products)],
-        titles=["x"] * products,
-        vectors=vectors,
+    write_tiny_products(
+        build,
+        vectors,
         brand=brand,
         brands=["a", "b", "c", "d"],
         category=category,
         categories=CATEGORIES,
-        category_labels=[path.rpartition(" > ")[2] for path in CATEGORIES],
         price=price,
-        in_stock=np.ones(products, bool),
         popularity=rng.random(products),
-        tokens=Ragged.of(captions),
         captions=Ragged.of(captions),
         caption_tokens=[f"t{token}" for token in range(12)],
-        tokenizer="none",
-        max_product_tokens=8,
     )
-    write_columns(build / "store", keywords=["k"], keyword_vectors=vectors[:1], keyword_counts=np.array([1]))
+    write_tiny_keywords(build, ["k"], vectors[:1])
     return ItemStore.open(build)
 
 

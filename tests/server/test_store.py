@@ -9,39 +9,29 @@ from endcap_server.shop.store import (
     StoreError,
     StringColumn,
     write_columns,
-    write_products,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_store import write_tiny_keywords, write_tiny_products
 
 
 def write_store(build: Path, products: int = 3, keywords: int = 2) -> None:
     rng = np.random.default_rng(7)
-    write_products(
-        build / "store",
+    write_tiny_products(
+        build,
+        rng.standard_normal((products, 4)),
         product_ids=[f"id-{row}" for row in range(products)],
         titles=[f"Lamp {row} für 20 €" for row in range(products)],
-        vectors=rng.standard_normal((products, 4)),
         brand=np.arange(products) - 1,
         brands=["Acme", "Borealis"],
         category=np.zeros(products),
         categories=["home > lamps"],
-        category_labels=[path.rpartition(" > ")[2] for path in ["home > lamps"]],
-        price=np.full(products, np.nan),
-        in_stock=np.ones(products),
         popularity=np.linspace(0, 1, products),
         tokens=Ragged.of([list(range(row)) for row in range(products)]),
-        captions=Ragged.of([[] for _ in range(products)]),
-        caption_tokens=[],
         tokenizer="0123",
         max_product_tokens=48,
     )
-    write_columns(
-        build / "store",
-        keywords=[f"lamp {row}" for row in range(keywords)],
-        keyword_vectors=rng.standard_normal((keywords, 4)),
-        keyword_counts=np.arange(keywords)[::-1],
-    )
+    write_tiny_keywords(build, [f"lamp {row}" for row in range(keywords)], rng.standard_normal((keywords, 4)))
 
 
 def test_store_round_trip(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from endcap_server.declared.errors import EngineError, EngineTimeout
 from endcap_server.declared.reasons import Cause
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.shop.prompts import ThemeDraft, theme_completion
-from endcap_server.shop.store import ItemStore, Ragged, write_columns, write_products
+from endcap_server.shop.store import ItemStore, Ragged, write_columns
+from tiny_store import write_tiny_keywords, write_tiny_products
 
 DIMENSION = 96
 CATEGORIES = {
@@ -64,33 +65,24 @@ def build_shop(build: Path, out_of_stock: tuple[int, ...] = (), categories: bool
     vectors = np.stack([embed(title) for title in titles])
     in_stock = np.ones(len(ids), bool)
     in_stock[list(out_of_stock)] = False
-    write_products(
-        build / "store",
+    write_tiny_products(
+        build,
+        vectors,
         product_ids=ids,
         titles=titles,
-        vectors=vectors,
         brand=np.array(brand),
         brands=BRANDS,
         category=np.array(category),
         categories=tuple(CATEGORIES) if categories else (),
-        category_labels=[path.rpartition(" > ")[2] for path in (CATEGORIES if categories else ())],
         price=np.full(len(ids), 9.5),
         in_stock=in_stock,
         popularity=np.linspace(1, 0, len(ids)),
         tokens=Ragged.of([[1]] * len(ids)),
-        captions=Ragged.of([[]] * len(ids)),
-        caption_tokens=[],
         tokenizer="tiny",
-        max_product_tokens=8,
     )
     keywords = [keyword for kinds in CATEGORIES.values() for keyword in kinds]
     keyword_vectors = np.stack([embed(keyword) for keyword in keywords])
-    write_columns(
-        build / "store",
-        keywords=keywords,
-        keyword_vectors=keyword_vectors,
-        keyword_counts=np.arange(len(keywords))[::-1],
-    )
+    write_tiny_keywords(build, keywords, keyword_vectors)
     links = np.full((len(keywords), 64), -1)
     best = np.argsort(-(keyword_vectors @ vectors.T), axis=1, kind="stable")[:, :10]
     links[:, :10] = best
