@@ -143,8 +143,8 @@ def test_a_second_writer_is_told_who_writes(tmp_path: Path) -> None:
         writer.locked(),
         pytest.raises(FactsError, match=rf"only writer, but process {os.getpid()}, endcap facts follow redis://shop"),
     ):
-        FactsWriter(tmp_path, "test").write(changes(1), patience_s=0)
-    FactsWriter(tmp_path, "test").write(changes(1), patience_s=0)
+        FactsWriter(tmp_path, "test", patience_s=0).write(changes(1))
+    FactsWriter(tmp_path, "test", patience_s=0).write(changes(1))
 
 
 def test_a_full_disk_is_an_error_that_leaves_the_journal_whole(tmp_path: Path) -> None:

@@ -2,16 +2,20 @@
 
 import argparse
 import json
+import signal
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from endcap_server.facts.catalogues import Catalogues
 from endcap_server.facts.files import STANDARD_INPUT, read_file
 from endcap_server.facts.place import Place
 from endcap_server.facts.records import KnownNames, Problem, check_records
-from endcap_server.shop.facts_journal import FactsError
+from endcap_server.shop.facts_journal import FactsError, JournalWriter
 from endcap_server.shop.facts_state import FactsState, FactsWriter
 from endcap_server.shop.standing_rules import StandingRule
 from endcap_server.shop.store import ItemStore
@@ -39,6 +43,21 @@ def add_facts_command(subparsers: Any) -> None:
     setting.add_argument("--keep-good", action="store_true", help="take the good records although others are wrong")
     _add_place(setting)
     setting.set_defaults(run=_reporting(_set))
+    following = commands.add_parser(
+        "follow",
+        help="take the facts of a Redis stream",
+        description="Take the entries of a Redis stream as records, in their order, until it is stopped. Each is "
+        "acknowledged when it is on disk; after a stop, it goes on there. Entries that are wrong go to STREAM:dead.",
+    )
+    following.add_argument("address", metavar="redis://HOST/STREAM", help="redis[s]://[USER@]HOST[:PORT]/[DB/]STREAM")
+    following.add_argument(
+        "--group", help="consumer group, whose position is kept by Redis (default: one of this folder of facts)"
+    )
+    following.add_argument(
+        "--password-file", type=Path, metavar="FILE", help="file with the password, which an address would show"
+    )
+    _add_place(following)
+    following.set_defaults(run=_reporting(_follow))
     showing = commands.add_parser(
         "show",
         help="the facts of a product",
@@ -81,6 +100,40 @@ def _set(arguments: argparse.Namespace) -> int:
     older = len(found.changes) - taken
     print(line + (f"; {older} values are older than others, or said again" if older else ""))
     return 1 if found.problems else 0
+
+
+def _follow(arguments: argparse.Namespace) -> int:
+    try:
+        from endcap_server.facts.stream import StreamAddress, StreamFollower
+    except ModuleNotFoundError:
+        raise FactsError("streams need redis-py; install it with pip install 'endcap[facts]'") from None
+    place = Place.find(arguments.build, arguments.facts)
+    address = StreamAddress.read(arguments.address, _password(arguments.password_file))
+    group = arguments.group or f"endcap:{socket.gethostname()}:{place.folder.resolve()}"
+    catalogues = Catalogues(place)
+    catalogues.known()
+
+    def report(line: str) -> None:
+        print(f"endcap facts: {line}", file=sys.stderr, flush=True)
+
+    follower = StreamFollower(
+        address, group, FactsWriter(place.folder, f"endcap facts follow {address.shown}"), catalogues.known, report
+    )
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    with JournalWriter(place.folder, f"endcap facts follow {address.shown}").locked(0, f"follow-{address.digest}"):
+        report(f"follows {address.shown} as group {group}; Ctrl-C stops")
+        follower.run(stopped)
+    report(f"stopped; {follower.taken} entries taken, {follower.refused} refused")
+    return 0
+
+
+def _password(file: Path | None) -> str | None:
+    try:
+        return None if file is None else file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise FactsError(f"{file}: expected a file with a password, got {error}") from None
 
 
 def _report(name: str, problems: Sequence[Problem]) -> None:

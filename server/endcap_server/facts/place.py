@@ -43,17 +43,19 @@ class Place:
             raise FactsError(f"{build}: its servers have facts in {there}; choose one with --facts")
         return cls(build, folder or next(iter(used), build / FOLDER))
 
+    def served(self) -> list[Path]:
+        """The build, and the snapshots of the generations that are live."""
+        states = map(StateFolder, sorted((self.build / "serving").glob("*")))
+        live = (state.snapshot(state.journal.standing().live) for state in states)
+        return [self.build, *(snapshot for snapshot in live if (snapshot / "store").exists())]
+
     def stores(self) -> Iterator[ItemStore]:
-        """The item stores of the build and of the generations that `endcap apply` made live.
+        """The item stores of all that is served.
 
         Raises:
             FactsError: The build has none.
         """
         try:
-            yield ItemStore.open(self.build)
-            for state in map(StateFolder, (self.build / "serving").glob("*")):
-                snapshot = state.snapshot(state.journal.standing().live)
-                if (snapshot / "store").exists():
-                    yield ItemStore.open(snapshot)
+            yield from map(ItemStore.open, self.served())
         except StoreError as error:
             raise FactsError(str(error)) from None

@@ -270,15 +270,15 @@ class JournalWriter:
         self.reader = JournalReader(folder)
 
     @contextmanager
-    def locked(self, patience_s: float = LOCK_PATIENCE_S) -> Iterator[None]:
-        """Keep other writers out.
+    def locked(self, patience_s: float = LOCK_PATIENCE_S, name: str = "lock") -> Iterator[None]:
+        """Keep others with a lock of the same name out.
 
         Raises:
             FactsError: Another one holds the lock for longer than ``patience_s``, or the folder cannot be written.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = os.open(self.folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise FactsError(f"{self.folder}: expected a folder to write facts into, got {error}") from None
         try:

@@ -11,6 +11,7 @@ import numpy as np
 
 from endcap_server.shop.columns import Array
 from endcap_server.shop.facts_journal import (
+    LOCK_PATIENCE_S,
     Changes,
     Entry,
     FactsError,
@@ -162,10 +163,17 @@ class FactsWriter:
         folder: Of the facts.
         what: What writes, for the error of another writer.
         clock: Seconds since 1970.
+        patience_s: How long to wait for another writer.
     """
 
-    def __init__(self, folder: Path, what: str, clock: Callable[[], float] = time.time) -> None:
-        self._journal, self._clock = JournalWriter(folder, what), clock
+    def __init__(
+        self,
+        folder: Path,
+        what: str,
+        clock: Callable[[], float] = time.time,
+        patience_s: float = LOCK_PATIENCE_S,
+    ) -> None:
+        self._journal, self._clock, self.patience_s = JournalWriter(folder, what), clock, patience_s
         self.state = FactsState()
 
     def write(
@@ -174,7 +182,6 @@ class FactsWriter:
         rules: Sequence[RuleChange] = (),
         *,
         seen: float | None = None,
-        patience_s: float = 10.0,
     ) -> int:
         """Take all of these, or nothing of them; when it returns, they are on disk and running servers see them.
 
@@ -182,7 +189,6 @@ class FactsWriter:
             changes: New values; one that is older than what is known of its product and column is left out.
             rules: Standing rules that are set or removed.
             seen: Until when changes are known, in seconds since 1970.
-            patience_s: How long to wait for another writer.
 
         Returns:
             How many of ``changes`` were taken.
@@ -190,7 +196,7 @@ class FactsWriter:
         Raises:
             FactsError: Another writer holds the lock, the disk is full, or there are too many standing rules.
         """
-        with self._opened(patience_s):
+        with self._opened():
             record = self.state.changes(changes)
             parts = [record.encoded()] if len(record.slot) else []
             if rules:
@@ -206,8 +212,8 @@ class FactsWriter:
             return len(record.slot)
 
     @contextmanager
-    def _opened(self, patience_s: float) -> Iterator[None]:
-        with self._journal.locked(patience_s):
+    def _opened(self) -> Iterator[None]:
+        with self._journal.locked(self.patience_s):
             self._catch_up()
             self._journal.repair(self.state.encoded())
             self._catch_up()
