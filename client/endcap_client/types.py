@@ -20,6 +20,10 @@ class Rules:
         exclude_products: product ids that must not be shown.
         exclude_brands: brands that must not be shown.
         exclude_categories: category paths, or prefixes of them, that must not be shown.
+        only_brands: brands of which alone products may be shown.
+        only_categories: category paths, or prefixes of them, of which alone products may be shown.
+        price: least and largest price (None: no limit); products without a known price are then not shown.
+        least_in_stock: least share of a product's variants that must be in stock, 0 to 1.
         boost: "brand:x", "category:y" or "product:z" -> factor that raises the score.
         bury: the same keys -> factor that lowers the score.
         max_per_brand: most products of one brand in a placement.
@@ -31,6 +35,10 @@ class Rules:
     exclude_products: tuple[str, ...] = ()
     exclude_brands: tuple[str, ...] = ()
     exclude_categories: tuple[str, ...] = ()
+    only_brands: tuple[str, ...] = ()
+    only_categories: tuple[str, ...] = ()
+    price: tuple[float | None, float | None] = (None, None)
+    least_in_stock: float = 0.0
     boost: Mapping[str, float] = field(default_factory=_empty)
     bury: Mapping[str, float] = field(default_factory=_empty)
     max_per_brand: int | None = None
@@ -44,8 +52,13 @@ class Rules:
             "brands": list(self.exclude_brands),
             "categories": list(self.exclude_categories),
         }
+        only = {"brands": list(self.only_brands), "categories": list(self.only_categories)}
+        prices = zip(("min", "max"), self.price, strict=True)
         document = {
             "pin": list(self.pin),
+            "only": {name: values for name, values in only.items() if values},
+            "price": {name: limit for name, limit in prices if limit is not None},
+            "least_in_stock": self.least_in_stock,
             "exclude": {name: values for name, values in exclude.items() if values},
             "boost": dict(self.boost),
             "bury": dict(self.bury),

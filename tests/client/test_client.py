@@ -93,6 +93,10 @@ def test_search(search_service, address):
         ({"pin": ["p1"]}, {"pin": ["p1"]}),
         ('{"pin": ["p1"]}', {"pin": ["p1"]}),
         (Rules(exclude_brands=("x",), campaign="spring"), {"exclude": {"brands": ["x"]}, "campaign": "spring"}),
+        (
+            Rules(only_brands=("x",), price=(None, 9.5), least_in_stock=0.5),
+            {"only": {"brands": ["x"]}, "price": {"max": 9.5}, "least_in_stock": 0.5},
+        ),
         (Rules(max_per_brand=0), {"max_per_brand": 0}),
     ],
 )

@@ -11,7 +11,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ItemStore:
 
 
 def excluded(store: ItemStore, **exclude: list[str]) -> ExcludedNames:
-    found = Exclusions(store).of(exclude)
+    found = Exclusions(store).of({"exclude": exclude})
     assert found is not None
     return found
 

@@ -1,6 +1,8 @@
 """Facts on pages and searches: stock, prices and standing rules act without a reload."""
 
 import asyncio
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from endcap_server.declared.tensors import Tensors, bytes_tensor, json_of, texts
 from endcap_server.shop.facts import FOLDER, Facts
 from endcap_server.shop.facts_journal import FactsError, JournalWriter, Rules
 from endcap_server.shop.facts_state import FactChange, FactsWriter, RuleChange
-from endcap_server.shop.rules import MerchandisingRules
+from endcap_server.shop.rules import MerchandisingRules, RulesError, read_rules
 from endcap_server.shop.standing_rules import Standing, StandingRule
 from endcap_server.shop.store import ItemStore
 from endcap_server.stages.fusion import Fusion
@@ -221,3 +223,66 @@ def test_facts_that_cannot_be_read_leave_those_before_in_force(tmp_path: Path) -
     assert status["stages"]["fusion"]["causes"] == [{"engine": "none", "cause": "facts_unreadable"}]
     with pytest.raises(FactsError, match="another version has written them"):
         shop.set("in_stock", p3=0.0)
+
+
+def asking(**document: Any) -> dict[str, np.ndarray]:
+    return {"RULES": bytes_tensor([json.dumps(document)])}
+
+
+@pytest.mark.parametrize("query", ["", "desk lamp"])
+def test_a_price_range_filters_by_the_present_price(shop: Shop, query: str) -> None:
+    shop.set("price", **{f"p{row}": 9.99 if row % 2 else 20.0 for row in range(64)})
+    shop.set("price", p3=float("nan"), p5=10.0)
+    odd = {f"p{row}" for row in range(1, 64, 2)} - {"p1", "p3"}
+    cheap = shown(shop.page(query, **asking(price={"max": 9.99})))
+    assert cheap
+    assert set(cheap) <= odd - {"p5"}
+    dear = shown(shop.page(query, **asking(price={"min": 10})))
+    assert dear
+    assert not set(dear) & (odd - {"p5"})
+    assert len(shown(shop.page("desk lamp", **asking(price={"min": 9.99, "max": 9.99})))) == 12
+    assert shown(shop.page(query, **asking(price={"min": 100}))) == []
+    pinned = shop.page(query, **asking(price={"min": 100}, pin=["p7"]))
+    assert shown(pinned) == []
+    assert json_of(pinned["STATUS"])["stages"]["fusion"]["aiqa"]["pin_excluded"] == 1
+
+
+def test_the_least_share_in_stock(shop: Shop) -> None:
+    shop.set("in_stock", p0=0.3, p4=0.5)
+    found = shown(shop.page("desk lamp", **asking(least_in_stock=0.5)))
+    assert "p0" not in found
+    assert "p4" in found
+    assert "p0" in shown(shop.page("desk lamp"))
+
+
+@pytest.mark.parametrize("query", ["", "desk lamp", "Ostara desk lamp"])
+def test_only_some_brands_and_categories(shop: Shop, query: str) -> None:
+    store = ItemStore.open(shop.stages[0].build)
+    history = bytes_tensor(["p0", "p2", "p41"])
+    out = shop.page(
+        query, HISTORY=history, **asking(only={"brands": ["norrland"], "categories": ["Garden", "toys>games"]})
+    )
+    rows = store.product_ids.find(shown(out))
+    assert len(rows)
+    assert {store.brands[each] for each in store.brand[rows]} == {"Norrland"}
+    assert {store.categories[each].split(" > ")[0] for each in store.category[rows]} <= {"garden", "toys"}
+    assert not any("lamp" in title.lower() for title in texts_of(out["THEME_OUT"]) if not query)
+    unknown = shop.page(query, **asking(only={"brands": ["Acme"]}))
+    assert shown(unknown) == []
+    assert json_of(unknown["STATUS"])["unknown_rules"] == ["brand:Acme"]
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"price": {"min": -1}}, "greater than or equal to 0 in price.min, got -1"),
+        ({"price": {"min": 3, "max": 2}}, "a max of at least min in price, got 2 below 3"),
+        ({"price": {"least": 3}}, "the keys min, max in price, got 'least'"),
+        ({"price": 3}, "in price, got 3"),
+        ({"least_in_stock": 2}, "less than or equal to 1 in least_in_stock, got 2"),
+        ({"only": {"products": ["p1"]}}, "the keys brands, categories in only, got 'products'"),
+    ],
+)
+def test_wrong_rules_are_named(document: dict[str, Any], message: str) -> None:
+    with pytest.raises(RulesError, match=re.escape(message)):
+        read_rules(json.dumps(document))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from endcap_server.shop.rules import CompiledRules, Exclude, MerchandisingRules, RuleIndex
+from endcap_server.shop.rules import OF_NAMES, CompiledRules, Exclude, MerchandisingRules, Only, RuleIndex
 from endcap_server.shop.store import ItemStore
 from endcap_server.shop.words import LITTLE_WORDS, stem, words
 
@@ -28,14 +28,20 @@ class Exclusions:
         self._rule_index = RuleIndex(store)
         self._made = lru_cache(maxsize=128)(self._make)
 
-    def of(self, exclude: Mapping[str, Any]) -> "ExcludedNames | None":
-        """The names for the `exclude` object of RULES; None for one that excludes nothing."""
-        return self._made(json.dumps(exclude, sort_keys=True)) if exclude else None
+    def of(self, rules: Mapping[str, Any]) -> "ExcludedNames | None":
+        """The names for the members `exclude` and `only` of RULES; None for rules without them."""
+        said = {key: value for key, value in rules.items() if key in OF_NAMES and value}
+        return self._made(json.dumps(said, sort_keys=True)) if said else None
 
-    def _make(self, exclude: str) -> "ExcludedNames":
+    def _make(self, document: str) -> "ExcludedNames":
         # Not validated again: with standing rules there may be more names than a request may have.
-        named: dict[str, Any] = {key: tuple(names) for key, names in json.loads(exclude).items()}
-        rules = MerchandisingRules.model_construct(exclude=Exclude.model_construct(**named))
+        found: dict[str, Any] = json.loads(document)
+        named: dict[str, dict[str, Any]] = {
+            member: {key: tuple(names) for key, names in found.get(member, {}).items()} for member in OF_NAMES
+        }
+        rules = MerchandisingRules.model_construct(
+            exclude=Exclude.model_construct(**named["exclude"]), only=Only.model_construct(**named["only"])
+        )
         return ExcludedNames(self._rule_index.store, self._rule_index.look_up(rules))
 
 
@@ -50,8 +56,8 @@ class ExcludedNames:
     def __init__(self, store: ItemStore, rules: CompiledRules):
         self._store = store
         self._rules = rules
-        categories = _category_names(store.categories, store.category_labels, set(rules.excluded_categories.tolist()))
-        names = {_stems(store.brands[position]) for position in rules.excluded_brands.tolist()} | categories[0]
+        categories = _category_names(store.categories, store.category_labels, set(rules.banned_categories.tolist()))
+        names = {_stems(store.brands[position]) for position in rules.banned_brands.tolist()} | categories[0]
         self._by_first: dict[str, list[tuple[str, ...]]] = {}
         for name in names - {()}:
             self._by_first.setdefault(name[0], []).append(name)

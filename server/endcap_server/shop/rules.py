@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import chain
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from pydantic import (
@@ -16,6 +16,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from endcap_server.shop.store import ItemStore
@@ -28,6 +29,8 @@ MAX_BOOST = 100.0
 MAX_TITLE = 60
 _REMEMBERED = 32
 SUBJECTS = ("brand", "category", "product")
+OF_NAMES = ("exclude", "only")
+"""Members of the rules that decide what no text of a page may name."""
 
 
 def _title(text: str) -> str:
@@ -65,6 +68,30 @@ class Exclude(BaseModel):
     categories: Names = ()
 
 
+class Only(BaseModel):
+    """What alone may be shown: brand names, category path prefixes; a product must be of one of each kind given."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    brands: Names = ()
+    categories: Names = ()
+
+
+class PriceRange(BaseModel):
+    """Least and largest price of what may be shown; products without a known price may not."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    min: float = Field(default=0.0, ge=0)
+    max: float | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.max is not None and self.max < self.min:
+            raise ValueError(f"a max of at least min, not {self.max:g} below {self.min:g}")
+        return self
+
+
 class MerchandisingRules(BaseModel):
     """The RULES document; unknown keys are refused.
 
@@ -76,6 +103,9 @@ class MerchandisingRules(BaseModel):
 
     pin: Annotated[tuple[Name, ...], BeforeValidator(_distinct), Field(max_length=MAX_PINS)] = ()
     exclude: Exclude = Exclude()
+    only: Only = Only()
+    price: PriceRange | None = None
+    least_in_stock: float = Field(default=0.0, ge=0, le=1)
     boost: Annotated[Factors, Field(max_length=MAX_NAMES)] = {}
     bury: Annotated[Factors, Field(max_length=MAX_NAMES)] = {}
     max_per_brand: int | None = Field(default=None, ge=1, le=1000)
@@ -117,16 +147,14 @@ class MerchandisingRules(BaseModel):
     def canonical(self) -> dict[str, Any]:
         """The rules without empty members, in a form that is equal for equal rules."""
         document = self.model_dump(mode="json", exclude_defaults=True)
-        if exclude := {key: sorted(names) for key, names in document.get("exclude", {}).items() if names}:
-            document["exclude"] = exclude
-        else:
-            document.pop("exclude", None)
+        for member in ("exclude", "only"):
+            document[member] = {key: sorted(names) for key, names in document.get(member, {}).items() if names}
         return {key: value for key, value in document.items() if value not in ({}, [], "", None)}
 
     def of_themes(self) -> dict[str, Any]:
         """The part of the rules on which themes and keywords depend; it is a part of their cache keys."""
         return {
-            key: value for key, value in self.canonical().items() if key in ("campaign", "required_themes", "exclude")
+            key: value for key, value in self.canonical().items() if key in ("campaign", "required_themes", *OF_NAMES)
         }
 
 
@@ -163,8 +191,11 @@ class RulesError(ValueError):
             return cls("one JSON object", f"text that is not JSON ({message.removeprefix('Invalid JSON: ')})")
         if first["type"] == "extra_forbidden":
             parent = first["loc"][:-1]
-            known = Exclude.model_fields if parent == ("exclude",) else MerchandisingRules.model_fields
-            return cls(f"the keys {', '.join(known)}" + (f" in {parent[0]}" if parent else ""), f"{first['loc'][-1]!r}")
+            known = (_MEMBERS.get(parent[0]) if parent else None) or MerchandisingRules
+            return cls(
+                f"the keys {', '.join(known.model_fields)}" + (f" in {parent[0]}" if parent else ""),
+                f"{first['loc'][-1]!r}",
+            )
         if not place:
             return cls("one JSON object", _shown(first.get("input")))
         if first["type"] == "value_error":
@@ -180,6 +211,13 @@ def _shown(value: Any) -> str:
 
 def _path(category: str) -> tuple[str, ...]:
     return tuple(folded_name(part) for part in category.split(">"))
+
+
+def _banned(excluded: np.ndarray, only: np.ndarray | None, count: int) -> np.ndarray:
+    return excluded if only is None else np.union1d(excluded, np.setdiff1d(np.arange(count), only))
+
+
+_MEMBERS: dict[Any, type[BaseModel]] = {"exclude": Exclude, "only": Only, "price": PriceRange}
 
 
 class RuleIndex:
@@ -254,6 +292,10 @@ class RuleIndex:
             excluded_rows=rows(rules.exclude.products),
             excluded_brands=_positions(brands(name) for name in rules.exclude.brands),
             excluded_categories=_positions(categories(name) for name in rules.exclude.categories),
+            only_brands=_kept(map(brands, rules.only.brands)),
+            only_categories=_kept(map(categories, rules.only.categories)),
+            price=rules.price,
+            least_in_stock=rules.least_in_stock,
             max_per_brand=rules.max_per_brand,
             unknown=unknown_names,
         )
@@ -276,6 +318,12 @@ class RuleIndex:
         return compiled
 
 
+def _kept(found: Iterable[list[int]]) -> np.ndarray | None:
+    """What is named; None if nothing is asked for, which is not the same as names that nothing has."""
+    lists = list(found)
+    return _positions(lists) if lists else None
+
+
 def _positions(found: Iterable[list[int]]) -> np.ndarray:
     return np.unique(np.fromiter(chain.from_iterable(found), np.int32))
 
@@ -294,6 +342,10 @@ class CompiledRules:
     excluded_categories: np.ndarray
     max_per_brand: int | None
     unknown: list[str]
+    only_brands: np.ndarray | None = None
+    only_categories: np.ndarray | None = None
+    price: PriceRange | None = None
+    least_in_stock: float = 0.0
     brand_factors: dict[int, float] = field(default_factory=dict)
     category_factors: dict[int, float] = field(default_factory=dict)
     row_factors: dict[int, float] = field(default_factory=dict)
@@ -318,19 +370,49 @@ class CompiledRules:
             allowed &= ~np.isin(self.store.brand[rows], self.excluded_brands)
         if len(self.excluded_categories):
             allowed &= ~np.isin(self.store.category[rows], self.excluded_categories)
+        if self.only_brands is not None:
+            allowed &= np.isin(self.store.brand[rows], self.only_brands)
+        if self.only_categories is not None:
+            allowed &= np.isin(self.store.category[rows], self.only_categories)
         return allowed
+
+    def affords(self, price: np.ndarray, share: np.ndarray) -> np.ndarray | None:
+        """Which products have a price and stock that the rules allow: bool [k]; None if these do not matter.
+
+        Args:
+            price: float [k], NaN unknown.
+            share: float [k], share of each product's variants that is in stock.
+        """
+        if self.price is None:
+            return share >= self.least_in_stock if self.least_in_stock else None
+        highest = np.inf if self.price.max is None else self.price.max
+        # Prices are float32; a limit of 9.99 must include a price of 9.99.
+        low, high = np.float32(self.price.min), np.float32(highest)
+        found: np.ndarray = (price >= low) & (price <= high) & (share >= self.least_in_stock)
+        return found
+
+    @cached_property
+    def banned_brands(self) -> np.ndarray:
+        """Positions of the brands of which nothing may be shown: int [k]."""
+        return _banned(self.excluded_brands, self.only_brands, len(self.store.brands))
+
+    @cached_property
+    def banned_categories(self) -> np.ndarray:
+        """Positions of the categories of which nothing may be shown: int [k]."""
+        return _banned(self.excluded_categories, self.only_categories, len(self.store.categories))
 
     def mask(self) -> np.ndarray:
         """Which of all products of the store these rules allow: bool [n]."""
         mask = np.ones(len(self.store), dtype=bool)
         mask[self.excluded_rows] = False
-        for column, names, excluded in (
-            (self.store.brand, self.store.brands, self.excluded_brands),
-            (self.store.category, self.store.categories, self.excluded_categories),
+        for column, names, excluded, only in (
+            (self.store.brand, self.store.brands, self.excluded_brands, self.only_brands),
+            (self.store.category, self.store.categories, self.excluded_categories, self.only_categories),
         ):
-            if len(excluded):
+            if len(excluded) or only is not None:
                 # The last entry belongs to -1, that is, to products without a brand or category.
-                allowed = np.ones(len(names) + 1, dtype=bool)
+                allowed = np.full(len(names) + 1, only is None)
+                allowed[slice(0) if only is None else only] = True
                 allowed[excluded] = False
                 mask &= allowed[column]
         return mask

@@ -21,12 +21,14 @@ class Allowed:
     def each(self) -> np.ndarray:
         """Of all n products: bool [n]."""
         shown: np.ndarray = self.facts.in_stock & self.rules.mask()
-        return shown
+        affordable = self.rules.affords(self.facts.price, self.facts.share)
+        return shown if affordable is None else shown & affordable
 
     def which(self, rows: np.ndarray) -> np.ndarray:
         """Which of ``rows`` (int [k]) may be shown: bool [k]."""
         shown: np.ndarray = self.facts.in_stock[rows] & self.rules.allowed(rows)
-        return shown
+        affordable = self.rules.affords(self.facts.price[rows], self.facts.share[rows])
+        return shown if affordable is None else shown & affordable
 
     @cached_property
     def bits(self) -> np.ndarray | None:

@@ -189,13 +189,13 @@ class Themes(StageDocument):
         concepts: What each theme is about, in words of searches. For a theme that answers a search of the session, the
             first is that search. None for a search.
         sources: Where each theme comes from; none for a search.
-        exclude: The member `exclude` of RULES, for keywords.
+        rules: The members `exclude` and `only` of the rules, for keywords.
     """
 
     titles: tuple[str, ...]
     concepts: tuple[tuple[str, ...], ...] = ()
     sources: tuple[PlacementSource, ...] = ()
-    exclude: dict[str, Any] = {}
+    rules: dict[str, Any] = {}
 
     def about(self, index: int) -> tuple[str, ...]:
         """The concepts of a theme."""

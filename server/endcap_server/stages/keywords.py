@@ -113,7 +113,7 @@ class Keywords(Stage):
         themes = Themes.read(inputs["THEMES"])
         content, _ = content_and_ticket(inputs["THEMES"])
         deadline_ns = ticket_of(inputs["THEMES"]).keywords_ns
-        excluded = self.exclusions.of(themes.exclude)
+        excluded = self.exclusions.of(themes.rules)
         works = [
             _Work(title, list(dict.fromkeys(filter(None, concepts))) or [title])
             for title, concepts in zip(themes.titles, themes.concepts, strict=True)

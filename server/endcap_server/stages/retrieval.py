@@ -212,7 +212,7 @@ class Retrieval(Stage):
 
     def _session(self, session: tuple[str, ...], rules: Mapping[str, Any], status: StatusPart) -> tuple[str, ...]:
         """The texts of the session that do not ask for what is excluded."""
-        excluded = self.exclusions.of(rules.get("exclude", {}))
+        excluded = self.exclusions.of(rules)
         if excluded is None:
             return session
         kept = tuple(text for text in session if not excluded.names(text))

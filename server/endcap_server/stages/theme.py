@@ -20,6 +20,7 @@ from endcap_server.shop.facts import Facts, facts_folder
 from endcap_server.shop.gates import is_installed
 from endcap_server.shop.grammar import theme_grammar
 from endcap_server.shop.prompts import MalformedAnswer, ThemeDraft
+from endcap_server.shop.rules import OF_NAMES
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.text_policy import DEFAULT_WORDS, TextPolicy
 from endcap_server.shop.title_checks import BrandCheck, ScriptCheck, WordCheck, lists_a_thing_twice, title_overlap
@@ -165,7 +166,7 @@ class Theme(Stage):
             status.count(ThemeCheck.REQUIRED_THEME_WITHOUT_PLACE, len(required) - placements)
             required = required[:placements]
 
-        excluded = self.exclusions.of(request.rules.get("exclude", {}))
+        excluded = self.exclusions.of(request.rules)
         drafts, complete = await self._generate(shopper, wanted, required, deadline_ns, status)
         themes = self._required(required, drafts, excluded, status)
         checked = (self._check(draft, shopper, excluded, status) for draft in drafts[len(required) :])
@@ -197,7 +198,7 @@ class Theme(Stage):
             titles=tuple(theme.title for theme in themes),
             concepts=tuple(theme.concepts[:MAX_CONCEPTS] for theme in themes),
             sources=tuple(sources[:wanted]) + (PlacementSource.GENERATED,) * (wanted - len(sources)),
-            exclude=request.rules.get("exclude", {}),
+            rules={name: request.rules[name] for name in OF_NAMES if name in request.rules},
         ).json_text()
         if complete and status.whole:
             self.cache.put(content, CachedAnswer(found, status.lasting))
