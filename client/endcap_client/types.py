@@ -24,7 +24,7 @@ class Rules:
         only_categories: category paths, or prefixes of them, of which alone products may be shown.
         price: least and largest price (None: no limit); products without a known price are then not shown.
         least_in_stock: least share of a product's variants that must be in stock, 0 to 1.
-        boost: "brand:x", "category:y" or "product:z" -> factor that raises the score.
+        boost: "brand:x", "category:y", "product:z" or "column:c" -> factor that raises the score.
         bury: the same keys -> factor that lowers the score.
         max_per_brand: most products of one brand in a placement.
         campaign: text that steers the themes ("back to school").

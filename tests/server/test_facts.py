@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_of, texts_of
-from endcap_server.shop.facts import FOLDER, Facts
+from endcap_server.shop.facts import FOLDER, Facts, NumericColumn
 from endcap_server.shop.facts_journal import FactsError, JournalWriter, Rules
 from endcap_server.shop.facts_state import FactChange, FactsWriter, RuleChange
 from endcap_server.shop.rules import MerchandisingRules, RulesError, read_rules
@@ -17,6 +17,7 @@ from endcap_server.shop.standing_rules import Standing, StandingRule
 from endcap_server.shop.store import ItemStore
 from endcap_server.stages.fusion import Fusion
 from endcap_server.stages.keywords import Keywords
+from endcap_server.stages.page import SIGNALS
 from endcap_server.stages.rerank import Rerank
 from endcap_server.stages.retrieval import Retrieval
 from endcap_server.stages.theme import Theme
@@ -286,3 +287,29 @@ def test_only_some_brands_and_categories(shop: Shop, query: str) -> None:
 def test_wrong_rules_are_named(document: dict[str, Any], message: str) -> None:
     with pytest.raises(RulesError, match=re.escape(message)):
         read_rules(json.dumps(document))
+
+
+def test_a_column_of_the_shop_boosts_and_buries(shop: Shop) -> None:
+    lamps = shown(shop.page("desk lamp"))[:6]
+    unknown = shop.page("desk lamp", **asking(boost={"column:margin": 50}))
+    assert shown(unknown)[:6] == lamps
+    assert json_of(unknown["STATUS"])["unknown_rules"] == ["column:margin"]
+    shop.set("margin", **{f"p{row}": 0.1 for row in range(64)})
+    shop.set("margin", **{lamps[5]: 0.6, "p4": float("nan")})
+    boosted = shop.page("desk lamp", **asking(boost={"column:margin": 50}))
+    assert shown(boosted)[0] == lamps[5]
+    assert boosted["SIGNALS"][0, 0, SIGNALS.index("rule")] == 50
+    assert boosted["SIGNALS"][0, 1, SIGNALS.index("rule")] == 1
+    assert json_of(boosted["STATUS"])["unknown_rules"] == []
+    buried = shop.page("desk lamp", **asking(bury={"column:margin": 0}))
+    assert lamps[5] not in shown(buried)[:6]
+    shop.stand(rule("boost", "column:margin", factor=50.0))
+    assert shown(shop.page("desk lamp"))[0] == lamps[5]
+
+
+def test_values_between_the_low_and_the_high_ones_count_in_proportion() -> None:
+    values = np.concatenate([np.arange(101), [np.nan]]).astype(np.float32)
+    scaled = NumericColumn(values).scaled
+    assert scaled[[0, 5, 50, 95, 100, 101]].tolist() == pytest.approx([0, 0, 0.5, 1, 1, 0])
+    assert NumericColumn(np.full(3, np.nan, np.float32)).scaled.tolist() == [0, 0, 0]
+    assert NumericColumn(np.array([2, 2, 2, 2, 2], np.float32)).scaled.tolist() == [0] * 5

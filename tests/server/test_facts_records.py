@@ -100,7 +100,7 @@ def test_the_standard_input_is_csv_or_json_lines(
         ({"product_id": "p1", "price": 1, "time": NOW + 3600}, "time: expected a time that is not in the future"),
         ({"product_id": "p1", "price": 1, "time": "soon"}, "time: expected a valid datetime"),
         ({"product_id": "p1", "stock": 1, "in_stock": 1}, "stock: expected stock or in_stock, got both"),
-        ({"product_id": "p1"}, "record: expected stock, in_stock or price, got only 'p1'"),
+        ({"product_id": "p1"}, "record: expected stock, in_stock, price or a column, got only 'p1'"),
         ({"price": 1}, "product_id: expected a value, got none"),
         ({"product_id": "p1", "prise": 1}, "record: expected the fields product_id, stock, in_stock, price, time"),
         ({"rule": "hide", "subject": "brand:Ostara", "reason": "r"}, "rule: expected 'pin', 'boost', 'bury' or 'ban'"),
@@ -203,3 +203,33 @@ def test_rules_show_whom_they_are_about(build: Path) -> None:
     assert found[0].rule.names("p1", store.brands[store.brand[rows[0]]], "home > lamps")
     assert found[1].rule.names("p1", "", "garden > tools")
     assert not found[1].rule.names("p1", "", "gardening")
+
+
+def test_a_column_is_taken_from_a_catalogue_and_then_part_of_records(
+    facts: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pl.DataFrame({"product_id": ["p1", "p2", "p3"], "title": ["a", "b", "c"], "price": [1.0, 2.0, 3.0]})
+    table.with_columns(margin=pl.Series([0.5, None, 0.25])).write_parquet(tmp_path / "products.parquet")
+    records = tmp_path / "records.jsonl"
+    records.write_text(
+        '{"product_id": "p1", "margin": 0.75}\n'
+        '{"rule": "boost", "subject": "column:margin", "factor": 2, "reason": "campaign"}\n',
+        encoding="utf-8",
+    )
+    assert facts("set", str(records)) == 1
+    errors = capsys.readouterr().err
+    assert "got 'margin'" in errors
+    assert "row 2, subject: expected one of the columns (there are none), got 'margin'" in errors
+    assert facts("set", str(tmp_path / "products.parquet"), "--column", "margin") == 0
+    state = FactsState.read(tmp_path / FOLDER)
+    assert state.own_columns == ["margin"]
+    assert state.of("p1").keys() == {"margin"}, "prices of the file were taken, too"
+    assert facts("set", str(records)) == 0
+    assert FactsState.read(tmp_path / FOLDER).of("p1")["margin"][0] == 0.75
+    records.write_text('{"product_id": "p1", "margin": "high"}', encoding="utf-8")
+    assert facts("set", str(records)) == 1
+    assert "margin: expected a valid number" in capsys.readouterr().err
+    for name in ("price", "Margin"):
+        with pytest.raises(SystemExit):
+            facts("set", str(records), "--column", name)
+    assert "expected a name of small letters" in capsys.readouterr().err

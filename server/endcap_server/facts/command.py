@@ -2,19 +2,20 @@
 
 import argparse
 import json
+import re
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from endcap_server.facts.catalogues import Catalogues
-from endcap_server.facts.files import STANDARD_INPUT, read_file
+from endcap_server.facts.files import STANDARD_INPUT, Row, read_file
 from endcap_server.facts.place import Place
-from endcap_server.facts.records import KnownNames, Problem, check_records
+from endcap_server.facts.records import RESERVED, KnownNames, Problem, check_records
 from endcap_server.shop.facts_journal import FactsError, JournalWriter
 from endcap_server.shop.facts_state import FactsState, FactsWriter
 from endcap_server.shop.standing_rules import StandingRule
@@ -40,6 +41,15 @@ def add_facts_command(subparsers: Any) -> None:
         "time, or rule with subject, factor, start, end and reason. All of them, or none if one is wrong.",
     )
     setting.add_argument("file", metavar="FILE", help=f"FILE.parquet, .csv or .jsonl; {STANDARD_INPUT}: standard input")
+    setting.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        type=_column,
+        metavar="NAME",
+        help="take this numeric column of the file, such as margin, for boost and bury by column:NAME, and ignore the "
+        "file's other columns",
+    )
     setting.add_argument("--keep-good", action="store_true", help="take the good records although others are wrong")
     _add_place(setting)
     setting.set_defaults(run=_reporting(_set))
@@ -88,7 +98,11 @@ def _reporting(work: Callable[[argparse.Namespace], int]) -> Callable[[argparse.
 
 def _set(arguments: argparse.Namespace) -> int:
     place = Place.find(arguments.build, arguments.facts)
-    found = check_records(read_file(arguments.file), KnownNames(place.stores()))
+    rows, columns = read_file(arguments.file), arguments.column or FactsState.read(place.folder).own_columns
+    if arguments.column:
+        # A file with other columns, such as a catalogue's.
+        rows = _restricted(rows, arguments.column)
+    found = check_records(rows, KnownNames(place.stores()), columns=columns)
     _report(arguments.file, found.problems)
     if found.problems and not arguments.keep_good:
         print("endcap facts: nothing was taken; correct these, or use --keep-good for the others", file=sys.stderr)
@@ -134,6 +148,24 @@ def _password(file: Path | None) -> str | None:
         return None if file is None else file.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise FactsError(f"{file}: expected a file with a password, got {error}") from None
+
+
+def _column(text: str) -> str:
+    if not re.fullmatch("[a-z][a-z0-9_]{0,40}", text) or text in RESERVED:
+        raise argparse.ArgumentTypeError(
+            f"expected a name of small letters, digits and _ except {', '.join(sorted(RESERVED))}, got {text!r}"
+        )
+    return text
+
+
+def _restricted(rows: Iterable[Row], columns: Collection[str]) -> Iterator[Row]:
+    """The rows with a value of these columns, without others."""
+    kept = {"product_id", "time", *columns}
+    for row, fields in rows:
+        if isinstance(fields, Problem):
+            yield row, fields
+        elif not fields.keys().isdisjoint(columns):
+            yield row, {name: value for name, value in fields.items() if name in kept}
 
 
 def _report(name: str, problems: Sequence[Problem]) -> None:

@@ -1,12 +1,12 @@
 """Records of facts as users send them, checked: stock and prices of products, and standing rules."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from endcap_server.declared.parameters import describe_validation
 from endcap_server.shop.facts import IN_STOCK, PRICE
@@ -33,6 +33,7 @@ def _text(value: Any) -> Any:
 
 
 _DATETIME = TypeAdapter(datetime)
+_NUMBERS = TypeAdapter(dict[str, FiniteFloat])
 _Time = Annotated[float | None, BeforeValidator(_seconds)]
 
 
@@ -83,6 +84,10 @@ class Problem:
         )
 
 
+RESERVED = frozenset({*_Product.model_fields, *_Rule.model_fields})
+"""Fields of records that are no columns of the shop's own."""
+
+
 class KnownNames:
     """The products, brands and categories of the catalogues that a deployment serves."""
 
@@ -98,8 +103,8 @@ class KnownNames:
         return found
 
     def has(self, rule: StandingRule) -> bool:
-        """Whether a catalogue has what a rule names; every title may come."""
-        return rule.about == "title" or any(index.names(rule.about, rule.name) for index in self._indexes)
+        """Whether a catalogue has the product, brand or category that a rule names."""
+        return any(index.names(rule.about, rule.name) for index in self._indexes)
 
 
 @dataclass
@@ -121,6 +126,7 @@ def check_records(
     records: Iterable[tuple[int, Mapping[str, Any] | Problem]],
     known: KnownNames,
     clock: Callable[[], float] = time.time,
+    columns: Collection[str] = (),
 ) -> CheckedRecords:
     """Check records.
 
@@ -128,40 +134,44 @@ def check_records(
         records: Row number and fields of each, or what is wrong with it already; fields without a value are left out.
         known: What the catalogue has.
         clock: Seconds since 1970, the time of records without one.
+        columns: The shop's own columns, which records of products may have besides.
     """
     found, now = CheckedRecords(), clock()
-    products: list[tuple[int, _Product]] = []
+    products: list[tuple[int, _Product, dict[str, float]]] = []
     for row, fields in records:
         if isinstance(fields, Problem):
             found.problems.append(fields)
             continue
         try:
             if "rule" in fields:
-                _take_rule(found, row, _Rule.model_validate(fields), known)
+                _take_rule(found, row, _Rule.model_validate(fields), known, columns)
             else:
-                products.append((row, _Product.model_validate(fields)))
+                own = {name: fields[name] for name in columns if name in fields}
+                rest = {name: value for name, value in fields.items() if name not in own} if own else fields
+                numbers = _NUMBERS.validate_python(own) if own else {}
+                products.append((row, _Product.model_validate(rest), numbers))
         except ValidationError as error:
             found.problems.append(_problem(row, error, fields))
-    names = known.products(list({product.product_id for _, product in products}))
-    for row, product in products:
-        problem = _problem_of_product(row, product, names, now)
+    names = known.products(list({product.product_id for _, product, _ in products}))
+    for row, product, numbers in products:
+        problem = _problem_of_product(row, product, bool(numbers), names, now)
         if problem is None:
-            found.changes += _changes(product, now)
+            found.changes += _changes(product, numbers, now)
         else:
             found.problems.append(problem)
     found.problems.sort(key=lambda problem: problem.row)
     return found
 
 
-def _changes(product: _Product, now: float) -> Iterable[FactChange]:
+def _changes(product: _Product, numbers: Mapping[str, float], now: float) -> Iterable[FactChange]:
     moment = now if product.time is None else product.time
     share = product.in_stock if product.stock is None else float(product.stock > 0)
-    for column, value in ((IN_STOCK, share), (PRICE, product.price)):
+    for column, value in ((IN_STOCK, share), (PRICE, product.price), *numbers.items()):
         if value is not None:
             yield FactChange(product.product_id, column, value, moment)
 
 
-def _problem_of_product(row: int, product: _Product, known: set[str], now: float) -> Problem | None:
+def _problem_of_product(row: int, product: _Product, has_numbers: bool, known: set[str], now: float) -> Problem | None:
     if product.product_id not in known:
         return Problem(
             row,
@@ -175,21 +185,26 @@ def _problem_of_product(row: int, product: _Product, known: set[str], now: float
         return Problem(row, "time", "a time that is not in the future", f"one {ahead:.0f} s ahead", "check the clocks")
     if product.stock is not None and product.in_stock is not None:
         return Problem(row, "stock", "stock or in_stock", "both")
-    if product.stock is None and product.in_stock is None and product.price is None:
-        return Problem(row, "record", "stock, in_stock or price", f"only {product.product_id!r}")
+    if product.stock is None and product.in_stock is None and product.price is None and not has_numbers:
+        return Problem(row, "record", "stock, in_stock, price or a column", f"only {product.product_id!r}")
     return None
 
 
-def _take_rule(found: CheckedRecords, row: int, record: _Rule, known: KnownNames) -> None:
+def _take_rule(found: CheckedRecords, row: int, record: _Rule, known: KnownNames, columns: Collection[str]) -> None:
     fields = record.model_dump(include={"rule", "subject", "factor", "start", "end", "reason"}, exclude_none=True)
     if record.remove:
         # Which rule is meant is said by its kind and subject alone.
         neutral = {"factor": 1.0} if fields.get("rule") in ("boost", "bury") else {}
         fields = {"reason": "removed", **fields, **neutral}
     rule = StandingRule.model_validate(fields)
-    if not record.remove and not known.has(rule):
-        kind = rule.about
-        found.problems.append(Problem(row, "subject", f"a {kind} of the catalogue that is served", repr(rule.name)))
+    kind = rule.about
+    if kind == "column":
+        has, what = rule.name in columns, f"one of the columns {', '.join(columns) or '(there are none)'}"
+    else:
+        # Every title may come.
+        has, what = kind == "title" or known.has(rule), f"a {kind} of the catalogue that is served"
+    if not record.remove and not has:
+        found.problems.append(Problem(row, "subject", what, repr(rule.name)))
         return
     found.rules.append(RuleChange(rule, record.remove))
 

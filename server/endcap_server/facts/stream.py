@@ -170,7 +170,7 @@ class StreamFollower:
     def _take(self, entries: Sequence[Entry], seen: float | None) -> None:
         # An entry that was removed from the stream meanwhile has no fields.
         given = [(name, fields) for name, fields in entries if fields is not None]
-        found = check_records(_records(given), self._known(), self._clock)
+        found = check_records(_records(given), self._known(), self._clock, self._writer.state.own_columns)
         self._writer.write(found.changes, found.rules, seen=seen)
         with self._redis.pipeline(transaction=True) as commands:
             for problem in found.problems:

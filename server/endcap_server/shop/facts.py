@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,34 @@ FOLDER_VARIABLE = "ENDCAP_FACTS_DIR"
 FOLDER = "facts"
 IN_STOCK, PRICE = "in_stock", "price"
 COLUMNS = (IN_STOCK, PRICE)
-"""Columns of facts. ``in_stock`` is the share of a product's variants that is in stock: 0 is sold out."""
+"""Columns that every shop has. ``in_stock`` is the share of a product's variants that is in stock: 0 is sold out."""
+_SPREAD = (5, 95)
+"""Percentiles of a column between which products are told apart; what is beyond is as good as these."""
 
 
 def facts_folder(build: Path) -> Path:
     """``$ENDCAP_FACTS_DIR``, or the folder ``facts`` of a build."""
     configured = os.environ.get(FOLDER_VARIABLE)
     return Path(configured) if configured else build / FOLDER
+
+
+@dataclass(frozen=True, eq=False)
+class NumericColumn:
+    """A column of the shop's own, such as the margin: ``values`` float32 [n], NaN unknown."""
+
+    values: Array
+
+    @cached_property
+    def scaled(self) -> Array:
+        """Where each product stands between the low and the high values: float32 [n], 0..1; 0 if unknown."""
+        known = self.values[~np.isnan(self.values)]
+        low, high = np.percentile(known, _SPREAD) if len(known) else (0.0, 0.0)
+        if low == high:
+            # Nothing between the percentiles: more than the common value is high.
+            scaled = (self.values > low).astype(np.float32)
+        else:
+            scaled = np.clip((self.values - low) / (high - low), 0, 1).astype(np.float32)
+        return np.nan_to_num(scaled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +57,7 @@ class FactsNow:
         epoch: Increases with each change.
         share: float32 [n], share of each product's variants that is in stock, 0..1.
         price: float32 [n], NaN unknown.
+        columns: The shop's own columns, by their names.
         standing: Rules that hold.
         as_of: Until when changes are known, in seconds since 1970; None if there are no facts.
         problem: Why the latest changes cannot be read; "" if they can.
@@ -44,6 +66,7 @@ class FactsNow:
     epoch: int
     share: Array
     price: Array
+    columns: Mapping[str, NumericColumn] = field(default_factory=dict)
     standing: Standing = NOTHING_STANDS
     as_of: float | None = None
     problem: str = ""
@@ -69,6 +92,7 @@ class _News:
     problem: str
     changed: dict[str, Array] = field(default_factory=dict)
     entries: int = 0
+    restarted: bool = False
 
 
 class Facts:
@@ -112,16 +136,22 @@ class Facts:
             epoch=before.epoch + 1,
             share=news.changed.get(IN_STOCK, before.share),
             price=news.changed.get(PRICE, before.price),
+            columns=self._columns(news),
             standing=standing,
             as_of=news.as_of,
             problem=news.problem,
         )
         return self._now
 
+    def _columns(self, news: "_News") -> Mapping[str, NumericColumn]:
+        """The shop's own columns; those that have not changed keep what was derived from them."""
+        own = {name: NumericColumn(values) for name, values in news.changed.items() if name not in COLUMNS}
+        return {**({} if news.restarted else self._now.columns), **own}
+
     def _take(self, entry: Entry, news: "_News") -> None:
         news.entries += 1
         if isinstance(entry, Changes):
-            self._take_changes(entry, news.changed)
+            self._take_changes(entry, news)
             if len(entry.time):
                 news.as_of = max(news.as_of or 0.0, float(entry.time.max()))
         elif isinstance(entry, Rules):
@@ -131,16 +161,23 @@ class Facts:
         else:
             self._row_of_slot, news.rules, news.as_of, news.problem = np.empty(0, np.int64), (), None, ""
             news.changed = {IN_STOCK: self._base.share.copy(), PRICE: self._base.price.copy()}
+            news.restarted = True
 
-    def _take_changes(self, entry: Changes, changed: dict[str, Array]) -> None:
+    def _take_changes(self, entry: Changes, news: "_News") -> None:
         if entry.ids:
             known = self._row_of_slot[: entry.first]
             self._row_of_slot = np.concatenate([known, self._store.product_ids.find(entry.ids)])
         rows = self._row_of_slot[entry.slot]
         for position, name in enumerate(entry.columns):
-            if name not in COLUMNS:
-                continue
             meant = (entry.column == position) & (rows >= 0)
-            if name not in changed:
-                changed[name] = (self._now.share if name == IN_STOCK else self._now.price).copy()
-            changed[name][rows[meant]] = entry.value[meant]
+            if name not in news.changed:
+                news.changed[name] = self._before(name, news).copy()
+            news.changed[name][rows[meant]] = entry.value[meant]
+
+    def _before(self, name: str, news: "_News") -> Array:
+        """The values of a column before the news."""
+        if name in COLUMNS:
+            return self._now.share if name == IN_STOCK else self._now.price
+        if name in self._now.columns and not news.restarted:
+            return self._now.columns[name].values
+        return np.full(len(self._store), np.nan, np.float32)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from endcap_server.shop.columns import Array
+from endcap_server.shop.facts import COLUMNS
 from endcap_server.shop.facts_journal import (
     LOCK_PATIENCE_S,
     Changes,
@@ -103,6 +104,11 @@ class FactsState:
             column.time[entry.slot[meant]] = entry.time[meant]
         if len(entry.time):
             self.as_of = max(self.as_of or 0.0, float(entry.time.max()))
+
+    @property
+    def own_columns(self) -> list[str]:
+        """Names of the shop's own columns."""
+        return [name for name in self.columns if name not in COLUMNS]
 
     def of(self, product: str) -> dict[str, tuple[float, float]]:
         """Column -> (value, when it became true) of a product."""

@@ -1,6 +1,6 @@
 """Merchandising rules of a request: the RULES document of the contract and what it means for rows of the item store."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import chain
@@ -28,7 +28,7 @@ MAX_REQUIRED_THEMES = 16
 MAX_BOOST = 100.0
 MAX_TITLE = 60
 _REMEMBERED = 32
-SUBJECTS = ("brand", "category", "product")
+SUBJECTS = ("brand", "category", "product", "column")
 OF_NAMES = ("exclude", "only")
 """Members of the rules that decide what no text of a page may name."""
 
@@ -97,6 +97,8 @@ class MerchandisingRules(BaseModel):
 
     ``boost`` and ``bury`` multiply the score of what they name: "brand:NAME", "category:PATH" or "product:ID". Names of
     brands and categories are compared without case; a category names itself and all below it ("home > lamps").
+    "column:NAME" stands for all products: those with a high value in this column get the factor, those with a low one
+    1, and those between in proportion.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -121,7 +123,7 @@ class MerchandisingRules(BaseModel):
         for name in factors:
             kind, separator, value = name.partition(":")
             if kind not in SUBJECTS or not separator or not value.strip():
-                raise ValueError(f"keys like brand:NAME, category:PATH or product:ID, not {name!r}")
+                raise ValueError(f"keys like brand:NAME, category:PATH, product:ID or column:NAME, not {name!r}")
             # Factors multiply, so two spellings of one name would count twice.
             subject = (kind, _path(value) if kind == "category" else value if kind == "product" else folded_name(value))
             if (other := seen.setdefault(subject, name)) != name:
@@ -306,6 +308,8 @@ class RuleIndex:
                 compiled.add_factor(compiled.brand_factors, brands(value), factor)
             elif kind == "category":
                 compiled.add_factor(compiled.category_factors, categories(value), factor)
+            elif kind == "column":
+                compiled.column_factors[value.strip()] = factor * compiled.column_factors.get(value.strip(), 1.0)
             else:
                 of_products.append((value, factor))
         # One look-up for all: single look-ups would take most of the time for a thousand rules.
@@ -349,6 +353,7 @@ class CompiledRules:
     brand_factors: dict[int, float] = field(default_factory=dict)
     category_factors: dict[int, float] = field(default_factory=dict)
     row_factors: dict[int, float] = field(default_factory=dict)
+    column_factors: dict[str, float] = field(default_factory=dict)
 
     @staticmethod
     def add_factor(factors: dict[int, float], positions: list[int], factor: float) -> None:
@@ -417,10 +422,14 @@ class CompiledRules:
                 mask &= allowed[column]
         return mask
 
-    def factors(self, rows: np.ndarray) -> np.ndarray:
+    def factors(self, rows: np.ndarray, scaled: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """The factors of boost and bury for the scores of ``rows``: float32 [k], at most `MAX_BOOST`.
 
         1 for products without a rule.
+
+        Args:
+            rows: int [k].
+            scaled: Column -> float [k], 0..1, where ``rows`` stand between its low and its high values.
         """
         factors = np.ones(len(rows), dtype=np.float64)
         for column, by_position in (
@@ -431,4 +440,6 @@ class CompiledRules:
             if by_position:
                 values = rows if column is None else column[rows]
                 factors *= np.array([by_position.get(value, 1.0) for value in values.tolist()])
+        for name, values in (scaled or {}).items():
+            factors *= 1 + (self.column_factors.get(name, 1.0) - 1) * values
         return np.minimum(factors, MAX_BOOST).astype(np.float32)

@@ -27,8 +27,8 @@ class RuleKind(StrEnum):
 
 SUBJECTS = {
     RuleKind.PIN: ("product",),
-    RuleKind.BOOST: ("product", "brand", "category"),
-    RuleKind.BURY: ("product", "brand", "category"),
+    RuleKind.BOOST: ("product", "brand", "category", "column"),
+    RuleKind.BURY: ("product", "brand", "category", "column"),
     RuleKind.BAN: ("product", "brand", "category", "title"),
 }
 """What each kind of rule may name."""
@@ -39,7 +39,7 @@ class StandingRule(BaseModel):
 
     Attributes:
         rule: What it does.
-        subject: What it is about: "product:ID", "brand:NAME", "category:PATH" or "title:TEXT".
+        subject: What it is about: "product:ID", "brand:NAME", "category:PATH", "column:NAME" or "title:TEXT".
         factor: Of boost (1 to 100) and bury (0 to 1).
         start: When it begins to hold, in seconds since 1970; None: at once.
         end: When it ends; None: never.

@@ -30,6 +30,16 @@ class Allowed:
         affordable = self.rules.affords(self.facts.price[rows], self.facts.share[rows])
         return shown if affordable is None else shown & affordable
 
+    def factors(self, rows: np.ndarray) -> np.ndarray:
+        """The factors of boost and bury for the scores of ``rows`` (int [k]): float32 [k]."""
+        named = self.facts.columns.keys() & self.rules.column_factors.keys()
+        return self.rules.factors(rows, {name: self.facts.columns[name].scaled[rows] for name in named})
+
+    @property
+    def unknown_columns(self) -> list[str]:
+        """Columns that the rules name and the facts do not have, as "column:NAME"."""
+        return [f"column:{name}" for name in self.rules.column_factors if name not in self.facts.columns]
+
     @cached_property
     def bits(self) -> np.ndarray | None:
         """Filter for the engine: uint8 [ceil(n / 8)], one bit per product, the lowest first; None: all are allowed."""

@@ -88,7 +88,7 @@ class Products:
             likely=likely,
             value=value,
             popularity=store.popularity[unique].astype(np.float32),
-            factors=allowed.rules.factors(unique),
+            factors=allowed.factors(unique),
             shown=shown,
             vectors=store.vectors[unique].astype(np.float32),
             brand=store.brand[unique],

@@ -175,7 +175,7 @@ class Retrieval(Stage):
         status.extra |= {
             "budget_ms": request.budget_ms,
             "unknown_ids": unknown + rules.unknown_products,
-            "unknown_rules": rules.unknown[:20],
+            "unknown_rules": [*rules.unknown, *allowed.unknown_columns][:20],
             "known_history": len(history),
             "candidates": len(found.rows),
         }
