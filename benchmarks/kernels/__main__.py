@@ -20,7 +20,6 @@ import torch
 from benchmarks.kernels import ROOT
 
 BENCHMARKS = (
-    "pairwise_margins",
     "margin_mse_loss",
     "margin_scores",
     "fuse_top_k",

@@ -8,16 +8,15 @@ from endcap_kernels.gelu_bias import gelu_bias
 from endcap_kernels.join_pairs import JoinedPairs, join_pairs
 from endcap_kernels.margin_mse_loss import margin_mse_loss
 from endcap_kernels.margin_scores import margin_scores
-from endcap_kernels.packed_attention import packed_attention
+from endcap_kernels.packed_attention import causal_attention, packed_attention
 from endcap_kernels.packed_cross_encoder import PackedCrossEncoder
-from endcap_kernels.pairwise_margins import PairwiseMargins, pairwise_margins
 
 __all__ = [
     "JoinedPairs",
     "PackedCrossEncoder",
-    "PairwiseMargins",
     "TopK",
     "add_layer_norm",
+    "causal_attention",
     "embed_layer_norm",
     "fuse_top_k",
     "gelu_bias",
@@ -25,6 +24,5 @@ __all__ = [
     "margin_mse_loss",
     "margin_scores",
     "packed_attention",
-    "pairwise_margins",
     "recorded_launches",
 ]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from endcap_kernels.checks import FLOATS, check_positive, check_tensor
 from endcap_kernels.dispatch import custom_op, launch, runs_kernel
-from endcap_kernels.layer_norms import WIDEST, normalised, row_tiles
+from endcap_kernels.layer_norms import WIDEST, load_vector, row_tiles, store_normalised
 
 
 def add_layer_norm(
@@ -78,6 +78,29 @@ def _add_layer_norm(
 
 
 @triton.jit
+def _added(
+    x_ptr,
+    residual_ptr,
+    bias_ptr,
+    row,
+    rows,
+    column,
+    stride_x,
+    stride_residual,
+    HAS_BIAS: tl.constexpr,
+    SIZE: tl.constexpr,
+):
+    """A chunk of x + residual + bias, float32 [ROWS, WIDTH]; 0 where padded."""
+    both = (row < rows)[:, None] & (column < SIZE)[None, :]
+    values = tl.load(x_ptr + row[:, None] * stride_x + column[None, :], mask=both, other=0.0).to(tl.float32)
+    residual = residual_ptr + row[:, None] * stride_residual + column[None, :]
+    values += tl.load(residual, mask=both, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        values += load_vector(bias_ptr, column, SIZE)[None, :]
+    return values
+
+
+@triton.jit
 def _add_layer_norm_kernel(
     x_ptr,  # [rows, SIZE], rows stride_x apart
     residual_ptr,  # [rows, SIZE], rows stride_residual apart
@@ -92,19 +115,17 @@ def _add_layer_norm_kernel(
     HAS_BIAS: tl.constexpr,
     SIZE: tl.constexpr,
     ROWS: tl.constexpr,
+    CHUNKS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
     row = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     column = tl.arange(0, WIDTH)
-    exists = column < SIZE
-    both = (row < rows)[:, None] & exists[None, :]
-    values = tl.load(x_ptr + row[:, None] * stride_x + column[None, :], mask=both, other=0.0).to(tl.float32)
-    residual = residual_ptr + row[:, None] * stride_residual + column[None, :]
-    values += tl.load(residual, mask=both, other=0.0).to(tl.float32)
-    if HAS_BIAS:
-        values += tl.load(bias_ptr + column, mask=exists, other=0.0).to(tl.float32)[None, :]
-    gamma = tl.load(gamma_ptr + column, mask=exists, other=0.0).to(tl.float32)
-    beta = tl.load(beta_ptr + column, mask=exists, other=0.0).to(tl.float32)
-    result = normalised(values, exists, gamma, beta, eps, SIZE)
-    place = result_ptr + row[:, None] * SIZE + column[None, :]
-    tl.store(place, result.to(result_ptr.dtype.element_ty), mask=both)
+    first = _added(x_ptr, residual_ptr, bias_ptr, row, rows, column, stride_x, stride_residual, HAS_BIAS, SIZE)
+    second = first
+    third = first
+    if CHUNKS == 3:
+        column += WIDTH
+        second = _added(x_ptr, residual_ptr, bias_ptr, row, rows, column, stride_x, stride_residual, HAS_BIAS, SIZE)
+        column += WIDTH
+        third = _added(x_ptr, residual_ptr, bias_ptr, row, rows, column, stride_x, stride_residual, HAS_BIAS, SIZE)
+    store_normalised(first, second, third, result_ptr, gamma_ptr, beta_ptr, row, rows, eps, SIZE, CHUNKS, WIDTH)

@@ -50,6 +50,10 @@ class Compiled:
     """Bytes of a thread that are spilled to memory."""
     shared: int
     """Bytes of shared memory of a program."""
+    instructions: int
+    """Machine instructions of the kernel, without the padding after its end; of loops, each instruction once."""
+    per_value: float
+    """Instructions of a thread for each value of a program's tile; of use for kernels without loops, else NaN."""
     tensor_cores: str
     """The matrix instruction, wgmma or mma, or none."""
 
@@ -102,6 +106,8 @@ def _compile(case: str, kernel: Any, args: tuple[Any, ...], options: dict[str, A
     settings["enable_fp_fusion"] = True  # the default on a GPU; newer releases warn if it is not set
     compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=settings)
     registers, spilled = _resources(compiled.asm["cubin"])
+    instructions = _instructions(compiled.asm["cubin"])
+    threads, tile = 32 * compiled.metadata.num_warps, _tile(constants)
     ptx = compiled.asm["ptx"]
     return Compiled(
         case=case,
@@ -111,21 +117,40 @@ def _compile(case: str, kernel: Any, args: tuple[Any, ...], options: dict[str, A
         registers=registers,
         spilled=spilled,
         shared=compiled.metadata.shared,
+        instructions=instructions,
+        per_value=instructions / (tile / threads) if tile else float("nan"),
         tensor_cores="wgmma" if "wgmma.mma_async" in ptx else "mma" if "mma.sync" in ptx else "none",
     )
 
 
+def _tile(constants: dict[str, Any]) -> int:
+    """Values of a program's tile without padding, where a kernel has rows and columns; 0 for others."""
+    return int(constants.get("ROWS", 0)) * int(constants.get("SIZE", constants.get("WIDTH", 0)))
+
+
 def _resources(machine_code: bytes) -> tuple[int, int]:
-    """Registers and spilled bytes of a thread, from the disassembler in Triton's wheel."""
-    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    """Registers and spilled bytes of a thread."""
+    text = _disassembled("cuobjdump", "--dump-resource-usage", machine_code)
+    numbers = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    return numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
+
+
+def _instructions(machine_code: bytes) -> int:
+    """Instructions up to the jump to itself that ends every kernel."""
+    text = _disassembled("nvdisasm", "--print-code", machine_code)
+    found = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)[^;]*;", text)
+    while found and found[-1] in ("NOP", "BRA"):
+        found.pop()
+    return len(found)
+
+
+def _disassembled(tool: str, option: str, machine_code: bytes) -> str:
+    """What a disassembler of Triton's wheel prints."""
+    path = Path(triton.__file__).parent / "backends/nvidia/bin" / tool
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(machine_code)
         file.flush()
-        text = subprocess.run(
-            [str(tool), "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
-        ).stdout
-    numbers = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
-    return numbers["REG"], numbers["STACK"] + numbers["LOCAL"]
+        return subprocess.run([str(path), option, file.name], capture_output=True, text=True, check=True).stdout
 
 
 def main() -> int:
@@ -143,11 +168,14 @@ def main() -> int:
     if arguments.json:
         json.dump([asdict(result) for result in results], sys.stdout)
         return 0
-    print(f"{'case':<28}{'kernel':<34}{'sm':>4}{'warps':>7}{'registers':>11}{'spilled':>9}{'shared':>9}  matrices")
+    print(
+        f"{'case':<28}{'kernel':<34}{'sm':>4}{'warps':>7}{'registers':>11}{'spilled':>9}{'shared':>9}"
+        f"{'instructions':>14}{'a value':>9}  matrices"
+    )
     for row in results:
         print(
             f"{row.case:<28}{row.kernel:<34}{row.architecture:>4}{row.warps:>7}{row.registers:>11}{row.spilled:>9}"
-            f"{row.shared:>9}  {row.tensor_cores}"
+            f"{row.shared:>9}{row.instructions:>14}{row.per_value:>9.1f}  {row.tensor_cores}"
         )
     return 0
 

@@ -14,17 +14,12 @@ from endcap_kernels.join_pairs import join_pairs
 from endcap_kernels.margin_mse_loss import margin_mse_loss
 from endcap_kernels.margin_scores import MANY_ROWS, margin_scores
 from endcap_kernels.packed_attention import packed_attention
-from endcap_kernels.pairwise_margins import pairwise_margins
 
 _SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 
 
 def _offsets(groups: int, size: int, dtype: torch.dtype = torch.int32) -> Tensor:
     return torch.arange(groups + 1, dtype=dtype) * size
-
-
-def _pairwise_margins(groups: int, dtype: torch.dtype, offsets: torch.dtype) -> Callable[[], Any]:
-    return lambda: pairwise_margins(torch.randn(groups * 100).to(dtype), _offsets(groups, 100, offsets), 0.5)
 
 
 def _margin_mse_loss(dtype: torch.dtype, weighted: bool) -> Callable[[], Any]:
@@ -88,8 +83,6 @@ def _join_pairs() -> None:
 
 def _all_cases() -> dict[str, Callable[[], Any]]:
     cases: dict[str, Callable[[], Any]] = {
-        "pairwise_margins fp32": _pairwise_margins(256, torch.float32, torch.int32),
-        "pairwise_margins bf16 1 group": _pairwise_margins(1, torch.bfloat16, torch.int64),
         "margin_mse_loss fp32": _margin_mse_loss(torch.float32, False),
         "margin_mse_loss bf16 weights": _margin_mse_loss(torch.bfloat16, True),
         "margin_mse_loss fp64": _margin_mse_loss(torch.float64, True),

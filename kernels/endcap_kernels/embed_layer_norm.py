@@ -7,7 +7,7 @@ from torch import Tensor
 
 from endcap_kernels.checks import FLOATS, INTEGERS, check_positive, check_tensor
 from endcap_kernels.dispatch import custom_op, launch, runs_kernel
-from endcap_kernels.layer_norms import WIDEST, normalised, row_tiles
+from endcap_kernels.layer_norms import WIDEST, row_tiles, store_normalised
 
 
 def embed_layer_norm(
@@ -112,12 +112,35 @@ def _embed_layer_norm(
 
 
 @triton.jit
-def _row_of(table_ptr, index_ptr, token, valid, length, column, exists, SIZE: tl.constexpr):
-    """Rows of a table for some tokens, float32 [ROWS, WIDTH]; NaN for a missing row."""
-    index = tl.load(index_ptr + token, mask=valid, other=0).to(tl.int64)
-    known = (index >= 0) & (index < length)
+def _row_of(table_ptr, index_ptr, token, tokens, length, column, SIZE: tl.constexpr):
+    """A chunk of rows of a table for some tokens, float32 [ROWS, WIDTH]; NaN for a missing row, 0 where padded."""
+    index = tl.load(index_ptr + token, mask=token < tokens, other=0).to(tl.int64)
+    known, exists = (index >= 0) & (index < length), (column < SIZE)[None, :]
     place = table_ptr + index[:, None] * SIZE + column[None, :]
-    return tl.load(place, mask=known[:, None] & exists[None, :], other=float("nan")).to(tl.float32)
+    value = tl.load(place, mask=known[:, None] & exists, other=float("nan")).to(tl.float32)
+    return tl.where(exists, value, 0.0)
+
+
+@triton.jit
+def _summed(
+    ids_ptr,
+    types_ptr,
+    positions_ptr,
+    words_ptr,
+    type_table_ptr,
+    position_table_ptr,
+    token,
+    tokens,
+    vocabulary,
+    type_count,
+    position_count,
+    column,
+    SIZE: tl.constexpr,
+):
+    """A chunk of the sum of the three embeddings of some tokens, float32 [ROWS, WIDTH]."""
+    values = _row_of(words_ptr, ids_ptr, token, tokens, vocabulary, column, SIZE)
+    values += _row_of(type_table_ptr, types_ptr, token, tokens, type_count, column, SIZE)
+    return values + _row_of(position_table_ptr, positions_ptr, token, tokens, position_count, column, SIZE)
 
 
 @triton.jit
@@ -138,16 +161,25 @@ def _embed_layer_norm_kernel(
     eps,
     SIZE: tl.constexpr,
     ROWS: tl.constexpr,
+    CHUNKS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
     token = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
-    exists, valid = column < SIZE, token < tokens
-    values = _row_of(words_ptr, ids_ptr, token, valid, vocabulary, column, exists, SIZE)
-    values += _row_of(type_table_ptr, types_ptr, token, valid, type_count, column, exists, SIZE)
-    values += _row_of(position_table_ptr, positions_ptr, token, valid, position_count, column, exists, SIZE)
-    gamma = tl.load(gamma_ptr + column, mask=exists, other=0.0).to(tl.float32)
-    beta = tl.load(beta_ptr + column, mask=exists, other=0.0).to(tl.float32)
-    result = normalised(values, exists, gamma, beta, eps, SIZE)
-    place = result_ptr + token.to(tl.int64)[:, None] * SIZE + column[None, :]
-    tl.store(place, result.to(result_ptr.dtype.element_ty), mask=valid[:, None] & exists[None, :])
+    first = _summed(
+        ids_ptr, types_ptr, positions_ptr, words_ptr, type_table_ptr, position_table_ptr,
+        token, tokens, vocabulary, type_count, position_count, column, SIZE,
+    )  # fmt: skip
+    second = first
+    third = first
+    if CHUNKS == 3:
+        second = _summed(
+            ids_ptr, types_ptr, positions_ptr, words_ptr, type_table_ptr, position_table_ptr,
+            token, tokens, vocabulary, type_count, position_count, WIDTH + column, SIZE,
+        )  # fmt: skip
+        third = _summed(
+            ids_ptr, types_ptr, positions_ptr, words_ptr, type_table_ptr, position_table_ptr,
+            token, tokens, vocabulary, type_count, position_count, 2 * WIDTH + column, SIZE,
+        )  # fmt: skip
+    row = token.to(tl.int64)
+    store_normalised(first, second, third, result_ptr, gamma_ptr, beta_ptr, row, tokens, eps, SIZE, CHUNKS, WIDTH)

@@ -2,11 +2,12 @@
 
 Everything in the block has a fixed distance from its start, as a CUDA graph requires:
 
-    offsets [pairs + 1] | query [pairs] | product [pairs] | query_offsets [pairs + 1] | queries [as many as there are]
+    offsets [pairs + 1] | query [pairs] | product [pairs] | query_offsets [pairs + 1] | tiles [count, 2] | queries [any]
+
+``tiles`` is the map of `packed_attention`: the host knows the lengths, so the device need not look for them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from endcap_kernels.join_pairs import JoinedPairs, join_pairs
+from endcap_kernels.packed_attention import tile_count, tile_map
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -39,17 +41,6 @@ class ProductTokens:
         return self.offsets[product + 1] - self.offsets[product]
 
 
-@dataclass(frozen=True, eq=False)
-class PairBatch:
-    """Pairs that are scored together."""
-
-    block: Array  # int32, see above
-    pairs: int
-    """Number of pairs, padded to a bucket's."""
-    tokens: int
-    """Number of tokens of all pairs."""
-
-
 def pair_lengths(queries: Sequence[Array], query: Array, product: Array, products: ProductTokens) -> Array:
     """Number of tokens of each pair, with the [SEP] after the product: int64 [n]; raises ValueError."""
     if query.ndim != 1 or query.shape != product.shape:
@@ -62,34 +53,57 @@ def pair_lengths(queries: Sequence[Array], query: Array, product: Array, product
     return heads[query] + products.lengths(product) + 1 if len(query) else np.zeros(0, np.int64)
 
 
-def lay_out(queries: Sequence[Array], query: Array, product: Array, lengths: Array, room: int) -> PairBatch:
-    """The block of some pairs; pairs from ``len(query)`` to ``room`` have no tokens.
+def block_size(pairs: int, tokens: int, dtype: torch.dtype) -> int:
+    """Numbers in the block of a bucket: query tokens are at most all tokens."""
+    return 4 * pairs + 2 + 2 * tile_count(tokens, pairs, dtype) + tokens
+
+
+def lay_out(
+    queries: Sequence[Array],
+    query: Array,
+    product: Array,
+    lengths: Array,
+    room: int,
+    tokens: int,
+    dtype: torch.dtype,
+) -> Array:
+    """The block of some pairs: int32; pairs from ``len(query)`` to ``room`` have no tokens.
 
     Only queries with pairs are included.
+
+    Args:
+        queries: tokens of each query.
+        query: query of each pair.
+        product: product of each pair.
+        lengths: tokens of each pair, from `pair_lengths`.
+        room: pairs of the bucket.
+        tokens: tokens of the bucket.
+        dtype: of the model; attention's tiles depend on it.
     """
     used, local = np.unique(query, return_inverse=True)
     heads = [np.asarray(queries[number], np.int32) for number in used]
-    block = np.zeros(4 * room + 2 + sum(map(len, heads)), np.int32)
+    tiles = 2 * tile_count(tokens, room, dtype)
+    block = np.zeros(4 * room + 2 + tiles + sum(map(len, heads)), np.int32)
     count, ends = len(query), np.cumsum(lengths)
-    total = int(ends[-1]) if count else 0
-    block[1 : room + 1] = total
+    block[1 : room + 1] = int(ends[-1]) if count else 0
     block[1 : count + 1] = ends
     block[room + 1 : room + 1 + count] = local
     block[2 * room + 1 : 2 * room + 1 + count] = product
     query_ends = np.cumsum([len(head) for head in heads])
     start = 3 * room + 1
     block[start + 1 : start + 1 + len(heads)] = query_ends
+    start += room + 1
+    block[start : start + tiles] = tile_map(torch.from_numpy(block[: room + 1]), tokens, dtype).flatten().numpy()
     if heads:
-        block[start + 1 + room :] = np.concatenate(heads)
-    return PairBatch(block, room, total)
+        block[start + tiles :] = np.concatenate(heads)
+    return block
 
 
 def joined_on_device(
-    block: Tensor, pairs: int, products: ProductTokens, separator: int, tokens: int
-) -> tuple[JoinedPairs, Tensor]:
-    """Packed tokens of a block on the device, and the offsets of its pairs: int32 [pairs + 1]."""
-    offsets, query, product, query_offsets, queries = torch.split(
-        block, [pairs + 1, pairs, pairs, pairs + 1, len(block) - 4 * pairs - 2]
-    )
+    block: Tensor, pairs: int, products: ProductTokens, separator: int, tokens: int, dtype: torch.dtype
+) -> tuple[JoinedPairs, Tensor, Tensor]:
+    """Packed tokens of a block on the device; the offsets of its pairs, int32 [pairs + 1]; attention's tiles."""
+    sizes = [pairs + 1, pairs, pairs, pairs + 1, 2 * tile_count(tokens, pairs, dtype)]
+    offsets, query, product, query_offsets, tiles, queries = torch.split(block, [*sizes, len(block) - sum(sizes)])
     values = (queries, query_offsets, products.device_values, products.device_offsets, query, product, offsets)
-    return join_pairs(*values, separator, tokens), offsets
+    return join_pairs(*values, separator, tokens), offsets, tiles.view(-1, 2)

@@ -1,7 +1,8 @@
 """CUDA graphs over buckets of token counts: one launch for the hundred kernels of a forward pass.
 
-A graph computes a fixed number of tokens and pairs; a request uses the smallest bucket that is large enough. Buckets
-are a quarter of an octave apart, so at most a fifth of the work is padding.
+A graph computes a fixed number of tokens; a request uses the smallest bucket that is large enough. Buckets are a
+quarter of an octave apart, so at most a fifth of the work is padding. The number of tokens alone determines a bucket:
+it has room for sequences of some least length, because a sequence without tokens costs next to nothing.
 """
 
 from collections.abc import Callable
@@ -9,7 +10,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-LEAST_TOKENS, LEAST_PAIRS = 256, 8
+LEAST_TOKENS = 256
+LEAST_LENGTH = 16
+"""Mean length of sequences from which a bucket has room for all of them."""
 _WARM_UPS = 3
 
 
@@ -21,62 +24,92 @@ def token_bucket(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
-def pair_bucket(pairs: int) -> int:
-    """The smallest power of two that is at least 8 and ``pairs``."""
-    return 1 << max(pairs - 1, LEAST_PAIRS - 1).bit_length()
-
-
-def usual_buckets(most_tokens: int) -> list[tuple[int, int]]:
-    """Buckets (pairs, tokens) of requests with at most ``most_tokens`` tokens and 24 to 64 tokens per pair."""
-    buckets, tokens = [], LEAST_TOKENS
-    while tokens <= token_bucket(most_tokens):
-        rooms = {pair_bucket(-(-tokens // length)) for length in (24, 40, 64)}
-        buckets += [(pairs, tokens) for pairs in sorted(rooms)]
-        tokens = token_bucket(tokens + 1)
-    return buckets
+def bucket(sequences: int, tokens: int, least_length: int = LEAST_LENGTH) -> tuple[int, int]:
+    """Room for sequences and tokens: (sequences, tokens)."""
+    room = token_bucket(max(tokens, least_length * sequences))
+    return room // least_length, room
 
 
 class TokenGraphs:
     """Captured forward passes of one model on one GPU. Not re-entrant."""
 
-    def __init__(self, forward: Callable[[Tensor, int, int], Tensor], device: torch.device) -> None:
-        """``forward(block, pairs, tokens)`` gives scores float32 [pairs] and must not wait for the GPU."""
-        self._forward = forward
-        self._device = device
+    def __init__(
+        self,
+        forward: Callable[[Tensor, int, int], Tensor],
+        block_size: Callable[[int, int], int],
+        device: torch.device,
+        least_length: int = LEAST_LENGTH,
+    ) -> None:
+        """Capture no graph yet.
+
+        Args:
+            forward: ``forward(block, sequences, tokens)`` gives a tensor [sequences, ...] and must not wait for the
+                GPU. A block of zeros means sequences without tokens.
+            block_size: numbers in the block of a bucket (sequences, tokens).
+            device: GPU.
+            least_length: see `bucket`.
+        """
+        self._forward, self._block_size = forward, block_size
+        self._device, self._least_length = device, least_length
         self._graphs: dict[tuple[int, int], tuple[torch.cuda.CUDAGraph, Tensor, Tensor]] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
     def __len__(self) -> int:
         return len(self._graphs)
 
-    def run(self, block: Tensor, pairs: int, tokens: int) -> Tensor:
-        """Scores of a block (int32, pinned, on the host) that was laid out for ``pair_bucket`` pairs: float32 [pairs].
+    def start(self, block: Tensor, sequences: int, tokens: int) -> Callable[[], Tensor]:
+        """Start the pass of a block (int32, pinned, on the host) that was laid out for a `bucket`.
 
-        The result is valid until the next run.
+        Copies and passes are in the order of one stream, so a second request may be started before the first is done.
+
+        Returns:
+            A function that waits for the result, on the host.
         """
-        key = (pairs, token_bucket(tokens))
-        self.prepare(*key)
-        graph, inputs, scores = self._graphs[key]
+        self.prepare(sequences, tokens)
+        graph, inputs, outputs = self._graphs[sequences, tokens]
         inputs[: len(block)].copy_(block, non_blocking=True)
         graph.replay()
-        return scores
+        # Graphs share memory: the result is copied before the next replay.
+        host = torch.empty(outputs.shape, dtype=outputs.dtype, pin_memory=True)
+        host.copy_(outputs, non_blocking=True)
+        finished = torch.cuda.Event()
+        finished.record()
 
-    def prepare(self, pairs: int, tokens: int) -> None:
+        def wait() -> Tensor:
+            finished.synchronize()
+            return host
+
+        return wait
+
+    def warm_up(self, most_tokens: int) -> int:
+        """Capture the graphs of all buckets for at most ``most_tokens`` tokens; returns their number."""
+        for room in usual_buckets(most_tokens):
+            self.prepare(room // self._least_length, room)
+        return len(self)
+
+    def prepare(self, sequences: int, tokens: int) -> None:
         """Capture the graph of a bucket, if it does not exist; this takes the time of several passes."""
-        if (pairs, tokens) not in self._graphs:
-            self._graphs[pairs, tokens] = self._capture(pairs, tokens)
+        if (sequences, tokens) not in self._graphs:
+            self._graphs[sequences, tokens] = self._capture(sequences, tokens)
 
-    def _capture(self, pairs: int, tokens: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-        # Zeros mean pairs without tokens. Query tokens are at most all tokens; remains of an earlier, larger request
-        # are ignored.
-        inputs = torch.zeros(4 * pairs + 2 + tokens, dtype=torch.int32, device=self._device)
+    def _capture(self, sequences: int, tokens: int) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
+        inputs = torch.zeros(self._block_size(sequences, tokens), dtype=torch.int32, device=self._device)
         stream = torch.cuda.Stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):  # compile kernels and let libraries allocate memory before the capture
-                self._forward(inputs, pairs, tokens)
+                self._forward(inputs, sequences, tokens)
         torch.cuda.current_stream(self._device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
-            scores = self._forward(inputs, pairs, tokens)
-        return graph, inputs, scores
+            outputs = self._forward(inputs, sequences, tokens)
+        return graph, inputs, outputs
+
+
+def usual_buckets(most_tokens: int) -> list[int]:
+    """Tokens of all buckets up to that of ``most_tokens``."""
+    rooms, room = [], LEAST_TOKENS
+    while room <= token_bucket(most_tokens):
+        rooms.append(room)
+        room = token_bucket(room + 1)
+    return rooms

@@ -17,17 +17,18 @@ without_tensorrt = pytest.mark.skipif(
 @given(longest=st.integers(1, 512), width=st.integers(1, 64), rows=st.integers(1, TOKEN_BUDGET))
 def test_ranges_cover_every_micro_batch(longest: int, width: int, rows: int) -> None:
     width = min(8 * width, -(-longest // 8) * 8)
-    rows = min(rows, TOKEN_BUDGET // width)
+    rows = min(rows, TOKEN_BUDGET // max(width, min(32, -(-longest // 8) * 8)))
     first = next(shapes for shapes in shape_ranges(longest) if width <= shapes.max[1])
     assert rows <= first.max[0]
     for shapes in shape_ranges(longest):
         for least, best, most in zip(shapes.min, shapes.opt, shapes.max, strict=True):
             assert 1 <= least <= best <= most
+        assert shapes.max[0] * shapes.max[1] <= 2 * TOKEN_BUDGET
 
 
 def test_ranges_of_a_usual_cross_encoder() -> None:
-    assert [shapes.max for shapes in shape_ranges(83)] == [(2048, 32), (409, 64), (227, 88)]
-    assert [shapes.max for shapes in shape_ranges(16)] == [(2048, 16)]
+    assert [shapes.max for shapes in shape_ranges(83)] == [(512, 32), (409, 64), (227, 88)]
+    assert [shapes.max for shapes in shape_ranges(16)] == [(1024, 16)]
 
 
 def test_sequences_longer_than_the_budget_are_refused() -> None:

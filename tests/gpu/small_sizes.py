@@ -16,7 +16,6 @@ def main() -> None:
 
     sizes = [5, 0, 64, 1, 65]
     count, offsets = sum(sizes), offsets_of(sizes)
-    kernels.pairwise_margins(normal(count), offsets)
     kernels.margin_mse_loss(normal(count).requires_grad_(), normal(count, seed=1), offsets).backward()
     kernels.fuse_top_k(normal(count), offsets, 9, torch.ones(2, device="cuda"), normal(count, seed=1))
     for dtype in (torch.float32, torch.bfloat16):

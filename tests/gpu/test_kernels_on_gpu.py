@@ -9,7 +9,6 @@ from endcap_kernels import (
     margin_mse_loss,
     margin_scores,
     packed_attention,
-    pairwise_margins,
     recorded_launches,
 )
 from endcap_kernels.margin_scores import MANY_ROWS
@@ -18,7 +17,6 @@ from ragged_inputs import normal, offsets_of, relative_error
 from test_margin_mse_loss import reference_margin_mse_loss
 from test_margin_scores import reference_margin_scores, weights_of
 from test_packed_attention import reference_packed_attention
-from test_pairwise_margins import reference_pairwise_margins
 
 ACCURATE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
@@ -104,27 +102,24 @@ def test_packed_attention_does_not_depend_on_the_tiling() -> None:
 def test_ragged_kernels_at_their_sizes() -> None:
     sizes = torch.randint(1, 200, (3000,), generator=torch.Generator().manual_seed(3)).tolist()
     scores, targets, offsets = normal(sum(sizes)), normal(sum(sizes), seed=1), offsets_of(sizes)
-    result = pairwise_margins(scores, offsets, 0.5)
-    expected = reference_pairwise_margins(scores, offsets, 0.5, max(sizes))
-    for got, wanted in zip(result, expected, strict=True):
-        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
     loss = margin_mse_loss(scores, targets, offsets)
     torch.testing.assert_close(
         loss, reference_margin_mse_loss(scores.double(), targets.double(), offsets).float(), rtol=1e-5, atol=0
     )
     assert all(torch.equal(loss, margin_mse_loss(scores, targets, offsets)) for _ in range(20))
     top = fuse_top_k(scores, offsets, 10, torch.tensor([1.0, 0.0], device="cuda"))
-    first = result.order[offsets[:-1].long()]
-    assert torch.equal(top.row[:, 0], first)
+    first = [int(part.argmax()) for part in scores.split(sizes)]
+    assert torch.equal(top.row[:, 0] - offsets[:-1], torch.tensor(first, device="cuda"))
 
 
 def test_ragged_kernels_in_a_graph() -> None:
     """Nothing in them waits for the GPU to learn the sizes of groups."""
     scores, offsets = normal(4000), offsets_of([40] * 100)
-    expected = pairwise_margins(scores, offsets)
+    weights = torch.ones(2, device="cuda")
+    expected = fuse_top_k(scores, offsets, 12, weights)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        result = pairwise_margins(scores, offsets)
+        result = fuse_top_k(scores, offsets, 12, weights)
     graph.replay()
     for one, two in zip(result, expected, strict=True):
         torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)
@@ -143,10 +138,10 @@ def test_more_than_two_to_the_31_elements() -> None:
 
 
 def test_torch_compile_takes_them_as_one_node() -> None:
-    scores, offsets = normal(300), offsets_of([100] * 3)
+    scores, offsets, weights = normal(300), offsets_of([100] * 3), torch.ones(2, device="cuda")
 
     @torch.compile(fullgraph=True)
     def both(scores: torch.Tensor) -> torch.Tensor:
-        return pairwise_margins(2 * scores, offsets).wins + 1
+        return fuse_top_k(2 * scores, offsets, 12, weights).score + 1
 
-    torch.testing.assert_close(both(scores), pairwise_margins(2 * scores, offsets).wins + 1)
+    torch.testing.assert_close(both(scores), fuse_top_k(2 * scores, offsets, 12, weights).score + 1)

@@ -198,15 +198,13 @@ def test_wrong_input(change: dict[str, object], message: str) -> None:
 def test_runs_in_plain_torch_without_the_interpreter(plain_process) -> None:
     plain_process("""
 import torch
-from endcap_kernels import margin_mse_loss, pairwise_margins, recorded_launches
+from endcap_kernels import margin_mse_loss, recorded_launches
 scores = torch.tensor([1.0, 2.0, 4.0], requires_grad=True)
 offsets = torch.tensor([0, 3])
 with recorded_launches() as launched:
     loss = margin_mse_loss(scores, torch.zeros(3), offsets)
     loss.backward()
-    wins = pairwise_margins(scores.detach(), offsets).wins
 assert launched == []
 assert torch.isclose(loss, torch.tensor((1 + 4 + 9) / 3)), loss
 assert torch.allclose(scores.grad, 2 / 3 * torch.tensor([-4.0, -1.0, 5.0])), scores.grad
-assert float(wins.sum()) == 4.5
 """)

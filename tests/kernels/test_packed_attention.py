@@ -3,8 +3,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from endcap_kernels import packed_attention, recorded_launches
-from endcap_kernels.packed_attention import _packed_attention, _packed_attention_plain
+from endcap_kernels import causal_attention, packed_attention, recorded_launches
+from endcap_kernels.packed_attention import _packed_attention, _packed_attention_plain, tile_map, tile_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ragged_inputs import normal, offsets_of, relative_error
@@ -98,17 +98,50 @@ def test_results_are_means_of_values(sizes: list[int], seed: int) -> None:
 
 
 def test_plain_path_agrees() -> None:
-    qkv, offsets = normal(50, 3, 2, 32), offsets_of([0, 20, 30])
-    torch.testing.assert_close(packed_attention(qkv, offsets), _packed_attention_plain(qkv, offsets))
+    qkv, offsets = normal(50, 8, 32), offsets_of([0, 20, 30])
+    for heads, kernel in ((4, causal_attention(qkv, 4, offsets)), (6, causal_attention(qkv, 6, offsets))):
+        torch.testing.assert_close(kernel, _packed_attention_plain(qkv, heads, offsets, causal=True))
 
 
 def test_custom_op_contract() -> None:
-    arguments = (normal(9, 3, 1, 32), offsets_of([4, 5]))
+    qkv, offsets = normal(9, 3, 32), offsets_of([4, 5])
+    arguments = (qkv, 1, offsets, tile_map(offsets, 9, qkv.dtype), False)
     torch.library.opcheck(_packed_attention, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_wrong_input() -> None:
-    with pytest.raises(ValueError, match="qkv: expected a head size D of 32 or 64, got 48"):
+    with pytest.raises(ValueError, match="qkv: expected a head size D of 32, 64 or 128, got 48"):
         packed_attention(normal(4, 3, 2, 48), offsets_of([4]))
     with pytest.raises(ValueError, match=r"qkv: expected shape \[tokens, 3, heads, D\], got \[4, 192\]"):
         packed_attention(normal(4, 192), offsets_of([4]))
+    with pytest.raises(ValueError, match="heads: expected a multiple of the key heads, got 3 of 7 in qkv"):
+        causal_attention(normal(4, 7, 32), 3, offsets_of([4]))
+    with pytest.raises(ValueError, match=r"tiles: expected shape \[1, 2\], got \[4, 2\]"):
+        packed_attention(normal(4, 3, 1, 32), offsets_of([4]), offsets_of([1] * 7).view(4, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [[1], [0, 70, 3], [129]], ids=str)
+def test_causal_attention_with_grouped_heads(sizes: list[int], dtype: torch.dtype) -> None:
+    qkv, offsets = normal(sum(sizes), 4 + 2 * 2, 32, dtype=dtype, scale=1.5), offsets_of(sizes)
+    with recorded_launches() as launched:
+        result = causal_attention(qkv, 4, offsets)
+    assert launched == ["_packed_attention_kernel"]
+    expected = _packed_attention_plain(qkv.double(), 4, offsets, causal=True)
+    assert relative_error(result, expected) < {torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
+
+
+def test_the_future_does_not_change_a_token() -> None:
+    qkv = normal(80, 6, 32)
+    whole, part = causal_attention(qkv, 2, offsets_of([80])), causal_attention(qkv[:66], 2, offsets_of([66]))
+    assert torch.equal(whole[:66], part)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 200), max_size=9), st.integers(0, 300))
+def test_the_tile_map_has_every_part_once(sizes: list[int], padding: int) -> None:
+    tokens, dtype = sum(sizes) + padding, torch.float32
+    tiles = tile_map(offsets_of(sizes), tokens, dtype).tolist()
+    rows = tile_rows(tokens, len(sizes), dtype)
+    expected = [[group, part] for group, size in enumerate(sizes) for part in range(-(-size // rows))]
+    assert sorted(tile for tile in tiles if tile[0] >= 0) == expected

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from endcap_kernels import PackedCrossEncoder, recorded_launches
-from endcap_kernels.pair_batches import lay_out
-from endcap_kernels.token_graphs import pair_bucket, token_bucket, usual_buckets
+from endcap_kernels.pair_batches import block_size, lay_out
+from endcap_kernels.token_graphs import bucket, token_bucket, usual_buckets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ragged_inputs import DEVICE, offsets_of
@@ -144,11 +144,12 @@ def test_room_for_more_pairs_and_tokens_changes_nothing(packed: PackedCrossEncod
     query, product = np.array([1, 1, 0]), np.array([2, 0, 1])
     expected = packed.score_products(queries, query, product)
     lengths = packed.pair_lengths(queries, query, product)
-    batch = lay_out(queries, query, product, lengths, pair_bucket(3))
-    block = torch.zeros(4 * batch.pairs + 2 + 90, dtype=torch.int32, device=DEVICE)
-    block[: len(batch.block)] = torch.from_numpy(batch.block)
+    room, tokens = bucket(3, int(lengths.sum()))
+    batch = lay_out(queries, query, product, lengths, room, tokens, torch.float32)
+    block = torch.zeros(block_size(room, tokens, torch.float32), dtype=torch.int32, device=DEVICE)
+    block[: len(batch)] = torch.from_numpy(batch)
     with torch.no_grad():
-        scores = packed._score_block(block, batch.pairs, batch.tokens + 37)
+        scores = packed._score_block(block, room, tokens)
     torch.testing.assert_close(scores[:3].cpu(), expected, rtol=0, atol=1e-5)
     assert scores[3:].isnan().all()
 
@@ -157,7 +158,8 @@ def test_a_block_of_zeros_is_pairs_without_tokens(packed: PackedCrossEncoder) ->
     """What a CUDA graph is captured with."""
     packed.load_products(np.arange(5, 25), np.array([0, 20]), SEP)
     with torch.no_grad():
-        scores = packed._score_block(torch.zeros(4 * 8 + 2 + 100, dtype=torch.int32, device=DEVICE), 8, 100)
+        block = torch.zeros(block_size(8, 100, torch.float32), dtype=torch.int32, device=DEVICE)
+        scores = packed._score_block(block, 8, 100)
     assert scores.isnan().tolist() == [True] * 8
 
 
@@ -167,12 +169,20 @@ def test_warming_up_is_for_gpus(packed: PackedCrossEncoder) -> None:
 
 
 def test_usual_requests_have_their_buckets() -> None:
-    buckets = usual_buckets(16384)
-    assert len(buckets) == len(set(buckets)) < 80
+    rooms = usual_buckets(16384)
+    assert len(rooms) == len(set(rooms)) == 25
     for pairs in (10, 100, 400):
         for mean in (25, 40, 60):
             if pairs * mean <= 16384:
-                assert (pair_bucket(pairs), token_bucket(pairs * mean)) in buckets
+                assert bucket(pairs, pairs * mean)[1] in rooms
+
+
+def test_two_requests_can_be_in_flight(packed: PackedCrossEncoder) -> None:
+    packed.load_products(np.arange(5, 25), np.array([0, 4, 4, 20]), SEP)
+    queries, product = [np.array([CLS, 9, 8, SEP])], np.array([0, 1, 2])
+    waits = [packed.start_products(queries, np.zeros(3, np.int64), product[order]) for order in ([0, 1, 2], [2, 1, 0])]
+    first, second = (wait() for wait in waits)
+    torch.testing.assert_close(first, second.flip(0), rtol=0, atol=1e-5)
 
 
 def test_no_pairs(packed: PackedCrossEncoder) -> None:
@@ -231,13 +241,14 @@ def test_a_sequence_longer_than_the_positions_is_refused(packed: PackedCrossEnco
         score(packed, ids, types)
 
 
-@given(st.integers(1, 100_000))
-def test_buckets_hold_what_they_are_for(count: int) -> None:
-    tokens, pairs = token_bucket(count), pair_bucket(count)
+@given(st.integers(1, 100_000), st.integers(1, 1000))
+def test_buckets_hold_what_they_are_for(count: int, sequences: int) -> None:
+    tokens = token_bucket(count)
     assert tokens >= count
     assert tokens % 64 == 0
     assert tokens <= max(256, 1.25 * count)
     assert token_bucket(tokens) == tokens
-    assert pairs >= count
-    assert pairs <= max(8, 2 * count)
-    assert pair_bucket(pairs) == pairs
+    room, most = bucket(sequences, count)
+    assert room >= sequences
+    assert most >= tokens
+    assert bucket(room, most) == (room, most)

@@ -36,7 +36,7 @@ class CompletionOutput:
 
 class RequestOutput:
     def __init__(self, llm: "LLM", ids: list[int], sampling: SamplingParams) -> None:
-        asyncio.get_running_loop()  # without one, the real class cannot be awaited
+        self.loop = asyncio.get_running_loop()  # without one, the real class cannot be awaited
         self._llm, self._ids, self.sampling = llm, ids, sampling
         self.outputs = [CompletionOutput()]
         self.finished = self.aborted = False
@@ -96,6 +96,9 @@ class LLM:
         return self.outputs[-1]
 
     def shutdown(self) -> None:
+        # The real one's threads report to the event loops of unfinished requests.
+        for output in self.outputs:
+            output.loop.call_soon_threadsafe(lambda: None)
         self.closed = True
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import fake_tensorrt_llm
 import pytest
 from endcap_server.engines.llm_engine import AbandonedError, Completion, LlmError, LlmRequest
-from endcap_server.engines.trtllm import TrtLlm
+from endcap_server.engines.trtllm import TrtLlm, literals
 
 FAR_NS = 2**62
 CONFIG = {"max_position_embeddings": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 32}
@@ -84,6 +84,34 @@ def test_a_wrong_grammar_never_reaches_it(engine: TrtLlm, llm: fake_tensorrt_llm
     assert isinstance(result, LlmError)
     assert "grammar refused" in str(result)
     assert llm.outputs == []
+
+
+def test_a_literal_that_the_tokenizer_cannot_write_never_reaches_it(
+    folder: Path, tmp_path: Path, engine: TrtLlm
+) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "oak": 1, "brass": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer, words.decoder = pre_tokenizers.WhitespaceSplit(), decoders.WordPiece()
+    words.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    other = TrtLlm(tmp_path)
+    try:
+        assert isinstance(submit(other, "oak", 'root ::= "oak" | "brass oak"').get(timeout=10), Completion)
+        refused = submit(other, "oak", 'root ::= "oak" | "brass hose" [^"]').get(timeout=10)
+        assert isinstance(refused, LlmError)
+        assert "the tokenizer writes 'brass [UNK]' for its literal 'brass hose'" in str(refused)
+        assert len(fake_tensorrt_llm.LLM.opened[-1].outputs) == 1
+    finally:
+        other.close()
+
+
+def test_literals_of_our_grammars() -> None:
+    from endcap_server.shop.grammar import keyword_grammar, theme_grammar
+
+    assert literals('root ::= "a\\"b" ["x] rest | "\\u00e9\\n"') == {'a"b', "é\n"}
+    assert literals(keyword_grammar(["oak", "tea"], 1)) == {" ", "1", "2"}
+    assert '[{"title":"' in literals(theme_grammar(2))
 
 
 def test_a_deadline_aborts_and_keeps_what_is_written(engine: TrtLlm, llm: fake_tensorrt_llm.LLM) -> None:

@@ -23,10 +23,11 @@ class ShapeRange:
 
 
 def shape_ranges(longest: int, token_budget: int = TOKEN_BUDGET) -> list[ShapeRange]:
-    """Ranges that cover every micro-batch of at most ``token_budget`` padded tokens, the shortest length first.
+    """Ranges that cover the micro-batches of at most ``token_budget`` padded tokens, the shortest length first.
 
     Each range doubles the length of the one before, so the length for which TensorRT optimises is at most twice the
-    real one.
+    real one. Within a range, the runtime never has more rows than the budget allows at 32 tokens, so that no range
+    plans memory for more than twice the budget.
 
     Args:
         longest: tokens of the longest sequence; rounded up to a multiple of 8, as the runtime pads.
@@ -38,7 +39,7 @@ def shape_ranges(longest: int, token_budget: int = TOKEN_BUDGET) -> list[ShapeRa
     lengths = [length for length in (_SHORTEST << power for power in range(16)) if length < longest] + [longest]
     ranges = []
     for before, length in itertools.pairwise([0, *lengths]):
-        most = token_budget // (before + _WIDTH_STEP)
+        most = token_budget // max(before + _WIDTH_STEP, min(_SHORTEST, longest))
         ranges.append(ShapeRange(opt=(min(_USUAL_BATCH, most), length), max=(most, length)))
     return ranges
 

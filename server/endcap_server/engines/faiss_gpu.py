@@ -20,7 +20,7 @@ def on_gpu(indexes: Mapping[str, faiss.Index]) -> dict[str, faiss.Index]:
     """
     if not hasattr(faiss, "StandardGpuResources"):
         raise EngineLoadError(
-            "faiss_device gpu: expected a FAISS with GPU support, got faiss-cpu; install faiss-gpu-cu12 (docs/gpu.md), "
+            "faiss_device gpu: expected a FAISS with GPU support, got faiss-cpu; install faiss-cuda (docs/gpu.md), "
             'or set faiss_device "cpu" in nearest/configs/gpu.pbtxt'
         )
     if not faiss.get_num_gpus():

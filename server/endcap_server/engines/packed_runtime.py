@@ -3,13 +3,18 @@
 Nothing is padded, so pairs need no sorting. Product tokens are on the GPU; the tokens of a text are joined there.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
 from endcap_server.shop.columns import Array, Ragged
+
+_IN_FLIGHT = 2
+"""Micro-batches: the CPU lays one out while the GPU computes the other."""
 
 
 class PackedRuntime:
@@ -63,11 +68,21 @@ class PackedRuntime:
         """
         results = np.zeros((len(text), 1), np.float32)
         done = np.zeros(len(text), np.bool_)
+        in_flight: deque[tuple[Array, Callable[[], Any]]] = deque()
+
+        def collect() -> None:
+            rows, wait = in_flight.popleft()
+            results[rows, 0] = wait().numpy()
+            done[rows] = True
+
         for planned in self._micro_batches(self._encoder.pair_lengths(texts, text, product)):
+            if len(in_flight) == _IN_FLIGHT:
+                collect()
             rows = planned if alive is None else planned[alive()[planned]]
             if len(rows):
-                results[rows, 0] = self._encoder.score_products(texts, text[rows], product[rows]).numpy()
-                done[rows] = True
+                in_flight.append((rows, self._encoder.start_products(texts, text[rows], product[rows])))
+        while in_flight:
+            collect()
         return results, done
 
     def _micro_batches(self, lengths: Array) -> list[Array]:

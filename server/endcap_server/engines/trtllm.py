@@ -6,6 +6,7 @@ request is aborted and answered with the tokens so far.
 
 import asyncio
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -24,6 +25,8 @@ from endcap_server.engines.llm_engine import (
     bytes_per_token,
 )
 
+_CHECKED_GRAMMARS = 4096
+"""Grammars that are remembered as right."""
 _FINISH: dict[str, Finish] = {"stop": "stop", "length": "length"}
 
 
@@ -77,6 +80,7 @@ class TrtLlm(LlmEngine):
             raise LlmError(f"{folder}: TensorRT-LLM cannot load the model: {error}") from error
         self._max_waiting, self._most = max_waiting, max_sequences + max_waiting
         self._closed = False
+        self._checked: set[str] = set()
         self._open: set[asyncio.Task[None]] = set()
         self._count = 0
         self._lock = threading.Lock()
@@ -102,11 +106,14 @@ class TrtLlm(LlmEngine):
             if self._closed:
                 return
             self._closed = True
-        asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result(timeout=30)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=30)
-        self._loop.close()
-        self._llm.shutdown()
+        try:
+            asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop).result(timeout=30)
+            # Its threads hand last answers to the event loop, which therefore ends after them.
+            self._llm.shutdown()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(timeout=30)
+            self._loop.close()
 
     async def _cancel_all(self) -> None:
         for task in self._open:
@@ -134,14 +141,16 @@ class TrtLlm(LlmEngine):
 
     async def _answer(self, request: LlmRequest) -> Completion:
         left_s = (request.deadline_ns - time.monotonic_ns()) / 1e9
+        deadline = self._loop.time() + left_s
         if left_s <= 0 or request.abandoned():
             raise AbandonedError(GONE)
-        output = self._llm.generate_async(
-            self._prompt_tokens(request, self.max_length), self._sampling(request), streaming=True
-        )
+        prompt = self._prompt_tokens(request, self.max_length)
+        # Parsing a long grammar must not hold up the answers of other requests.
+        await asyncio.to_thread(self._check_grammar, request.grammar)
+        output = self._llm.generate_async(prompt, self._sampling(request), streaming=True)
         gone = False
         try:
-            async with asyncio.timeout(left_s):
+            async with asyncio.timeout_at(deadline):
                 async for _ in output:
                     if request.abandoned():
                         gone = True
@@ -157,16 +166,35 @@ class TrtLlm(LlmEngine):
         text = self._tokenizer.decode(list(written.token_ids), skip_special_tokens=True)
         return Completion(text, _FINISH.get(written.finish_reason, "cancelled"))
 
+    def _check_grammar(self, grammar: str) -> None:
+        """Raise LlmError for a grammar that TensorRT-LLM's worker cannot use: there, it can fail a whole batch.
+
+        That is one with a wrong form, or with a literal that the tokenizer cannot write, so decoding would get stuck.
+        """
+        if not grammar or grammar in self._checked:
+            return
+        try:
+            self._grammars.from_ebnf(grammar)
+        except RuntimeError as error:
+            raise LlmError(f"grammar refused: {str(error)[-300:]}") from None
+        for literal in literals(grammar):
+            written = self._tokenizer.decode(self._tokenizer.encode(literal).ids, skip_special_tokens=False)
+            if "".join(written.split()) != "".join(literal.split()):
+                raise LlmError(f"grammar refused: the tokenizer writes {written!r} for its literal {literal!r}")
+        if len(self._checked) >= _CHECKED_GRAMMARS:
+            self._checked.clear()
+        self._checked.add(grammar)
+
     def _sampling(self, request: LlmRequest) -> Any:
-        guided = None
-        if request.grammar:
-            try:
-                # A grammar that fails in TensorRT-LLM's worker can fail all requests of its batch, so check it here.
-                self._grammars.from_ebnf(request.grammar)
-            except RuntimeError as error:
-                raise LlmError(f"grammar refused: {str(error)[-300:]}") from None
-            guided = self._api.GuidedDecodingParams(grammar=request.grammar)
+        guided = self._api.GuidedDecodingParams(grammar=request.grammar) if request.grammar else None
         # top_k 1 is greedy decoding. The text is decoded here, with the tokenizer of the prompt.
         return self._api.SamplingParams(
             max_tokens=request.max_tokens, top_k=1, guided_decoding=guided, detokenize=False
         )
+
+
+def literals(grammar: str) -> set[str]:
+    """The quoted strings of an EBNF grammar, without their escapes."""
+    # Character classes can contain quotes, so they are matched too, and dropped.
+    found = re.findall(r'"((?:[^"\\\n]|\\.)*)"|\[(?:[^\]\\\n]|\\.)*\]', grammar)
+    return {json.loads(f'"{text}"') for text in found if text}
