@@ -5,9 +5,10 @@
 Part ``intake`` writes changes of all products of the build into a journal, from files and (if redis-server is
 installed) from a stream. Part ``visible`` serves the build, and keeps clients asking for pages and searches. One
 product at a time is sold out and comes back. ``write`` is the time until a change is on disk, the others are the time
-from its call to the end of the first answer that shows it; most of it is the answer's own time. The last line of the
-output is one JSON document. The exit status is 1 if a request failed, or an answer that was requested after a change
-had been acknowledged still showed a product that was sold out.
+from its call to the end of the first answer that shows it; most of it is the answer's own time, which ``_before`` has
+for the same requests just before a change. The last line of the output is one JSON document. The exit status is 1 if a
+request failed, or an answer that was requested after a change had been acknowledged still showed a product that was
+sold out.
 """
 
 import argparse
@@ -181,7 +182,9 @@ def _serving(build: Path, facts: Path) -> Iterator[Server]:
 def _watch(server: Server, store: ItemStore, facts: Path, changes: int) -> dict[str, Any]:
     writer = FactsWriter(facts, "benchmark")
     keywords = store.keywords.take(np.argsort(-store.keyword_counts)[:_QUERIES])
-    took: dict[str, list[float]] = {"search": [], "storefront": []}
+    took: dict[str, list[float]] = {
+        f"{name}{when}": [] for name in ("search", "storefront") for when in ("", "_before")
+    }
     wrong, written = 0, []
     with (
         Client(server.grpc_address, timeout_s=_TIMEOUT_S) as client,
@@ -199,13 +202,16 @@ def _watch(server: Server, store: ItemStore, facts: Path, changes: int) -> dict[
         product = ""
         for number in progress.track(range(changes), description="changes"):
             # Even changes sell the first product of an answer out, odd ones bring it back.
-            gone = not number % 2
-            product = shown(number)[0] if gone else product
+            gone, kind = not number % 2, "storefront" if number // 2 % 2 else "search"
+            if gone:
+                started = time.perf_counter()
+                product = shown(number)[0]
+                took[f"{kind}_before"].append(time.perf_counter() - started)
             started = time.perf_counter()
             writer.write([FactChange(product, IN_STOCK, float(not gone), time.time())])
             written.append(time.perf_counter() - started)
             found = product in shown(number - number % 2)
-            took["storefront" if number // 2 % 2 else "search"].append(time.perf_counter() - started)
+            took[kind].append(time.perf_counter() - started)
             wrong += gone and found
     return {
         "changes": changes,

@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from endcap_client import Client
 from endcap_client.types import Page, SearchResult
 from endcap_server.facts.command import add_facts_command
+from serving import wait_for
 
 from benchmarks.apply_evidence import FAST, Bench
 from benchmarks.apply_sources import copy_build, parameter
@@ -46,6 +48,11 @@ def ids(answer: Page | SearchResult) -> list[str]:
     return [product.product_id for product in answer.products]
 
 
+def metrics_of(rollouts: Bench) -> str:
+    with urllib.request.urlopen(f"http://{rollouts.server.metrics_address}/metrics", timeout=10) as answer:
+        return str(answer.read().decode())
+
+
 def test_stock_bans_and_titles_act_at_once(rollouts: Bench, asked: Client, set_facts: SetFacts) -> None:
     history = [rollouts.traffic.store.product_ids[row] for row in (3, 30, 300)]
     before, page = ids(asked.search("paint")), asked.storefront(history)
@@ -61,6 +68,7 @@ def test_stock_bans_and_titles_act_at_once(rollouts: Bench, asked: Client, set_f
     assert not sold_out & {*ids(found), *ids(after)}
     assert len(ids(found)) == len(before)
     assert found.status.document["facts_as_of"].endswith("Z")
+    wait_for(lambda: "endcap_facts_age_seconds{" in metrics_of(rollouts), "the metric of their age")
     assert title not in [placement.theme for placement in after.placements]
     assert ids(after)[0] == before[1]
     set_facts(*({"product_id": product, "stock": 3} for product in sold_out))

@@ -207,6 +207,13 @@ def test_engine() -> None:
     assert found["endcap_engine_cache_total", "cross_encoder", "miss"] == [10]
 
 
+def test_the_age_of_facts() -> None:
+    ages = iter([None, 2.5])
+    stage = StageMetrics("fusion", facts_age_s=lambda: next(ages))
+    assert taken(stage) == {}
+    assert taken(stage) == {("endcap_facts_age_seconds",): [2.5]}
+
+
 def test_histograms_are_counted_up_by_bucket() -> None:
     counts, metric = MetricSums(), metrics.IN_FLIGHT
     for value in (1, 2, 2, 3, 64, 65):

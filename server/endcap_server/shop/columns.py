@@ -168,3 +168,68 @@ class Ragged:
     def lengths(self, rows: Array) -> Array:
         """Return the length of each list of ``rows``: int64, shape of ``rows``."""
         return self.offsets[rows + 1] - self.offsets[rows]
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedTexts:
+    """Texts as arrays, which many look-ups at once take: ``blob`` uint8 [total], ``lengths`` int64 [k], ``hashes``.
+
+    The hashes are uint64 [k], as those of :class:`StringColumn`.
+    """
+
+    blob: Array
+    lengths: Array
+    hashes: Array
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "EncodedTexts":
+        """Encode ``texts``."""
+        encoded = [text.encode() for text in texts]
+        lengths = np.array([len(text) for text in encoded], np.int64)
+        return cls(np.frombuffer(b"".join(encoded), np.uint8), lengths, _hash_texts(encoded, len(encoded)))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def texts(self) -> list[str]:
+        """The texts."""
+        data, ends = self.blob.tobytes(), np.cumsum(self.lengths).tolist()
+        return [data[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
+
+    def part(self, start: int, end: int) -> "EncodedTexts":
+        """The texts from ``start`` to before ``end``."""
+        before = int(self.lengths[:start].sum())
+        lengths = self.lengths[start:end]
+        return EncodedTexts(self.blob[before : before + int(lengths.sum())], lengths, self.hashes[start:end])
+
+
+_AT_ONCE = 65_536
+
+
+def find_encoded(column: StringColumn, wanted: EncodedTexts) -> Array:
+    """The row of each text, -1 if unknown: int64 [k]; as :meth:`StringColumn.find`, and much faster for many texts."""
+    parts = [wanted.part(start, start + _AT_ONCE) for start in range(0, len(wanted), _AT_ONCE)]
+    return np.concatenate([np.empty(0, np.int64), *(_find_part(column, part) for part in parts)])
+
+
+def _find_part(column: StringColumn, wanted: EncodedTexts) -> Array:
+    if not len(column):
+        return np.full(len(wanted), -1, np.int64)
+    slot = np.minimum(np.searchsorted(column.hashes, wanted.hashes), len(column) - 1)
+    rows = column.order[slot]
+    maybe = np.flatnonzero(column.hashes[slot] == wanted.hashes)
+    same = column.offsets[rows[maybe] + 1] - column.offsets[rows[maybe]] == wanted.lengths[maybe]
+    places = maybe[same]
+    lengths = wanted.lengths[places]
+    owner = np.repeat(np.arange(len(places)), lengths)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    starts = np.cumsum(wanted.lengths) - wanted.lengths
+    here = wanted.blob[np.repeat(starts[places], lengths) + within]
+    there = column.blob[np.repeat(column.offsets[rows[places]], lengths) + within]
+    equal = np.bincount(owner[here != there], minlength=len(places)) == 0
+    found = np.full(len(wanted), -1, np.int64)
+    found[places[equal]] = rows[places[equal]]
+    # Two texts with the same hash.
+    for place in np.setdiff1d(maybe, places[equal]).tolist():
+        found[place] = column.find(wanted.part(place, place + 1).texts())[0]
+    return found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from endcap_server.shop.columns import Array
+from endcap_server.shop.columns import Array, find_encoded
 from endcap_server.shop.facts_journal import Changes, Entry, FactsError, JournalReader, Rules, Seen
 from endcap_server.shop.standing_rules import NOTHING_STANDS, Standing, StandingRule, read_rules
 from endcap_server.shop.store import ItemStore
@@ -112,6 +112,8 @@ class Facts:
         self._row_of_slot = np.empty(0, np.int64)
         self._rules: tuple[StandingRule, ...] = ()
         self._lock = threading.Lock()
+        # Everything is read while the stage is loaded, not by its first request.
+        self.now()
 
     def now(self) -> FactsNow:
         """The facts at this moment. It costs a system call, and more only if something has changed."""
@@ -164,9 +166,9 @@ class Facts:
             news.restarted = True
 
     def _take_changes(self, entry: Changes, news: "_News") -> None:
-        if entry.ids:
+        if len(entry.ids):
             known = self._row_of_slot[: entry.first]
-            self._row_of_slot = np.concatenate([known, self._store.product_ids.find(entry.ids)])
+            self._row_of_slot = np.concatenate([known, find_encoded(self._store.product_ids, entry.ids)])
         rows = self._row_of_slot[entry.slot]
         for position, name in enumerate(entry.columns):
             meant = (entry.column == position) & (rows >= 0)

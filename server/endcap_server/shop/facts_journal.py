@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from endcap_server.shop.columns import Array
+from endcap_server.shop.columns import Array, EncodedTexts
 
 JOURNAL_FORMAT = 1
 LOCK_PATIENCE_S = 10.0
@@ -30,7 +30,11 @@ COMPACT_BYTES = 16 << 20
 """Size of the records after the state from which a segment is replaced, if they are also larger than the state."""
 _RECORD = struct.Struct("<IIB3x")  # length of the content, checksum of kind and content, kind
 _HEAD = struct.Struct("<IQ")  # format, bytes of the state that follows
-_CHANGES = struct.Struct("<IIII")  # bytes of the column names, new ids, bytes of these, changes
+_CHANGES = struct.Struct("<IIIII")  # bytes of the column names, new ids, bytes of these, their first slot, changes
+_ID_TYPES = (np.uint32, np.uint64, np.uint8)
+"""Types of the new ids: lengths, hashes and bytes."""
+_CHANGE_TYPES = (np.uint32, np.uint8, np.float64, np.float64)
+"""Types of the changes: slot, column, value, time."""
 _NAME = "journal-{:08d}"
 
 
@@ -61,7 +65,7 @@ class Changes:
     """
 
     columns: Sequence[str]
-    ids: Sequence[str]
+    ids: EncodedTexts
     first: int
     slot: Array
     column: Array
@@ -71,31 +75,26 @@ class Changes:
     def encoded(self) -> bytes:
         """The record."""
         names = json.dumps(list(self.columns)).encode()
-        texts = [text.encode() for text in self.ids]
-        ids = np.array([len(text) for text in texts], np.uint32).tobytes() + b"".join(texts)
-        arrays = ((self.slot, np.uint32), (self.column, np.uint8), (self.value, np.float64), (self.time, np.float64))
-        counts = _CHANGES.pack(len(names), len(texts), self.first, len(self.slot))
-        parts = (np.ascontiguousarray(values, dtype).tobytes() for values, dtype in arrays)
-        return _record(_Kind.CHANGES, counts + names + ids + b"".join(parts))
+        ids = self.ids
+        values = (self.slot, self.column, self.value, self.time)
+        arrays = zip((ids.lengths, ids.hashes, ids.blob, *values), (*_ID_TYPES, *_CHANGE_TYPES), strict=True)
+        parts = (np.ascontiguousarray(array, dtype).tobytes() for array, dtype in arrays)
+        counts = _CHANGES.pack(len(names), len(ids), len(ids.blob), self.first, len(self.slot))
+        return _record(_Kind.CHANGES, counts + names + b"".join(parts))
 
     @classmethod
     def decoded(cls, content: bytes) -> "Changes":
         """Read the content of a record."""
-        name_bytes, new, first, count = _CHANGES.unpack_from(content)
+        name_bytes, new, id_bytes, first, count = _CHANGES.unpack_from(content)
         place = _CHANGES.size
         names = json.loads(content[place : place + name_bytes])
         place += name_bytes
-        lengths = np.frombuffer(content, np.uint32, new, place).tolist()
-        place += 4 * new
-        ids = []
-        for length in lengths:
-            ids.append(content[place : place + length].decode())
-            place += length
         arrays = []
-        for dtype in (np.uint32, np.uint8, np.float64, np.float64):
-            arrays.append(np.frombuffer(content, dtype, count, place))
+        for dtype, length in zip((*_ID_TYPES, *_CHANGE_TYPES), (new, new, id_bytes, *[count] * 4), strict=True):
+            arrays.append(np.frombuffer(content, dtype, length, place))
             place += arrays[-1].nbytes
-        return cls(names, ids, first, *arrays)
+        lengths, hashes, blob, *values = arrays
+        return cls(names, EncodedTexts(blob, lengths.astype(np.int64), hashes), first, *values)
 
 
 @dataclass(frozen=True)

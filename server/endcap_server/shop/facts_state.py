@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from endcap_server.shop.columns import Array
+from endcap_server.shop.columns import Array, EncodedTexts
 from endcap_server.shop.facts import COLUMNS
 from endcap_server.shop.facts_journal import (
     LOCK_PATIENCE_S,
@@ -93,9 +93,9 @@ class FactsState:
             self._take_changes(entry)
 
     def _take_changes(self, entry: Changes) -> None:
-        for slot, product in enumerate(entry.ids, entry.first):
-            self.slot_of[product] = slot
-        self.ids += entry.ids
+        ids = entry.ids.texts()
+        self.slot_of |= zip(ids, range(entry.first, entry.first + len(ids)), strict=True)
+        self.ids += ids
         for position, name in enumerate(entry.columns):
             column = self.columns.setdefault(name, _Column())
             column.grow(len(self.ids))
@@ -133,7 +133,7 @@ class FactsState:
         none = [np.empty(0)]
         changes = Changes(
             list(self.columns),
-            self.ids,
+            EncodedTexts.of(self.ids),
             0,
             *(np.concatenate(each or none) for each in (slots, columns, values, times)),
         )
@@ -159,7 +159,7 @@ class FactsState:
                 slot = fresh.setdefault(each.product, len(self.ids) + len(fresh))
             rows.append((slot, names.setdefault(each.column, len(names)), each.value, each.time))
         slots, columns, values, times = np.array(rows, np.float64).reshape(-1, 4).T
-        return Changes(list(names), list(fresh), len(self.ids), slots, columns, values, times)
+        return Changes(list(names), EncodedTexts.of(fresh), len(self.ids), slots, columns, values, times)
 
 
 class FactsWriter:

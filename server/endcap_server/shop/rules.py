@@ -290,6 +290,7 @@ class RuleIndex:
 
         compiled = CompiledRules(
             store=self.store,
+            rules=rules,
             pins=rows(rules.pin),
             excluded_rows=rows(rules.exclude.products),
             excluded_brands=_positions(brands(name) for name in rules.exclude.brands),
@@ -334,12 +335,13 @@ def _positions(found: Iterable[list[int]]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CompiledRules:
-    """Rules as rows, positions and factors of one store.
+    """Rules as rows, positions and factors of one store; ``rules`` are the rules themselves.
 
     ``unknown`` lists what the store does not have, as "product:ID", "brand:NAME" or "category:PATH".
     """
 
     store: ItemStore
+    rules: MerchandisingRules
     pins: np.ndarray
     excluded_rows: np.ndarray
     excluded_brands: np.ndarray
@@ -360,6 +362,11 @@ class CompiledRules:
         """Multiply a factor onto ``positions``."""
         for position in positions:
             factors[position] = factors.get(position, 1.0) * factor
+
+    @cached_property
+    def of_themes(self) -> dict[str, Any]:
+        """See :meth:`MerchandisingRules.of_themes`."""
+        return self.rules.of_themes()
 
     @property
     def unknown_products(self) -> int:

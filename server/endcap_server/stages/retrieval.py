@@ -143,7 +143,6 @@ class Retrieval(Stage):
         standing = facts.standing.of_searches if request.is_search else facts.standing
         rules = self.rule_index.compile(request.rules, standing.under)
         allowed = Allowed(facts, rules)
-        of_themes = {} if request.is_search else standing.under(request.rules).of_themes()
         own_deadline_ns = status.started_ns + int(request.budget_ms * self.settings.retrieval_share * 1e6)
 
         keyword_rows = np.full(self.settings.search_keywords, -1, np.int32)
@@ -158,7 +157,7 @@ class Retrieval(Stage):
         else:
             # What is excluded is no interest to write themes about either; the ranker still knows the whole history.
             taken = history[rules.allowed(history)]
-            session = self._session(request.session, of_themes, status)
+            session = self._session(request.session, rules.of_themes, status)
             quotable = tuple(text for text in session if prompts.is_quotable(text))
             status.count(RetrievalCheck.SESSION_NOT_QUOTED, len(session) - len(quotable))
             candidates, liked, searches = await asyncio.gather(
@@ -192,7 +191,7 @@ class Retrieval(Stage):
             ticket=ticket,
             shopper=shopper,
             placements=placements,
-            rules=of_themes,
+            rules={} if request.is_search else rules.of_themes,
             categories=tuple(categories.tolist()),
             searches=tuple(search.text for search in searches),
         )
