@@ -128,6 +128,12 @@ def test_each_wrong_record_is_named(record: dict[str, Any], message: str, build:
     assert len(found.changes) == 1
 
 
+def test_a_clock_that_is_somewhat_ahead_does_not_hold_off_the_next_change(build: Path) -> None:
+    records = [(1, {"product_id": "p1", "price": 1, "time": NOW + 50}), (2, {"product_id": "p2", "price": 1})]
+    found = check_records(records, KnownNames([ItemStore.open(build)]), clock=lambda: NOW)
+    assert [change.time for change in found.changes] == [NOW, NOW]
+
+
 def test_a_file_is_taken_whole_or_not_at_all(
     facts: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -164,7 +164,8 @@ def check_records(
 
 
 def _changes(product: _Product, numbers: Mapping[str, float], now: float) -> Iterable[FactChange]:
-    moment = now if product.time is None else product.time
+    # A sender whose clock is ahead must not hold off the next change.
+    moment = now if product.time is None else min(product.time, now)
     share = product.in_stock if product.stock is None else float(product.stock > 0)
     for column, value in ((IN_STOCK, share), (PRICE, product.price), *numbers.items()):
         if value is not None:

@@ -170,7 +170,7 @@ class StreamFollower:
     def _take(self, entries: Sequence[Entry], seen: float | None) -> None:
         # An entry that was removed from the stream meanwhile has no fields.
         given = [(name, fields) for name, fields in entries if fields is not None]
-        found = check_records(_records(given), self._known(), self._clock, self._writer.state.own_columns)
+        found = check_records(_records(given, self._clock()), self._known(), self._clock, self._writer.columns())
         self._writer.write(found.changes, found.rules, seen=seen)
         with self._redis.pipeline(transaction=True) as commands:
             for problem in found.problems:
@@ -212,8 +212,8 @@ def _reason(problem: Problem) -> str:
     return str(problem).partition(", ")[2]
 
 
-def _records(entries: Sequence[Entry]) -> Iterator[tuple[int, Mapping[str, Any] | Problem]]:
-    """The entries as records: position, and fields; an entry without a time has that of its id."""
+def _records(entries: Sequence[Entry], now: float) -> Iterator[tuple[int, Mapping[str, Any] | Problem]]:
+    """The entries as records: position, and fields; an entry without a time has that of its id, at most ``now``."""
     for position, (name, fields) in enumerate(entries):
         assert fields is not None
         try:
@@ -221,5 +221,5 @@ def _records(entries: Sequence[Entry]) -> Iterator[tuple[int, Mapping[str, Any] 
         except UnicodeDecodeError as error:
             yield position, Problem(position, "entry", "UTF-8 texts", str(error))
             continue
-        record.setdefault("time", int(name.partition(b"-")[0]) / 1e3)
+        record.setdefault("time", min(now, int(name.partition(b"-")[0]) / 1e3))
         yield position, record

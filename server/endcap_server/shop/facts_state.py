@@ -217,6 +217,11 @@ class FactsWriter:
                 self._catch_up()
             return len(record.slot)
 
+    def columns(self) -> list[str]:
+        """Names of the shop's own columns that the journal has now, whoever wrote them."""
+        self._catch_up()
+        return self.state.own_columns
+
     @contextmanager
     def _opened(self) -> Iterator[None]:
         with self._journal.locked(self.patience_s):
