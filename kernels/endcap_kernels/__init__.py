@@ -10,9 +10,12 @@ from endcap_kernels.margin_mse_loss import margin_mse_loss
 from endcap_kernels.margin_scores import margin_scores
 from endcap_kernels.packed_attention import causal_attention, packed_attention
 from endcap_kernels.packed_cross_encoder import PackedCrossEncoder
+from endcap_kernels.scan_top_k import ItemMatrix, Nearest, scan_top_k
 
 __all__ = [
+    "ItemMatrix",
     "JoinedPairs",
+    "Nearest",
     "PackedCrossEncoder",
     "TopK",
     "add_layer_norm",
@@ -25,4 +28,5 @@ __all__ = [
     "margin_scores",
     "packed_attention",
     "recorded_launches",
+    "scan_top_k",
 ]

@@ -13,7 +13,8 @@ from endcap_kernels.gelu_bias import gelu_bias
 from endcap_kernels.join_pairs import join_pairs
 from endcap_kernels.margin_mse_loss import margin_mse_loss
 from endcap_kernels.margin_scores import MANY_ROWS, margin_scores
-from endcap_kernels.packed_attention import packed_attention
+from endcap_kernels.packed_attention import causal_attention, packed_attention
+from endcap_kernels.scan_top_k import scan_top_k
 
 _SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 
@@ -76,6 +77,20 @@ def _packed_attention(length: int, heads: int, size: int, dtype: torch.dtype) ->
     return lambda: packed_attention(torch.zeros(100 * length, 3, heads, size, dtype=dtype), _offsets(100, length))
 
 
+def _causal_attention() -> None:
+    qkv = torch.zeros(6400, 12 + 2 * 4, 64, dtype=torch.bfloat16)
+    causal_attention(qkv, 12, _offsets(100, 64))
+
+
+def _scan_top_k(k: int, quantised: bool) -> Callable[[], Any]:
+    def call() -> None:
+        rows, queries = 4096, torch.zeros(16, 384).half()
+        items = torch.zeros(rows, 384, dtype=torch.int8 if quantised else torch.float16)
+        scan_top_k(queries, items, k, torch.zeros(rows // 8).byte(), torch.zeros(rows) if quantised else None)
+
+    return call
+
+
 def _join_pairs() -> None:
     tokens, offsets, pairs = torch.zeros(640).int(), _offsets(10, 64), torch.zeros(10).int()
     join_pairs(tokens, offsets, tokens, offsets.long(), pairs, pairs, _offsets(10, 40), 3, 512)
@@ -108,6 +123,10 @@ def _all_cases() -> dict[str, Callable[[], Any]]:
         (40, 12, 64, torch.float32),
     ):
         cases[f"packed_attention {length}x{size} {_SHORT[dtype]}"] = _packed_attention(length, heads, size, dtype)
+    cases["causal_attention 64x64 bf16"] = _causal_attention
+    for k in (60, 128):
+        cases[f"scan_top_k {k} fp16"] = _scan_top_k(k, False)
+    cases["scan_top_k 60 int8"] = _scan_top_k(60, True)
     cases["join_pairs"] = _join_pairs
     return cases
 
