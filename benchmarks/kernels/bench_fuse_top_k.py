@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 from endcap_kernels import fuse_top_k
-from test_fuse_top_k import reference_fuse_top_k
+from references import reference_fuse_top_k
 
 from benchmarks.kernels.cases import ENDCAP, PLAIN, KernelCase, compiled, offsets_of, random
 

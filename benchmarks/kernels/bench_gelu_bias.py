@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 from endcap_kernels import gelu_bias
-from test_gelu_bias import reference_gelu_bias
+from references import reference_gelu_bias
 
 from benchmarks.kernels.cases import ENDCAP, PLAIN, KernelCase, compiled, random
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from endcap_kernels import add_layer_norm, embed_layer_norm
-from test_layer_norms import reference_add_layer_norm, reference_embed_layer_norm
+from references import reference_add_layer_norm, reference_embed_layer_norm
 
 from benchmarks.kernels.cases import ENDCAP, PLAIN, KernelCase, compiled, random
 

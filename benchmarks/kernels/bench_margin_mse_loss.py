@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from endcap_kernels import margin_mse_loss
-from test_margin_mse_loss import reference_margin_mse_loss
+from references import reference_margin_mse_loss
 from torch import Tensor
 
 from benchmarks.kernels.cases import ENDCAP, PLAIN, KernelCase, offsets_of, random

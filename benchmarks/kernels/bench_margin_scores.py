@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import torch
 from endcap_kernels import margin_scores
-from test_margin_scores import reference_margin_scores
+from references import reference_margin_scores
 
 from benchmarks.kernels.cases import ENDCAP, PLAIN, KernelCase, compiled, offsets_of, pair_lengths, random
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from endcap_kernels import packed_attention
-from test_packed_attention import reference_packed_attention
+from references import reference_packed_attention
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 

@@ -1,10 +1,12 @@
-"""Writes the results of a run: a CSV named by GPU and versions, plots, and the table in docs/kernels.md."""
+"""Writes the results of a run: rows of a CSV as they are measured; plots and the table in docs/kernels.md from it."""
 
 import csv
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from benchmarks.kernels.cases import COMPILED, ENDCAP, PLAIN
 from benchmarks.kernels.limits import DeviceLimits
@@ -13,17 +15,25 @@ from benchmarks.kernels.run import Row
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
-def write_csv(folder: Path, key: str, rows: Sequence[Row], limits: DeviceLimits) -> Path:
-    """All rows of a run; each contains the two limits, so that it can be read alone."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{key}.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        names = [field.name for field in fields(Row)]
-        writer = csv.DictWriter(file, ["machine", *names, "copy_bytes_per_s", "bf16_operations_per_s"])
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({"machine": key, **asdict(row), **asdict(limits)})
-    return path
+def append_csv(path: Path, row: Row, machine: str, commit: str, limits: DeviceLimits) -> None:
+    """Add a row and write it to the disk at once; each has machine, commit and limits, so that it can be read alone."""
+    values = {"machine": machine, "commit": commit, **asdict(row), **asdict(limits)}
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(values))
+        if not file.tell():
+            writer.writeheader()
+        writer.writerow(values)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_csv(path: Path) -> tuple[str, list[Row]]:
+    """The machine, and the rows of a CSV."""
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    kinds: dict[str, Any] = {field.name: field.type for field in fields(Row)}
+    rows = [Row(**{name: kind(line[name]) for name, kind in kinds.items()}) for line in lines]
+    return (lines[0]["machine"] if lines else ""), rows
 
 
 def best_launch(rows: Sequence[Row]) -> dict[str, Row]:

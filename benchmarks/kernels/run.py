@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.kernels.cases import COMPILED, ENDCAP, PLAIN, KernelCase, relative_error
 from benchmarks.kernels.limits import DeviceLimits
-from benchmarks.kernels.timing import Times, as_graph, measure, measure_whole
+from benchmarks.kernels.timing import Times, as_graph, measure, measure_whole, per_launch
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Row:
     scale: float
     implementation: str
     launch: str
-    """eager, graph (a CUDA graph), or whole (host to host, by the clock)."""
+    """eager, graph (one of 20 launches in a CUDA graph), or whole (host to host, by the clock)."""
     p20_us: float
     p50_us: float
     p80_us: float
@@ -86,7 +86,7 @@ def _launches(case: KernelCase, function: Callable[[], Any]) -> Iterator[tuple[s
         torch.cuda.synchronize()
         yield "graph", f"no CUDA graph: {_first_line(refusal)}"
         return
-    yield "graph", measure(replay)
+    yield "graph", per_launch(measure(replay))
 
 
 def _row(

@@ -3,13 +3,18 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 FLUSHED_BYTES = 256 * 2**20
-"""Bytes that are written between two runs: several times the second-level cache of an H200 (60 MB)."""
+"""Bytes of the buffers that are written and read between two runs: several times the L2 cache of an H200 (60 MB)."""
+GRAPH_LAUNCHES = 20
+"""Launches in one CUDA graph: a graph of one kernel would add 3 to 5 us of its own to the kernel's time."""
+_ROTATED_BYTES = 2 * 2**30
+"""Most memory of the copies of inputs over which the launches of a graph rotate."""
 WARM_UPS = 5
 
 
@@ -24,10 +29,15 @@ class Times:
 
 
 def measure(function: Callable[[], Any], *, seconds: float = 0.3, least: int = 20, most: int = 400) -> Times:
-    """Time ``function`` by events; before each run the cache is overwritten, which also keeps the GPU's queue full."""
+    """Time ``function`` by events with a cold cache.
+
+    Before each run, a buffer is written, which also keeps the GPU's queue full, and another one is read: the function
+    would otherwise pay for writing the first buffer's lines back to memory.
+    """
     for _ in range(WARM_UPS):
         function()
     scratch = torch.empty(FLUSHED_BYTES // 4, dtype=torch.int32, device="cuda")
+    clean = torch.zeros_like(scratch)
     torch.cuda.synchronize()
     began = time.perf_counter()
     function()
@@ -36,6 +46,7 @@ def measure(function: Callable[[], Any], *, seconds: float = 0.3, least: int = 2
     marks = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(runs)]
     for start, end in marks:
         scratch.zero_()
+        clean.max()
         start.record()
         function()
         end.record()
@@ -57,7 +68,15 @@ def measure_whole(function: Callable[[], Any], *, seconds: float = 1.0, least: i
 
 
 def as_graph(function: Callable[[], Any]) -> Callable[[], None]:
-    """The function as a CUDA graph; raises RuntimeError if it cannot be one (it waits for the GPU)."""
+    """`GRAPH_LAUNCHES` calls of the function as one CUDA graph.
+
+    If the function is a partial of tensors, the calls rotate over copies of them, so that a call does not find its
+    inputs in the cache (unless all copies fit into it).
+
+    Raises:
+        RuntimeError: the function cannot be captured, because it waits for the GPU.
+    """
+    calls = rotated(function)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -67,13 +86,42 @@ def as_graph(function: Callable[[], Any]) -> Callable[[], None]:
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kept = function()
+        kept = [calls[number % len(calls)]() for number in range(GRAPH_LAUNCHES)]
 
     def replay() -> None:
         graph.replay()
 
-    replay.kept = kept  # type: ignore[attr-defined]  # the graph writes to it
+    replay.kept = (kept, calls)  # type: ignore[attr-defined]  # the graph reads and writes them
     return replay
+
+
+def rotated(function: Callable[[], Any], most_bytes: int = _ROTATED_BYTES) -> list[Callable[[], Any]]:
+    """Equal calls with their own copies of the tensors of a partial; one call if it is none, or has large tensors."""
+    if not isinstance(function, partial):
+        return [function]
+    tensors = [value for value in (*function.args, *function.keywords.values()) if isinstance(value, torch.Tensor)]
+    size = sum(tensor.nbytes for tensor in tensors)
+    copies = min(GRAPH_LAUNCHES, most_bytes // size) if size else 1
+
+    def copied(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        return value.detach().clone().requires_grad_(value.requires_grad)
+
+    others: list[Callable[[], Any]] = [
+        partial(
+            function.func,
+            *(copied(value) for value in function.args),
+            **{name: copied(value) for name, value in function.keywords.items()},
+        )
+        for _ in range(copies - 1)
+    ]
+    return [function, *others]
+
+
+def per_launch(times: Times) -> Times:
+    """Microseconds of one of the launches of a graph."""
+    return Times(times.p20 / GRAPH_LAUNCHES, times.p50 / GRAPH_LAUNCHES, times.p80 / GRAPH_LAUNCHES, times.runs)
 
 
 def _quantiles(times: list[float]) -> Times:

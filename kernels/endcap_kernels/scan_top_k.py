@@ -268,10 +268,8 @@ def _scan_top_k_plain(
     rows, scores = results
     rows.fill_(-1)
     scores.fill_(torch.nan)
-    if queries.is_cuda:
-        product = (queries @ items.to(queries.dtype).T).float()
-    else:
-        product = queries.float() @ items.float().T
+    wide = queries.dtype if queries.is_cuda else torch.float32  # a CPU multiplies float16 slowly
+    product = (queries.to(wide) @ items.to(wide).T).float()
     if scales is not None:
         product = product * scales
     possible = ~product.isnan()

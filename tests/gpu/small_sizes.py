@@ -11,8 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kernels"))
 def main() -> None:
     import endcap_kernels as kernels
     from ragged_inputs import normal, offsets_of
-    from test_layer_norms import rows_of, tokens_of
-    from test_margin_scores import weights_of
+    from references import rows_of, tokens_of, weights_of
 
     sizes = [5, 0, 64, 1, 65]
     count, offsets = sum(sizes), offsets_of(sizes)
@@ -27,6 +26,10 @@ def main() -> None:
     index = torch.tensor([0, 2, 4], device="cuda")
     tokens = torch.arange(count, device="cuda")
     kernels.join_pairs(tokens, offsets, tokens, offsets, index, index, offsets_of([11, 129, 131]), 3, 300)
+    for quantised in (False, True):
+        matrix = kernels.ItemMatrix(normal(901, 48), quantised)
+        matrix.search(normal(3, 48), 12, torch.full((113,), 0x5A, dtype=torch.uint8, device="cuda"))
+    kernels.causal_attention(normal(count, 8, 32), 4, offsets)
     torch.cuda.synchronize()
 
 

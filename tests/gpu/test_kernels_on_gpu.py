@@ -14,9 +14,7 @@ from endcap_kernels import (
 from endcap_kernels.margin_scores import MANY_ROWS
 from endcap_kernels.packed_attention import LONG
 from ragged_inputs import normal, offsets_of, relative_error
-from test_margin_mse_loss import reference_margin_mse_loss
-from test_margin_scores import reference_margin_scores, weights_of
-from test_packed_attention import reference_packed_attention
+from references import reference_margin_mse_loss, reference_margin_scores, reference_packed_attention, weights_of
 
 ACCURATE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 

@@ -7,38 +7,8 @@ from endcap_kernels.fuse_top_k import _empty_results, _fuse_top_k, _fuse_top_k_p
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ragged_inputs import DEVICE, SIZES, normal, offsets_of
+from references import reference_fuse_top_k
 from torch import Tensor
-
-
-def reference_fuse_top_k(
-    relevance: Tensor,
-    ranker: Tensor,
-    boosts: Tensor,
-    mask: Tensor,
-    weights: Tensor,
-    k: Tensor,
-    offsets: Tensor,
-    longest: int,
-    max_k: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Plain PyTorch: fuse all products, then a stable sort of a padded [G, longest] matrix."""
-    group = torch.searchsorted(offsets, torch.arange(len(relevance), device=offsets.device), right=True) - 1
-    signals = torch.stack([relevance, ranker], 1).float()
-    used = weights[group] * ~signals.isnan()
-    score = boosts * torch.where(used > 0, used * signals, 0).sum(1) / used.sum(1)
-    fused = torch.where(mask & (used.sum(1) > 0), score, torch.nan)
-    column = torch.arange(longest, device=offsets.device)
-    exists = column < (offsets[1:] - offsets[:-1])[:, None]
-    row = torch.where(exists, offsets[:-1, None] + column, 0).long()
-    padded = torch.where(exists & ~fused[row].isnan(), fused[row], -torch.inf)
-    ranked, order = padded.sort(dim=1, descending=True, stable=True)
-    top_score, top = ranked[:, :max_k], torch.gather(row, 1, order)[:, :max_k]
-    missing = max_k - top.shape[1]
-    if missing > 0:
-        top_score = torch.nn.functional.pad(top_score, (0, missing), value=-torch.inf)
-        top = torch.nn.functional.pad(top, (0, missing))
-    keep = (torch.arange(max_k, device=k.device) < k[:, None]) & (top_score > -torch.inf)
-    return fused, torch.where(keep, top, -1), torch.where(keep, top_score, torch.nan)
 
 
 def inputs(sizes: list[int], seed: int = 0) -> dict[str, Tensor]:

@@ -5,12 +5,7 @@ import torch
 from endcap_kernels import gelu_bias, recorded_launches
 from endcap_kernels.gelu_bias import _gelu_bias
 from ragged_inputs import DEVICE, normal, relative_error
-from torch import Tensor
-
-
-def reference_gelu_bias(x: Tensor, bias: Tensor) -> Tensor:
-    """Plain PyTorch, as in Hugging Face's BERT."""
-    return torch.nn.functional.gelu(x + bias)
+from references import reference_gelu_bias
 
 
 @pytest.mark.parametrize(("tokens", "size"), [(1, 1536), (2, 3072), (31, 111), (5, 1023), (17, 2), (9, 384)])

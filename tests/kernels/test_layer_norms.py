@@ -8,43 +8,7 @@ from endcap_kernels.embed_layer_norm import _embed_layer_norm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ragged_inputs import DEVICE, normal, relative_error
-from torch import Tensor
-from torch.nn.functional import layer_norm
-
-
-def reference_add_layer_norm(
-    x: Tensor, residual: Tensor, gamma: Tensor, beta: Tensor, bias: Tensor, eps: float = 1e-12
-) -> Tensor:
-    """Plain PyTorch, as in Hugging Face's BERT."""
-    return layer_norm(x + bias + residual, x.shape[1:], gamma, beta, eps)
-
-
-def reference_embed_layer_norm(
-    ids: Tensor,
-    types: Tensor,
-    positions: Tensor,
-    words: Tensor,
-    type_table: Tensor,
-    position_table: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    eps: float = 1e-12,
-) -> Tensor:
-    """Plain PyTorch, as in Hugging Face's BERT."""
-    total = words[ids] + type_table[types] + position_table[positions]
-    return layer_norm(total, words.shape[1:], gamma, beta, eps)
-
-
-def rows_of(tokens: int, size: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    shapes = [(tokens, size), (tokens, size), (size,), (size,), (size,)]
-    return [normal(*shape, seed=seed, dtype=dtype) for seed, shape in enumerate(shapes)]
-
-
-def tokens_of(count: int, size: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(9)
-    indexes = [torch.randint(0, most, (count,), generator=generator).to(DEVICE) for most in (50, 2, 12)]
-    tables = [normal(most, size, seed=most, dtype=dtype) for most in (50, 2, 12)]
-    return [*indexes, *tables, normal(size, seed=3, dtype=dtype), normal(size, seed=4, dtype=dtype)]
+from references import reference_add_layer_norm, reference_embed_layer_norm, rows_of, tokens_of
 
 
 @pytest.mark.parametrize(("tokens", "size"), [(1, 384), (2, 768), (31, 111), (5, 1023), (9, 2), (3, 1)])

@@ -8,29 +8,11 @@ from endcap_kernels.margin_mse_loss import _gradient_plain, _margin_mse, _sums_p
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ragged_inputs import SIZES, normal, offsets_of, relative_error
+from references import reference_margin_mse_loss
 from torch import Tensor
 
 FORWARD = ["_margin_mse_sums_kernel", "_margin_mse_total_kernel"]
 BACKWARD = ["_margin_mse_gradient_kernel"]
-
-
-def reference_margin_mse_loss(
-    scores: Tensor, targets: Tensor, offsets: Tensor, weights: Tensor | None = None, reduction: str = "mean"
-) -> Tensor:
-    """Plain PyTorch in the closed form: sums of each group by ``index_add``; differentiable by autograd."""
-    groups = len(offsets) - 1
-    group = torch.searchsorted(offsets, torch.arange(len(scores), device=scores.device), right=True) - 1
-    difference = scores - targets
-    weight = torch.ones_like(difference) if weights is None else weights
-
-    def summed(values: Tensor) -> Tensor:
-        return values.new_zeros(groups).index_add(0, group, values)
-
-    total = summed(weight)
-    squares = total * summed(weight * difference**2) - summed(weight * difference) ** 2
-    pairs = 0.5 * (total**2 - summed(weight**2))
-    error = torch.where(pairs > 0, squares, 0).sum()
-    return error / pairs.sum().clamp_min(1e-30) if reduction == "mean" else error
 
 
 def all_pairs(scores: Tensor, targets: Tensor, offsets: Tensor, weights: Tensor, reduction: str) -> Tensor:

@@ -5,26 +5,8 @@ import torch
 from endcap_kernels import margin_scores, recorded_launches
 from endcap_kernels.margin_scores import _margin_scores, _margin_scores_plain
 from ragged_inputs import normal, offsets_of, relative_error
+from references import reference_margin_scores, weights_of
 from torch import Tensor
-
-
-def reference_margin_scores(
-    hidden: Tensor,
-    offsets: Tensor,
-    pooler_weight: Tensor,
-    pooler_bias: Tensor,
-    score_weight: Tensor,
-    score_bias: Tensor,
-) -> Tensor:
-    """Plain PyTorch, as Hugging Face's BERT computes it, for sequences that are not empty."""
-    first = hidden.index_select(0, offsets[:-1])
-    pooled = torch.tanh(torch.nn.functional.linear(first, pooler_weight, pooler_bias))
-    return torch.nn.functional.linear(pooled, score_weight[None], score_bias)[:, 0]
-
-
-def weights_of(size: int, dtype: torch.dtype = torch.float32, seed: int = 10) -> tuple[Tensor, ...]:
-    shapes = ((size, size), (size,), (size,), (1,))
-    return tuple(normal(*shape, seed=seed + place, dtype=dtype, scale=size**-0.5) for place, shape in enumerate(shapes))
 
 
 @pytest.mark.parametrize("offsets_type", [torch.int32, torch.int64])

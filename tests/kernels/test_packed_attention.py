@@ -8,23 +8,7 @@ from endcap_kernels.packed_attention import _packed_attention, _packed_attention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ragged_inputs import normal, offsets_of, relative_error
-from torch import Tensor
-
-
-def reference_packed_attention(qkv: Tensor, offsets: Tensor, longest: int) -> Tensor:
-    """Plain PyTorch: pad to [N, longest], mask, softmax, and pack again."""
-    heads, size = qkv.shape[2:]
-    column = torch.arange(longest, device=qkv.device)
-    exists = column < (offsets[1:] - offsets[:-1])[:, None]
-    row = torch.where(exists, offsets[:-1, None] + column, 0).long()
-    query, key, value = qkv[row].permute(2, 0, 3, 1, 4)
-    scores = query @ key.transpose(-1, -2) / math.sqrt(size)
-    weights = scores.masked_fill(~exists[:, None, None, :], -torch.inf).softmax(-1)
-    attended = (weights @ value).transpose(1, 2).reshape(len(exists), longest, heads * size)
-    # Not a mask of bools: PyTorch would wait for the GPU to count them.
-    token = torch.arange(len(qkv), device=qkv.device)
-    sequence = torch.searchsorted(offsets, token, right=True) - 1
-    return attended[sequence, token - offsets[sequence]]
+from references import reference_packed_attention
 
 
 def check(sizes: list[int], heads: int, size: int, offsets_type: torch.dtype = torch.int32) -> None:

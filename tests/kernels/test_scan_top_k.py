@@ -31,7 +31,10 @@ def searched(items: Tensor, queries: Tensor, k: int, allowed: np.ndarray | None)
 
 
 @pytest.mark.parametrize("quantised", [False, True], ids=["fp16", "int8"])
-@pytest.mark.parametrize(("rows", "k", "share"), [(900, 12, 1.0), (1300, 100, 0.3), (40, 50, 0.5), (300, 5, 0.01)])
+@pytest.mark.parametrize(
+    ("rows", "k", "share"),
+    [(600, 12, 1.0), (40, 50, 0.5), (300, 5, 0.01), pytest.param(1300, 100, 0.3, marks=pytest.mark.long)],
+)
 def test_same_answers_as_faiss(rows: int, k: int, share: float, quantised: bool) -> None:
     items, queries = unit(rows, 48, 1), unit(3, 48, 2).float()
     allowed = None if share == 1 else np.random.default_rng(3).random(rows) < share
@@ -44,7 +47,7 @@ def test_same_answers_as_faiss(rows: int, k: int, share: float, quantised: bool)
 
 
 def test_equal_scores_keep_the_order_of_rows_in_every_batch() -> None:
-    items = unit(7, 16, 1).repeat(60, 1)
+    items = unit(7, 16, 1).repeat(30, 1)
     queries = unit(18, 16, 2)
     together = scan_top_k(queries, items, 64)
     assert torch.equal(together.row, scan_top_k(queries, items, 64).row)
