@@ -123,6 +123,26 @@ def test_a_reader_follows_through_compactions_and_a_removed_folder(
     assert steady.now().price[0] == 0
 
 
+def test_a_reader_of_a_file_that_was_cut_reads_it_anew(tmp_path: Path) -> None:
+    FactsWriter(tmp_path, "test").write(changes(2))
+    path = next(tmp_path.glob("journal-*"))
+    whole = path.stat().st_size
+    FactsWriter(tmp_path, "test").write(changes(2, 10))
+    reader, state = JournalReader(tmp_path), FactsState()
+    for entry in reader.read():
+        state.take(entry)
+    assert len(prices(state)) == 4
+    os.truncate(path, whole)
+    for _ in range(2):
+        for entry in reader.read():
+            state.take(entry)
+        assert prices(state) == {"p0": 0.0, "p1": 1.0}
+    FactsWriter(tmp_path, "test").write(changes(1, 5))
+    for entry in reader.read():
+        state.take(entry)
+    assert prices(state) == {"p0": 0.0, "p1": 1.0, "p5": 5.0}
+
+
 def test_a_new_build_maps_the_same_facts_to_its_own_rows(tmp_path: Path) -> None:
     writer = FactsWriter(tmp_path / "facts", "test")
     writer.write([FactChange("p7", "in_stock", 0.0, 1.0), FactChange("gone", "in_stock", 0.0, 1.0)])

@@ -167,6 +167,10 @@ class JournalReader:
         while self._file is not None or self._open(_newest(self.folder), 0):
             assert self._file is not None
             found = os.fstat(self._file)
+            if found.st_size < self.offset:
+                # A write was taken back because the disk failed, or somebody has cut the file.
+                self._open(self.segment, 0)
+                continue
             if found.st_size > self.offset:
                 following = 0
                 for kind, content in self._records(found.st_size):
