@@ -47,5 +47,5 @@ def test_faiss_without_gpu_support() -> None:
 def test_unknown_device(tmp_path: Path) -> None:
     from endcap_server.engines.nearest import Nearest
 
-    with pytest.raises(EngineLoadError, match="faiss_device: expected cpu or gpu, got 'tpu'"):
+    with pytest.raises(EngineLoadError, match="faiss_device: expected cpu, gpu or kernels, got 'tpu'"):
         Nearest(tmp_path, faiss_device="tpu")

@@ -84,3 +84,21 @@ def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "products.faiss").write_bytes(b"no index at all")
     with pytest.raises(EngineLoadError, match="expected a FAISS index"):
         VectorIndex.read(tmp_path / "products.faiss")
+
+
+def test_the_kernel_finds_what_faiss_finds() -> None:
+    """In Triton's interpreter without a GPU."""
+    from endcap_server.engines.kernel_index import KernelIndex
+
+    rng = np.random.default_rng(4)
+    vectors = rng.standard_normal((200, 32)).astype(np.float16).astype(np.float32)
+    flat = faiss.IndexFlatIP(32)
+    flat.add(vectors)
+    on_cpu, on_kernels = VectorIndex(flat), VectorIndex(flat, kernels=KernelIndex(flat))
+    queries = rng.standard_normal((2, 32)).astype(np.float32)
+    for allowed in (None, np.packbits(rng.random(200) < 0.03, bitorder="little")):
+        expected, got = (index.search(queries, 12, allowed) for index in (on_cpu, on_kernels))
+        np.testing.assert_array_equal(got[0], expected[0])
+        np.testing.assert_allclose(got[1], expected[1], atol=1e-4)
+    with pytest.raises(EngineLoadError, match="faiss_device kernels: expected a multiple of 16 dimensions, got 8"):
+        KernelIndex(faiss.IndexFlatIP(8))

@@ -16,6 +16,7 @@ from endcap_server.declared.parameters import ModelParameters
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
 from endcap_server.engines.encoders import IMPLEMENTATIONS, precision_field
+from endcap_server.engines.kernel_index import KernelIndex
 from endcap_server.engines.lexical import META_FILE, Boosts, LexicalIndex
 from endcap_server.engines.vector_cache import VectorCache
 from endcap_server.engines.vector_index import VectorIndex
@@ -38,7 +39,9 @@ class NearestParameters(ModelParameters):
     """Parameters of `nearest/config.pbtxt`."""
 
     implementation: Literal["openvino", "tensorrt"] = Field("openvino", description="what runs the bi-encoder")
-    faiss_device: Literal["cpu", "gpu"] = Field("cpu", description="where FAISS searches; gpu: always exactly, in fp16")
+    faiss_device: Literal["cpu", "gpu", "kernels"] = Field(
+        "cpu", description="what searches: FAISS on cpu or gpu, or endcap's kernels on a GPU; on a GPU exactly, in fp16"
+    )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of encoding and searching; 0: all")
     precision: str = precision_field("auto", "bf16, f32, or auto: by the CPU")
     token_budget: int = Field(
@@ -99,7 +102,7 @@ NEAREST = ModelDeclaration(
     files=_files,
     devices={
         "implementation": {name: each.device for name, each in IMPLEMENTATIONS.items()},
-        "faiss_device": {"cpu": "cpu", "gpu": "gpu"},
+        "faiss_device": {"cpu": "cpu", "gpu": "gpu", "kernels": "gpu"},
     },
     # TensorRT's engine is built for 16384 tokens.
     gpu=GpuProfile(
@@ -148,12 +151,14 @@ class Nearest:
         cache_texts: int = 0,
         boosts: Boosts = DEFAULT_BOOSTS,
     ) -> None:
-        """Load ``bi_encoder/``, ``index/`` and ``lexical/`` of the build ``build``; search on ``cpu`` or ``gpu``.
+        """Load ``bi_encoder/``, ``index/`` and ``lexical/`` of the build ``build``.
+
+        FAISS searches on ``cpu`` or ``gpu``, endcap's own kernels with ``kernels``.
 
         The vectors of up to ``cache_texts`` texts are cached; ``boosts`` are for lexical searches.
         """
-        if faiss_device not in ("cpu", "gpu"):
-            raise EngineLoadError(f"faiss_device: expected cpu or gpu, got {faiss_device!r}")
+        if faiss_device not in ("cpu", "gpu", "kernels"):
+            raise EngineLoadError(f"faiss_device: expected cpu, gpu or kernels, got {faiss_device!r}")
         self.encoder = BiEncoder(build / "bi_encoder", options)
         self._cache = VectorCache(self.encoder.encode, cache_texts)
         self._indexes = {name: VectorIndex.read(build / "index" / f"{name}.faiss") for name in VECTOR_INDEXES}
@@ -174,6 +179,11 @@ class Nearest:
 
             copies = on_gpu({name: index.index for name, index in self._indexes.items()})
             self._indexes = {name: VectorIndex(index.index, copies[name]) for name, index in self._indexes.items()}
+        if faiss_device == "kernels":
+            self._indexes = {
+                name: VectorIndex(index.index, kernels=KernelIndex(index.index))
+                for name, index in self._indexes.items()
+            }
         if options.threads:
             faiss.omp_set_num_threads(options.threads)
 

@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 
 from endcap_server.engines.encoder_runtime import EngineLoadError
+from endcap_server.engines.kernel_index import KernelIndex
 from endcap_server.shop.columns import Array
 
 _EXACT_ROWS = 50_000
@@ -23,11 +24,14 @@ class VectorIndex:
 
     Args:
         index: What a build wrote: flat, a graph (HNSW) or lists (IVF).
-        on_gpu: The same rows on a GPU, for searches there.
+        on_gpu: The same rows on a GPU, for searches there by FAISS.
+        kernels: The same rows on a GPU, for searches there by endcap's own kernel.
     """
 
-    def __init__(self, index: faiss.Index, on_gpu: faiss.Index | None = None) -> None:
-        self._index, self._on_gpu = index, on_gpu
+    def __init__(
+        self, index: faiss.Index, on_gpu: faiss.Index | None = None, kernels: KernelIndex | None = None
+    ) -> None:
+        self._index, self._on_gpu, self._kernels = index, on_gpu, kernels
 
     @classmethod
     def read(cls, path: Path) -> "VectorIndex":
@@ -68,7 +72,9 @@ class VectorIndex:
             k: rows to find.
             allowed: uint8 [ceil(rows / 8)], a bit for each row, the lowest first; None: every row.
         """
-        if allowed is None:
+        if self._kernels is not None:
+            similarity, rows = self._kernels.search(vectors, k, allowed)
+        elif allowed is None:
             similarity, rows = (self._on_gpu or self._index).search(vectors, k)
         else:
             similarity, rows = self._search_allowed(vectors, k, np.ascontiguousarray(allowed))
