@@ -149,6 +149,20 @@ def test_training_learns_and_reports(checkpoint):
     assert weighted_loss(model, batch).item() < 0.6 * before
 
 
+def test_activations_computed_again_train_the_same_student():
+    """What a GPU does by default; the device is a parameter of the same code."""
+    students = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model, tokenizer = make_student(TINY, theme_examples(40))
+        settings = TINY.model_copy(update={"train_tokens": 3000})
+        train(model, tokenizer, theme_examples(40), settings, 1, device="cpu", checkpointing=checkpointing)
+        assert not model.is_gradient_checkpointing
+        students.append(model)
+    for one, two in zip(*(model.parameters() for model in students), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
+
+
 def test_training_keeps_to_its_time():
     model, tokenizer = make_student(TINY, theme_examples(40))
     settings = TINY.model_copy(update={"train_seconds": 0.2, "train_tokens": 10**9})

@@ -43,6 +43,8 @@ def train(
     settings: StudentSettings,
     seed: int,
     report: Callable[[float, float], None] = lambda done, loss: None,
+    device: str | torch.device | None = None,
+    checkpointing: bool | None = None,
 ) -> TrainingFigures:
     """Train `model` in place until `train_tokens` are learned, or `train_seconds` are over.
 
@@ -56,6 +58,8 @@ def train(
         settings: tokens, time, batch size, learning rate.
         seed: of the order of the batches.
         report: called after each step with the share of the budget spent (0..1) and the smoothed loss.
+        device: where to train, in bf16 on a GPU; by default the GPU if there is one. The model then returns to the CPU.
+        checkpointing: compute activations again in the backward pass, which saves memory; by default on a GPU only.
 
     Raises:
         ValueError: no example fits into `max_tokens`.
@@ -65,7 +69,14 @@ def train(
         raise ValueError(
             f"examples: expected some of at most {settings.max_tokens} tokens, got none of {len(examples)}"
         )
-    bf16 = computes_bf16()
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    bf16 = device.type != "cpu" or computes_bf16()
+    model.to(device)
+    checkpointing = device.type != "cpu" if checkpointing is None else checkpointing
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+        # Of an adapter, only parameters inside the layers are trained, and their inputs would have no gradient.
+        model.enable_input_require_grads()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizers = make_optimizers(model, settings)
     # One shape for all steps, because compiling a CPU kernel for a new shape takes longer than a step.
@@ -79,8 +90,8 @@ def train(
         for optimizer in optimizers:
             _set_rate(optimizer, schedule(done))
         examples_of_rows = list(itertools.islice(rows, count))
-        batch = pack(examples_of_rows, width, tokenizer.pad_token_id, settings.prompt_weight)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        batch = pack(examples_of_rows, width, tokenizer.pad_token_id, settings.prompt_weight).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss = weighted_loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -92,7 +103,10 @@ def train(
         smoothed = loss.item() if math.isnan(smoothed) else 0.95 * smoothed + 0.05 * loss.item()
         done = max((time.monotonic() - start) / settings.train_seconds, tokens / settings.train_tokens)
         report(min(done, 1.0), smoothed)
-    model.eval()
+    if checkpointing:
+        model.gradient_checkpointing_disable()
+        model.disable_input_require_grads()
+    model.to("cpu").eval()
     per_epoch = sum(len(ids) for ids, _ in encoded)
     return TrainingFigures(
         steps=step,
@@ -137,6 +151,10 @@ class Packed:
     weights: (
         Tensor  # float32 [B, L] of each token as a target: 1 answer, prompt_weight prompt, 0 padding and first token
     )
+
+    def to(self, device: torch.device) -> "Packed":
+        """The same rows on a device."""
+        return Packed(*(tensor.to(device) for tensor in (self.ids, self.positions, self.mask, self.weights)))
 
 
 def pack(batch: list[list[Encoded]], width: int, pad: int, prompt_weight: float) -> Packed:
