@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
-from endcap_server.stages.pools import FreshShare
+from endcap_server.stages.page import BLENDED, SIGNALS
+from endcap_server.stages.pools import FreshShare, Products
 
 PAGE = 10
 
@@ -39,3 +40,23 @@ def test_a_probability_of_zero_leaves_the_factor_finite():
     new = np.arange(40) >= 20
     factor = FreshShare(PAGE, 0.5).factor(np.where(new, 0.0, 0.5).astype(np.float32), new, 2.0)
     assert np.isfinite(factor)
+
+
+def test_how_well_products_of_the_themes_kind_fit_does_not_order_them() -> None:
+    likely = np.array([0.2, 0.8, 0.5, 0.3], np.float32)
+    equal = np.ones(4, np.float32)
+    products = Products(
+        rows=np.arange(4, dtype=np.int32), likely=likely, value=likely, popularity=0 * equal, factors=equal,
+        shown=np.ones(4, bool), vectors=np.eye(4, dtype=np.float32), brand=np.zeros(4, np.int32),
+    )  # fmt: skip
+    weights = np.zeros(BLENDED)
+    weights[[SIGNALS.index("relevance"), SIGNALS.index("ranker")]] = 1.0, 1.0
+    measured = {"relevance": np.array([0.9, 0.1, 0.4, np.nan], np.float32)}
+    order = products.pool(np.arange(4), measured, weights)
+    assert order.score.argsort()[::-1].tolist() == [0, 1, 2, 3]
+    kind = products.pool(np.arange(4), measured, weights, belongs=np.array([False, True, True, True]))
+    assert kind.score == pytest.approx((np.array([0.9, 0.9, 0.9, 0.9]) + likely) / 2)
+    relevance = kind.signals[:, SIGNALS.index("relevance")]
+    assert relevance[:3] == pytest.approx([0.9, 0.1, 0.4]), "what was measured is shown as it is"
+    unjudged = products.pool(np.arange(4), {}, weights, belongs=np.ones(4, bool))
+    assert unjudged.score == pytest.approx(likely)

@@ -198,3 +198,23 @@ def test_candidates_of_the_kinds_that_a_theme_names(shop: Path) -> None:
     by_kind, _, _ = answer(shop, themes, candidates=(9, 10), parameters=stage_parameters, concepts=(("rugs",),))
     assert not {9, 10} & set(by_keywords["ROW"].reshape(-1).tolist())
     assert {9, 10} <= set(by_kind["ROW"].reshape(-1).tolist()), "rugs are no lamps, and the theme is about rugs too"
+
+
+def test_a_product_of_a_named_kind_is_compared_with_the_name_of_the_kind(shop: Path) -> None:
+    """ "Lamps and rugs" is no text about a rug; two themes that name a kind share its pairs."""
+    themes = (("Lamps and rugs", ("desk lamp",)), ("Time for rugs", ("floor lamp",)))
+    out, status, engines = answer(
+        shop, themes, candidates=(9, 10, 2), concepts=(("lamps", "rugs"), ("rugs",)), parameters={"personal_floor": "1"}
+    )
+    asked = next(inputs for name, inputs in engines.calls if name == "cross_encoder")
+    rows_of = dict(zip(texts_of(asked["TEXT"]), asked["ROW"], strict=True))
+    assert {9, 10} <= set(rows_of["rugs"].tolist())
+    assert not {9, 10} & {row for text, rows in rows_of.items() if text != "rugs" for row in rows.tolist()}
+    pairs = [row for rows in rows_of.values() for row in rows[rows >= 0].tolist()]
+    assert len(pairs) < status["pairs"], "rugs stand in both placements and are scored once"
+    for place in range(2):
+        for row, relevance in zip(out["ROW"][place], measured(out, "relevance")[place], strict=True):
+            if row in (9, 10):
+                logit = 8 * engines.store.vectors[row].astype(np.float32) @ embed("rugs") - 2
+                assert relevance == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-4)
+            assert np.isnan(relevance) == (row < 0)

@@ -234,8 +234,9 @@ class Fusion(Stage):
             measured["retrieval"] = 1 - np.arange(count)[keep] / max(1, count)
             source = themes.source(index)
             answers_query = page.is_search or source is PlacementSource.SESSION
-            pool = products.pool(members, measured, self.weights[answers_query])
-            pool.fit[:] = self._fits(pool.signals, answers_query)
+            own_kind = self._of_named_kind(products.rows[members], themes, index, answers_query)
+            pool = products.pool(members, measured, self.weights[answers_query], belongs=own_kind)
+            pool.fit[:] = own_kind | self._fits(pool.signals, answers_query)
             status.count(FusionCheck.PRODUCT_UNFIT, int((~pool.fit).sum()))
             value = products.value[members] if products.ranked else pool.score
             leads = answers_query or source is PlacementSource.REQUIRED
@@ -267,6 +268,13 @@ class Fusion(Stage):
             worth = best if products.ranked else np.zeros(len(best), np.float32)
             placed.append(Placed(each.title, each.source, Offer(ordered, worth, classic=True)))
         return placed
+
+    def _of_named_kind(self, rows: np.ndarray, themes: Themes, index: int, answers_query: bool) -> np.ndarray:
+        """Which products are of a kind that the theme names: bool [m]. They fit it, whatever a model says of them."""
+        if answers_query:
+            return np.zeros(len(rows), bool)
+        named: np.ndarray = np.isin(self.kinds.of_product[rows], self.kinds.named(themes.about(index)))
+        return named
 
     def _fits(self, signals: np.ndarray, answers_query: bool) -> np.ndarray:
         """Which products fit their theme or query: bool [m]; by relevance, without it by the cosine."""

@@ -109,6 +109,7 @@ class Products:
         measured: Mapping[str, np.ndarray],
         weights: np.ndarray,
         pinned: float | np.ndarray = 0.0,
+        belongs: np.ndarray | None = None,
     ) -> Pool:
         """A placement of the products at ``members``, all taken to fit.
 
@@ -117,6 +118,8 @@ class Products:
             measured: Signal -> float32 [m] of this placement; signals that are absent are unknown.
             weights: float [BLENDED], of the signals in the score.
             pinned: Whether a rule put them there, 1 or 0; float32 [m] or one for all.
+            belongs: bool [m], those that belong there by what they are. How well they fit does not order them: in the
+                score, each has the best fit of all.
         """
         columns = {
             **dict.fromkeys(("margin", "relevance", "similarity", "lexical", "retrieval"), np.nan),
@@ -134,11 +137,21 @@ class Products:
         return Pool(
             self.rows[members],
             signals,
-            blend(signals, weights) * self.factors[members],
+            blend(signals if belongs is None else _as_the_best(signals, belongs), weights) * self.factors[members],
             np.ones(len(members), bool),
             self.vectors[members],
             self.brand[members],
         )
+
+
+def _as_the_best(signals: np.ndarray, belongs: np.ndarray) -> np.ndarray:
+    """The signals with the best fit of all for the products that belong to the theme: float32 [m, k]."""
+    level = signals.copy()
+    for name in ("margin", "relevance", "similarity"):
+        column = SIGNALS.index(name)
+        if not np.isnan(signals[:, column]).all():
+            level[belongs, column] = np.nanmax(signals[:, column])
+    return level
 
 
 def _ranked(

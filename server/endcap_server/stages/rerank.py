@@ -111,8 +111,10 @@ class Rerank(Stage):
             similarity, lexical = self._search_similarity(rows, keyword_rows[0], inputs)
         else:
             lexical = np.full(rows.shape, np.nan, np.float32)
+            named = [{} if index in answered else self._named_kinds(document, index) for index in range(len(texts))]
             (relevance, margin), similarity = await asyncio.gather(
-                self._score(texts, rows, deadline_ns, status), self._similarity(texts, rows, deadline_ns, status)
+                self._score_by_kind(texts, rows, named, deadline_ns, status),
+                self._similarity(texts, rows, deadline_ns, status),
             )
             for index, search in answered.items():
                 relevance[index] *= np.float32(self.understanding.relevance_factor(search.text))
@@ -174,6 +176,10 @@ class Rerank(Stage):
                 lists[index] = lists[index] or candidates[:pairs].tolist()
         return lists
 
+    def _named_kinds(self, document: Themes, index: int) -> dict[int, str]:
+        """The kinds that a theme names, position -> name."""
+        return {kind: self.kinds.names[kind] for kind in self.kinds.named(document.about(index))}
+
     def _categories(self, keyword_rows: np.ndarray) -> np.ndarray:
         """Categories that keywords are about: int32 [k]."""
         categories = self.store.keyword_category[keyword_rows]
@@ -194,6 +200,50 @@ class Rerank(Stage):
         except EngineError as error:
             status.fall_back_on(error, "themes without keywords have the shopper's candidates ({error})", whole=False)
             return np.full((len(themes), 0), -1, np.int32)
+
+    async def _score_by_kind(
+        self,
+        texts: Sequence[str],
+        rows: np.ndarray,
+        named: Sequence[Mapping[int, str]],
+        deadline_ns: int,
+        status: StatusPart,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `_score`; a product of a kind that its theme names is compared with that name instead of the whole text.
+
+        A theme of three kinds is no text about one of their products. And the pairs of kinds and products are the same
+        for all shoppers, so that the engine has most of them in its cache.
+
+        Args:
+            texts: T texts.
+            rows: int32 [T, M], products, -1 padded.
+            named: of each text, the kinds it names, position -> name.
+            deadline_ns: see `_score`.
+            status: takes what goes wrong.
+        """
+        kinds = np.where(rows >= 0, self.kinds.of_product[rows], -1)
+        places: dict[str, list[tuple[int, np.ndarray]]] = {}
+        for index, (text, names) in enumerate(zip(texts, named, strict=True)):
+            left = rows[index] >= 0
+            for kind, name in names.items():
+                own = left & (kinds[index] == kind)
+                left &= ~own
+                if own.any():
+                    places.setdefault(name, []).append((index, np.flatnonzero(own)))
+            if left.any():
+                places.setdefault(text, []).append((index, np.flatnonzero(left)))
+        columns = [np.unique(np.concatenate([rows[index, at] for index, at in found])) for found in places.values()]
+        asked = np.full((len(columns), max(map(len, columns), default=0)), -1, np.int32)
+        for place, column in enumerate(columns):
+            asked[place, : len(column)] = column
+        scores = await self._score(list(places), asked, deadline_ns, status)
+        answers = tuple(np.full(rows.shape, np.nan, np.float32) for _ in scores)
+        for place, found in enumerate(places.values()):
+            for index, at in found:
+                where = np.searchsorted(columns[place], rows[index, at])
+                for answer, score in zip(answers, scores, strict=True):
+                    answer[index, at] = score[place, where]
+        return answers[0], answers[1]
 
     async def _score(
         self, texts: Sequence[str], rows: np.ndarray, deadline_ns: int, status: StatusPart
