@@ -404,3 +404,16 @@ def test_weights_of_a_cross_encoder_that_is_not_installed_go_to_cosine_and_words
     np.testing.assert_allclose(blend_weights(placement, judged=False), [0, 0, 0.8, 0, 0.1, 0.05, 0.05])
     alone = np.array([0.5, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0])
     assert blend_weights(alone, judged=False).tolist() == [0, 0, 1, 0, 0, 0, 0]
+
+
+def test_products_of_the_keywords_categories_fit_whatever_the_cross_encoder_says(shop: Path) -> None:
+    """A theme's own products are never the misfits of its placement."""
+    stage = Fusion(shop, {"relevance_floor": "1"}, TinyEngines(shop))
+    lamp, rug = (int(stage.store.keywords.find([text])[0]) for text in ("desk lamp", "wool rug"))
+    category = stage.store.keyword_category
+    rows = np.arange(len(stage.store), dtype=np.int32)
+    for keyword in (lamp, rug):
+        own = stage._of_named_category(rows, [keyword, -1])
+        assert own.any()
+        assert (stage.store.category[rows[own]] == category[keyword]).all()
+    assert not stage._of_named_category(rows, [-1]).any()

@@ -237,6 +237,8 @@ class Fusion(Stage):
             own_kind = self._of_named_kind(products.rows[members], themes, index, answers_query)
             pool = products.pool(members, measured, self.weights[answers_query], belongs=own_kind)
             pool.fit[:] = own_kind | self._fits(pool.signals, answers_query)
+            if not answers_query:
+                pool.fit[:] |= self._of_named_category(products.rows[members], keywords.rows[index])
             status.count(FusionCheck.PRODUCT_UNFIT, int((~pool.fit).sum()))
             value = products.value[members] if products.ranked else pool.score
             leads = answers_query or source is PlacementSource.REQUIRED
@@ -275,6 +277,13 @@ class Fusion(Stage):
             return np.zeros(len(rows), bool)
         named: np.ndarray = np.isin(self.kinds.of_product[rows], self.kinds.named(themes.about(index)))
         return named
+
+    def _of_named_category(self, rows: np.ndarray, keywords: Sequence[int]) -> np.ndarray:
+        """Which products are of a category that the placement's keywords are about: bool [m]."""
+        known = np.array([row for row in keywords if row >= 0], np.int32)
+        categories = self.store.keyword_category[known]
+        found: np.ndarray = np.isin(self.store.category[rows], categories[categories >= 0])
+        return found
 
     def _fits(self, signals: np.ndarray, answers_query: bool) -> np.ndarray:
         """Which products fit their theme or query: bool [m]; by relevance, without it by the cosine."""
