@@ -115,8 +115,9 @@ class Client:
             budget_ms: upper limit of the server's time, milliseconds; None: the timeout less a small margin.
             explain: whether to request the components of each score (`ScoredProduct.signals`).
             metadata: headers of this call, after those of the options.
-            shopper: a constant id of the shopper, for trials of generations. It is hashed here and never sent. Without
-                it, the oldest products of the history identify the shopper.
+            shopper: a constant id of the shopper, at most 128 bytes, for trials of generations and for the server's
+                record of what it showed, which holds a hash of it. Without it, the oldest products of the history
+                choose the generation, and the record names no shopper.
 
         Raises:
             EndcapError: one of its kinds, see `endcap_client.errors`.

@@ -26,7 +26,7 @@ class Message:
         asked = [*outputs, *(("SIGNALS",) if explain else ())]
         self.model = model
         self.shopper = shopper
-        """Key of the shopper; never sent."""
+        """Key by which trials of generations choose shoppers."""
         self._message = service_pb2.ModelInferRequest(
             model_name=model,
             outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in asked],
@@ -88,6 +88,7 @@ def storefront_message(model: str, request: StorefrontRequest) -> Message:
     """
     shopper = shopper_key(request.shopper, request.history, request.session)
     message = Message(model, STOREFRONT_OUTPUTS, request.explain, shopper)
+    message.add_texts("SHOPPER", [request.shopper] if request.shopper else [])
     message.add_texts("HISTORY", request.history)
     message.add_texts("SESSION", request.session)
     message.add_rules(request.rules)
@@ -100,6 +101,7 @@ def search_message(model: str, request: SearchRequest) -> Message:
     """Pack a search request; raises as `storefront_message` does."""
     shopper = shopper_key(request.shopper, request.history, (request.query,))
     message = Message(model, SEARCH_OUTPUTS, request.explain, shopper)
+    message.add_texts("SHOPPER", [request.shopper] if request.shopper else [])
     message.add_texts("QUERY", [request.query])
     message.add_texts("HISTORY", request.history)
     message.add_rules(request.rules)

@@ -20,6 +20,7 @@ class Staging:
 
     Attributes:
         generation: its number, as in `versions`.
+        digest: of its models: servers with equal models select the same shoppers, whatever its number on each.
         mode: split: its answers are used; shadow: it gets copies of requests, and its answers are dropped.
         share: of the shoppers, 0 to 1.
         models: ensemble -> name of its version on trial.
@@ -29,10 +30,11 @@ class Staging:
     mode: str
     share: float
     models: Mapping[str, str]
+    digest: str = ""
 
     def takes(self, key: bytes) -> bool:
         """Whether it gets the requests of a shopper. Each generation selects other shoppers."""
-        digest = hashlib.blake2b(key, digest_size=8, key=self.generation.encode()[:64]).digest()
+        digest = hashlib.blake2b(key, digest_size=8, key=(self.digest or self.generation).encode()[:64]).digest()
         return int.from_bytes(digest, "little") < self.share * 2**64
 
 
@@ -41,7 +43,9 @@ def read_staging(document: Mapping[str, Any]) -> Staging | None:
     try:
         part = document["staging"]
         models = {str(ensemble): str(name) for ensemble, name in part["models"].items()}
-        found = Staging(str(part["generation"]), str(part["mode"]), float(part["share"]), models)
+        found = Staging(
+            str(part["generation"]), str(part["mode"]), float(part["share"]), models, str(part.get("digest", ""))
+        )
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     return found if found.mode in MODES and 0 < found.share <= 1 else None

@@ -46,6 +46,12 @@ def add_serve_command(subparsers: Any) -> None:
         metavar="DIR",
         help="folder of stock, prices and standing rules, which several servers may share (default: BUILD/facts)",
     )
+    parser.add_argument(
+        "--exposures",
+        type=Path,
+        metavar="DIR",
+        help="folder of the records of what was shown, which several servers may share (default: BUILD/exposures)",
+    )
     parser.add_argument("--python", type=Path, help="Python of the serving environment (default: .venv-serving)")
     parser.add_argument(
         "--drain-seconds",

@@ -84,7 +84,7 @@ STOREFRONT = Ensemble(
     (
         EnsembleStep(
             Retrieval,
-            _same("HISTORY", "SESSION", "RULES", "PLACEMENTS", "PRODUCTS", "BUDGET_MS"),
+            _same("SHOPPER", "HISTORY", "SESSION", "RULES", "PLACEMENTS", "PRODUCTS", "BUDGET_MS"),
             _inner("CANDIDATE_ROW", "CANDIDATE_SOURCE", "PAGE", "THEME_REQUEST"),
         ),
         EnsembleStep(Theme, _inner("THEME_REQUEST"), _inner("THEMES")),
@@ -114,7 +114,7 @@ SEARCH = Ensemble(
     (
         EnsembleStep(
             Retrieval,
-            _same("QUERY", "HISTORY", "RULES", "PRODUCTS", "BUDGET_MS"),
+            _same("SHOPPER", "QUERY", "HISTORY", "RULES", "PRODUCTS", "BUDGET_MS"),
             _inner(*_CANDIDATES, "PAGE", "QUERY_THEMES", "QUERY_KEYWORDS"),
         ),
         EnsembleStep(

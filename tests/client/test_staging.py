@@ -45,7 +45,23 @@ def test_a_split_goes_by_shopper(service: Service, address: str, shoppers: tuple
         counts = client.counts
     assert asked(service) == ["storefront", *["storefront__g3", "storefront"] * 3]
     assert counts.staged == 3
-    assert "shopper" not in str(service.requests), "the name is never sent"
+    sent = [[each.name for each in request.inputs].count("SHOPPER") for request in service.requests]
+    assert sent == [0, *[1] * 6], "the record of what was shown has a hash of it"
+
+
+def test_servers_with_equal_models_choose_the_same_shoppers() -> None:
+    keys = [shopper_key(f"shopper {number}", (), ()) for number in range(2000)]
+
+    def chosen(generation: str, digest: str) -> list[bool]:
+        announced = {"generation": generation, "digest": digest, "mode": "split", "share": 0.5, "models": {}}
+        found = read_staging({"staging": announced})
+        assert found is not None
+        return [found.takes(key) for key in keys]
+
+    assert chosen("3", "abc") == chosen("7", "abc")
+    assert 900 < sum(chosen("3", "abc")) < 1100
+    agree = sum(a == b for a, b in zip(chosen("3", "abc"), chosen("3", "def"), strict=True))
+    assert 900 < agree < 1100, "other models get other shoppers"
 
 
 @pytest.mark.usefixtures("both_clients")

@@ -175,7 +175,13 @@ class Rollout:
     def try_out(self, generation: Generation, share: Share) -> None:
         """Announce a loaded generation, so that clients send it a share of the requests."""
         models = {ensemble: generation.staging(ensemble) for ensemble in generation.public}
-        document = {"generation": str(generation.number), "mode": share.mode, "share": share.share, "models": models}
+        document = {
+            "generation": str(generation.number),
+            "digest": generation.digest,
+            "mode": share.mode,
+            "share": share.share,
+            "models": models,
+        }
         write_whole(self._run_folder / TRIAL_FILE, json.dumps(document))
 
     def end_trial(self) -> None:

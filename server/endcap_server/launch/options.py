@@ -36,5 +36,7 @@ class ServerOptions:
     """None: `address`, or loopback with TLS."""
     facts: Path | None = None
     """Folder of stock, prices and standing rules; None: `facts` in the build."""
+    exposures: Path | None = None
+    """Folder of the records of what was shown; None: `exposures` in the build."""
     as_built: bool = False
     """Whether to serve the build itself instead of the generation that was live."""

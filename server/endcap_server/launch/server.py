@@ -15,6 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from endcap_server.exposures.record import FOLDER as EXPOSURES
+from endcap_server.exposures.record import FOLDER_VARIABLE as EXPOSURES_VARIABLE
+from endcap_server.exposures.record import SECRET_FILE, SECRET_VARIABLE
 from endcap_server.generations.start import prepare, state_folder
 from endcap_server.launch.command_line import hide_argument
 from endcap_server.launch.health import Health
@@ -84,6 +87,8 @@ class Server:
         self.state = state_folder(options.build, self.grpc_port)
         self.facts = (options.facts or options.build / FACTS).resolve()
         """Folder of the facts; all generations read it."""
+        self.exposures = (options.exposures or options.build / EXPOSURES).resolve()
+        """Folder of the records of what was shown; all generations write to it."""
         self.generation: Generation | None = None
         """The generation of its last start."""
         self._run_folder: Path | None = None
@@ -91,6 +96,8 @@ class Server:
         self._key_file = options.key_file or key_file_of(options.build)
         self.control_key = ensure_key(self._key_file) if options.restricted else ""
         """The control key; "" if control calls need none."""
+        self._exposures_secret = options.build.resolve() / SECRET_FILE
+        ensure_key(self._exposures_secret)
         self.process: subprocess.Popen[bytes] | None = None
         self._started_before = False
 
@@ -136,6 +143,7 @@ class Server:
         self._shm_prefix = f"{self._run_folder.name}_"
         backends = self.installation.link_python_backend(self._run_folder / "backends")
         folders = {"ENDCAP_RUN_DIR": str(self._run_folder), FOLDER_VARIABLE: str(self.facts)}
+        folders |= {EXPOSURES_VARIABLE: str(self.exposures), SECRET_VARIABLE: str(self._exposures_secret)}
         environment = self.installation.environment() | folders
         with self.log.open() as log:
             self._started_before = True

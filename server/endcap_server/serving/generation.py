@@ -1,6 +1,7 @@
 """A generation: one complete set of models that makes pages together, and its files."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -49,6 +50,11 @@ class Generation:
             for model, name in self.models.items()
             if self.owners[model] == self.number and model not in self.public
         ]
+
+    @property
+    def digest(self) -> str:
+        """Of all its models: equal on servers that serve the same ones."""
+        return hashlib.sha256(json.dumps(self.digests, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def is_applied(self) -> bool:

@@ -17,6 +17,7 @@ from endcap_server.declared.deadline import now_ns
 from endcap_server.declared.reasons import NO_ENGINE, Source
 from endcap_server.declared.tensors import Tensors
 from endcap_server.ensembles import ENSEMBLES, STAGES
+from endcap_server.exposures import sink as exposures
 from endcap_server.stages.documents import TICKETED, ticket_of
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -112,7 +113,12 @@ STAGE_METRICS = (
 FACTS_AGE = Metric(
     "endcap_facts_age_seconds", "age of the stock and prices that pages show; none without facts", (), is_gauge=True
 )
-PAGE_METRICS = (PAGES, PAGE_SECONDS, PAGE_SOURCE, FACTS_AGE)
+EXPOSURES = Metric(
+    "endcap_exposures_total",
+    "pages and searches recorded: written, dropped because the sink was slow, failed because of an error",
+    ("outcome",),
+)
+PAGE_METRICS = (PAGES, PAGE_SECONDS, PAGE_SOURCE, FACTS_AGE, EXPOSURES)
 ADMISSION_METRICS = (OVERLOAD, IN_FLIGHT)
 ENGINE_METRICS = (ENGINE_REQUESTS, ENGINE_SECONDS, ENGINE_QUEUE, ENGINE_BATCH, ENGINE_CACHE)
 METRICS = (*STAGE_METRICS, *PAGE_METRICS, *ADMISSION_METRICS, *ENGINE_METRICS)
@@ -185,7 +191,11 @@ class StageMetrics:
     """
 
     def __init__(
-        self, stage: str, cache: Sized | None = None, facts_age_s: Callable[[], float | None] = lambda: None
+        self,
+        stage: str,
+        cache: Sized | None = None,
+        facts_age_s: Callable[[], float | None] = lambda: None,
+        exposure_counts: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         """Count for the stage of this name.
 
@@ -193,9 +203,11 @@ class StageMetrics:
             stage: Its name.
             cache: Its cache of answers, if it has one.
             facts_age_s: Age of its facts in seconds; None: it has none.
+            exposure_counts: Pages that it recorded so far, by outcome.
         """
         self.stage, self.counts = stage, MetricSums()
-        self._cache, self._facts_age_s = cache, facts_age_s
+        self._cache, self._facts_age_s, self._exposure_counts = cache, facts_age_s, exposure_counts
+        self._exposures_taken: dict[str, int] = {}
         self._noted: deque[tuple[Mapping[str, Any], np.ndarray | None, int]] = deque()
 
     @property
@@ -215,6 +227,7 @@ class StageMetrics:
             yield from ((OVERLOAD, (code,)) for code in STAGES[stage].refusals)
             yield IN_FLIGHT, ()
         if stage == "fusion":
+            yield from ((EXPOSURES, (outcome,)) for outcome in exposures.OUTCOMES)
             for ensemble in ENSEMBLES.values():
                 yield from ((PAGES, (ensemble.name, degraded)) for degraded in ("no", "yes"))
                 yield PAGE_SECONDS, (ensemble.name,)
@@ -245,6 +258,10 @@ class StageMetrics:
             self.counts.set(STAGE_CACHE_ENTRIES, (self.stage,), len(self._cache))
         if (age := self._facts_age_s()) is not None:
             self.counts.set(FACTS_AGE, (), age)
+        for outcome, count in self._exposure_counts().items():
+            if new := count - self._exposures_taken.get(outcome, 0):
+                self.counts.add(EXPOSURES, (outcome,), new)
+                self._exposures_taken[outcome] = count
         return self.counts.take()
 
     def _count_noted(self) -> None:

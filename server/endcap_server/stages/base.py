@@ -132,6 +132,14 @@ class Stage(ABC):
         """The cached answer to an equal request, if there is one, without calling an engine."""
         return None
 
+    def exposure_counts(self) -> Mapping[str, int]:
+        """How many pages it recorded so far, by outcome; empty if it records none."""
+        return {}
+
+    def close(self) -> None:
+        """Finish what is under way when the model is unloaded."""
+        return
+
     def facts_age_s(self) -> float | None:
         """Age of the facts that its answers show, in seconds; None if it reports none."""
         return None

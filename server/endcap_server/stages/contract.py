@@ -17,6 +17,7 @@ from endcap_server.shop.text import plain_text
 MAX_HISTORY = 10_000
 MAX_ID_BYTES = 256
 MAX_SESSION = 100
+MAX_SHOPPER_BYTES = 128
 MAX_TEXT_CHARACTERS = 512
 MAX_RULES_BYTES = 64 * 1024
 MAX_PLACEMENTS = 16
@@ -38,6 +39,7 @@ class Request:
     placements: int
     products: int
     budget_ms: int
+    shopper: bytes = b""
 
     @property
     def is_search(self) -> bool:
@@ -72,6 +74,7 @@ def read_request(inputs: Tensors, default_budget_ms: int, max_budget_ms: int) ->
         placements=1 if query is not None else _number(inputs, "PLACEMENTS", DEFAULT_PLACEMENTS, MAX_PLACEMENTS),
         products=_number(inputs, "PRODUCTS", DEFAULT_PRODUCTS, MAX_PRODUCTS),
         budget_ms=min(_number(inputs, "BUDGET_MS", default_budget_ms, None), max_budget_ms),
+        shopper=_shopper(inputs["SHOPPER"]) if "SHOPPER" in inputs else b"",
     )
 
 
@@ -122,6 +125,16 @@ def _ids(tensor: np.ndarray) -> tuple[str, ...]:
                 "HISTORY", f"product ids of at most {MAX_ID_BYTES} bytes", f"{len(value)} bytes in id {position}"
             )
     return tuple(_decoded(value, "HISTORY", position) for position, value in enumerate(values))
+
+
+def _shopper(tensor: np.ndarray) -> bytes:
+    values = _values(tensor, "SHOPPER")
+    if len(values) != 1:
+        raise InvalidRequest("SHOPPER", "one key (BYTES [1])", f"{len(values)} values")
+    if len(values[0]) > MAX_SHOPPER_BYTES:
+        advice = "send a hash of a longer key"
+        raise InvalidRequest("SHOPPER", f"at most {MAX_SHOPPER_BYTES} bytes", f"{len(values[0])} bytes", advice)
+    return values[0]
 
 
 def _session(tensor: np.ndarray) -> list[str]:

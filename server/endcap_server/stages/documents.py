@@ -148,6 +148,7 @@ class PageRequest(Ticketed):
         history: Rows of the known products of HISTORY, oldest first.
         named: Rows of the products that a search names by id, part number, EAN or model number.
         searches: The latest searches of the session, newest first, with their results.
+        shopper: Hash of SHOPPER, for the exposure.
     """
 
     placements: int
@@ -156,6 +157,7 @@ class PageRequest(Ticketed):
     history: tuple[int, ...] = ()
     named: tuple[int, ...] = ()
     searches: tuple[AnsweredSearch, ...] = ()
+    shopper: str = ""
 
     @property
     def is_search(self) -> bool:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
 from endcap_server.declared.model import ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_tensor
+from endcap_server.exposures.sink import ExposureSink
 from endcap_server.shop import behaviour
 from endcap_server.shop.facts import Facts, FactsNow, facts_folder
 from endcap_server.shop.gates import is_installed
@@ -25,6 +27,7 @@ from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.base import Engines, Stage, StageAnswer
 from endcap_server.stages.classic import classic_placements
 from endcap_server.stages.documents import KeywordRows, PageRequest, PlacementSource, Themes
+from endcap_server.stages.exposing import Shown, exposure_of, open_sink
 from endcap_server.stages.fusion_parameters import FusionParameters, blend_weights
 from endcap_server.stages.in_flight import table_of
 from endcap_server.stages.page import MEASURED, SIGNALS, Pool, Shelf, fill
@@ -133,6 +136,7 @@ class Fusion(Stage):
         self.weights = {search: blend_weights(self.settings.weights(search), judged) for search in (False, True)}
         self.versions = read_versions(build) | {"generation": str(self.settings.generation)}
         self.trial = Trial(self.run_folder)
+        self.sink: ExposureSink | None = open_sink(self.settings)
 
     async def answer(self, inputs: Tensors) -> StageAnswer:
         """Answer the page (THEME_OUT to STATUS) and, for a search, its first placement alone (FIRST_...)."""
@@ -143,6 +147,15 @@ class Fusion(Stage):
         finally:
             with suppress(FileNotFoundError):
                 table_of(self.run_folder, page.ticket.table).leave(page.ticket.deadline_ns)
+
+    def exposure_counts(self) -> Mapping[str, int]:
+        """Pages recorded so far, by outcome."""
+        return self.sink.counts() if self.sink is not None else {}
+
+    def close(self) -> None:
+        """Write the exposures that wait."""
+        if self.sink is not None:
+            self.sink.close()
 
     def facts_age_s(self) -> float | None:
         """Age of the facts, in seconds; None without facts."""
@@ -188,7 +201,7 @@ class Fusion(Stage):
         shelves = self._fill([each.offer for each in shown], pinned, page, allowed.rules.max_per_brand, status)
         status.count(FusionCheck.PLACEMENT_SHORT, sum(len(shelf.rows) < limits.products for shelf in shelves))
         status.count(FusionCheck.PLACEMENT_MISSING, limits.placements - len(shelves))
-        return self._tensors(inputs, shown, shelves, limits, facts, status)
+        return self._tensors(inputs, page, shown, shelves, limits, facts, status)
 
     def _check_age(self, facts: FactsNow, status: StatusPart) -> None:
         """Report facts that are too old or cannot be read: what is sold out may then be shown."""
@@ -324,6 +337,7 @@ class Fusion(Stage):
     def _tensors(
         self,
         inputs: Tensors,
+        page: PageRequest,
         shown: Sequence[Placed],
         shelves: Sequence[Shelf],
         limits: Limits,
@@ -361,9 +375,15 @@ class Fusion(Stage):
         given_parts = {name: part_of(inputs[tensor]) for name, tensor in STATUS_TENSORS.items() if tensor in inputs}
         parts = {name: part for name, part in given_parts.items() if part}
         trial = self.trial.document()
+        page_id = uuid4().hex
+        if self.sink is not None:
+            said = [each.said for each in shown]
+            self.sink.offer(
+                exposure_of(page_id, page, self.settings.generation, parts, Shown(said, titles, keywords, ids, score))
+            )
 
         def document() -> dict[str, Any]:
-            whole = status_document(parts, status, SIGNALS, self.versions, facts.as_of)
+            whole = {"page_id": page_id} | status_document(parts, status, SIGNALS, self.versions, facts.as_of)
             if "KEYWORDS" in inputs:
                 whole["placements"] = [each.said for each in shown]
             return whole | {"staging": trial} if trial else whole

@@ -76,6 +76,22 @@ class FusionParameters(ModelParameters):
     facts_stale_after_s: float = Field(
         0.0, ge=0, le=10_000_000, description="age in seconds from which facts make an answer degraded, 0: never"
     )
+    record_exposures: bool = Field(
+        True, description="record what pages and searches show, where endcap serve names a folder (docs/exposures.md)"
+    )
+    exposures_waiting: int = Field(
+        2000, ge=1, le=1_000_000, description="pages that wait to be written; more are dropped and counted"
+    )
+    exposure_segment_rows: int = Field(5000, ge=1, le=1_000_000, description="most pages of a file of exposures")
+    exposure_segment_s: float = Field(
+        300.0, gt=0, le=86_400, description="seconds after which a file of exposures is closed"
+    )
+    exposure_megabytes: float = Field(
+        4096.0, gt=0, le=100_000_000, description="size of all exposures above which the oldest files are deleted"
+    )
+    exposure_days: float = Field(
+        90.0, gt=0, le=10_000, description="age in days from which files of exposures are deleted"
+    )
     generation: Annotated[int, SetBy("endcap apply")] = Field(
         1, ge=1, description="number of the set of models that a page comes from, for STATUS; endcap apply sets it"
     )

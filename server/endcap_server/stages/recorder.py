@@ -1,7 +1,8 @@
 """Records the latest requests, so that `endcap apply` can replay them against models that are not live yet.
 
 Each request is a JSON file in a ring, in the server's private run folder, which is removed when the server stops. Only
-valid requests are recorded, unchanged, and at most one per quarter of a second, so that recording is cheap.
+valid requests are recorded, unchanged but for SHOPPER, which is left out: a replay is no page of that shopper. At most
+one per quarter of a second is recorded, so that recording is cheap.
 """
 
 import json
@@ -48,7 +49,7 @@ class Recorder:
         self._next += 1
         new = path.with_suffix(f".{os.getpid()}.new")
         try:
-            text = json.dumps({name: _values(name, tensor) for name, tensor in inputs.items()})
+            text = json.dumps({name: _values(name, tensor) for name, tensor in inputs.items() if name != "SHOPPER"})
             new.write_text(text, encoding="utf-8")
             new.replace(path)
         except OSError:

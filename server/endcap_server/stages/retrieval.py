@@ -20,6 +20,7 @@ from endcap_server.declared.errors import OverloadError
 from endcap_server.declared.model import ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.tensors import Tensors
+from endcap_server.exposures.record import ShopperKeys
 from endcap_server.shop import behaviour, kinds, prompts
 from endcap_server.shop.behaviour import Behaviour
 from endcap_server.shop.exclusion import Exclusions
@@ -61,6 +62,7 @@ class Retrieval(Stage):
         name="retrieval",
         summary="Stage 1: validates the request, looks the shopper up, finds candidate products, splits the budget.",
         inputs=(
+            tensor("SHOPPER", "STRING", 1, optional=True),
             tensor("QUERY", "STRING", 1, optional=True),
             tensor("HISTORY", "STRING", -1, optional=True),
             tensor("SESSION", "STRING", -1, optional=True),
@@ -105,6 +107,7 @@ class Retrieval(Stage):
             self.settings.admission_share,
         )
         self._draining = self.run_folder / DRAINING
+        self.shopper_keys = ShopperKeys.configured()
         self.recorder = Recorder(self.run_folder, self.model, self.settings.recorded_requests)
         nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         popular = popular_rows(self.store)
@@ -180,6 +183,7 @@ class Retrieval(Stage):
         }
         page = PageRequest(
             ticket=ticket,
+            shopper=self.shopper_keys.hashed(request.shopper),
             placements=placements,
             products=request.products,
             rules=request.rules,

@@ -22,7 +22,7 @@ class Trial:
         self._document: dict[str, Any] | None = None
 
     def document(self) -> dict[str, Any] | None:
-        """STATUS.staging: `generation`, `mode` (split, shadow), `share`, `models`; None without a trial."""
+        """STATUS.staging: `generation`, `digest`, `mode` (split, shadow), `share`, `models`; None without a trial."""
         try:
             found = self._path.stat()
             version = (found.st_mtime_ns, found.st_ino)

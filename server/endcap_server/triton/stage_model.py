@@ -53,7 +53,9 @@ class StageModel:
         engines = BlsEngines(engine_names(parameters))
         self._stage = self.stage_class(build, parameters, engines, args["model_name"])
         self._logger = pb_utils.Logger
-        self._metrics = StageMetrics(self._stage.name, getattr(self._stage, "cache", None), self._stage.facts_age_s)
+        self._metrics = StageMetrics(
+            self._stage.name, getattr(self._stage, "cache", None), self._stage.facts_age_s, self._stage.exposure_counts
+        )
         self._reporter = MetricsReporter(self._metrics, args["model_name"])
         self._loop = asyncio.new_event_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(call_threads(), thread_name_prefix="bls"))
@@ -121,7 +123,8 @@ class StageModel:
         self._metrics.answered(inputs, status)
 
     def finalize(self) -> None:
-        """Stop the loop."""
+        """Stop the loop, and finish what the stage does beside requests."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=2)
+        self._stage.close()
         self._reporter.stop()
