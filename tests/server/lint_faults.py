@@ -224,7 +224,7 @@ SETTINGS = (
 )
 
 WIRING = (
-    fault("step without maps", (SEARCH, '      model_name: "rerank"\n', ""), ("E301", SEARCH, 34)),
+    fault("step without maps", (SEARCH, '      model_name: "rerank"\n', ""), ("E301", SEARCH, 36)),
     fault(
         "missing model",
         (STOREFRONT, '"keywords"\n', '"keyword"\n'),
@@ -390,11 +390,11 @@ ensemble_scheduling {
         "ensemble that contains itself",
         (SEARCH, 'model_name: "fusion"', 'model_name: "search"'),
         ("E319", SEARCH, 'model_name: "search"'),
-        *(("E303", SEARCH, row) for row in (50, 51, 52, 53, 54)),
-        *(("E304", SEARCH, row) for row in (55, 56, 57)),
+        *(("E303", SEARCH, row) for row in (52, 53, 54, 55, 56)),
+        *(("E304", SEARCH, row) for row in (57, 58, 59)),
     ),
     fault("missing ensemble", ("E320", "", 0), act=_remove("search")),
-    fault("no step's model", (SEARCH, '"rerank"', '""'), ("E301", SEARCH, 34)),
+    fault("no step's model", (SEARCH, '"rerank"', '""'), ("E301", SEARCH, 36)),
     fault("missing engine", ("E321", RERANK, "backend"), act=_remove("cross_encoder")),
     fault(
         "unreachable model",

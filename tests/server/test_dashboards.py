@@ -11,6 +11,7 @@ import pytest
 from dashboard_schema import Dashboard, Rules
 from endcap_server.declared.reasons import NO_ENGINE, Cause
 from endcap_server.ensembles import ENSEMBLES, STAGES
+from endcap_server.exposures.sink import OUTCOMES as EXPOSURE_OUTCOMES
 from endcap_server.models import DECLARATIONS, ENGINES
 from endcap_server.serving import metrics
 from endcap_server.serving.generation import staged_name
@@ -21,7 +22,7 @@ SERIES = {name: metric for metric in metrics.METRICS for name in metric.series}
 EVERYWHERE = SCRAPED | {"model", "process"}
 VALUES = {
     "stage": set(STAGES),
-    "outcome": {*metrics.OUTCOMES, *metrics.ENGINE_OUTCOMES},
+    "outcome": {*metrics.OUTCOMES, *metrics.ENGINE_OUTCOMES, *EXPOSURE_OUTCOMES},
     "reason": {
         *Cause,
         *(code for each in STAGES.values() for codes in (each.checks, each.causes, each.refusals) for code in codes),

@@ -76,7 +76,7 @@ def test_findings_are_sorted_and_say_where_what_why_and_how_to_mend(shop: Path) 
     assert out.splitlines() == [
         "models/keywords/config.pbtxt:22: warning: min_keywords is 9, and keywords 5 (one of the two has no effect); "
         "min_keywords at most keywords [W510]",
-        "models/search/config.pbtxt:48: error: step 3 runs 'fussion', which does not exist "
+        "models/search/config.pbtxt:50: error: step 3 runs 'fussion', which does not exist "
         "(Triton refuses the ensemble, and takes the running one down); did you mean 'fusion'? [E302]",
         "models/theme/config.pbtxt:18: error: spare of theme is '99' (the model is refused on loading); "
         "expected less than or equal to 4 [E502]",
@@ -103,7 +103,7 @@ def test_json_holds_the_same(shop: Path) -> None:
     assert document["findings"] == [
         {
             "file": "models/search/config.pbtxt",
-            "line": 48,
+            "line": 50,
             "severity": "error",
             "code": "E302",
             "what": "step 3 runs 'fussion', which does not exist",
