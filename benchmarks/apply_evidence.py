@@ -150,7 +150,7 @@ def bench(build: Path, clients: int = 3, new_every: int = 0, pause_s: float = 0.
             Server(options) as server,
             ApplyTraffic(server.grpc_address, store, clients, new_every, pause_s) as traffic,
         ):
-            wait_until(lambda: len(traffic.seen) > 50 or traffic.failed)
+            wait_until(lambda: len(traffic.seen) > 10 or traffic.failed)
             yield Bench(server, source, folder, traffic)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

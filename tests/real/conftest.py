@@ -84,8 +84,8 @@ def other_server(build: Path) -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def rollouts(build: Path) -> Iterator[Bench]:
     """A server on a copy of the build that may be edited and rolled out, under a constant stream of requests."""
-    # Two clients without a pause would take most of two cores from the rollouts.
-    with bench(build, clients=2, pause_s=0.1) as running:
+    # Requests compete with the rollouts for the CPU: a constant stream need not be a dense one.
+    with bench(build, clients=2, pause_s=0.4) as running:
         yield running
 
 

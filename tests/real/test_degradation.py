@@ -41,7 +41,8 @@ def assert_generates_again(server: Server, client: Client, history: Callable[[],
     def generates() -> bool:
         start_again(server)
         try:
-            return client.storefront(history()).status.stages[stage].source == "generated"
+            # Cached, if an answer that was kept came too late for its caller.
+            return client.storefront(history()).status.stages[stage].source in ("generated", "cached")
         except EndcapError:
             return False
 
