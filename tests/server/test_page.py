@@ -3,7 +3,8 @@ from endcap_server.stages.page import BLENDED, SIGNALS, Pool, blend, diversify, 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-WEIGHTS = np.array([0.25, 0.2, 0.1, 0.0, 0.35, 0.05, 0.05])
+_WEIGHTS = {"margin": 0.25, "relevance": 0.2, "similarity": 0.1, "ranker": 0.35, "popularity": 0.05, "retrieval": 0.05}
+WEIGHTS = np.array([_WEIGHTS.get(name, 0.0) for name in SIGNALS[:BLENDED]])
 
 
 def make_pool(

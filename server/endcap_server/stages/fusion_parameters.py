@@ -117,13 +117,13 @@ class FusionParameters(ModelParameters):
         )
 
     def weights(self, is_search: bool) -> np.ndarray:
-        """Weights of the blended signals, float [7] in the order of SIGNALS."""
+        """Weights of the blended signals, float [BLENDED] in the order of SIGNALS."""
         prefix = "search_" if is_search else ""
         return np.array([getattr(self, prefix + name) for name in SIGNALS[:BLENDED]], np.float64)
 
 
 def blend_weights(weights: np.ndarray, judged: bool) -> np.ndarray:
-    """The weights float [7] of a build.
+    """The weights float [BLENDED] of a build.
 
     Without an installed cross-encoder its weights go to what matches a text and a product without it, the cosine and
     the words, in the ratio of their own weights; all to the cosine if neither has any.

@@ -13,8 +13,8 @@ SIGNALS = (
 )  # fmt: skip
 """Components of a score, in the order of the last axis of SIGNALS.
 
-The first seven are 0..1 (NaN unknown, which callers get as 0) and are blended by weight; ``rule`` is the factor of
-boost and bury, ``diversity`` the deduction for similarity to products above, ``pinned`` 1 for products that a rule
+The first ``BLENDED`` are 0..1 (NaN unknown, which callers get as 0) and are blended by weight; ``rule`` is the factor
+of boost and bury, ``diversity`` the deduction for similarity to products above, ``pinned`` 1 for products that a rule
 pinned.
 """
 
@@ -67,8 +67,8 @@ def blend(signals: np.ndarray, weights: np.ndarray) -> np.ndarray:
     its weights (margin and relevance) go to retrieval's order, the fallback of the page.
 
     Args:
-        signals: float32 [m, >= 7], columns as SIGNALS; NaN unknown.
-        weights: float [7], not negative.
+        signals: float32 [m, >= BLENDED], columns as SIGNALS; NaN unknown.
+        weights: float [BLENDED], not negative.
     """
     values = signals[:, :BLENDED]
     known = ~np.isnan(values)
