@@ -11,6 +11,7 @@ not damage what is served.
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -111,6 +112,8 @@ class Step:
     reads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Patterns of the files that it reads of a needed step, by default all; `!` excludes files. Of `catalogue`, they
     are groups of columns."""
+    packages: Mapping[str, str] = field(default_factory=dict)
+    """Modules that it imports and that the extra `build` does not install -> how to install each."""
     code: tuple[Callable[..., Any], ...] = ()
     """Functions besides `run` that the pipeline calls and that determine what the step writes."""
 
@@ -189,7 +192,7 @@ class Pipeline:
         """Run every step, or `only` the one named, and return the manifest.
 
         Raises:
-            BuildError: a needed step has not been built, or the settings are wrong.
+            BuildError: a needed step has not been built, the settings are wrong, or a package is missing.
             CatalogueError: the catalogue is damaged; the build is unchanged.
         """
         if only is not None and only not in self.steps:
@@ -198,6 +201,9 @@ class Pipeline:
         self.build.mkdir(parents=True, exist_ok=True)
         # Computed once: edits during a build do not affect this process.
         self._code = {step.name: code_digest(step.run, step.settings, *step.code) for step in self.steps.values()}
+        for step in self.steps.values():
+            if only in (None, step.name) and not self._up_to_date(step, digest):
+                _check_packages(step)
         for number, step in enumerate(self.steps.values(), 1):
             if only not in (None, step.name):
                 continue
@@ -320,6 +326,17 @@ def _settings(step: Step, values: dict[str, Any]) -> Settings:
         known = ", ".join(step.settings.model_fields) or "none"
         problem = f"setting {step.name}.{name}: {first['msg']}, got {first['input']!r}"
         raise SettingError(f"{problem}; the step's settings are {known}") from None
+
+
+def _check_packages(step: Step) -> None:
+    """Refuse to begin a build that would end at this step."""
+    for module, advice in step.packages.items():
+        try:
+            found = importlib.util.find_spec(module)
+        except ModuleNotFoundError:  # of the package that it is in
+            found = None
+        if found is None:
+            raise BuildError(f"{step.name}: expected the package {module}, found none; {advice}")
 
 
 def _swap(new: Path, place: Path) -> None:

@@ -209,3 +209,15 @@ def test_a_cut_is_kept(tmp_path: Path) -> None:
     assert outside.catalogue.events.height == 2
     build(catalogue={"events_until": ""})
     assert seen == [3, 2, 3]
+
+
+def test_a_package_that_a_later_step_lacks_is_named_before_anything_is_built(tmp_path: Path) -> None:
+    def never(context: BuildContext, settings: Settings) -> dict[str, Any]:
+        raise AssertionError("it began")
+
+    first = Step("first", "works", (), Settings, never)
+    last = Step("last", "lacks a package", (), Settings, never, packages={"no_such.package": "install it"})
+    write_catalogue(tmp_path / "catalogue", pl.DataFrame({"product_id": ["a"], "title": ["Lamp"]}))
+    pipeline = Pipeline([first, last], tmp_path / "build", tmp_path / "catalogue", console=Console(file=io.StringIO()))
+    with pytest.raises(BuildError, match=r"last: expected the package no_such\.package, found none; install it"):
+        pipeline.run()

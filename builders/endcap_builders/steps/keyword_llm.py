@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from endcap_builders.llm.build import build_student
+from endcap_builders.llm.build import EXPORTER, build_student
 from endcap_builders.llm.evaluation import evaluate_keywords
 from endcap_builders.llm.student import StudentSettings
 from endcap_builders.pipeline import BuildContext, Step
@@ -34,5 +34,6 @@ STEP = Step(
     needs=("merchandising",),
     settings=KeywordStudentSettings,
     run=run,
+    packages=EXPORTER,
     reads={"merchandising": ("keywords.jsonl",)},
 )

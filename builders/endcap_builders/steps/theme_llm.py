@@ -9,7 +9,7 @@ from endcap_server.shop.prompts import parse_themes, quoted_texts
 from endcap_server.shop.title_checks import SEARCH_WORDS, TITLE_WORDS, search_words, title_words
 from pydantic import Field
 
-from endcap_builders.llm.build import build_student
+from endcap_builders.llm.build import EXPORTER, build_student
 from endcap_builders.llm.evaluation import evaluate_themes
 from endcap_builders.llm.examples import Example, read_examples
 from endcap_builders.llm.student import StudentSettings
@@ -59,5 +59,6 @@ STEP = Step(
     needs=("store", "merchandising"),
     settings=ThemeStudentSettings,
     run=run,
+    packages=EXPORTER,
     reads={"store": ("keywords.*",), "merchandising": ("themes.jsonl", "topics.*")},
 )
