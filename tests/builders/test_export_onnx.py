@@ -29,7 +29,9 @@ def model() -> BertForSequenceClassification:
     return tiny_encoders.cross_encoder()
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 0.01), ("bf16", 0.06)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("fp16", 0.01), pytest.param("bf16", 0.06, marks=pytest.mark.long)]
+)
 def test_cross_encoder_equals_torch(
     model: BertForSequenceClassification, tmp_path: Path, precision: Precision, tolerance: float
 ) -> None:

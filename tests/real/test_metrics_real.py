@@ -89,7 +89,9 @@ def test_answers_are_counted(server: Server, rise: Callable[..., float], new_his
     assert rise("endcap_candidates_sum", stage="rerank") > 0
     assert rise("endcap_engine_requests_total", engine="theme_llm", outcome="answered") == runs["theme"]
     assert rise("endcap_engine_queue_seconds_count", engine="cross_encoder") == 4
-    assert rise("endcap_engine_cache_total", engine="cross_encoder") == rise("endcap_candidates_sum", stage="rerank")
+    # A product whose kind several placements name is one pair to the engine.
+    pairs = rise("endcap_candidates_sum", stage="rerank")
+    assert 0 < rise("endcap_engine_cache_total", engine="cross_encoder") <= pairs
     assert rise("endcap_engine_cache_total", engine="cross_encoder", result="hit") > 0, "one page was asked for twice"
 
 
