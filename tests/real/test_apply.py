@@ -94,7 +94,9 @@ def test_rollback_brings_the_pages_back(rollouts: Bench) -> None:
     assert "rollback to" in rollouts.run("history").output
 
 
-def test_what_goes_wrong_after_the_switch_is_taken_back(rollouts: Bench) -> None:
+def test_what_goes_wrong_after_the_switch_is_taken_back(rollouts: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Latencies are compared once there are enough answers before the switch and after it.
+    monkeypatch.setattr(rollouts.traffic, "pause_s", 0.05)
     before, live = rollouts.answers(), rollouts.standing.live
     edited = copy_build(rollouts.source, rollouts.folder / "later")
     journal = rollouts.state.journal.path
