@@ -163,7 +163,10 @@ def test_cancelled_requests_leave_no_work(server: Server, new_history: Callable[
             lambda: client.search("lamp").status.document["stages"]["retrieval"]["in_flight"] == 1,
             "nothing in flight but the request that asks",
         )
-        assert not client.storefront(new_history(), placements=2).status.degraded
+        # Of any shopper: what a small model writes for one may all be refused.
+        wait_for(
+            lambda: not client.storefront(new_history(), placements=2).status.degraded, "a page that lacks nothing"
+        )
     assert_flat(before, memory(server.process.pid))
 
 
