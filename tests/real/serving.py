@@ -1,7 +1,6 @@
 """What tests of faults and load share: traffic in the background, and a look at the server's processes."""
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +13,7 @@ from endcap_client.errors import EndcapError, Overloaded
 from endcap_server.launch import Server
 from endcap_server.models import ENGINES
 from endcap_server.serving.processes import model_processes
-
-HANGS_S = 90.0
-"""What takes longer hangs, on however busy a machine: tests do not say how fast things are."""
+from waiting import HANGS_S
 
 
 def sampled(models: Sequence[str]) -> list[Any]:
@@ -53,14 +50,6 @@ def start_again(server: Server) -> None:
 def process_of(server: int, model: str) -> int | None:
     """Process id of a model, None while it has none."""
     return next((process for process, name in model_processes(server).items() if name == model), None)
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    """Wait until something is so."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < HANGS_S, f"expected within {HANGS_S:g} s: {what}"
-        time.sleep(0.1)
 
 
 @dataclass

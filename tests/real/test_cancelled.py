@@ -14,7 +14,7 @@ from endcap_client import AsyncClient, Client
 from endcap_client.errors import EndcapError
 from endcap_server.launch import Server
 from endcap_server.shop.store import ItemStore
-from serving import wait_for
+from waiting import wait_for
 
 WAITS_MS = (1, 2, 3, 5, 8, 13, 20, 35, 60, 100, 160, 220, 300)
 BUDGET_MS = 20_000

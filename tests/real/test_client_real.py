@@ -20,7 +20,7 @@ from endcap_client import (
 )
 from endcap_server.launch import Server
 from endcap_server.shop.store import ItemStore
-from serving import HANGS_S, wait_for
+from waiting import HANGS_S, wait_for
 
 TIMEOUT_S = 30.0
 

@@ -10,8 +10,9 @@ import pytest
 from endcap_client import Client, Page
 from endcap_client.errors import EndcapError
 from endcap_server.launch import Server
-from serving import process_of, start_again, wait_for
+from serving import process_of, start_again
 from tritonclient import grpc
+from waiting import wait_for
 
 BUDGET_MS = 1500
 """For a machine that runs other things: the promise is 'within the budget', the test's clock is not a benchmark."""

@@ -9,7 +9,7 @@ from endcap_client.errors import InvalidArgument
 from endcap_server.exposures.record import ShopperKeys
 from endcap_server.exposures.segments import read_exposures
 from endcap_server.launch import Server
-from serving import wait_for
+from waiting import wait_for
 
 
 def recorded(folder: Path, page_id: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from endcap_client import Client
 from endcap_client.types import Page, SearchResult
 from endcap_server.facts.command import add_facts_command
-from serving import wait_for
+from waiting import wait_for
 
 from benchmarks.apply_evidence import FAST, Bench
 from benchmarks.apply_sources import copy_build, parameter

@@ -18,9 +18,10 @@ from endcap_client.errors import EndcapError
 from endcap_server.launch import Server
 from endcap_server.models import ENGINES, STAGES
 from mutations import OUTPUTS, add, packed
-from serving import Traffic, assert_flat, memory, process_of, sampled, wait_for
+from serving import Traffic, assert_flat, memory, process_of, sampled
 from tritonclient.grpc import InferenceServerClient, service_pb2_grpc
 from tritonclient.grpc import service_pb2 as kserve
+from waiting import wait_for
 
 
 @dataclass

@@ -17,7 +17,7 @@ from endcap_client import Client, Page
 from endcap_client.errors import EndcapError
 from endcap_server.launch import LaunchError, Server, ServerOptions
 from endcap_server.shop.store import ItemStore
-from serving import HANGS_S, wait_for
+from waiting import HANGS_S, wait_for
 
 SERVE = [sys.executable, "-m", "endcap_client.cli", "serve"]
 

@@ -13,7 +13,8 @@ from endcap_server.launch import Server
 from endcap_server.serving.metrics import FACTS_AGE
 from endcap_server.serving.processes import model_processes
 from queries import SCRAPED, queries, selectors
-from serving import Traffic, wait_for
+from serving import Traffic
+from waiting import wait_for
 
 _LINE = re.compile(r"^(\w+)(?:{(.*)})? (\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')

@@ -10,7 +10,8 @@ from endcap_client.errors import Overloaded
 from endcap_server.launch import Server
 from endcap_server.serving.processes import model_processes
 from endcap_server.shop.store import ItemStore
-from serving import Traffic, wait_for
+from serving import Traffic
+from waiting import wait_for
 
 BUDGET_MS = 1500
 

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from endcap_server.declared.errors import InvalidRequest
+from endcap_server.exposures import segments
 from endcap_server.exposures.record import SECRET_VARIABLE, Exposure, ShopperKeys
 from endcap_server.exposures.segments import SegmentLimits, SegmentWriter, read_exposures
 from endcap_server.exposures.sink import ExposureSink
 from endcap_server.stages.contract import read_request
+from waiting import wait_for
 
 LIMITS = SegmentLimits(rows=10, seconds=3600, bytes=1 << 30, days=90)
 
@@ -40,7 +42,7 @@ class Held:
     """A writer that waits until it may write, and then fails if it is told to."""
 
     def __init__(self) -> None:
-        self.may_write, self.fails = threading.Event(), False
+        self.may_write, self.fails, self.tick_fails = threading.Event(), False, False
         self.lines: list[bytes] = []
 
     def write(self, lines: Sequence[bytes]) -> None:
@@ -50,7 +52,7 @@ class Held:
         self.lines += lines
 
     def tick(self) -> None:
-        if self.fails:
+        if self.fails or self.tick_fails:
             raise OSError("no space")
 
     close = tick
@@ -101,8 +103,7 @@ def test_after_failed_writes_the_next_are_tried() -> None:
     sink = ExposureSink(writer, "p", 1000)
     for number in range(300):
         sink.offer(exposure(str(number)))
-    while sum(sink.counts().values()) < 300:
-        pass
+    wait_for(lambda: sink.counts()["failed"] == 300, "300 failed writes")
     writer.fails = False
     sink.offer(exposure("after"))
     sink.close()
@@ -167,10 +168,43 @@ def test_what_a_killed_process_wrote_is_kept_and_becomes_a_segment(tmp_path: Pat
     assert read_exposures(tmp_path).column("sequence").to_pylist() == list(range(15))
 
 
+def test_a_segment_that_cannot_be_closed_stays_readable_and_is_closed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("no space")
+
+    writer = SegmentWriter(tmp_path, "p", LIMITS)
+    writer.write([exposure(str(number)).line("p", number) for number in range(10)])
+    with monkeypatch.context() as patched:
+        patched.setattr(segments, "_convert", full)
+        writer.tick()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".jsonl"]
+    assert read_exposures(tmp_path).num_rows == 10
+    writer.write([exposure("10").line("p", 10)])
+    assert len(list(tmp_path.glob("*.jsonl"))) == 1, "the one that is open"
+    writer.close()
+    assert not list(tmp_path.glob("*.jsonl"))
+    assert read_exposures(tmp_path).column("sequence").to_pylist() == list(range(11))
+
+
+def test_pages_whose_segment_cannot_be_closed_count_as_written() -> None:
+    writer = Held()
+    writer.may_write.set()
+    writer.tick_fails = True
+    sink = ExposureSink(writer, "p", 1000)
+    for number in range(300):
+        sink.offer(exposure(str(number)))
+    sink.close()
+    assert sink.counts() == {"written": 300, "dropped": 0, "failed": 0}
+    assert len(writer.lines) == 300
+
+
 def test_the_oldest_segments_go_first(tmp_path: Path) -> None:
     writer = SegmentWriter(tmp_path, "p", SegmentLimits(rows=1, seconds=3600, bytes=20_000, days=90))
     for number in range(20):
         writer.write([exposure(str(number)).line("p", number)])
+        writer.tick()
     kept = read_exposures(tmp_path).column("sequence").to_pylist()
     assert kept == list(range(20 - len(kept), 20))
     assert 1 <= len(kept) < 20

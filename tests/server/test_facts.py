@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_of, texts_of
 from endcap_server.shop.facts import FOLDER, Facts, NumericColumn
-from endcap_server.shop.facts_journal import FactsError, JournalWriter, Rules
+from endcap_server.shop.facts_journal import FactsError, Rules
 from endcap_server.shop.facts_state import FactChange, FactsWriter, RuleChange
+from endcap_server.shop.facts_writer import JournalWriter
 from endcap_server.shop.rules import MerchandisingRules, RulesError, read_rules
 from endcap_server.shop.standing_rules import Standing, StandingRule
 from endcap_server.shop.store import ItemStore

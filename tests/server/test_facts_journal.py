@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from endcap_server.shop import facts_journal
+from endcap_server.shop import facts_writer
 from endcap_server.shop.facts import Facts
-from endcap_server.shop.facts_journal import FactsError, JournalReader, JournalWriter
+from endcap_server.shop.facts_journal import FactsError, JournalReader
 from endcap_server.shop.facts_state import FactChange, FactsState, FactsWriter, RuleChange
+from endcap_server.shop.facts_writer import JournalWriter
 from endcap_server.shop.standing_rules import StandingRule
 from endcap_server.shop.store import ItemStore
 from tiny_shop import build_shop
@@ -70,9 +71,9 @@ def test_a_journal_cut_at_any_byte_shows_whole_writes_and_goes_on(tmp_path: Path
 _WRITER = """
 import sys
 from pathlib import Path
-from endcap_server.shop import facts_journal
+from endcap_server.shop import facts_writer
 from endcap_server.shop.facts_state import FactChange, FactsWriter
-facts_journal.COMPACT_BYTES = 2000
+facts_writer.COMPACT_BYTES = 2000
 writer = FactsWriter(Path(sys.argv[1]), "test")
 for number in range(10**6):
     writer.write([FactChange(f"p{k}", "price", float(number), float(number)) for k in range(20)])
@@ -105,7 +106,7 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> N
 def test_a_reader_follows_through_compactions_and_a_removed_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(facts_journal, "COMPACT_BYTES", 500)
+    monkeypatch.setattr(facts_writer, "COMPACT_BYTES", 500)
     folder, store = tmp_path / "facts", ItemStore.open(build_shop(tmp_path / "build"))
     steady, seldom = Facts(store, folder), Facts(store, folder)
     assert steady.now().price[3] == 9.5

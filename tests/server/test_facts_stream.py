@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import pytest
 from endcap_server.facts.records import KnownNames
 from endcap_server.facts.stream import StreamAddress, StreamFollower
 from endcap_server.shop.facts import FOLDER
-from endcap_server.shop.facts_journal import FactsError, JournalWriter
+from endcap_server.shop.facts_journal import FactsError
 from endcap_server.shop.facts_state import FactChange, FactsState, FactsWriter
+from endcap_server.shop.facts_writer import JournalWriter
 from endcap_server.shop.store import ItemStore
 from redis_server import RedisServer
 from tiny_shop import build_shop
+from waiting import wait_for
 
 
 @pytest.fixture
@@ -61,13 +63,6 @@ class Following:
         self._stopped.set()
         self._thread.join(60)
         assert not self._thread.is_alive()
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < until, f"expected within a minute: {what}"
-        time.sleep(0.01)
 
 
 def price(build: Path, product: str) -> float | None:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from endcap_server.declared.errors import ParameterError
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_of, texts_of
+from endcap_server.shop.prompts import ThemeDraft, theme_completion
 from endcap_server.shop.rules import MerchandisingRules
-from endcap_server.stages.documents import PageRequest, Themes
+from endcap_server.stages.documents import KeywordRows, PageRequest, Themes
 from endcap_server.stages.fusion import Fusion
 from endcap_server.stages.fusion_parameters import blend_weights
 from endcap_server.stages.keywords import Keywords
@@ -406,14 +407,28 @@ def test_weights_of_a_cross_encoder_that_is_not_installed_go_to_cosine_and_words
     assert blend_weights(alone, judged=False).tolist() == [0, 0, 1, 0, 0, 0, 0]
 
 
-def test_products_of_the_keywords_categories_fit_whatever_the_cross_encoder_says(shop: Path) -> None:
-    """A theme's own products are never the misfits of its placement."""
-    stage = Fusion(shop, {"relevance_floor": "1"}, TinyEngines(shop))
-    lamp, rug = (int(stage.store.keywords.find([text])[0]) for text in ("desk lamp", "wool rug"))
-    category = stage.store.keyword_category
-    rows = np.arange(len(stage.store), dtype=np.int32)
-    for keyword in (lamp, rug):
-        own = stage._of_named_category(rows, [keyword, -1])
-        assert own.any()
-        assert (stage.store.category[rows[own]] == category[keyword]).all()
-    assert not stage._of_named_category(rows, [-1]).any()
+@pytest.mark.parametrize("by", ["keywords", "kind"])
+def test_products_that_a_theme_is_about_fit_whatever_the_cross_encoder_says(shop: Path, by: str) -> None:
+    """With a floor that no relevance reaches, nothing else fits."""
+    drafts = (ThemeDraft("Rugs at last", ("rugs",)), ThemeDraft("Lamps at last", ("lamps",)))
+    engines = TinyEngines(shop, {"theme_llm": theme_completion(drafts)})
+    stages = [stage(shop, {}, engines) for stage in (Retrieval, Theme, Keywords, Rerank)]
+    strict = Fusion(shop, {"relevance_floor": "1", "least_products": "1", "most_classic": "0"}, engines)
+
+    async def run() -> Tensors:
+        tensors = {"BUDGET_MS": AMPLE_MS, "HISTORY": bytes_tensor(["p0", "p9"]), "PLACEMENTS": np.array([2], np.int32)}
+        for stage in stages:
+            tensors |= await stage.run(tensors)
+        if by == "kind":
+            known = KeywordRows.read(tensors["KEYWORDS"])
+            tensors["KEYWORDS"] = KeywordRows.of(np.full((len(known.rows), known.width), -1, np.int32)).tensor()
+        return tensors | await strict.run(tensors)
+
+    out = asyncio.run(run())
+    assert texts_of(out["THEME_OUT"]) == ["Rugs at last", "Lamps at last"]
+    aiqa = json_of(out["STATUS"])["stages"]["fusion"].get("aiqa", {})
+    assert "placement_below_floor" not in aiqa, "the products of the theme fit"
+    for kind, ids in zip(("rugs", "lamps"), out["PRODUCT_ID"], strict=True):
+        rows = strict.store.product_ids.find([text for text in texts_of(ids) if text])
+        assert len(rows)
+        assert set(strict.kinds.labels(rows)) == {kind}

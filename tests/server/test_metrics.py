@@ -21,7 +21,7 @@ from endcap_server.stages.admission import Refusal
 from endcap_server.stages.answer_cache import AnswerCache, CachedAnswer
 from endcap_server.stages.documents import PageRequest, ThemeRequest, Themes
 from endcap_server.stages.status import StatusPart
-from endcap_server.stages.theme import ThemeCheck
+from endcap_server.stages.theme_parameters import ThemeCheck
 from tickets import ticket, ticketed
 
 

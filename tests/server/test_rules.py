@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from endcap_server.shop.rules import CompiledRules, MerchandisingRules, RuleIndex, RulesError, read_rules
+from endcap_server.shop.rule_index import CompiledRules, RuleIndex
+from endcap_server.shop.rules import MerchandisingRules, RulesError, read_rules
 from endcap_server.shop.store import ItemStore
 from hypothesis import given
 from hypothesis import strategies as st

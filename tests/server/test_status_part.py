@@ -10,7 +10,7 @@ from endcap_server.declared.errors import EngineTimeout
 from endcap_server.declared.tensors import json_of, json_tensor
 from endcap_server.stages.documents import KeywordRows
 from endcap_server.stages.status import StatusPart, arrived_ns, carried, finish, part_of
-from endcap_server.stages.theme import ThemeCause, ThemeCheck
+from endcap_server.stages.theme_parameters import ThemeCause, ThemeCheck
 
 
 def test_time_counts_from_arrival_in_the_process() -> None:

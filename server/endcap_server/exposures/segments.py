@@ -22,8 +22,8 @@ class SegmentLimits:
     """When a segment is closed, and how much is kept.
 
     Attributes:
-        rows: Most rows of a segment.
-        seconds: Most seconds that it is open.
+        rows: Rows from which a segment is closed.
+        seconds: Seconds after which it is closed.
         bytes: Most bytes of all files; the oldest segments are deleted.
         days: Age from which segments are deleted.
     """
@@ -72,12 +72,12 @@ class SegmentWriter:
             raise
         self._size += len(data)
         self._rows += len(lines)
-        if self._rows >= self._limits.rows:
-            self.close()
 
     def tick(self) -> None:
-        """Close the segment if it has been open for long enough."""
-        if self._descriptor >= 0 and time.monotonic() - self._opened >= self._limits.seconds:
+        """Close the segment if it has rows enough or has been open for long enough."""
+        if self._descriptor < 0:
+            return
+        if self._rows >= self._limits.rows or time.monotonic() - self._opened >= self._limits.seconds:
             self.close()
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ class SegmentWriter:
             return
         descriptor, self._descriptor = self._descriptor, -1
         try:
-            # On a full disk the journal stays; readers read it, and the next process that starts converts it.
+            # On a full disk the journal stays: readers read it, and the next segment that is opened converts it.
             with suppress(OSError, ValueError):
                 _convert(self._path)
         finally:
@@ -94,10 +94,14 @@ class SegmentWriter:
             self._prune()
 
     def _open(self) -> None:
+        self._adopt()
         stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
         path = self._folder / f"{stamp}-{self._process}-{self._number:06d}{_JOURNAL}"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        # Locked before it has the name of a journal: others take over what has no lock.
+        unlocked = path.with_suffix(_NEW)
+        descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        unlocked.rename(path)
         self._descriptor, self._path, self._number = descriptor, path, self._number + 1
         self._size, self._rows, self._opened = 0, 0, time.monotonic()
 

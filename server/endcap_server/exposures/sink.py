@@ -73,7 +73,7 @@ class ExposureSink:
         while not stopped:
             stopped = self._stopped.wait(_PERIOD_S)
             while self._write_some():
-                pass
+                self._safely(self._writer.tick)
             self._safely(self._writer.tick)
         self._safely(self._writer.close)
 

@@ -16,8 +16,9 @@ from endcap_server.facts.catalogues import Catalogues
 from endcap_server.facts.files import STANDARD_INPUT, Row, read_file
 from endcap_server.facts.place import Place
 from endcap_server.facts.records import RESERVED, KnownNames, Problem, check_records
-from endcap_server.shop.facts_journal import FactsError, JournalWriter
+from endcap_server.shop.facts_journal import FactsError
 from endcap_server.shop.facts_state import FactsState, FactsWriter
+from endcap_server.shop.facts_writer import JournalWriter
 from endcap_server.shop.standing_rules import StandingRule
 from endcap_server.shop.store import ItemStore
 from endcap_server.stages.status import utc_time

@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 from endcap_server.declared.parameters import describe_validation
 from endcap_server.shop.facts import IN_STOCK, PRICE
 from endcap_server.shop.facts_state import FactChange, RuleChange
-from endcap_server.shop.rules import RuleIndex
+from endcap_server.shop.rule_index import RuleIndex
 from endcap_server.shop.standing_rules import StandingRule
 from endcap_server.shop.store import ItemStore
 

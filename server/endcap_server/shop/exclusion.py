@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from endcap_server.shop.rules import OF_NAMES, CompiledRules, Exclude, MerchandisingRules, Only, RuleIndex
+from endcap_server.shop.rule_index import CompiledRules, RuleIndex
+from endcap_server.shop.rules import OF_NAMES, Exclude, MerchandisingRules, Only
 from endcap_server.shop.store import ItemStore
 from endcap_server.shop.words import LITTLE_WORDS, stem, words
 

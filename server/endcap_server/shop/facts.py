@@ -76,6 +76,10 @@ class FactsNow:
         """What the catalogue said when it was built."""
         return cls(0, store.in_stock.astype(np.float32), store.price)
 
+    def standing_of(self, is_search: bool) -> Standing:
+        """The standing rules for a search or a storefront."""
+        return self.standing.of_searches if is_search else self.standing
+
     @cached_property
     def in_stock(self) -> Array:
         """Which products are not sold out: bool [n]."""

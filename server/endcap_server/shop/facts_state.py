@@ -12,16 +12,15 @@ import numpy as np
 from endcap_server.shop.columns import Array, EncodedTexts
 from endcap_server.shop.facts import COLUMNS
 from endcap_server.shop.facts_journal import (
-    LOCK_PATIENCE_S,
     Changes,
     Entry,
     FactsError,
     JournalReader,
-    JournalWriter,
     Restart,
     Rules,
     Seen,
 )
+from endcap_server.shop.facts_writer import LOCK_PATIENCE_S, JournalWriter
 from endcap_server.shop.standing_rules import MAX_STANDING, StandingRule, read_rules
 
 

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 
 from endcap_server.shop.facts import FactsNow
-from endcap_server.shop.rules import CompiledRules
+from endcap_server.shop.rule_index import CompiledRules
 from endcap_server.stages.sources import first
 
 

@@ -20,7 +20,7 @@ from endcap_server.shop.facts import Facts, FactsNow, facts_folder
 from endcap_server.shop.gates import is_installed
 from endcap_server.shop.kinds import FILES as KINDS_FILES
 from endcap_server.shop.kinds import Kinds
-from endcap_server.shop.rules import RuleIndex
+from endcap_server.shop.rule_index import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.stages import documents
 from endcap_server.stages.allowed import Allowed
@@ -35,6 +35,7 @@ from endcap_server.stages.placements import Limits, Offer, PlacementCheck, choos
 from endcap_server.stages.pools import FreshShare, Products
 from endcap_server.stages.ranking import Ranker
 from endcap_server.stages.status import STATUS_TENSORS, StatusPart, part_of, read_versions, status_document
+from endcap_server.stages.theme_products import of_keyword_category, of_named_kind
 from endcap_server.stages.trial import Trial
 
 _NO_ROWS = np.empty(0, np.int32)
@@ -168,7 +169,7 @@ class Fusion(Stage):
 
     def _page(self, page: PageRequest, inputs: Tensors, status: StatusPart) -> StageAnswer:
         facts = self.facts.now()
-        standing = facts.standing.of_searches if page.is_search else facts.standing
+        standing = facts.standing_of(page.is_search)
         allowed = Allowed(facts, self.rule_index.compile(page.rules, standing.under))
         self._check_age(facts, status)
         themes = Themes.read(inputs["THEMES"])
@@ -247,11 +248,13 @@ class Fusion(Stage):
             measured["retrieval"] = 1 - np.arange(count)[keep] / max(1, count)
             source = themes.source(index)
             answers_query = page.is_search or source is PlacementSource.SESSION
-            own_kind = self._of_named_kind(products.rows[members], themes, index, answers_query)
+            shown_rows, about = products.rows[members], () if answers_query else themes.about(index)
+            own_kind = of_named_kind(self.kinds, shown_rows, about)
             pool = products.pool(members, measured, self.weights[answers_query], belongs=own_kind)
             pool.fit[:] = own_kind | self._fits(pool.signals, answers_query)
             if not answers_query:
-                pool.fit[:] |= self._of_named_category(products.rows[members], keywords.rows[index])
+                about_keywords = np.array(keywords.rows[index], np.int32)
+                pool.fit[:] |= of_keyword_category(self.store, shown_rows, about_keywords)
             status.count(FusionCheck.PRODUCT_UNFIT, int((~pool.fit).sum()))
             value = products.value[members] if products.ranked else pool.score
             leads = answers_query or source is PlacementSource.REQUIRED
@@ -283,20 +286,6 @@ class Fusion(Stage):
             worth = best if products.ranked else np.zeros(len(best), np.float32)
             placed.append(Placed(each.title, each.source, Offer(ordered, worth, classic=True)))
         return placed
-
-    def _of_named_kind(self, rows: np.ndarray, themes: Themes, index: int, answers_query: bool) -> np.ndarray:
-        """Which products are of a kind that the theme names: bool [m]. They fit it, whatever a model says of them."""
-        if answers_query:
-            return np.zeros(len(rows), bool)
-        named: np.ndarray = np.isin(self.kinds.of_product[rows], self.kinds.named(themes.about(index)))
-        return named
-
-    def _of_named_category(self, rows: np.ndarray, keywords: Sequence[int]) -> np.ndarray:
-        """Which products are of a category that the placement's keywords are about: bool [m]."""
-        known = np.array([row for row in keywords if row >= 0], np.int32)
-        categories = self.store.keyword_category[known]
-        found: np.ndarray = np.isin(self.store.category[rows], categories[categories >= 0])
-        return found
 
     def _fits(self, signals: np.ndarray, answers_query: bool) -> np.ndarray:
         """Which products fit their theme or query: bool [m]; by relevance, without it by the cosine."""

@@ -17,7 +17,7 @@ from endcap_server.shop.facts import Facts, facts_folder
 from endcap_server.shop.gates import is_installed
 from endcap_server.shop.kinds import FILES as KINDS_FILES
 from endcap_server.shop.kinds import Kinds
-from endcap_server.shop.rules import RuleIndex
+from endcap_server.shop.rule_index import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.understanding import Understanding
 from endcap_server.stages import documents
@@ -27,6 +27,7 @@ from endcap_server.stages.documents import AnsweredSearch, KeywordRows, PageRequ
 from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.page import MEASURED
 from endcap_server.stages.status import StatusPart
+from endcap_server.stages.theme_products import of_keyword_category, of_named_kind
 
 
 class RerankParameters(ModelParameters):
@@ -82,7 +83,8 @@ class Rerank(Stage):
         """Answer ROW [Q, M] in retrieval's order, -1 padded; MEASURED [Q, M, 4] (see `page.MEASURED`), NaN padded."""
         status = self.status()
         page = PageRequest.read(inputs["PAGE"])
-        allowed = self._allowed(page)
+        facts = self.facts.now()
+        allowed = Allowed(facts, self.rule_index.compile(page.rules, facts.standing_of(page.is_search).under))
         document, keyword_rows = Themes.read(inputs["THEMES"]), KeywordRows.read(inputs["KEYWORDS"]).array
         themes, answered = list(document.titles), _answered(document, page)
         # A short budget leaves fusion a share rather than nothing to the cross-encoder.
@@ -125,11 +127,6 @@ class Rerank(Stage):
         measured = np.stack([figures[name] for name in MEASURED], axis=-1)
         return StageAnswer({"ROW": rows, "MEASURED": measured}, status.document)
 
-    def _allowed(self, page: PageRequest) -> Allowed:
-        facts = self.facts.now()
-        standing = facts.standing.of_searches if page.is_search else facts.standing
-        return Allowed(facts, self.rule_index.compile(page.rules, standing.under))
-
     def _search_rows(
         self, keyword_rows: np.ndarray, candidates: np.ndarray, allowed: Allowed, products: int
     ) -> list[int]:
@@ -165,8 +162,8 @@ class Rerank(Stage):
             middle /= max(float(np.linalg.norm(middle)), 1e-6)
             near = vectors @ middle >= settings.personal_floor
             # What a shopper buys of the theme's own kinds and categories belongs to it, however its title is worded.
-            near |= np.isin(self.kinds.of_product[candidates], self.kinds.named(document.about(index)))
-            near |= np.isin(self.store.category[candidates], self._categories(known))
+            near |= of_named_kind(self.kinds, candidates, document.about(index))
+            near |= of_keyword_category(self.store, candidates, known)
             personal = candidates[near].tolist()
             lists.append(mix(self._of_keywords(known, allowed), personal, settings.personal_share, pairs))
         if short := [index for index, theme in enumerate(themes) if theme and len(lists[index]) < products]:
@@ -179,11 +176,6 @@ class Rerank(Stage):
     def _named_kinds(self, document: Themes, index: int) -> dict[int, str]:
         """The kinds that a theme names, position -> name."""
         return {kind: self.kinds.names[kind] for kind in self.kinds.named(document.about(index))}
-
-    def _categories(self, keyword_rows: np.ndarray) -> np.ndarray:
-        """Categories that keywords are about: int32 [k]."""
-        categories = self.store.keyword_category[keyword_rows]
-        return np.unique(categories[categories >= 0])
 
     def _of_keywords(self, keyword_rows: np.ndarray, allowed: Allowed) -> list[int]:
         """The products of keywords that may be shown, best of each keyword first, without repetitions."""

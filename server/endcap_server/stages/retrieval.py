@@ -25,7 +25,7 @@ from endcap_server.shop import behaviour, kinds, prompts
 from endcap_server.shop.behaviour import Behaviour
 from endcap_server.shop.exclusion import Exclusions
 from endcap_server.shop.facts import Facts, facts_folder
-from endcap_server.shop.rules import RuleIndex
+from endcap_server.shop.rule_index import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.understanding import Understanding
 from endcap_server.stages import contract, documents
@@ -143,7 +143,7 @@ class Retrieval(Stage):
     async def _retrieve(self, request: contract.Request, deadline_ns: int, status: StatusPart) -> StageAnswer:
         history, unknown = self._known(request.history)
         facts = self.facts.now()
-        standing = facts.standing.of_searches if request.is_search else facts.standing
+        standing = facts.standing_of(request.is_search)
         rules = self.rule_index.compile(request.rules, standing.under)
         allowed = Allowed(facts, rules)
         own_deadline_ns = status.started_ns + int(request.budget_ms * self.settings.retrieval_share * 1e6)

@@ -1,17 +1,14 @@
 """Theme: LLM 1 writes the page's themes, quality checks (AIQA, P2) drop what may not be shown, categories fill gaps."""
 
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
 
 from endcap_server.declared.deadline import after_ms, left_ms
 from endcap_server.declared.errors import EngineError
 from endcap_server.declared.model import ModelDeclaration
-from endcap_server.declared.parameters import IsFile, ModelParameters
+from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.reasons import Cause, Source
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.shop import prompts
@@ -21,86 +18,20 @@ from endcap_server.shop.gates import is_installed
 from endcap_server.shop.grammar import theme_grammar
 from endcap_server.shop.prompts import MalformedAnswer, ThemeDraft
 from endcap_server.shop.rules import OF_NAMES
+from endcap_server.shop.standing_rules import Standing
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.text_policy import DEFAULT_WORDS, TextPolicy
 from endcap_server.shop.title_checks import BrandCheck, ScriptCheck, WordCheck, lists_a_thing_twice, title_overlap
 from endcap_server.stages import documents
-from endcap_server.stages.answer_cache import AnswerCache, CachedAnswer, CacheParameters
+from endcap_server.stages.answer_cache import AnswerCache, CachedAnswer
 from endcap_server.stages.base import Engines, Stage, StageAnswer
 from endcap_server.stages.category_themes import CategoryThemes
 from endcap_server.stages.documents import PlacementSource, ThemeRequest, Themes, content_and_ticket, with_ticket
 from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.status import StatusPart
+from endcap_server.stages.theme_parameters import ThemeCause, ThemeCheck, ThemeParameters
 
 MAX_CONCEPTS = 4
-_SPARE = prompts.MAX_PLACEMENTS - 16
-
-
-class ThemeCheck(StrEnum):
-    """What the quality checks of themes find."""
-
-    REQUIRED_THEME_WITHOUT_PLACE = "required_theme_without_place"
-    REQUIRED_THEME_AGAINST_POLICY = "required_theme_against_policy"
-    MALFORMED_ANSWER = "malformed_answer"
-    CUT_ANSWER = "cut_answer"
-    TITLE_LENGTH = "title_length"
-    TITLE_SCRIPT = "title_script"
-    TITLE_WORD = "title_word"
-    TITLE_BRAND = "title_brand"
-    TITLE_REPEATS = "title_repeats"
-    TITLE_SEARCH = "title_search"
-    POLICY_PROFANITY = "policy_profanity"
-    POLICY_HATE = "policy_hate"
-    POLICY_SEXUAL = "policy_sexual"
-    POLICY_VIOLENCE = "policy_violence"
-    POLICY_DRUGS = "policy_drugs"
-    POLICY_CLAIMS = "policy_claims"
-    POLICY_OTHER = "policy_other"
-    NO_CONCEPTS = "no_concepts"
-    CONCEPT_POLICY = "concept_policy"
-    NEAR_DUPLICATE = "near_duplicate"
-    CONCEPT_EXCLUDED = "concept_excluded"
-    REQUIRED_THEME_EXCLUDED = "required_theme_excluded"
-    THEME_EXCLUDED = "theme_excluded"
-    TITLE_EXCLUDED = "title_excluded"
-    TITLE_BANNED = "title_banned"
-    REQUIRED_THEME_BANNED = "required_theme_banned"
-
-    @classmethod
-    def _missing_(cls, value: object) -> "ThemeCheck | None":
-        """Sections of an operator's own word list are the operator's to name."""
-        return cls.POLICY_OTHER if str(value).startswith("policy_") else None
-
-
-class ThemeCause(StrEnum):
-    """Why themes are not LLM 1's, though it answered."""
-
-    TOO_FEW = "too_few"
-
-
-class ThemeParameters(CacheParameters):
-    """Parameters of ``theme/config.pbtxt``."""
-
-    spare: int = Field(1, ge=0, le=_SPARE, description="themes beyond P, for the quality checks of later stages")
-    tokens_per_theme: int = Field(64, ge=16, le=256, description="most tokens that LLM 1 may write for one theme")
-    checks_ms: float = Field(15.0, ge=0, le=1000, description="milliseconds of the budget kept for the checks")
-    text_policy: Annotated[str, IsFile()] = Field(
-        "", description="word list of the text policy; empty: the one that endcap brings"
-    )
-    min_title: int = Field(3, ge=1, le=60, description="least characters of a title")
-    max_title: int = Field(72, ge=5, le=200, description="most characters of a title")
-    max_title_words: int = Field(9, ge=1, le=40, description="most words of a title")
-    scripts: str = Field(
-        "auto", description="scripts that titles may be in (LATIN,CYRILLIC); auto: the catalogue's own"
-    )
-    unknown_words: Literal["refuse", "allow"] = Field(
-        "refuse", description="words that neither the catalogue nor the titles LLM 1 learned from have: misspellings"
-    )
-    brands_in_titles: Literal["allow", "shopper", "refuse"] = Field(
-        "shopper", description="brands a title may name: any, those the shopper buys or the campaign names, or none"
-    )
-    max_similarity: float = Field(0.92, gt=0, le=1, description="cosine from which two titles are near-duplicates")
-    max_overlap: float = Field(0.67, gt=0, le=1, description="share of common words from which they are")
 
 
 class Theme(Stage):
@@ -131,8 +62,7 @@ class Theme(Stage):
         self.policy = TextPolicy.read(Path(words) if words else DEFAULT_WORDS)
         self.scripts = ScriptCheck.of(store, self.settings.scripts)
         self.brands = BrandCheck.of(store)
-        strict = self.settings.unknown_words == "refuse"
-        self.words = WordCheck.of(store, build / "theme_llm") if strict else None
+        self.words = WordCheck.of(store, build / "theme_llm")
         self.categories = CategoryThemes(store)
         self.installed = is_installed(build, "theme_llm")
         self.exclusions = Exclusions(store)
@@ -169,10 +99,10 @@ class Theme(Stage):
         excluded = self.exclusions.of(request.rules)
         drafts, complete = await self._generate(shopper, wanted, required, deadline_ns, status)
         themes = self._required(required, drafts, excluded, status)
-        checked = (self._check(draft, shopper, excluded, status) for draft in drafts[len(required) :])
+        checked = (self._check(draft, shopper, excluded, standing, status) for draft in drafts[len(required) :])
         written = [draft for draft in checked if draft]
         searches = [text for text in request.searches if prompts.plain_words(text)][: placements - len(required)]
-        fresh = [*self._of_searches(searches, written, shopper, excluded, status), *written]
+        fresh = [*self._of_searches(searches, written, shopper, excluded, standing, status), *written]
         vectors, about = await self._vectors([*themes, *fresh], excluded, deadline_ns, status)
         if about[len(required) :].any():
             status.count(ThemeCheck.THEME_EXCLUDED, int(about[len(required) :].sum()))
@@ -184,7 +114,7 @@ class Theme(Stage):
         themes, answered = _searches_first(themes, len(required), searches)
         # LLM 1's spare theme may go to the checks; categories stand in for what the page itself would lack.
         least = placements if drafts else wanted
-        filling = self._fill(themes, least - len(themes), request.categories, excluded)
+        filling = self._fill(themes, least - len(themes), request.categories, excluded, standing)
         themes += filling
         status.extra |= {"generated_themes": generated, "category_themes": len(filling)}
         if filling and drafts:
@@ -262,7 +192,12 @@ class Theme(Stage):
         return themes
 
     def _check(
-        self, draft: ThemeDraft, shopper: str, excluded: ExcludedNames | None, status: StatusPart
+        self,
+        draft: ThemeDraft,
+        shopper: str,
+        excluded: ExcludedNames | None,
+        standing: Standing,
+        status: StatusPart,
     ) -> ThemeDraft | None:
         """A theme that may be shown, with the concepts that may be, or None; the reason is counted."""
         settings = self.settings
@@ -274,7 +209,7 @@ class Theme(Stage):
             status.count(ThemeCheck(name), name=name)
         elif not self.scripts.allows(title):
             status.count(ThemeCheck.TITLE_SCRIPT)
-        elif self.words is not None and self.words.unknown_in(title, shopper):
+        elif self._has_unknown_words(title, shopper):
             status.count(ThemeCheck.TITLE_WORD)
         elif self._names_a_brand(title, shopper):
             status.count(ThemeCheck.TITLE_BRAND)
@@ -282,7 +217,7 @@ class Theme(Stage):
             status.count(ThemeCheck.TITLE_SEARCH)
         elif lists_a_thing_twice(title):
             status.count(ThemeCheck.TITLE_REPEATS)
-        elif self.facts.now().standing.bans_title(title):
+        elif standing.bans_title(title):
             status.count(ThemeCheck.TITLE_BANNED)
         elif excluded is not None and excluded.names(title):
             status.count(ThemeCheck.TITLE_EXCLUDED)
@@ -298,12 +233,20 @@ class Theme(Stage):
         written: Sequence[ThemeDraft],
         shopper: str,
         excluded: ExcludedNames | None,
+        standing: Standing,
         status: StatusPart,
     ) -> list[ThemeDraft]:
         """A theme, titled by the search itself, for each search that LLM 1 wrote none for; checked like LLM 1's."""
         missing = [text for text in searches if all(theme.concepts[0] != text for theme in written)]
-        own = [self._check(ThemeDraft(_capital(text), (text,)), shopper, excluded, status) for text in missing]
+        own = [
+            self._check(ThemeDraft(_capital(text), (text,)), shopper, excluded, standing, status) for text in missing
+        ]
         return [theme for theme in own if theme]
+
+    def _has_unknown_words(self, title: str, shopper: str) -> bool:
+        if self.words is None or self.settings.unknown_words == "allow":
+            return False
+        return bool(self.words.unknown_in(title, shopper))
 
     def _names_a_brand(self, title: str, shopper: str) -> bool:
         if self.settings.brands_in_titles == "allow":
@@ -377,10 +320,10 @@ class Theme(Stage):
         missing: int,
         categories: Sequence[int],
         excluded: ExcludedNames | None,
+        standing: Standing,
     ) -> list[ThemeDraft]:
         """Themes of the categories the shopper buys from, then of popular ones, that do not repeat ``themes``."""
         added: list[ThemeDraft] = []
-        standing = self.facts.now().standing
         for theme in self.categories.themes(categories):
             if len(added) >= missing:
                 break
