@@ -145,8 +145,9 @@ class TrtLlm(LlmEngine):
         if left_s <= 0 or request.abandoned():
             raise AbandonedError(GONE)
         prompt = self._prompt_tokens(request, self.max_length)
-        # Parsing a long grammar must not hold up the answers of other requests.
-        await asyncio.to_thread(self._check_grammar, request.grammar)
+        if request.grammar and request.grammar not in self._checked:
+            # Parsing a long grammar must not hold up the answers of other requests.
+            await asyncio.to_thread(self._check_grammar, request.grammar)
         output = self._llm.generate_async(prompt, self._sampling(request), streaming=True)
         gone = False
         try:
@@ -171,8 +172,6 @@ class TrtLlm(LlmEngine):
 
         That is one with a wrong form, or with a literal that the tokenizer cannot write, so decoding would get stuck.
         """
-        if not grammar or grammar in self._checked:
-            return
         try:
             self._grammars.from_ebnf(grammar)
         except RuntimeError as error:
