@@ -52,6 +52,14 @@ def process_of(server: int, model: str) -> int | None:
     return next((process for process, name in model_processes(server).items() if name == model), None)
 
 
+def in_flight(client: Client) -> int:
+    """Requests in flight, with the one that asks; -1 if that one is refused."""
+    try:
+        return int(client.search("lamp").status.document["stages"]["retrieval"]["in_flight"])
+    except EndcapError:
+        return -1
+
+
 @dataclass
 class Traffic:
     """Clients that ask one thing after the other; a context manager that starts and stops them."""

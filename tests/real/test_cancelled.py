@@ -14,6 +14,7 @@ from endcap_client import AsyncClient, Client
 from endcap_client.errors import EndcapError
 from endcap_server.launch import Server
 from endcap_server.shop.store import ItemStore
+from serving import in_flight
 from waiting import wait_for
 
 WAITS_MS = (1, 2, 3, 5, 8, 13, 20, 35, 60, 100, 160, 220, 300)
@@ -75,13 +76,6 @@ def abuse(server: Server, requests: Sequence[Asked], shift: int) -> None:
     asyncio.run(leave_grpc(server.grpc_address, requests, waits))
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(leave_http, [server.http_address] * len(requests), requests, waits))
-
-
-def in_flight(client: Client) -> int:
-    try:
-        return int(client.search("lamp").status.document["stages"]["retrieval"]["in_flight"])
-    except EndcapError:
-        return -1
 
 
 def test_no_later_request_differs_from_one_on_a_fresh_server(

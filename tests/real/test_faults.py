@@ -18,7 +18,7 @@ from endcap_client.errors import EndcapError
 from endcap_server.launch import Server
 from endcap_server.models import ENGINES, STAGES
 from mutations import OUTPUTS, add, packed
-from serving import Traffic, assert_flat, memory, process_of, sampled
+from serving import Traffic, assert_flat, in_flight, memory, process_of, sampled
 from tritonclient.grpc import InferenceServerClient, service_pb2_grpc
 from tritonclient.grpc import service_pb2 as kserve
 from waiting import wait_for
@@ -160,10 +160,7 @@ def test_cancelled_requests_leave_no_work(server: Server, new_history: Callable[
         cancel_many()
         wait_for(lambda: _idle(control), "engines that work on nothing")
         # Entries of requests that were cancelled before `rerank` are forgotten after a while.
-        wait_for(
-            lambda: client.search("lamp").status.document["stages"]["retrieval"]["in_flight"] == 1,
-            "nothing in flight but the request that asks",
-        )
+        wait_for(lambda: in_flight(client) == 1, "nothing in flight but the request that asks")
         # Of any shopper: what a small model writes for one may all be refused.
         wait_for(
             lambda: not client.storefront(new_history(), placements=2).status.degraded, "a page that lacks nothing"

@@ -1,24 +1,28 @@
 """`endcap serve` as a user and an init system meet it."""
 
+import itertools
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from endcap_client import Client, Page
-from endcap_client.errors import EndcapError
+from endcap_client.errors import EndcapError, Overloaded
 from endcap_server.launch import LaunchError, Server, ServerOptions
 from endcap_server.shop.store import ItemStore
 from waiting import HANGS_S, wait_for
 
+BUDGET_MS = 60_000
 SERVE = [sys.executable, "-m", "endcap_client.cli", "serve"]
 
 
@@ -79,7 +83,11 @@ def draining(build: Path) -> Iterator[Draining]:
         health = line.split("health ")[1].split()[0]
         yield Draining(launcher, line.split("grpc ")[1].split(",")[0], f"http://{health}/ready")
     finally:
-        launcher.send_signal(signal.SIGTERM)
+        # The first signal starts to drain, which a failed test may have done already; the second one stops at once.
+        for _ in range(2):
+            launcher.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                launcher.wait(2)
         launcher.wait(HANGS_S)
         launcher.stdout.close()
 
@@ -90,32 +98,51 @@ def content(page: Page) -> tuple[list[tuple[str, ...]], tuple[str, ...]]:
     return placements, page.status.degraded
 
 
-def test_requests_in_flight_end_before_it_stops(client: Client, store: ItemStore, draining: Draining) -> None:
-    histories = [[store.product_ids[(row * 71 + step) % len(store)] for step in range(3)] for row in range(6)]
-    expected = [content(client.storefront(each, budget_ms=15_000)) for each in histories]
-    with Client(draining.grpc, timeout_s=20) as stopped, ThreadPoolExecutor(6) as pool:
-        pages = [pool.submit(stopped.storefront, each, budget_ms=15_000) for each in histories]
-        while stopped.search("lamp", budget_ms=15_000).status.document["stages"]["retrieval"]["in_flight"] < 5:
-            assert not all(page.done() for page in pages), "they were in flight"
-        assert urllib.request.urlopen(draining.ready).status == 200
-        draining.launcher.send_signal(signal.SIGTERM)
-        refusals: list[EndcapError] = []
+@dataclass
+class Shoppers:
+    """Clients that ask for one page after the other until the server stops; the pages with their times (monotonic)."""
 
-        def refused() -> bool:
+    client: Client
+    store: ItemStore
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    pages: list[tuple[float, float, list[str], Page]] = field(default_factory=list)
+    refusals: list[EndcapError] = field(default_factory=list)
+
+    def ask(self, _: int) -> None:
+        while True:
+            row, started = 71 * next(self.numbers), time.monotonic()
+            history = [self.store.product_ids[(row + step) % len(self.store)] for step in range(3)]
             try:
-                stopped.search("lamp")
+                page = self.client.storefront(history, budget_ms=BUDGET_MS)
+                self.pages.append((started, time.monotonic(), history, page))
+            except Overloaded:
+                time.sleep(0.05)
             except EndcapError as error:
-                refusals.append(error)
-            return bool(refusals)
+                self.refusals.append(error)
+                return
 
-        wait_for(refused, "new requests are refused")
-        assert "the server is stopping; ask another one" in str(refusals[0])
-        assert refusals[0].code == "UNAVAILABLE"
+
+def test_requests_in_flight_end_before_it_stops(client: Client, store: ItemStore, draining: Draining) -> None:
+    traces = Traces.of(draining.launcher.pid)
+    with Client(draining.grpc, timeout_s=HANGS_S) as stopped, ThreadPoolExecutor(4) as pool:
+        shoppers = Shoppers(stopped, store)
+        asking = [pool.submit(shoppers.ask, number) for number in range(4)]
+        wait_for(lambda: len(shoppers.pages) > 4, "pages")
+        assert urllib.request.urlopen(draining.ready).status == 200
+        stopped_at = time.monotonic()
+        draining.launcher.send_signal(signal.SIGTERM)
+        for each in asking:
+            each.result()
+        assert {error.code for error in shoppers.refusals} == {"UNAVAILABLE"}
+        assert all("the server is stopping; ask another one" in str(error) for error in shoppers.refusals)
         with pytest.raises(urllib.error.HTTPError, match="503"):
             urllib.request.urlopen(draining.ready)
-        assert [content(page.result()) for page in pages] == expected, "no stage of a page in flight is cut short"
+        in_flight = [(asked, page) for begun, ended, asked, page in shoppers.pages if begun < stopped_at < ended]
+        assert in_flight
+        for asked, page in in_flight:
+            whole = content(client.storefront(asked, budget_ms=BUDGET_MS))
+            assert content(page) == whole, "no stage of a page in flight is cut short"
         assert draining.launcher.poll() is None
-        traces = Traces.of(draining.launcher.pid)
         draining.launcher.send_signal(signal.SIGINT)
         assert draining.launcher.wait(HANGS_S) == 0, "a second signal stops at once"
         assert traces.left() == []
