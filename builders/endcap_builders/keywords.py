@@ -3,6 +3,7 @@
 LLM 2 can only choose among them (arXiv 2605.11118), so each must retrieve products.
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -118,12 +119,12 @@ class WordIndex:
     """Finds the products whose title, brand and category contain all words of a keyword."""
 
     def __init__(self, products: pl.DataFrame) -> None:
-        postings: dict[str, list[int]] = {}
+        postings: dict[str, array[int]] = {}
         columns = (products["title"], products["brand"], products["category"])
         for row, (title, brand, category) in enumerate(zip(*columns, strict=True)):
             for word in set(content_stems(f"{title} {brand} {category}")):
-                postings.setdefault(word, []).append(row)
-        self._postings = {word: np.array(rows, np.int32) for word, rows in postings.items()}
+                postings.setdefault(word, array("i")).append(row)
+        self._postings = {word: np.frombuffer(rows, np.int32) for word, rows in postings.items()}
 
     def find(self, text: str) -> Array:
         """Rows of the products that contain every word of ``text``, int32, ascending; none for a text without words."""

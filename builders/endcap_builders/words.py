@@ -1,10 +1,13 @@
 """Words of product texts and searches, by which builders decide whether a text mentions another."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable
 from itertools import pairwise
 
+import numpy as np
+from endcap_server.shop.array_files import AT_ONCE
+from endcap_server.shop.columns import Array, Ragged
 from endcap_server.shop.words import stem, words
 
 _PART = re.compile(r"[,;:()\[\]|/+\"]|\s[-–—]\s|\b(?:with|for|in|by|from|and|mit|für|avec|pour|con|para)\b|(?=\b\d)")
@@ -41,37 +44,53 @@ def phrases(text: str, longest: int) -> list[tuple[str, bool]]:
 
 
 def caption_tokens(
-    titles: Sequence[str], descriptions: Sequence[str], *, least: int, most: int, vocabulary: int, per_product: int
-) -> tuple[list[str], list[list[int]]]:
+    titles: Iterable[str], descriptions: Iterable[str], *, least: int, most: int, vocabulary: int, per_product: int
+) -> tuple[list[str], Ragged]:
     """Normalised attribute tokens of each product, the categorical caption features of arXiv 2605.09338.
 
     In the paper, captions come from a multimodal model; here, from titles and descriptions. A token is a word or a run
-    of two words that occurs in ``least`` to ``most`` products.
+    of two words that occurs in ``least`` to ``most`` products. Texts are read once and not held.
 
     Returns:
         The vocabulary (at most ``vocabulary`` tokens, most frequent first), and for each product its positions in it,
         ascending; at most ``per_product``, those of the title first, then the more frequent ones.
     """
-    of_titles = [_caption_candidates(title) for title in titles]
-    of_texts = [_caption_candidates(text) - own for text, own in zip(descriptions, of_titles, strict=True)]
-    frequency: Counter[str] = Counter()
-    for own, more in zip(of_titles, of_texts, strict=True):
-        frequency.update(own)
-        frequency.update(more)
-    kept = sorted((t for t, n in frequency.items() if least <= n <= most), key=lambda t: (-frequency[t], t))[
-        :vocabulary
-    ]
-    position = {token: number for number, token in enumerate(kept)}
-    lists = []
-    for own, more in zip(of_titles, of_texts, strict=True):
-        # Positions increase with rarity; rare tokens say little about a shopper's taste.
-        chosen = _positions(own, position) + _positions(more, position)
-        lists.append(sorted(chosen[:per_product]))
-    return kept, lists
+    numbers: dict[str, int] = {}
+    found, counts = array("i"), array("i")
+    for title, description in zip(titles, descriptions, strict=True):
+        own = _caption_candidates(title)
+        for tokens in (own, _caption_candidates(description) - own):
+            found.extend([numbers.setdefault(token, len(numbers)) for token in tokens])
+            counts.append(len(tokens))
+    of_texts, lengths = np.array(found, np.int32), np.array(counts, np.int64)
+    del found
+    frequency = np.bincount(of_texts, minlength=len(numbers))
+    names = list(numbers)
+    del numbers
+    usable = np.flatnonzero((frequency >= least) & (frequency <= most)).tolist()
+    kept = sorted(usable, key=lambda number: (-frequency[number], names[number]))[:vocabulary]
+    position = np.full(len(names), -1, np.int32)
+    position[kept] = np.arange(len(kept))
+    ends = np.concatenate([[0], np.cumsum(lengths)])
+    parts = []
+    for start in range(0, len(lengths), 2 * AT_ONCE):
+        part = lengths[start : start + 2 * AT_ONCE]
+        parts.append(_chosen(position[of_texts[ends[start] : ends[start + len(part)]]], part, per_product))
+    return [names[number] for number in kept], Ragged.joined(parts)
 
 
-def _positions(tokens: Iterable[str], position: dict[str, int]) -> list[int]:
-    return sorted(position[token] for token in tokens if token in position)
+def _chosen(positions: Array, lengths: Array, per_product: int) -> Ragged:
+    """The caption tokens of some products, given the positions in titles and texts, -1 unknown, by turns."""
+    text = np.repeat(np.arange(len(lengths)), lengths)[positions >= 0]
+    positions = positions[positions >= 0]
+    # Positions increase with rarity; rare tokens say little about a shopper's taste.
+    order = np.lexsort((positions, text))
+    product, positions = text[order] // 2, positions[order]
+    kept = np.arange(len(product)) - np.searchsorted(product, product) < per_product
+    product, positions = product[kept], positions[kept]
+    order = np.lexsort((positions, product))
+    sizes = np.bincount(product, minlength=len(lengths) // 2)
+    return Ragged(positions[order].astype(np.int32), np.concatenate([[0], np.cumsum(sizes)]))
 
 
 def _caption_candidates(text: str) -> set[str]:

@@ -3,11 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from endcap_server.shop.array_files import AT_ONCE, load_array
 from endcap_server.shop.store import (
     ItemStore,
     Ragged,
     StoreError,
     StringColumn,
+    create_column,
     write_columns,
 )
 from hypothesis import given, settings
@@ -151,3 +153,29 @@ def test_ragged_round_trip(tmp_path_factory: pytest.TempPathFactory, lists: list
     Ragged.write(folder, "lists", Ragged.of(lists))
     column = Ragged.open(folder, "lists")
     assert [column.row(row).tolist() for row in range(len(column))] == lists
+
+
+def test_columns_that_come_in_parts_are_those_that_come_at_once(tmp_path: Path) -> None:
+    lists = [[1, 2], [], [3], [4, 5, 6]]
+    parts = [Ragged.of(lists[:2]), Ragged.of([]), Ragged.of(lists[2:])]
+    for name, column in (("whole", Ragged.of(lists)), ("parts", iter(parts)), ("joined", Ragged.joined(parts))):
+        Ragged.write(tmp_path / name, "lists", column)
+    texts = [f"text {number}" for number in range(AT_ONCE + 3)]
+    StringColumn.write(tmp_path / "whole", "texts", texts)
+    StringColumn.write(tmp_path / "parts", "texts", iter(texts))
+    for file in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "parts" / file.name).read_bytes() == file.read_bytes(), file.name
+        if file.name.startswith("lists"):
+            assert (tmp_path / "joined" / file.name).read_bytes() == file.read_bytes(), file.name
+    column = StringColumn.open(tmp_path / "parts", "texts")
+    assert list(column) == texts
+    assert column.find([texts[-1], texts[0], "none"]).tolist() == [len(texts) - 1, 0, -1]
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_a_created_column_is_filled_in_any_order(tmp_path: Path, rows: int) -> None:
+    column = create_column(tmp_path, "vectors", (rows, 2))
+    for row in reversed(range(rows)):
+        column[row] = row
+    read = load_array(tmp_path, "vectors", np.float16, 2)
+    assert read.tolist() == [[row, row] for row in range(rows)]

@@ -117,7 +117,7 @@ def _keyword_products(ctx: BuildContext, store: ItemStore, index: faiss.Index, s
     rows = np.full((len(store.keywords), KEYWORD_PRODUCTS), -1, np.int32)
     exact = len(store) <= settings.exact_up_to
     k = min(KEYWORD_PRODUCTS, len(store))
-    keywords = list(store.keywords)
+    bonus = settings.keyword_popularity * store.popularity
     for start in ctx.track(range(0, len(rows), _BLOCK), f"products of keywords (x{_BLOCK})"):
         searches = np.ascontiguousarray(store.keyword_vectors[start : start + _BLOCK], np.float32)
         near = nearest_by_product(searches, store.vectors, k) if exact else index.search(searches, k)[1]
@@ -125,10 +125,10 @@ def _keyword_products(ctx: BuildContext, store: ItemStore, index: faiss.Index, s
             best = best_products(
                 searches[line],
                 own[own >= 0],
-                word_index.find(keywords[start + line]),
+                word_index.find(store.keywords[start + line]),
                 store.vectors,
                 settings.keyword_drop,
-                settings.keyword_popularity * store.popularity.astype(np.float32),
+                bonus,
             )
             rows[start + line, : len(best)] = best
     return rows

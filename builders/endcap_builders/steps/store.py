@@ -1,5 +1,6 @@
 """Step `store`: the item store, memory-mapped columns of products and keywords for serving."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,13 @@ import numpy as np
 import polars as pl
 from endcap_server.engines.bi_encoder import BiEncoder, load_tokenizer
 from endcap_server.engines.encoder_runtime import EngineLoadError
+from endcap_server.shop.array_files import AT_ONCE
 from endcap_server.shop.columns import Array, Ragged
 from endcap_server.shop.prompts import leaf_name
-from endcap_server.shop.store import tokenizer_digest, write_columns, write_products
+from endcap_server.shop.store import create_column, tokenizer_digest, write_columns, write_products
 from endcap_server.shop.words import words
 from pydantic import Field
+from tokenizers import Tokenizer
 
 from endcap_builders.catalogue.groups import EVENTS, FACTS, QUERIES, TEXTS
 from endcap_builders.catalogue.shopper_words import Label, audit_table, shopper_words
@@ -21,6 +24,7 @@ from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
 from endcap_builders.words import caption_tokens
 
 _CHUNK = 256
+_TEXT_COLUMNS = ("title", "brand", "category", "description")
 _EVENT_WEIGHTS = {"view": 1.0, "cart": 3.0, "purchase": 5.0}
 
 
@@ -54,20 +58,23 @@ def run(ctx: BuildContext, settings: StoreSettings) -> dict[str, Any]:
     """Write the product and keyword columns, and the tokenizer that made the tokens."""
     products = ctx.catalogue.products
     encoder = BiEncoder(ctx.input("bi_encoder"))
-    vectors = _encode(ctx, encoder, _vector_texts(products, settings.description_words), "document", "product vectors")
+    vectors = create_column(ctx.output, "vectors", (products.height, encoder.dimension))
+    texts = _vector_texts(products, settings.description_words)
+    _encode(ctx, encoder, texts, vectors, "document", "product vectors")
     found = known_keywords(
         products, ctx.catalogue.queries, limit=settings.max_keywords, least=settings.keyword_least_products
     )
-    keyword_vectors = _encode(ctx, encoder, found.texts, "query", "keyword vectors")
+    keyword_vectors = np.zeros((len(found.texts), encoder.dimension), np.float16)
+    _encode(ctx, encoder, pl.Series(found.texts, dtype=pl.String), keyword_vectors, "query", "keyword vectors")
     kept = _that_retrieve(found.texts, keyword_vectors, products, vectors, settings.keyword_least_similarity)
     keywords = [found.texts[row] for row in kept]
     write_columns(
         ctx.output, keywords=keywords, keyword_vectors=keyword_vectors[kept], keyword_counts=found.counts[kept]
     )
-    tokens, vocabulary = _write_products(ctx, settings, vectors)
+    tokens, vocabulary = _write_products(ctx, settings)
     figures = {
         "products": products.height,
-        "product_tokens": round(len(tokens.values) / products.height, 1),
+        "product_tokens": round(tokens / products.height, 1),
         "keywords": len(keywords),
         "keywords_from_log": int((found.counts[kept] > 0).sum()),
         "keywords_dropped": len(found.texts) - len(keywords),
@@ -94,19 +101,21 @@ def product_text(title: str, brand: str, category: str, description: str, *, des
     return ". ".join(parts)
 
 
-def _vector_texts(products: pl.DataFrame, description_words: int) -> list[str]:
-    rows = products.select("title", "brand", "category", "description").iter_rows()
-    return [product_text(*row, description_words=description_words) for row in rows]
+def _vector_texts(products: pl.DataFrame, description_words: int) -> pl.Series:
+    return pl.concat(
+        pl.Series(
+            [product_text(*row, description_words=description_words) for row in part.iter_rows()], dtype=pl.String
+        )
+        for part in products.select(_TEXT_COLUMNS).iter_slices(AT_ONCE)
+    )
 
 
-def _encode(ctx: BuildContext, encoder: BiEncoder, texts: list[str], kind: Any, description: str) -> Array:
-    """Vectors of ``texts``, float16 [n, D]; chunks are sorted by length, so that they need little padding."""
-    vectors = np.zeros((len(texts), encoder.dimension), np.float16)
-    order = sorted(range(len(texts)), key=lambda row: len(texts[row]), reverse=True)
-    chunks = [order[start : start + _CHUNK] for start in range(0, len(order), _CHUNK)]
-    for chunk in ctx.track(chunks, f"{description} (x{_CHUNK})"):
-        vectors[chunk] = encoder.encode([texts[row] for row in chunk], kind)
-    return vectors
+def _encode(ctx: BuildContext, encoder: BiEncoder, texts: pl.Series, vectors: Array, kind: Any, what: str) -> None:
+    """Fill ``vectors``, float16 [n, D]; chunks are sorted by the length of texts, so that they need little padding."""
+    order = np.argsort(-texts.str.len_chars().to_numpy().astype(np.int64), kind="stable")
+    for start in ctx.track(range(0, len(order), _CHUNK), f"{what} (x{_CHUNK})"):
+        chunk = order[start : start + _CHUNK]
+        vectors[chunk] = encoder.encode(texts.gather(chunk).to_list(), kind)
 
 
 def _that_retrieve(
@@ -116,24 +125,27 @@ def _that_retrieve(
     index = WordIndex(products)
     found = np.array([len(index.find(text)) > 0 for text in texts], np.bool_)
     others = np.flatnonzero(~found)
-    matrix = product_vectors.astype(np.float32).T
-    for start in range(0, len(others), _CHUNK):
-        block = others[start : start + _CHUNK]
-        found[block] = (vectors[block].astype(np.float32) @ matrix).max(axis=1) >= least
+    for start in range(0, len(product_vectors), AT_ONCE):
+        # Texts that found a product do not take part any longer.
+        others = others[~found[others]]
+        matrix = product_vectors[start : start + AT_ONCE].astype(np.float32).T
+        for first in range(0, len(others), _CHUNK):
+            block = others[first : first + _CHUNK]
+            found[block] = (vectors[block].astype(np.float32) @ matrix).max(axis=1) >= least
     return np.flatnonzero(found)
 
 
-def _write_products(ctx: BuildContext, settings: StoreSettings, vectors: Array) -> tuple[Ragged, list[str]]:
-    """Write the columns of products; their tokens, and all caption tokens."""
+def _write_products(ctx: BuildContext, settings: StoreSettings) -> tuple[int, list[str]]:
+    """Write the columns of products but their vectors; the number of tokens, and all caption tokens."""
     products = ctx.catalogue.products
     brands, brand = _codes(products["brand"])
     categories, category = _codes(products["category"])
     labels = _labels(ctx, products)
     tokenizer_path = Path(settings.tokenizer) if settings.tokenizer else ctx.input("bi_encoder") / "tokenizer.json"
-    tokens, digest = _tokens(ctx, products, tokenizer_path, settings.max_product_tokens)
+    tokenizer = _tokenizer(ctx, tokenizer_path)
     vocabulary, captions = caption_tokens(
-        products["title"].to_list(),
-        [text[:1000] for text in products["description"]],
+        products["title"],
+        products["description"].str.slice(0, 1000),
         least=settings.caption_least_products,
         most=max(int(settings.caption_most_share * products.height), settings.caption_least_products),
         vocabulary=settings.caption_vocabulary,
@@ -141,9 +153,8 @@ def _write_products(ctx: BuildContext, settings: StoreSettings, vectors: Array) 
     )
     write_products(
         ctx.output,
-        product_ids=products["product_id"].to_list(),
-        titles=products["title"].to_list(),
-        vectors=vectors,
+        product_ids=products["product_id"],
+        titles=products["title"],
         brand=brand,
         brands=brands,
         category=category,
@@ -152,13 +163,13 @@ def _write_products(ctx: BuildContext, settings: StoreSettings, vectors: Array) 
         price=products["price"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
         in_stock=products["in_stock"].to_numpy(),
         popularity=_popularity(products, ctx.catalogue.events),
-        tokens=tokens,
-        captions=Ragged.of(captions),
+        tokens=_tokens(ctx, products, tokenizer, settings.max_product_tokens),
+        captions=captions,
         caption_tokens=vocabulary,
-        tokenizer=digest,
+        tokenizer=tokenizer_digest(tokenizer),
         max_product_tokens=settings.max_product_tokens,
     )
-    return tokens, vocabulary
+    return len(Ragged.open(ctx.output, "tokens").values), vocabulary
 
 
 def _labels(ctx: BuildContext, products: pl.DataFrame) -> dict[str, Label]:
@@ -171,30 +182,32 @@ def _labels(ctx: BuildContext, products: pl.DataFrame) -> dict[str, Label]:
     return labels
 
 
-def _tokens(ctx: BuildContext, products: pl.DataFrame, path: Path, limit: int) -> tuple[Ragged, str]:
-    """Token ids of all products without special tokens, and the tokenizer's digest; also writes the tokenizer."""
+def _tokenizer(ctx: BuildContext, path: Path) -> Tokenizer:
+    """The tokenizer of the products; also writes it."""
     try:
         tokenizer = load_tokenizer(path)
     except EngineLoadError as error:
         raise BuildError(f"store.tokenizer: {error}") from error
     tokenizer.save(str(ctx.output / "tokenizer.json"))
-    digest = tokenizer_digest(tokenizer)
+    return tokenizer
+
+
+def _tokens(ctx: BuildContext, products: pl.DataFrame, tokenizer: Tokenizer, limit: int) -> Iterator[Ragged]:
+    """Token ids of all products without special tokens, in parts."""
     tokenizer.enable_truncation(limit)
-    rows = products.select("title", "brand", "category", "description").rows()
-    lists: list[list[int]] = []
-    chunks = range(0, len(rows), 4096)
+    rows = products.select(_TEXT_COLUMNS)
+    chunks = range(0, products.height, 4096)
     for start in ctx.track(chunks, "product tokens (x4096)"):
         # A word has at least one token, so more words than tokens are not needed.
-        texts = [product_text(*row, description_words=limit) for row in rows[start : start + 4096]]
-        lists += [encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-    return Ragged.of(lists), digest
+        texts = [product_text(*row, description_words=limit) for row in rows[start : start + 4096].iter_rows()]
+        yield Ragged.of([encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)])
 
 
 def _codes(column: pl.Series) -> tuple[list[str], Array]:
     """The distinct texts but "", sorted, and the position of each row's (int32 [n], -1 for "")."""
-    names = sorted(set(column.to_list()) - {""})
+    names = sorted(set(column.unique()) - {""})
     position = {name: number for number, name in enumerate(names)}
-    return names, np.array([position.get(text, -1) for text in column], np.int32)
+    return names, np.fromiter((position.get(text, -1) for text in column), np.int32, len(column))
 
 
 def _popularity(products: pl.DataFrame, events: pl.DataFrame | None) -> Array:

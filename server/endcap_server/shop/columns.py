@@ -8,40 +8,31 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from endcap_server.shop.array_files import (
+    AT_ONCE,
+    Array,
+    ArrayWriter,
+    StoreError,
+    create_array,
+    in_parts,
+    load_array,
+    save_array,
+)
 
-
-class StoreError(ValueError):
-    """A store file is missing, damaged or does not fit the others; the message says which and what to do."""
-
-
-def load_array(folder: Path, name: str, dtype: Any, ndim: int = 1) -> Array:
-    """Map ``folder/name.npy`` read-only, checking that it has the expected type and number of dimensions."""
-    path = folder / f"{name}.npy"
-    try:
-        # An empty file cannot be mapped; NumPy can read it.
-        array = np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)
-    except FileNotFoundError:
-        raise StoreError(f"{path}: expected a file of the build, found none; build it again (endcap build)") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise StoreError(f"{path}: expected a NumPy array, got {error}; build it again (endcap build)") from error
-    if array.dtype != np.dtype(dtype) or array.ndim != ndim:
-        raise StoreError(
-            f"{path}: expected {np.dtype(dtype)} with {ndim} dimension(s), got {array.dtype} with {array.ndim}; "
-            "build it again (endcap build)"
-        )
-    # A plain view: indexing np.memmap wraps every scalar and slice in a subclass, which is slow.
-    return np.asarray(array)
-
-
-def save_array(folder: Path, name: str, values: Any, dtype: Any) -> None:
-    """Write ``folder/name.npy``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / f"{name}.npy", np.ascontiguousarray(values, dtype=dtype))
+__all__ = [
+    "Array",
+    "EncodedTexts",
+    "Ragged",
+    "StoreError",
+    "StringColumn",
+    "create_array",
+    "find_encoded",
+    "load_array",
+    "save_array",
+]
 
 
 def _hash_texts(encoded: Iterable[bytes], count: int) -> Array:
@@ -78,15 +69,18 @@ class StringColumn:
         return column
 
     @staticmethod
-    def write(folder: Path, name: str, texts: Sequence[str]) -> None:
-        """Write the files of a column of ``texts``."""
-        encoded = [text.encode() for text in texts]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(text) for text in encoded], out=offsets[1:])
-        hashes = _hash_texts(encoded, len(encoded))
+    def write(folder: Path, name: str, texts: Iterable[str]) -> None:
+        """Write the files of a column of ``texts``, which are read once and not held."""
+        lengths, hashed = [np.zeros(1, np.int64)], [np.zeros(0, np.uint64)]
+        with ArrayWriter(folder, f"{name}.bytes", np.uint8) as blob:
+            for part in in_parts(texts):
+                encoded = EncodedTexts.of(part)
+                blob.append(encoded.blob)
+                lengths.append(encoded.lengths)
+                hashed.append(encoded.hashes)
+        hashes = np.concatenate(hashed)
         order = np.argsort(hashes, kind="stable")
-        save_array(folder, f"{name}.bytes", np.frombuffer(b"".join(encoded), np.uint8), np.uint8)
-        save_array(folder, f"{name}.offsets", offsets, np.int64)
+        save_array(folder, f"{name}.offsets", np.cumsum(np.concatenate(lengths)), np.int64)
         save_array(folder, f"{name}.hashes", hashes[order], np.uint64)
         save_array(folder, f"{name}.order", order, np.int64)
 
@@ -152,11 +146,22 @@ class Ragged:
         arrays = [np.asarray(items, np.int32) for items in lists]
         return cls(np.concatenate(arrays) if arrays else np.zeros(0, np.int32), offsets)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """One column of the lists of all ``parts``."""
+        lengths = np.concatenate([np.zeros(1, np.int64), *(np.diff(part.offsets) for part in parts)])
+        values = [part.values for part in parts] or [np.zeros(0, np.int32)]
+        return cls(np.concatenate(values), np.cumsum(lengths))
+
     @staticmethod
-    def write(folder: Path, name: str, column: "Ragged") -> None:
-        """Write the files of a column."""
-        save_array(folder, f"{name}.values", column.values, np.int32)
-        save_array(folder, f"{name}.offsets", column.offsets, np.int64)
+    def write(folder: Path, name: str, column: "Ragged | Iterable[Ragged]") -> None:
+        """Write the files of a column, or of one that comes in parts, which are read once and not held."""
+        lengths = [np.zeros(1, np.int64)]
+        with ArrayWriter(folder, f"{name}.values", np.int32) as values:
+            for part in [column] if isinstance(column, Ragged) else column:
+                values.append(part.values)
+                lengths.append(np.diff(part.offsets))
+        save_array(folder, f"{name}.offsets", np.cumsum(np.concatenate(lengths)), np.int64)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -203,12 +208,9 @@ class EncodedTexts:
         return EncodedTexts(self.blob[before : before + int(lengths.sum())], lengths, self.hashes[start:end])
 
 
-_AT_ONCE = 65_536
-
-
 def find_encoded(column: StringColumn, wanted: EncodedTexts) -> Array:
     """The row of each text, -1 if unknown: int64 [k]; as :meth:`StringColumn.find`, and much faster for many texts."""
-    parts = [wanted.part(start, start + _AT_ONCE) for start in range(0, len(wanted), _AT_ONCE)]
+    parts = [wanted.part(start, start + AT_ONCE) for start in range(0, len(wanted), AT_ONCE)]
     return np.concatenate([np.empty(0, np.int64), *(_find_part(column, part) for part in parts)])
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_type_hints
 import numpy as np
 from tokenizers import Tokenizer
 
-from endcap_server.shop.columns import Array, Ragged, StoreError, StringColumn, load_array, save_array
+from endcap_server.shop.columns import Array, Ragged, StoreError, StringColumn, create_array, load_array, save_array
 
 STORE_FORMAT = 1
 """Increased with each change of the files. A store of another format is refused."""
@@ -143,10 +143,16 @@ def write_columns(folder: Path, **columns: Any) -> None:
     Args:
         folder: Where to.
         columns: By the names of the fields of :class:`ItemStore`, all in the same order of products or keywords: texts,
-            :class:`Ragged`, or numbers that the column's type can hold.
+            :class:`Ragged` or parts of one, or numbers that the column's type can hold. Texts and parts are read once
+            and not held.
     """
     for name, values in columns.items():
         COLUMNS[name].write(folder, name, values)
+
+
+def create_column(folder: Path, name: str, shape: tuple[int, ...]) -> Array:
+    """The file of a column of numbers of :class:`ItemStore`, mapped into memory, to be filled in any order."""
+    return create_array(folder, name, shape, COLUMNS[name].kind)
 
 
 def write_products(folder: Path, tokenizer: str, max_product_tokens: int, **columns: Any) -> None:
@@ -156,10 +162,10 @@ def write_products(folder: Path, tokenizer: str, max_product_tokens: int, **colu
         folder: ``store/`` of a build.
         tokenizer: Digest of the tokenizer that made ``tokens``.
         max_product_tokens: Most tokens of a product.
-        columns: Every column but those of keywords.
+        columns: Every column but those of keywords, and those that :func:`create_column` made.
     """
     write_columns(folder, **columns)
-    products = len(columns["product_ids"])
+    products = len(columns["brand"])
     meta = {"products": products, "tokenizer": tokenizer, "max_product_tokens": max_product_tokens}
     text = json.dumps({"format": STORE_FORMAT, **meta}, indent=2)
     (folder / "store.json").write_text(text + "\n", encoding="utf-8")
