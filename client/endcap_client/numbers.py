@@ -42,6 +42,17 @@ def number(low: float, high: float, *, above: bool = False) -> Callable[[str], f
     return read
 
 
+def share(text: str) -> float:
+    """A type for shares above 0 and up to 1, written as 5% or 0.05."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share above 0 and at most 100%, such as 5%, got {_shown(text)}")
+    return value
+
+
 def listed(one: Callable[[str], Number]) -> Callable[[str], tuple[Number, ...]]:
     """A type for distinct numbers, separated by commas, each of the type `one`; in ascending order."""
 

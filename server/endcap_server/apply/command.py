@@ -46,11 +46,14 @@ def add_apply_command(subparsers: Any) -> None:
     )
     trial = parser.add_mutually_exclusive_group()
     trial.add_argument(
-        "--split", type=_share, metavar="SHARE", help="show it to a share of the shoppers (5%%) beside what is live"
+        "--split",
+        type=numbers.share,
+        metavar="SHARE",
+        help="show it to a share of the shoppers (5%%) beside what is live",
     )
     trial.add_argument(
         "--shadow",
-        type=_share,
+        type=numbers.share,
         metavar="SHARE",
         help="ask it as well for a share of the shoppers, and drop its answers",
     )
@@ -168,17 +171,6 @@ def _trial(arguments: argparse.Namespace) -> Share | None:
         if (share := getattr(arguments, mode)) is not None:
             return Share(mode, share)
     return None
-
-
-def _share(text: str) -> float:
-    """A share, written as 5% or 0.05."""
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"expected a share above 0 and at most 100%, such as 5%, got {text!r}")
-    return value
 
 
 def _compare(arguments: argparse.Namespace) -> None:

@@ -8,9 +8,10 @@ it over.
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,20 +203,25 @@ def read_exposures(folder: Path) -> Any:
     """
     import pyarrow as pa
 
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: expected a folder of exposures; `endcap serve` writes BUILD/{folder.name}")
-    return pa.concat_tables([schema().empty_table(), *_tables(folder)])
+    return pa.concat_tables([schema().empty_table(), *(read() for read in exposure_readers(folder))])
 
 
-def _tables(folder: Path) -> Iterator[Any]:
+def exposure_readers(folder: Path) -> list[Callable[[], Any]]:
+    """One function per segment, open ones too, that reads it as a table of PyArrow; for one segment at a time.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
     from pyarrow import parquet
 
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: expected a folder of exposures; `endcap serve` writes BUILD/{folder.name}")
     # Journals first: one that becomes a segment in between is seen as the segment.
     journals = {path.stem: lines for path in folder.glob(f"*{_JOURNAL}") if (lines := _read(path))}
     segments = sorted(folder.glob(f"*{_SEGMENT}"))
     closed = {path.stem for path in segments}
-    yield from (parquet.read_table(path, schema=schema()) for path in segments)
-    yield from (_table(lines) for stem, lines in sorted(journals.items()) if stem not in closed)
+    readers: list[Callable[[], Any]] = [partial(parquet.read_table, path, schema=schema()) for path in segments]
+    return readers + [partial(_table, lines) for stem, lines in sorted(journals.items()) if stem not in closed]
 
 
 def _read(journal: Path) -> bytes:
