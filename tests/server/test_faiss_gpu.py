@@ -14,7 +14,7 @@ def unit(count: int, dimension: int = 24) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("kind", ["SQfp16", "HNSW8_SQfp16"])
+@pytest.mark.parametrize("kind", ["SQfp16", "IVF8,SQfp16"])
 def test_a_flat_copy_finds_what_the_index_holds(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What goes to the GPU, checked with the flat index of the CPU; a part at a time."""
     monkeypatch.setattr("endcap_server.engines.faiss_gpu._COPY_ROWS", 130)

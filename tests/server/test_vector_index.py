@@ -8,7 +8,7 @@ from endcap_server.engines.encoder_runtime import EngineLoadError
 from endcap_server.engines.vector_index import VectorIndex
 
 N, D = 6000, 48
-KINDS = ("Flat", "SQfp16", "HNSW16_SQfp16", "IVF32,SQfp16")
+KINDS = ("Flat", "SQfp16", "IVF32,SQfp16")
 
 
 def unit(count: int, seed: int) -> np.ndarray:
@@ -26,8 +26,6 @@ def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     built.add(VECTORS)
     if isinstance(built, faiss.IndexIVF):
         built.nprobe = 12
-    if isinstance(built, faiss.IndexHNSW):
-        built.hnsw.efSearch = 200
     path = tmp_path_factory.mktemp("index") / "products.faiss"
     faiss.write_index(built, str(path))
     return VectorIndex.read(path)

@@ -1,6 +1,7 @@
 """Step `index`: FAISS indexes of products and keywords, and the best products of every keyword."""
 
 import json
+import math
 from typing import Any
 
 import faiss
@@ -16,17 +17,22 @@ from endcap_builders.steps.store import WITHOUT_FACTS
 
 _BLOCK = 256
 _RECALL_K = 100
+_LISTS = 2.0
+"""Lists per square root of the number of rows."""
+_ROUNDS, _TRAINED_ROWS = 8, 64
+"""Rounds of k-means, and rows for each list that take part in it."""
 
 
 class IndexSettings(Settings):
     """Options of the step."""
 
     exact_up_to: int = Field(
-        200_000, ge=0, description="rows up to which every vector is compared; a graph (HNSW) above"
+        30_000, ge=0, description="rows up to which a search compares every vector; above, those of the nearest lists"
     )
-    hnsw_links: int = Field(16, ge=4, le=64, description="links of a row in the graph")
-    hnsw_breadth: int = Field(128, ge=16, le=2048, description="rows that a search in the graph keeps in view")
-    recall_sample: int = Field(500, ge=1, description="searches on which the graph's recall is measured")
+    least_recall: float = Field(
+        0.985, gt=0, le=1, description="recall@100 that the lists have to reach; as many are searched as that takes"
+    )
+    recall_sample: int = Field(500, ge=1, description="searches on which the recall of lists is measured")
     keyword_drop: float = Field(
         0.25,
         ge=0,
@@ -65,35 +71,54 @@ def build_index(
 ) -> tuple[faiss.Index, str, float]:
     """Index unit vectors float16 [n, D] for inner products: the index, its kind, and its recall@100."""
     dimension = vectors.shape[1]
-    if len(vectors) <= settings.exact_up_to:
-        index = faiss.index_factory(dimension, "SQfp16", faiss.METRIC_INNER_PRODUCT)
-        kind = "exact"
+    exact = len(vectors) <= settings.exact_up_to
+    lists = 0 if exact else max(round(_LISTS * len(vectors) ** 0.5), 1)
+    index: Any = faiss.index_factory(dimension, "SQfp16" if exact else f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
+    rng = np.random.default_rng(ctx.seed)
+    if exact:
+        # fp16 quantisation needs no training, but FAISS requires the call.
+        index.train(np.zeros((1, dimension), np.float32))
     else:
-        index = faiss.index_factory(dimension, f"HNSW{settings.hnsw_links}_SQfp16", faiss.METRIC_INNER_PRODUCT)
-        for parameter, value in (("efConstruction", 2 * settings.hnsw_breadth), ("efSearch", settings.hnsw_breadth)):
-            faiss.ParameterSpace().set_index_parameter(index, parameter, value)
-        kind = f"hnsw{settings.hnsw_links}, breadth {settings.hnsw_breadth}"
-    # fp16 quantisation needs no training, but FAISS requires the call.
-    index.train(np.zeros((1, dimension), np.float32))
+        index.by_residual = False  # a residual would have to be added up again in every search
+        index.cp.niter, index.cp.seed = _ROUNDS, ctx.seed
+        index.cp.max_points_per_centroid = _TRAINED_ROWS
+        sample = np.sort(rng.choice(len(vectors), min(len(vectors), _TRAINED_ROWS * lists), replace=False))
+        ctx.log(f"index of {name}: {lists:,} lists from {len(sample):,} vectors")
+        index.train(np.ascontiguousarray(vectors[sample], np.float32))
     size = 16 * _BLOCK
     for start in ctx.track(range(0, len(vectors), size), f"index of {name} (x{size})"):
         index.add(np.ascontiguousarray(vectors[start : start + size], np.float32))
-    return index, kind, _recall(index, vectors, settings.recall_sample, ctx.seed)
-
-
-def _recall(index: faiss.Index, vectors: Array, sample: int, seed: int) -> float:
-    """Share of the exact nearest 100 that the index finds, for noisy copies of its rows."""
     if not len(vectors):
-        return 1.0
-    rng = np.random.default_rng(seed)
+        return index, "exact", 1.0
+    searches = _searches(vectors, settings.recall_sample, rng)
+    wanted = nearest_by_product(searches, vectors, min(_RECALL_K, len(vectors)))
+    if exact:
+        return index, "exact", _recall(index, searches, wanted)
+    found = _search_enough_lists(index, searches, wanted, settings.least_recall)
+    return index, f"the nearest {index.nprobe} of {lists} lists", found
+
+
+def _search_enough_lists(index: Any, searches: Array, wanted: Array, least: float) -> float:
+    """Set the number of lists that a search compares so that it reaches a recall; the recall."""
+    index.nprobe = 1
+    while (found := _recall(index, searches, wanted)) < least and index.nprobe < index.nlist:
+        index.nprobe = min(index.nlist, math.ceil(1.25 * index.nprobe))
+    return found
+
+
+def _searches(vectors: Array, sample: int, rng: np.random.Generator) -> Array:
+    """Noisy copies of rows, of unit length: float32 [at most sample, D]."""
     picked = np.sort(rng.choice(len(vectors), min(sample, len(vectors)), replace=False))
     noise = rng.standard_normal((len(picked), vectors.shape[1])) / np.sqrt(vectors.shape[1])
     searches = np.ascontiguousarray(vectors[picked] + 0.5 * noise, np.float32)
-    searches /= np.linalg.norm(searches, axis=1, keepdims=True)
-    k = min(_RECALL_K, len(vectors))
+    return searches / np.linalg.norm(searches, axis=1, keepdims=True)
+
+
+def _recall(index: faiss.Index, searches: Array, wanted: Array) -> float:
+    """Share of the exact nearest rows (int64 [s, k]) that the index finds."""
+    k = wanted.shape[1]
     _, found = index.search(searches, k)
-    exact = nearest_by_product(searches, vectors, k)
-    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, exact, strict=True)]))
+    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, wanted, strict=True)]))
 
 
 def nearest_by_product(searches: Array, vectors: Array, k: int, block: int = 65_536) -> Array:

@@ -1,4 +1,4 @@
-"""FAISS indexes on a GPU: always an exact search in fp16, which is faster there than a graph search on a CPU."""
+"""FAISS indexes on a GPU: always an exact search in fp16, faster there than some lists on a CPU."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ _COPY_ROWS = 65_536
 def on_gpu(indexes: Mapping[str, faiss.Index]) -> dict[str, faiss.Index]:
     """Copy inner-product indexes to the GPU, as flat indexes of the same rows.
 
-    FAISS has no GPU counterpart of the fp16 and graph indexes that a build writes, so their vectors are read back.
+    FAISS has no GPU counterpart of the fp16 indexes that a build writes, so their vectors are read back.
 
     Raises:
         EngineLoadError: this FAISS is built without GPU support, or there is no GPU.

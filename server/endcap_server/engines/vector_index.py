@@ -13,7 +13,7 @@ from endcap_server.shop.columns import Array
 
 _EXACT_ROWS = 50_000
 _EXACT_SHARE = 0.1
-"""Up to this many allowed rows, or this share of all, an exact search is as fast as a filtered graph search."""
+"""Up to this many allowed rows, or this share of all, an exact search is as fast as one of some lists."""
 _GPU_ROWS = 2048
 """Most rows that FAISS returns for a search on a GPU."""
 _untyped: Any = faiss  # its type hints are those of the C++ constructors, not of the Python ones
@@ -23,7 +23,7 @@ class VectorIndex:
     """Rows of the largest inner products.
 
     Args:
-        index: What a build wrote: flat, a graph (HNSW) or lists (IVF).
+        index: What a build wrote: flat or lists (IVF).
         on_gpu: The same rows on a GPU, for searches there by FAISS.
         kernels: The same rows on a GPU, for searches there by endcap's own kernel.
     """
@@ -82,7 +82,7 @@ class VectorIndex:
 
     def _search_allowed(self, vectors: Array, k: int, allowed: Array) -> tuple[Array, Array]:
         each = np.unpackbits(allowed, count=len(self), bitorder="little").view(np.bool_)
-        count = int(each.sum())
+        count = int(np.count_nonzero(each))
         share = count / max(len(self), 1)
         selector = _untyped.IDSelectorBitmap(allowed)
         if self._on_gpu is not None:
@@ -90,19 +90,16 @@ class VectorIndex:
         elif count <= _EXACT_ROWS or share <= _EXACT_SHARE:
             return self._exact(vectors, k, selector)
         else:
-            similarity, rows = self._index.search(vectors, k, params=self._parameters(selector, k, share))
-        # A graph search, or a search of some lists, can end before enough rows are found.
+            similarity, rows = self._index.search(vectors, k, params=self._parameters(selector, share))
+        # A search of some lists can end before enough rows are found.
         short = np.flatnonzero((rows >= 0).sum(axis=1) < min(k, count))
         if len(short):
             similarity[short], rows[short] = self._exact(np.ascontiguousarray(vectors[short]), k, selector)
         return similarity, rows
 
-    def _parameters(self, selector: Any, k: int, share: float) -> Any:
+    def _parameters(self, selector: Any, share: float) -> Any:
         """Search parameters, so that as many allowed rows are visited as without a filter."""
         index = self._index
-        if isinstance(index, faiss.IndexHNSW):
-            breadth = math.ceil(max(index.hnsw.efSearch, k) / share)
-            return _untyped.SearchParametersHNSW(sel=selector, efSearch=breadth)
         if isinstance(index, faiss.IndexIVF):
             return _untyped.SearchParametersIVF(sel=selector, nprobe=min(index.nlist, math.ceil(index.nprobe / share)))
         return _untyped.SearchParameters(sel=selector)
@@ -113,8 +110,7 @@ class VectorIndex:
         if isinstance(index, faiss.IndexIVF):
             parameters = _untyped.SearchParametersIVF(sel=selector, nprobe=index.nlist)
             return index.search(vectors, k, params=parameters)
-        flat = index.storage if isinstance(index, faiss.IndexHNSW) else index
-        return flat.search(vectors, k, params=_untyped.SearchParameters(sel=selector))
+        return index.search(vectors, k, params=_untyped.SearchParameters(sel=selector))
 
     def _search_gpu(
         self, on_gpu: faiss.Index, vectors: Array, k: int, allowed: Array, share: float
