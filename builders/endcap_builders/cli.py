@@ -15,7 +15,8 @@ def add_build_command(subparsers: Any) -> None:
         "build",
         help="build every model from a catalogue, or one step of it",
         description="Build every model from a catalogue into a Triton model repository. What is up to date is not "
-        "built again; an interrupted build goes on where it stopped. --list shows the steps and their settings.",
+        "built again; an interrupted build goes on where it stopped. --refresh keeps the models. --list shows the "
+        "steps and their settings.",
     )
     parser.add_argument(
         "step",
@@ -27,7 +28,7 @@ def add_build_command(subparsers: Any) -> None:
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="the build, e.g. build/mine")
     parser.add_argument(
-        "--profile", choices=("cpu", "gpu"), default="cpu", help="engines to build (default: %(default)s)"
+        "--profile", choices=("cpu", "gpu"), help="engines to build (default: cpu; with --refresh, those of the build)"
     )
     parser.add_argument(
         "--set",
@@ -50,7 +51,22 @@ def add_build_command(subparsers: Any) -> None:
         "--set catalogue.hold_out_orders=N",
     )
     parser.add_argument("--checkpoint", metavar="DIR", help="with a step: the local checkpoint it starts from")
-    parser.add_argument("--seed", type=numbers.seed, default=7, help="of everything random (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=numbers.seed, help="of everything random (default: 7; with --refresh, that of the build)"
+    )
+    parser.add_argument(
+        "--refresh",
+        action="store_true",
+        help="take a changed catalogue into a finished build and keep its models: write tables and indexes anew, "
+        "encode only texts that changed",
+    )
+    parser.add_argument(
+        "--retrain",
+        nargs="+",
+        metavar="STEP",
+        default=[],
+        help="as --refresh, but learn these steps anew, e.g. ranker",
+    )
     parser.add_argument("--force", action="store_true", help="build even what is up to date")
     parser.add_argument(
         "--strict",
@@ -113,14 +129,22 @@ def reporting(command: Callable[[argparse.Namespace], int]) -> Callable[[argpars
 
 def _build(arguments: argparse.Namespace) -> int:
     from endcap_builders.gates import failures, gate_figures, gates_table
-    from endcap_builders.pipeline import BuildError, Pipeline, read_manifest
+    from endcap_builders.pipeline import BuildError, Pipeline, SettingError, read_manifest
+    from endcap_builders.refresh import kept_models, refresh
     from endcap_builders.steps import all_steps
 
     if arguments.list:
         return _list_steps()
     if arguments.out is None:
         raise BuildError("--out is missing: name the build, e.g. --out build/mine")
-    catalogue = arguments.catalogue or _catalogue_of(read_manifest(arguments.out))
+    refreshes = arguments.refresh or bool(arguments.retrain)
+    if refreshes and arguments.step is not None:
+        raise SettingError(
+            f"--refresh is for the whole build: expected no step, got {arguments.step}; to learn a step anew, say "
+            f"--retrain {arguments.step}"
+        )
+    before = read_manifest(arguments.out)
+    catalogue = arguments.catalogue or _catalogue_of(before)
     if catalogue is None:
         raise BuildError("--catalogue is missing: name the folder with products.parquet")
     overrides = settings_given(arguments.set)
@@ -136,17 +160,25 @@ def _build(arguments: argparse.Namespace) -> int:
         arguments.out,
         catalogue,
         overrides=overrides,
-        seed=arguments.seed,
-        profile=arguments.profile,
+        seed=_given(arguments.seed, before.get("seed") if refreshes else None, 7),
+        profile=_given(arguments.profile, before.get("profile") if refreshes else None, "cpu"),
     )
-    manifest = pipeline.run(arguments.step, force=arguments.force)
+    if refreshes:
+        manifest = refresh(pipeline, arguments.retrain, force=arguments.force)
+    else:
+        manifest = pipeline.run(arguments.step, force=arguments.force)
     models = gate_figures(manifest)
     if models and arguments.step in (None, "gates"):
-        pipeline.console.print(gates_table(models))
+        pipeline.console.print(gates_table(models, kept_models(manifest)))
         if arguments.strict and (found := failures(models)):
             raise BuildError(f"--strict: not better than the simplest thing that could do the job: {'; '.join(found)}")
     print(f"{arguments.out} is built; serve it with `endcap serve --build {arguments.out}`")
     return 0
+
+
+def _given(*values: Any) -> Any:
+    """The first value that is not None."""
+    return next(value for value in values if value is not None)
 
 
 def _import(arguments: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from endcap_builders.catalogue import Catalogue, read_catalogue
 from endcap_builders.catalogue.demo import generate_demo
 from endcap_builders.gates import gate_figures, gates_table
 from endcap_builders.pipeline import BuildError, Pipeline
+from endcap_builders.refresh import kept_models
 from endcap_builders.steps import all_steps
 
 QUICK: dict[str, dict[str, Any]] = {
@@ -35,7 +36,7 @@ def run_demo(build: Path, catalogue_folder: Path) -> int:
         console.print("generating the demo catalogue")
         generate_demo(catalogue_folder)
     manifest = Pipeline(all_steps(), build, catalogue_folder, overrides=QUICK, console=console).run()
-    console.print(gates_table(gate_figures(manifest)))
+    console.print(gates_table(gate_figures(manifest), kept_models(manifest)))
     catalogue = read_catalogue(catalogue_folder)
     console.print("starting Triton Inference Server")
     options = ServerOptions(build=build, grpc_port=0, http_port=0, metrics_port=0)

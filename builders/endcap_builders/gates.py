@@ -97,13 +97,17 @@ def gate_figures(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return models
 
 
-def gates_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
+def gates_table(models: Mapping[str, Mapping[str, Any]], kept: Mapping[str, str]) -> Table:
     """The table at the end of a build.
 
     Args:
         models: model -> its entry of the step `gates` in the manifest.
+        kept: models that a refresh has kept -> when each was built.
     """
     table = Table(title="Models beside the simplest thing that could do their job", title_justify="left")
+    if told := [f"{name} ({built[:10]})" for name, built in kept.items() if name in models]:
+        table.caption = f"Kept by a refresh; measured when they were built, not on this catalogue: {', '.join(told)}"
+        table.caption_justify = "left"
     for column in ("model", "measure", "model's figure", "simple thing", "its figure", "installed"):
         table.add_column(column, overflow="fold")
     for name, entry in models.items():

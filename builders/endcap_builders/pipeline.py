@@ -6,6 +6,9 @@ catalogue. Later steps declare the groups of the catalogue's columns that they r
 digest of each group. A changed price therefore runs the step `store` and trains nothing. If a step runs again with the
 same result, the steps after it do not run again.
 
+A refresh (`refresh.py`) keeps models although their inputs changed. The manifest then has both: the fingerprint with
+which the model was made, and, in `kept`, the fingerprint of the inputs beside which it stays.
+
 A step writes to a new folder, which replaces the old one only if the step succeeds. A failed or interrupted build does
 not damage what is served.
 """
@@ -16,13 +19,13 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
@@ -76,6 +79,8 @@ class BuildContext:
     cut: EventCut = field(default_factory=EventCut)
     groups: frozenset[str] = frozenset(GROUPS)
     """Groups of the catalogue's columns that the step declares."""
+    forced: bool = False
+    """Whether to compute everything, even what an earlier run has computed from the same."""
 
     @cached_property
     def catalogue(self) -> Catalogue:
@@ -116,6 +121,11 @@ class Step:
     """Modules that it imports and that the extra `build` does not install -> how to install each."""
     code: tuple[Callable[..., Any], ...] = ()
     """Functions besides `run` that the pipeline calls and that determine what the step writes."""
+    on_refresh: Literal["written", "learned", "examples", "fixed"] = "written"
+    """What a refresh does: it writes the step's files anew; keeps a model, unless it is to be learned again; keeps
+    training examples, unless a model that is learned again reads them; or never changes them."""
+    shapes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Settings that determine what models read -> these models. A refresh with another value has to train them."""
 
     def files_read(self, needed: str, files: Mapping[str, str]) -> dict[str, str]:
         """The files of a needed step (path -> digest) that this step reads."""
@@ -179,7 +189,6 @@ class Pipeline:
         self.build, self.catalogue_folder, self.seed, self.profile = build, catalogue, seed, profile
         self.console = console or Console(stderr=True)
         self._shared: dict[str, Any] = {}
-        self._code: dict[str, str] = {}
         unknown = sorted(set(overrides or {}) - set(self.steps))
         if unknown:
             raise SettingError(f"unknown step {unknown[0]!r} in the settings; the steps are {', '.join(self.steps)}")
@@ -188,8 +197,15 @@ class Pipeline:
         self.overrides = {name: {**told.get(name, {}), **(overrides or {}).get(name, {})} for name in self.steps}
         self.settings = {step.name: _settings(step, self.overrides[step.name]) for step in steps}
 
-    def run(self, only: str | None = None, *, force: bool = False) -> dict[str, Any]:
+    def run(
+        self, only: str | None = None, *, force: bool = False, keep: Collection[str] = frozenset()
+    ) -> dict[str, Any]:
         """Run every step, or `only` the one named, and return the manifest.
+
+        Args:
+            only: name of a step.
+            force: run steps that are up to date, too.
+            keep: steps that stay as they are, although their inputs changed; they must have been built.
 
         Raises:
             BuildError: a needed step has not been built, the settings are wrong, or a package is missing.
@@ -199,34 +215,87 @@ class Pipeline:
             raise BuildError(f"unknown step {only!r}; the steps are {', '.join(self.steps)}")
         digest = catalogue_digest(self.catalogue_folder)
         self.build.mkdir(parents=True, exist_ok=True)
-        # Computed once: edits during a build do not affect this process.
-        self._code = {step.name: code_digest(step.run, step.settings, *step.code) for step in self.steps.values()}
         for step in self.steps.values():
-            if only in (None, step.name) and not self._up_to_date(step, digest):
+            if only in (None, step.name) and step.name not in keep and not self._up_to_date(step, digest):
                 _check_packages(step)
+        if only is None and not keep:
+            self._announce_training(digest)
         for number, step in enumerate(self.steps.values(), 1):
             if only not in (None, step.name):
                 continue
             head = f"[{number}/{len(self.steps)}] {step.name}"
-            forced = force and (only is None or only == step.name)
-            if not forced and self._up_to_date(step, digest):
-                self.console.print(f"{head}: up to date", highlight=False, markup=False)
+            forced = force and step.name not in keep
+            if not forced and (step.name in keep or self._up_to_date(step, digest)):
+                self.console.print(f"{head}: {self._keep(step, digest)}", highlight=False, markup=False)
                 continue
             self._check_needs(step, digest)
             self.console.print(f"{head}: {step.help}", highlight=False, markup=False)
-            self._run_step(step, self._fingerprint(step, digest), digest)
+            self._run_step(step, digest, forced=force)
         return read_manifest(self.build)
 
-    def _run_step(self, step: Step, fingerprint: str, digest: str) -> None:
-        temporary = self.build / f".{step.name}.new"
-        work = self.build / ".work" / step.name
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        self._keep_work_of_same_settings(work, fingerprint)
-        context = BuildContext(
+    def is_finished(self, keep: Collection[str]) -> bool:
+        """Whether `run` with the same `keep` would run no step."""
+        digest = catalogue_digest(self.catalogue_folder)
+        return all(
+            self._usable(step, digest) if step.name in keep else self._up_to_date(step, digest)
+            for step in self.steps.values()
+        )
+
+    def read_catalogue(self) -> Catalogue:
+        """The catalogue with the events of the build; `run` reads it only once.
+
+        Raises:
+            CatalogueError: the catalogue is damaged.
+        """
+        first = next(iter(self.steps.values()))
+        return self._context(first, self.build, self.build).catalogue
+
+    @cached_property
+    def _code(self) -> dict[str, str]:
+        """Digest of each step's code. Computed once: edits during a build do not affect this process."""
+        return {step.name: code_digest(step.run, step.settings, *step.code) for step in self.steps.values()}
+
+    def _announce_training(self, digest: str) -> None:
+        """Say before a build that it trains models for which there is a choice."""
+        manifest = read_manifest(self.build)
+        kept = [name for name, entry in manifest["steps"].items() if "kept" in entry]
+        if kept:
+            reason = f"a refresh kept {', '.join(name for name in self.steps if name in kept)}"
+        elif any(self.steps[name].on_refresh == "learned" for name in manifest["steps"] if name in self.steps) and (
+            manifest.get("catalogue", {}).get("digest") != digest
+        ):
+            reason = "the catalogue has changed"
+        else:
+            return
+        advice = "models are trained again where what they learn from has changed; `endcap build --refresh` keeps them"
+        self.console.print(f"{reason}: {advice}", highlight=False, markup=False)
+
+    def _keep(self, step: Step, digest: str) -> str:
+        """Record that a step stays as it is, and beside which inputs; says so in words."""
+        manifest = read_manifest(self.build)
+        entry = manifest["steps"][step.name]
+        fingerprint = self._fingerprint(step, digest)
+        before = entry.pop("kept", {})
+        if entry["fingerprint"] == fingerprint:
+            said = "up to date"
+        else:
+            said = f"kept; built {entry['built']} from the catalogue {entry.get('catalogue', 'unknown')[:8]}"
+            if entry.get("code") != self._code[step.name]:
+                said += " by another version of its code"
+            entry["kept"] = before if before.get("fingerprint") == fingerprint else {
+                "at": utc_now(),
+                "fingerprint": fingerprint,
+                "read": files_read(step, manifest["steps"]),
+            }  # fmt: skip
+        if entry.get("kept", {}) != before:
+            self._write_manifest(manifest)
+        return said
+
+    def _context(self, step: Step, output: Path, work: Path, *, forced: bool = False) -> BuildContext:
+        return BuildContext(
             build=self.build,
             catalogue_folder=self.catalogue_folder,
-            output=temporary,
+            output=output,
             work=work,
             seed=self.seed,
             profile=self.profile,
@@ -234,7 +303,17 @@ class Pipeline:
             _shared=self._shared,
             cut=next((each for each in self.settings.values() if isinstance(each, EventCut)), EventCut()),
             groups=step.groups,
+            forced=forced,
         )
+
+    def _run_step(self, step: Step, digest: str, *, forced: bool) -> None:
+        fingerprint = self._fingerprint(step, digest)
+        temporary = self.build / f".{step.name}.new"
+        work = self.build / ".work" / step.name
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        self._keep_work_of_same_settings(work, fingerprint)
+        context = self._context(step, temporary, work, forced=forced)
         start = time.monotonic()
         try:
             figures = step.run(context, self.settings[step.name])
@@ -273,11 +352,17 @@ class Pipeline:
         entry = read_manifest(self.build)["steps"].get(step.name, {})
         return (self.build / step.name).is_dir() and entry.get("fingerprint") == self._fingerprint(step, digest)
 
+    def _usable(self, step: Step, digest: str) -> bool:
+        """Whether it is up to date, or was kept beside the present inputs."""
+        kept = read_manifest(self.build)["steps"].get(step.name, {}).get("kept", {})
+        is_kept = kept.get("fingerprint") == self._fingerprint(step, digest) and (self.build / step.name).is_dir()
+        return is_kept or self._up_to_date(step, digest)
+
     def _check_needs(self, step: Step, digest: str) -> None:
         for name in step.needs:
             needed = self.steps[name]
             self._check_needs(needed, digest)
-            if not self._up_to_date(needed, digest):
+            if not self._usable(needed, digest):
                 raise BuildError(
                     f"step {step.name} needs {name}, which is missing or older than its inputs; "
                     f"run `endcap build {name}` first, or `endcap build` for every step"
@@ -291,15 +376,25 @@ class Pipeline:
         manifest["tools"] = {name: _version(name) for name in _TOOLS}
         manifest["steps"][step.name] = {
             "fingerprint": fingerprint,
-            "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "built": utc_now(),
+            "catalogue": digest,
+            "code": self._code[step.name],
             "settings": self.settings[step.name].model_dump(mode="json"),
             "figures": figures,
             "read": files_read(step, manifest["steps"]),
             "files": file_hashes(self.build / step.name),
         }
+        self._write_manifest(manifest)
+
+    def _write_manifest(self, manifest: dict[str, Any]) -> None:
         temporary = self.build / f".{MANIFEST}.new"
         temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         os.replace(temporary, self.build / MANIFEST)
+
+
+def utc_now() -> str:
+    """The present time in UTC to the second, as in the manifest."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def read_manifest(build: Path) -> dict[str, Any]:
@@ -365,9 +460,14 @@ def file_hashes(folder: Path) -> dict[str, str]:
     hashes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
-            with path.open("rb") as file:
-                hashes[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            hashes[str(path.relative_to(folder))] = file_digest(path)
     return hashes
+
+
+def file_digest(path: Path) -> str:
+    """The first 16 hexadecimal digits of a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _version(name: str) -> str:

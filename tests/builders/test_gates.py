@@ -63,7 +63,7 @@ def test_a_model_that_is_not_better_is_not_installed(tmp_path: Path, mode: str, 
     assert len(failures(models)) == 2
     assert all("ranker" in each for each in failures(models))
     out = io.StringIO()
-    Console(file=out, width=200).print(gates_table(models))
+    Console(file=out, width=200).print(gates_table(models, {}))
     assert ("no: popularity" in out.getvalue()) is not installed
     assert json.dumps(models), "goes into the manifest"
 

@@ -48,7 +48,8 @@ def read_catalogue(folder: Path) -> Catalogue:
     problems: list[str] = []
     warnings: list[str] = []
     near = near_misses(folder)
-    frames = {table.name: _read_table(folder, table, near, problems, warnings) for table in TABLES}
+    found: dict[str, tuple[str, ...]] = {}
+    frames = {table.name: _read_table(folder, table, near, problems, warnings, found) for table in TABLES}
     products = frames[PRODUCTS.name]
     if products is not None and not problems:
         for table in (EVENTS, JUDGEMENTS):
@@ -66,13 +67,21 @@ def read_catalogue(folder: Path) -> Catalogue:
         queries = queries.sort("count", "query", descending=[True, False])
     if judgements is not None:
         judgements = judgements.group_by("query", "product_id", maintain_order=True).agg(pl.col("relevance").mean())
-    return Catalogue(folder, products, events, queries, judgements, catalogue_digest(folder), tuple(warnings))
+    return Catalogue(folder, products, events, queries, judgements, catalogue_digest(folder), tuple(warnings), found)
 
 
 def _read_table(
-    folder: Path, table: Table, near: dict[str, str], problems: list[str], warnings: list[str]
+    folder: Path,
+    table: Table,
+    near: dict[str, str],
+    problems: list[str],
+    warnings: list[str],
+    found: dict[str, tuple[str, ...]],
 ) -> pl.DataFrame | None:
-    """The checked table, or None if the optional table is absent or something was added to ``problems``."""
+    """The checked table, or None if the optional table is absent or something was added to ``problems``.
+
+    ``found`` gets the declared columns that its files have.
+    """
     before = len(problems)
     places = table_files(folder, table, problems)
     meant = [name for name, file in near.items() if file == table.file]
@@ -87,6 +96,7 @@ def _read_table(
     raw = read_table(*places, table, problems)
     if raw is None:
         return None
+    found[table.name] = tuple(column.name for column in table.columns if column.name in raw.columns)
     ignored = [name for name in raw.names if name not in {column.name for column in table.columns}]
     if ignored:
         log.info("%s: columns not used: %s", raw.place, ", ".join(ignored))

@@ -1,7 +1,7 @@
 """The schema of a catalogue folder: its tables, their columns, and the error about them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -28,6 +28,7 @@ class Catalogue:
             judgements.parquet.
         digest: SHA-256 (hex) over the names and bytes of the folder's files.
         warnings: suspicious values that do not prevent a build, one sentence each, with counts and the first rows.
+        columns: columns of each table that the files have; the others have default values.
     """
 
     folder: Path
@@ -37,6 +38,7 @@ class Catalogue:
     judgements: pl.DataFrame | None
     digest: str
     warnings: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class CatalogueError(ValueError):

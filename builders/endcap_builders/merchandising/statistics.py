@@ -90,12 +90,7 @@ def compute_statistics(catalogue: Catalogue, store: ItemStore, lexicon: Lexicon)
     Raises:
         ValueError: no topic can be found (a catalogue of a handful of products without categories).
     """
-    topics = find_topics(store)
-    if not len(topics):
-        raise ValueError(
-            f"{catalogue.folder}: expected categories, or titles that share words, for the themes of a storefront; "
-            f"got neither in {len(store)} products; add the column category to products.parquet"
-        )
+    topics = _found_topics(catalogue, store)
     vectors = np.stack([store.vectors[topic.rows[:200]].astype(np.float32).mean(axis=0) for topic in topics.topics])
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
     events = _topic_events(catalogue, store, topics)
@@ -124,6 +119,29 @@ def compute_statistics(catalogue: Catalogue, store: ItemStore, lexicon: Lexicon)
         attributes=_attributes(store, topics, lexicon.ignored_attributes),
         brands=_brands(store, topics),
     )
+
+
+def topics_of(catalogue: Catalogue, store: ItemStore) -> tuple[Topics, Array]:
+    """The topics, and which of them are bought again (bool [T], all false without events).
+
+    Raises:
+        ValueError: as of `compute_statistics`.
+    """
+    topics = _found_topics(catalogue, store)
+    events = _topic_events(catalogue, store, topics)
+    if events is None or not len(events):
+        return topics, np.zeros(len(topics), bool)
+    return topics, _restocked(events, len(topics))
+
+
+def _found_topics(catalogue: Catalogue, store: ItemStore) -> Topics:
+    topics = find_topics(store)
+    if not len(topics):
+        raise ValueError(
+            f"{catalogue.folder}: expected categories, or titles that share words, for the themes of a storefront; "
+            f"got neither in {len(store)} products; add the column category to products.parquet"
+        )
+    return topics
 
 
 def _topic_events(catalogue: Catalogue, store: ItemStore, topics: Topics) -> pl.DataFrame | None:

@@ -10,6 +10,7 @@ STEP_NAMES = (
     "store",
     "index",
     "lexical",
+    "topics",
     "merchandising",
     "teacher",
     "cross_encoder",

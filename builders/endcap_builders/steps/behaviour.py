@@ -43,6 +43,7 @@ STEP = Step(
     settings=BehaviourSettings,
     run=run,
     help="counting what shoppers did",
+    shapes=dict.fromkeys(BehaviourSettings.model_fields, ("ranker",)),
     # Behaviour does not depend on present prices and stock.
     reads={"catalogue": (EVENTS,), "store": WITHOUT_FACTS},
 )

@@ -92,6 +92,7 @@ STEP = Step(
     needs=("catalogue",),
     settings=BiEncoderSettings,
     run=run,
+    on_refresh="fixed",
     help="exporting the bi-encoder",
     reads={"catalogue": ()},
 )

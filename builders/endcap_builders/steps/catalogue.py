@@ -26,7 +26,7 @@ def run(ctx: BuildContext, settings: CatalogueSettings) -> dict[str, Any]:
     (ctx.output / "counts.json").write_text(json.dumps(figures) + "\n", encoding="utf-8")
     for group, digest in group_digests(catalogue).items():
         (ctx.output / group).write_text(digest + "\n", encoding="utf-8")
-    return {**figures, "warnings": list(catalogue.warnings)}
+    return {**figures, "columns": catalogue.columns, "warnings": list(catalogue.warnings)}
 
 
 STEP = Step(
@@ -36,4 +36,5 @@ STEP = Step(
     run=run,
     help="checking the catalogue",
     code=(read_catalogue,),
+    shapes=dict.fromkeys(EventCut.model_fields, ("ranker",)),
 )

@@ -262,6 +262,7 @@ STEP = Step(
     needs=("catalogue", "bi_encoder", "store", "merchandising", "teacher"),
     settings=CrossEncoderSettings,
     run=run,
+    on_refresh="learned",
     help="distilling and exporting the cross-encoder",
     reads={"catalogue": (TEXTS, JUDGEMENTS), "store": TEXTS_ONLY, "merchandising": (THEME_PRODUCTS,)},
 )

@@ -34,6 +34,7 @@ STEP = Step(
     needs=("merchandising",),
     settings=KeywordStudentSettings,
     run=run,
+    on_refresh="learned",
     packages=EXPORTER,
     reads={"merchandising": ("keywords.jsonl",)},
 )

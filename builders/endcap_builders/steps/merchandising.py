@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import numpy as np
 from endcap_server.engines.bi_encoder import BiEncoder
-from endcap_server.shop.columns import StringColumn, save_array
 from endcap_server.shop.prompts import MAX_CANDIDATES, ThemeDraft
 from endcap_server.shop.store import ItemStore
 from pydantic import Field
@@ -43,7 +42,7 @@ class MerchandisingSettings(Settings):
 
 
 def run(ctx: BuildContext, settings: MerchandisingSettings) -> dict[str, Any]:
-    """Write themes.jsonl, keywords.jsonl, theme_products.parquet and the topic of each product."""
+    """Write themes.jsonl, keywords.jsonl and theme_products.parquet."""
     rng = random.Random(ctx.seed)
     lexicon = read_lexicon(Path(settings.lexicon) if settings.lexicon else DEFAULT_LEXICON)
     store = ItemStore.open(ctx.build)
@@ -78,10 +77,6 @@ def run(ctx: BuildContext, settings: MerchandisingSettings) -> dict[str, Any]:
     choices = write_examples(ctx.output / "keywords.jsonl", (example for example, _ in answered))
     fit = theme_products(merchandiser, [choice for _, choice in answered[: settings.fit_themes]], rng)
     fit.write_parquet(ctx.output / "theme_products.parquet")
-    # Names with which retrieval describes shoppers (`endcap_server.shop.kinds`), the same as in the examples.
-    StringColumn.write(ctx.output, "topics", [topic.name for topic in statistics.topics.topics])
-    save_array(ctx.output, "product_topic", statistics.topics.of_product, np.int32)
-    save_array(ctx.output, "topic_restocked", statistics.restocked, np.bool_)
     if not written or not choices:
         raise BuildError(
             f"the teacher wrote {written} pages and {choices} keyword choices that pass the checks; expected some of "
@@ -110,5 +105,6 @@ STEP = Step(
     needs=("catalogue", "bi_encoder", "store", "index"),
     settings=MerchandisingSettings,
     run=run,
+    on_refresh="examples",
     reads={"catalogue": (TEXTS, EVENTS, QUERIES), "store": WITHOUT_FACTS},
 )

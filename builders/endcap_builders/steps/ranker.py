@@ -225,6 +225,7 @@ STEP = Step(
     needs=("catalogue", "store", "behaviour"),
     settings=RankerSettings,
     run=run,
+    on_refresh="learned",
     help="training the traditional ranker on the events",
     # Prices are inputs, so a new price is no reason to train again.
     reads={"catalogue": (EVENTS,), "store": WITHOUT_FACTS},

@@ -20,7 +20,9 @@ from endcap_builders.catalogue.groups import EVENTS, FACTS, QUERIES, TEXTS
 from endcap_builders.catalogue.shopper_words import Label, audit_table, shopper_words
 from endcap_builders.keywords import WordIndex, known_keywords
 from endcap_builders.markup import plain_text
-from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
+from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step, file_digest
+from endcap_builders.reuse import FOLDER as REUSE
+from endcap_builders.reuse import TextEncoder
 from endcap_builders.words import caption_tokens
 
 _CHUNK = 256
@@ -58,20 +60,21 @@ def run(ctx: BuildContext, settings: StoreSettings) -> dict[str, Any]:
     """Write the product and keyword columns, and the tokenizer that made the tokens."""
     products = ctx.catalogue.products
     encoder = BiEncoder(ctx.input("bi_encoder"))
+    texts = TextEncoder(ctx, encoder)
     vectors = create_column(ctx.output, "vectors", (products.height, encoder.dimension))
-    texts = _vector_texts(products, settings.description_words)
-    _encode(ctx, encoder, texts, vectors, "document", "product vectors")
+    texts.encode("products", _vector_texts(products, settings.description_words), vectors)
     found = known_keywords(
         products, ctx.catalogue.queries, limit=settings.max_keywords, least=settings.keyword_least_products
     )
     keyword_vectors = np.zeros((len(found.texts), encoder.dimension), np.float16)
-    _encode(ctx, encoder, pl.Series(found.texts, dtype=pl.String), keyword_vectors, "query", "keyword vectors")
+    texts.encode("keywords", pl.Series(found.texts, dtype=pl.String), keyword_vectors)
     kept = _that_retrieve(found.texts, keyword_vectors, products, vectors, settings.keyword_least_similarity)
     keywords = [found.texts[row] for row in kept]
     write_columns(
         ctx.output, keywords=keywords, keyword_vectors=keyword_vectors[kept], keyword_counts=found.counts[kept]
     )
-    tokens, vocabulary = _write_products(ctx, settings)
+    tokens, vocabulary = _write_products(ctx, settings, texts)
+    texts.write(kept, keyword_vectors)
     figures = {
         "products": products.height,
         "product_tokens": round(tokens / products.height, 1),
@@ -80,11 +83,13 @@ def run(ctx: BuildContext, settings: StoreSettings) -> dict[str, Any]:
         "keywords_dropped": len(found.texts) - len(keywords),
         "caption_tokens": len(vocabulary),
         "precision": encoder.precision,
+        "computed": texts.computed,
     }
     ctx.log(
         f"{figures['products']:,} products of {figures['product_tokens']} tokens, {figures['keywords']:,} keywords "
         f"({figures['keywords_from_log']:,} searched), {figures['caption_tokens']:,} caption tokens"
     )
+    ctx.log("new texts: " + ", ".join(f"{count:,} {name}" for name, count in texts.computed.items()))
     return figures
 
 
@@ -110,14 +115,6 @@ def _vector_texts(products: pl.DataFrame, description_words: int) -> pl.Series:
     )
 
 
-def _encode(ctx: BuildContext, encoder: BiEncoder, texts: pl.Series, vectors: Array, kind: Any, what: str) -> None:
-    """Fill ``vectors``, float16 [n, D]; chunks are sorted by the length of texts, so that they need little padding."""
-    order = np.argsort(-texts.str.len_chars().to_numpy().astype(np.int64), kind="stable")
-    for start in ctx.track(range(0, len(order), _CHUNK), f"{what} (x{_CHUNK})"):
-        chunk = order[start : start + _CHUNK]
-        vectors[chunk] = encoder.encode(texts.gather(chunk).to_list(), kind)
-
-
 def _that_retrieve(
     texts: list[str], vectors: Array, products: pl.DataFrame, product_vectors: Array, least: float
 ) -> Array:
@@ -135,7 +132,7 @@ def _that_retrieve(
     return np.flatnonzero(found)
 
 
-def _write_products(ctx: BuildContext, settings: StoreSettings) -> tuple[int, list[str]]:
+def _write_products(ctx: BuildContext, settings: StoreSettings, texts: TextEncoder) -> tuple[int, list[str]]:
     """Write the columns of products but their vectors; the number of tokens, and all caption tokens."""
     products = ctx.catalogue.products
     brands, brand = _codes(products["brand"])
@@ -163,7 +160,7 @@ def _write_products(ctx: BuildContext, settings: StoreSettings) -> tuple[int, li
         price=products["price"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
         in_stock=products["in_stock"].to_numpy(),
         popularity=_popularity(products, ctx.catalogue.events),
-        tokens=_tokens(ctx, products, tokenizer, settings.max_product_tokens),
+        tokens=_tokens(ctx, products, texts, tokenizer, settings.max_product_tokens),
         captions=captions,
         caption_tokens=vocabulary,
         tokenizer=tokenizer_digest(tokenizer),
@@ -192,15 +189,19 @@ def _tokenizer(ctx: BuildContext, path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _tokens(ctx: BuildContext, products: pl.DataFrame, tokenizer: Tokenizer, limit: int) -> Iterator[Ragged]:
+def _tokens(
+    ctx: BuildContext, products: pl.DataFrame, encoder: TextEncoder, tokenizer: Tokenizer, limit: int
+) -> Iterator[Ragged]:
     """Token ids of all products without special tokens, in parts."""
     tokenizer.enable_truncation(limit)
     rows = products.select(_TEXT_COLUMNS)
     chunks = range(0, products.height, 4096)
-    for start in ctx.track(chunks, "product tokens (x4096)"):
-        # A word has at least one token, so more words than tokens are not needed.
-        texts = [product_text(*row, description_words=limit) for row in rows[start : start + 4096].iter_rows()]
-        yield Ragged.of([encoding.ids for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)])
+    # A word has at least one token, so more words than tokens are not needed.
+    texts = (
+        [product_text(*row, description_words=limit) for row in rows[start : start + 4096].iter_rows()]
+        for start in ctx.track(chunks, "product tokens (x4096)")
+    )
+    return encoder.tokenise(tokenizer, f"{file_digest(ctx.output / 'tokenizer.json')} {limit}", texts)
 
 
 def _codes(column: pl.Series) -> tuple[list[str], Array]:
@@ -221,10 +222,19 @@ def _popularity(products: pl.DataFrame, events: pl.DataFrame | None) -> Array:
     return (logs / max(float(logs.max()), 1e-9)).astype(np.float32)
 
 
-WITHOUT_FACTS = ("*", "!price.npy", "!in_stock.npy")
+WITHOUT_FACTS = ("*", "!price.npy", "!in_stock.npy", f"!{REUSE}/*")
 """Files that later steps read: without prices and stock, which change often and need no new training."""
 TEXTS_ONLY = (*WITHOUT_FACTS, "!popularity.npy")
 """Files for steps that do not depend on shoppers' behaviour either."""
+
+_RANKED_BY = (
+    "description_words",
+    "caption_least_products",
+    "caption_most_share",
+    "caption_vocabulary",
+    "captions_per_product",
+)
+"""Settings that determine the ranker's features."""
 
 STEP = Step(
     name="store",
@@ -232,5 +242,9 @@ STEP = Step(
     settings=StoreSettings,
     run=run,
     help="writing the item store",
+    shapes={
+        **dict.fromkeys(("tokenizer", "max_product_tokens"), ("cross_encoder",)),
+        **dict.fromkeys(_RANKED_BY, ("ranker",)),
+    },
     reads={"catalogue": (TEXTS, FACTS, EVENTS, QUERIES)},
 )

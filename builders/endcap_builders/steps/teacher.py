@@ -199,6 +199,7 @@ STEP = Step(
     needs=("catalogue", "bi_encoder", "store", "merchandising"),
     settings=TeacherSettings,
     run=run,
+    on_refresh="learned",
     help="training the relevance teacher",
     reads={"catalogue": (TEXTS, JUDGEMENTS), "store": TEXTS_ONLY, "merchandising": (THEME_PRODUCTS,)},
 )

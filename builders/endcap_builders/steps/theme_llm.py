@@ -29,7 +29,7 @@ class ThemeStudentSettings(StudentSettings):
 def run(ctx: BuildContext, settings: ThemeStudentSettings) -> dict[str, Any]:
     """Train, export and measure."""
     folder = ctx.input("merchandising")
-    known = {*StringColumn.open(ctx.input("store"), "keywords"), *StringColumn.open(folder, "topics")}
+    known = {*StringColumn.open(ctx.input("store"), "keywords"), *StringColumn.open(ctx.input("topics"), "topics")}
     figures = build_student(
         ctx, settings, folder / "themes.jsonl", lambda exported, held_out: evaluate_themes(exported, held_out, known)
     )
@@ -56,9 +56,10 @@ def _write_words(output: Path, examples: Iterable[Example]) -> int:
 STEP = Step(
     name="theme_llm",
     help="training the student that writes themes",
-    needs=("store", "merchandising"),
+    needs=("store", "topics", "merchandising"),
     settings=ThemeStudentSettings,
     run=run,
+    on_refresh="learned",
     packages=EXPORTER,
-    reads={"store": ("keywords.*",), "merchandising": ("themes.jsonl", "topics.*")},
+    reads={"store": ("keywords.*",), "topics": ("topics.*",), "merchandising": ("themes.jsonl",)},
 )

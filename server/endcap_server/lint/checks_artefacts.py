@@ -1,7 +1,8 @@
 """Checks of the build: whether the files that models open exist and match the manifest.
 
 `manifest.json` holds, for each build step, `files`: a path in the step's folder -> the first 16 hexadecimal digits of
-its SHA-256, and `read`: a needed step -> those of its `files` that this step read, with their hashes at that time.
+its SHA-256, and `read`: a needed step -> those of its `files` that this step read, with their hashes at that time. Of a
+step that a refresh has kept, `kept.read` has the files beside which it was kept.
 """
 
 import hashlib
@@ -66,7 +67,8 @@ def manifests(view: View) -> Iterator[Finding]:
                         yield GONE.at(where, f"{build.name}/{place} does not exist", advice)
                 elif view.hashes and _digest(path, path.stat().st_mtime_ns) != digest:
                     yield CHANGED.at(where, f"{build.name}/{place} is not the file that was built", advice)
-            for other, read in steps[step].get("read", {}).items():
+            # A refresh keeps a model beside files that it was not built from.
+            for other, read in steps[step].get("kept", steps[step]).get("read", {}).items():
                 # Older versions wrote one digest of all files, which says nothing about the files that were read.
                 if other not in served or other not in steps or not isinstance(read, dict):
                     continue

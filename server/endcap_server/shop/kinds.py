@@ -11,13 +11,13 @@ from endcap_server.shop.columns import Array, StringColumn, load_array
 from endcap_server.shop.prompts import due, favourites, label_name
 from endcap_server.shop.store import ItemStore
 
-FOLDER = "merchandising"
+FOLDER = "topics"
 FILES = (
     *(f"{FOLDER}/topics.{part}.npy" for part in ("bytes", "offsets", "hashes", "order")),
     f"{FOLDER}/product_topic.npy",
     f"{FOLDER}/topic_restocked.npy",
 )
-"""What the build step `merchandising` writes for :class:`Kinds`."""
+"""What the build step `topics` writes for :class:`Kinds`."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Kinds:
 
     @classmethod
     def open(cls, build: Path, store: ItemStore) -> "Kinds":
-        """Read the files of the step `merchandising`. A product without a topic has its category as kind."""
+        """Read the files of the step `topics`. A product without a topic has its category as kind."""
         topic = np.full(len(store), -1, np.int32)
         names: list[str] = []
         restocked: frozenset[str] = frozenset()
