@@ -287,6 +287,19 @@ def test_the_report(tmp_path: Path) -> None:
     assert "| 2026-03-03 | 2 | 40 | " in text
 
 
+def test_drift_as_metrics(tmp_path: Path) -> None:
+    metrics = tmp_path / "collector" / "endcap.prom"
+    report = run(shop(tmp_path, metrics=metrics))
+    lines = metrics.read_text(encoding="utf-8").splitlines()
+    psi = {row["generation"]: row["psi"] for row in report["drift"]["days"][2:]}
+    for generation in (1, 2):
+        labels = f'ensemble="storefront",generation="{generation}"'
+        assert f"endcap_drift_score_psi{{{labels}}} {psi[generation]}" in lines
+        assert f"endcap_drift_unknown_products{{{labels}}} 0.5" in lines
+    assert len(lines) == 3 * (2 + 2)
+    assert [path.name for path in metrics.parent.iterdir()] == ["endcap.prom"]
+
+
 def test_a_report_is_the_reference_of_the_next(tmp_path: Path) -> None:
     asked = shop(tmp_path)
     run(asked)

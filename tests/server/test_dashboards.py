@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from dashboard_schema import Dashboard, Rules
+from endcap_builders.outcomes.metrics import GAUGES
 from endcap_server.declared.reasons import NO_ENGINE, Cause
 from endcap_server.ensembles import ENSEMBLES, STAGES
 from endcap_server.exposures.sink import OUTCOMES as EXPOSURE_OUTCOMES
@@ -18,7 +19,7 @@ from endcap_server.serving.generation import staged_name
 from endcap_server.stages.pools import RANKER
 from queries import ALERTS, DOCS, SCRAPED, alerts, dashboard, queries, results, selectors
 
-SERIES = {name: metric for metric in metrics.METRICS for name in metric.series}
+SERIES = {name: metric for metric in (*metrics.METRICS, *GAUGES.values()) for name in metric.series}
 EVERYWHERE = SCRAPED | {"model", "process"}
 VALUES = {
     "stage": set(STAGES),
@@ -33,6 +34,7 @@ VALUES = {
     "degraded": {"yes", "no"},
     "source": {source for each in STAGES.values() for source in each.sources},
     "result": {"hit", "miss"},
+    "known": {"yes", "no"},
 }
 QUERIES = list(queries())
 

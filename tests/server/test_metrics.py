@@ -84,7 +84,7 @@ def page(left_ms: float, placements: int = 4) -> Tensors:
 
 def test_retrieval() -> None:
     stage = StageMetrics("retrieval")
-    document = part(budget_ms=800, candidates=120, in_flight=3, ms=30.0)
+    document = part(budget_ms=800, candidates=120, in_flight=3, ms=30.0, known_history=5, unknown_ids=2)
     stage.answered({}, document)
     stage.overloaded(Refusal.LATE)
     stage.ended("invalid")
@@ -97,6 +97,8 @@ def test_retrieval() -> None:
     assert found["endcap_stage_budget_seconds", "retrieval"][-1] == pytest.approx(0.8)
     assert found["endcap_candidates", "retrieval"][-1] == 120
     assert found["endcap_in_flight",][-1] == 3
+    assert found["endcap_request_products_total", "yes"] == [5]
+    assert found["endcap_request_products_total", "no"] == [2]
     assert not any(name.startswith("endcap_stage_degraded") for name, *_ in found)
 
 

@@ -75,6 +75,9 @@ def add_outcomes_command(subparsers: Any) -> None:
         metavar="FILE",
         help="report.json of an earlier run whose references are used",
     )
+    parser.add_argument(
+        "--metrics", type=Path, metavar="FILE", help="write drift for the textfile collector of node_exporter, too"
+    )
     parser.set_defaults(run=reporting(_outcomes))
 
 
@@ -93,6 +96,7 @@ def _outcomes(arguments: argparse.Namespace) -> int:
             share=arguments.share,
             reference_days=arguments.reference_days,
             reference=arguments.reference,
+            metrics=arguments.metrics,
         )
     )
     return 0

@@ -14,6 +14,7 @@ from endcap_builders.outcomes.drift import drift, read_reference
 from endcap_builders.outcomes.errors import OutcomesError
 from endcap_builders.outcomes.events import KINDS, read_events, shopper_keys
 from endcap_builders.outcomes.figures import documents, rates
+from endcap_builders.outcomes.metrics import write_metrics
 from endcap_builders.outcomes.report import write_outcomes
 from endcap_builders.outcomes.shown import Shown, read_shown
 from endcap_builders.outcomes.trial import find_trial, run_trial
@@ -35,6 +36,7 @@ class OutcomesRequest:
         share: of the shoppers that the treatment was given; None: unknown.
         reference_days: first days of a generation that are its reference of drift.
         reference: report.json of an earlier run whose references are used instead; None: none.
+        metrics: file of drift as metrics for Prometheus; None: none.
     """
 
     exposures: Path
@@ -47,6 +49,7 @@ class OutcomesRequest:
     share: float | None = None
     reference_days: int = 1
     reference: Path | None = None
+    metrics: Path | None = None
 
 
 def run_outcomes(request: OutcomesRequest, console: Console | None = None) -> dict[str, Any]:
@@ -76,6 +79,9 @@ def run_outcomes(request: OutcomesRequest, console: Console | None = None) -> di
     }
     for path in write_outcomes(report, request.out or request.exposures.resolve().parent / "outcomes"):
         shown_on.print(str(path), soft_wrap=True, highlight=False)
+    if request.metrics is not None:
+        write_metrics(report, request.metrics)
+        shown_on.print(str(request.metrics), soft_wrap=True, highlight=False)
     return report
 
 

@@ -75,6 +75,11 @@ CANDIDATES = Metric(
 )
 STAGE_CACHE = Metric("endcap_stage_cache_total", "requests whose answer a stage had kept, or not", ("stage", "result"))
 STAGE_CACHE_ENTRIES = Metric("endcap_stage_cache_entries", "answers that a stage keeps", ("stage",), is_gauge=True)
+REQUEST_PRODUCTS = Metric(
+    "endcap_request_products_total",
+    "products of requests: those of histories that the catalogue has, and those of histories and rules that it has not",
+    ("known",),
+)
 OVERLOAD = Metric("endcap_overload_total", "requests that admission refused, by reason", ("reason",))
 IN_FLIGHT = Metric("endcap_in_flight", "requests in flight when one was let in, itself included", (), _IN_FLIGHT)
 PAGES = Metric("endcap_pages_total", "answers of an ensemble, degraded or not", ("ensemble", "degraded"))
@@ -119,7 +124,7 @@ EXPOSURES = Metric(
     ("outcome",),
 )
 PAGE_METRICS = (PAGES, PAGE_SECONDS, PAGE_SOURCE, FACTS_AGE, EXPOSURES)
-ADMISSION_METRICS = (OVERLOAD, IN_FLIGHT)
+ADMISSION_METRICS = (OVERLOAD, IN_FLIGHT, REQUEST_PRODUCTS)
 ENGINE_METRICS = (ENGINE_REQUESTS, ENGINE_SECONDS, ENGINE_QUEUE, ENGINE_BATCH, ENGINE_CACHE)
 METRICS = (*STAGE_METRICS, *PAGE_METRICS, *ADMISSION_METRICS, *ENGINE_METRICS)
 
@@ -226,6 +231,7 @@ class StageMetrics:
         if stage == "retrieval":
             yield from ((OVERLOAD, (code,)) for code in STAGES[stage].refusals)
             yield IN_FLIGHT, ()
+            yield from ((REQUEST_PRODUCTS, (known,)) for known in ("no", "yes"))
         if stage == "fusion":
             yield from ((EXPOSURES, (outcome,)) for outcome in exposures.OUTCOMES)
             for ensemble in ENSEMBLES.values():
@@ -296,6 +302,8 @@ class StageMetrics:
                 counts.add(DEGRADED, (stage, each["engine"], each["cause"]))
         if stage == "retrieval":
             counts.observe(CANDIDATES, (stage,), part["candidates"])
+            counts.add(REQUEST_PRODUCTS, ("yes",), part["known_history"])
+            counts.add(REQUEST_PRODUCTS, ("no",), part["unknown_ids"])
             if "in_flight" in part:
                 counts.observe(IN_FLIGHT, (), part["in_flight"])
         elif stage == "rerank":
