@@ -101,7 +101,9 @@ def attributed(pages: list[dict[str, Any]], events: list[dict[str, Any]]) -> set
         schema_overrides={"time": pl.Datetime("us", "UTC")},
     )
     shown = tables_of(frame, followed)
-    found = attribute(shown, followed, 24 * HOUR).join(shown.pages.select("page", "page_id"), on="page")
+    found = attribute(shown.pages, shown.products, followed, 24 * HOUR).join(
+        shown.pages.select("page", "page_id"), on="page"
+    )
     return set(found.select("page_id", "position", "rank", "product_id", "kind").iter_rows())
 
 

@@ -15,7 +15,7 @@ def test_intervals_cover_the_effect_and_cuped_narrows_them() -> None:
     narrower, rates = [], []
     for seed in range(RUNS):
         shown, events = shop.run(seed)
-        pages = with_outcomes(shown.pages, attribute(shown, events, WINDOW), ["page"])
+        pages = with_outcomes(shown.pages, attribute(shown.pages, shown.products, events, WINDOW), ["page"])
         trial = find_trial(pages, None)
         assert trial is not None
         assert (trial.control, trial.treatment) == (1, 2)

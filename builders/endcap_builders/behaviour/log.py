@@ -21,6 +21,7 @@ class EventLog:
         day: int64 [e], days since 1970.
         bought: bool [e], whether it is of the strongest kind in the log (a purchase, if there are any).
         products: n, number of products in the catalogue.
+        users: user_id of each shopper.
     """
 
     row: Array
@@ -28,6 +29,7 @@ class EventLog:
     day: Array
     bought: Array
     products: int
+    users: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, events: pl.DataFrame, store: ItemStore) -> "EventLog":
@@ -40,6 +42,7 @@ class EventLog:
             events.sort("user_id", "timestamp", maintain_order=True)
             .join(known, on="product_id", how="inner", maintain_order="left")
             .select(
+                "user_id",
                 pl.col("row"),
                 pl.col("type").cast(pl.String).replace_strict(GRADES, return_dtype=pl.Int8).alias("grade"),
                 pl.col("user_id").rle_id().cast(pl.Int64).alias("shopper"),
@@ -48,14 +51,16 @@ class EventLog:
         )
         row, grade, shopper, day = (table[name].to_numpy() for name in ("row", "grade", "shopper", "day"))
         bought = grade == grade.max() if len(grade) else np.zeros(0, bool)
-        return cls(row.astype(np.int64), shopper, day, bought, len(store))
+        users = tuple(table["user_id"].unique(maintain_order=True))
+        return cls(row.astype(np.int64), shopper, day, bought, len(store), users)
 
     def __len__(self) -> int:
         return len(self.row)
 
     def take(self, chosen: Array) -> "EventLog":
         """The events at ``chosen`` (bool [e])."""
-        return EventLog(self.row[chosen], self.shopper[chosen], self.day[chosen], self.bought[chosen], self.products)
+        row, shopper, day, bought = (each[chosen] for each in (self.row, self.shopper, self.day, self.bought))
+        return EventLog(row, shopper, day, bought, self.products, self.users)
 
     def by_shopper(self) -> dict[int, Array]:
         """Products of each shopper's events, oldest first: int64 [h] each."""

@@ -10,32 +10,35 @@ from datetime import timedelta
 import polars as pl
 
 from endcap_builders.outcomes.events import KINDS
-from endcap_builders.outcomes.shown import Shown
+
+WINDOW_HOURS = 24.0
+"""By default."""
 
 
-def attribute(shown: Shown, events: pl.DataFrame, window: timedelta) -> pl.DataFrame:
+def attribute(pages: pl.DataFrame, products: pl.DataFrame, events: pl.DataFrame, window: timedelta) -> pl.DataFrame:
     """The outcomes of pages.
 
     Args:
-        shown: What was shown.
+        pages: page, page_id, shopper, time.
+        products: page, position, rank, product_id of what they showed; needed of products with events only.
         events: As `read_events` returns them.
         window: Longest time between a page and an event that does not name it.
 
     Returns:
         page, position, rank, product_id, kind; one row per page, product and kind of event.
     """
-    owners = shown.pages.select("page", "shopper", "page_id", "time")
+    owners = pages.select("page", "shopper", "page_id", "time")
     # A product that several placements of a page show counts for the first of them.
-    products = shown.products.unique(["page", "product_id"], keep="first", maintain_order=True).join(owners, on="page")
+    firsts = products.unique(["page", "product_id"], keep="first", maintain_order=True).join(owners, on="page")
     numbered = events.with_row_index("event")
     named = numbered.filter(pl.col("page_id") != "").join(
-        products.select("page", "position", "rank", "product_id", "page_id"), on=["page_id", "product_id"]
+        firsts.select("page", "position", "rank", "product_id", "page_id"), on=["page_id", "product_id"]
     )
     others = numbered.filter(pl.col("shopper") != "").join(named.select("event"), on="event", how="anti")
     last = (
         others.sort("time", "event")
         .join_asof(
-            products.select("page", "position", "rank", "product_id", "shopper", "time").sort("time", "page"),
+            firsts.select("page", "position", "rank", "product_id", "shopper", "time").sort("time", "page"),
             on="time",
             by=["shopper", "product_id"],
             strategy="backward",

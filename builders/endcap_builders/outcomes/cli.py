@@ -7,6 +7,7 @@ from typing import Any
 from endcap_client import numbers
 
 from endcap_builders.cli import reporting
+from endcap_builders.outcomes.attribution import WINDOW_HOURS
 
 
 def add_outcomes_command(subparsers: Any) -> None:
@@ -44,7 +45,7 @@ def add_outcomes_command(subparsers: Any) -> None:
     parser.add_argument(
         "--window-hours",
         type=numbers.number(0, 24 * 365, above=True),
-        default=24.0,
+        default=WINDOW_HOURS,
         metavar="HOURS",
         help="an event counts for the last page that showed the product to the shopper at most so long before "
         "(default: %(default)s)",

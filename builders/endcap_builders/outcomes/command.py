@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from endcap_builders.outcomes.attribution import attribute, with_outcomes
+from endcap_builders.outcomes.attribution import WINDOW_HOURS, attribute, with_outcomes
 from endcap_builders.outcomes.drift import drift, read_reference
 from endcap_builders.outcomes.errors import OutcomesError
 from endcap_builders.outcomes.events import KINDS, read_events, shopper_keys
@@ -44,7 +44,7 @@ class OutcomesRequest:
     out: Path | None = None
     secret: Path | None = None
     ensemble: str = "storefront"
-    window_hours: float = 24.0
+    window_hours: float = WINDOW_HOURS
     compared: tuple[int, int] | None = None
     share: float | None = None
     reference_days: int = 1
@@ -99,7 +99,7 @@ def outcomes_of(
     pages = of_ensemble.filter(pl.col("time") <= last_event)
     if pages.is_empty():
         raise OutcomesError(_nothing_shown(request, shown, of_ensemble, last_event))
-    attributed = attribute(shown, events, window)
+    attributed = attribute(shown.pages, shown.products, events, window)
     unit = pl.when(pl.col("shopper") == "").then(pl.col("page_id")).otherwise(pl.col("shopper")).alias("unit")
     pages = with_outcomes(pages, attributed, ["page"]).with_columns(unit, day=pl.col("time").dt.date())
     placements = with_outcomes(shown.placements, attributed, ["page", "position"])

@@ -70,14 +70,18 @@ def read_events(path: Path, keys: ShopperKeys, now: datetime, track: Track) -> p
             f"{path}, column timestamp: expected times up to now ({now:%Y-%m-%d %H:%M} UTC), got {late.height:,} later "
             f"ones, such as {late['timestamp'][0]:%Y-%m-%d %H:%M}; check the time zone and the clock"
         )
+    return hashed_events(frame, keys, track)
+
+
+def hashed_events(frame: pl.DataFrame, keys: ShopperKeys, track: Track) -> pl.DataFrame:
+    """Checked events (user_id, product_id, timestamp, type; page_id if there is one) as `read_events` returns them."""
     users = frame["user_id"].unique(maintain_order=True)
     hashes = [keys.hashed(user.encode()) for user in track(users, "hashes of shoppers", len(users))]
     hashed = pl.DataFrame({"user_id": users, "shopper": pl.Series(hashes, dtype=pl.String)})
     joined = frame.join(hashed, on="user_id", how="left", maintain_order="left")
-    kind = pl.col("type").replace_strict(KINDS, return_dtype=pl.String)
-    return joined.select("shopper", "product_id", "page_id", time="timestamp", kind=kind).sort(
-        "time", maintain_order=True
-    )
+    page = pl.col("page_id") if "page_id" in frame.columns else pl.lit("").alias("page_id")
+    kind = pl.col("type").cast(pl.String).replace_strict(KINDS, return_dtype=pl.String)
+    return joined.select("shopper", "product_id", page, time="timestamp", kind=kind).sort("time", maintain_order=True)
 
 
 def _checked(path: Path) -> pl.DataFrame:

@@ -45,10 +45,7 @@ def read_shown(folder: Path, events: pl.DataFrame, now: datetime, track: Track) 
     Raises:
         OutcomesError: There are none, a segment cannot be read, or its times are in the future.
     """
-    try:
-        readers = exposure_readers(folder)
-    except FileNotFoundError as error:
-        raise OutcomesError(str(error)) from None
+    readers = _readers(folder)
     parts, first = list[Shown](), 0
     for read in track(readers, "segments of exposures", len(readers)):
         part = tables_of(_segment(read, folder), events, first)
@@ -70,25 +67,48 @@ def read_shown(folder: Path, events: pl.DataFrame, now: datetime, track: Track) 
     return shown
 
 
+def read_products(
+    folder: Path, wanted: pl.Expr, shoppers: pl.DataFrame, most_pages: int, track: Track
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Every product of the latest pages.
+
+    Args:
+        folder: Of the exposures.
+        wanted: Which pages.
+        shoppers: Their shopper.
+        most_pages: Older segments are left out after so many pages.
+        track: For progress.
+
+    Returns:
+        page, page_id, shopper, time of the pages; page, position, rank, product_id, score of what they showed.
+
+    Raises:
+        OutcomesError: There are no such pages, or a segment cannot be read.
+    """
+    pages, products, count = list[pl.DataFrame](), list[pl.DataFrame](), 0
+    readers = _readers(folder)
+    for read in track(reversed(readers), "segments of exposures", len(readers)):
+        if count >= most_pages:
+            break
+        frame = _segment(read, folder).filter(wanted).join(shoppers, on="shopper", how="semi", maintain_order="left")
+        numbered = frame.unique("page_id", keep="first", maintain_order=True).with_row_index("page", count)
+        pages.append(numbered.select("page", "page_id", "shopper", "time"))
+        products.append(_products(_placements(numbered)))
+        count += numbered.height
+    if not count:
+        raise OutcomesError(
+            f"{folder}: expected pages of shoppers whose events are known, got none; user_id must be what "
+            "requests send as SHOPPER, and the secret must be that of the servers"
+        )
+    return pl.concat(pages), pl.concat(products)
+
+
 def tables_of(exposures: pl.DataFrame, events: pl.DataFrame, first: int = 0) -> Shown:
     """Exposures with the columns of a segment, as tables; the first page gets the number `first`."""
     numbered = exposures.with_row_index("page", first)
     pages = numbered.select("page", "page_id", "ensemble", "shopper", "time", "generation", "history", "unknown_ids")
-    placements = (
-        numbered.select("page", "placements")
-        .filter(pl.col("placements").list.len() > 0)
-        .explode("placements")
-        .with_columns(position=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).over("page"))
-        .unnest("placements")
-    )
-    filled = placements.filter(pl.col("products").list.len() > 0)
-    products = filled.select(
-        "page",
-        "position",
-        rank=pl.int_ranges(1, pl.col("products").list.len() + 1, dtype=pl.UInt32),
-        product_id=pl.col("products"),
-        score=pl.col("scores"),
-    ).explode("rank", "product_id", "score")
+    placements = _placements(numbered)
+    products = _products(placements)
     dated = products.select("page", score=pl.col("score").round_sig_figs(2)).join(
         pages.select("page", "generation", "ensemble", day=pl.col("time").dt.date()), on="page"
     )
@@ -99,6 +119,28 @@ def tables_of(exposures: pl.DataFrame, events: pl.DataFrame, first: int = 0) -> 
         _referred_to(products.drop("score"), pages, events),
         scores,
     )
+
+
+def _placements(numbered: pl.DataFrame) -> pl.DataFrame:
+    return (
+        numbered.select("page", "placements")
+        .filter(pl.col("placements").list.len() > 0)
+        .explode("placements")
+        .with_columns(position=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).over("page"))
+        .unnest("placements")
+    )
+
+
+def _products(placements: pl.DataFrame) -> pl.DataFrame:
+    """page, position, rank, product_id, score of every product shown."""
+    filled = placements.filter(pl.col("products").list.len() > 0)
+    return filled.select(
+        "page",
+        "position",
+        rank=pl.int_ranges(1, pl.col("products").list.len() + 1, dtype=pl.UInt32),
+        product_id=pl.col("products"),
+        score=pl.col("scores"),
+    ).explode("rank", "product_id", "score")
 
 
 def _referred_to(products: pl.DataFrame, pages: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
@@ -115,6 +157,13 @@ def _referred_to(products: pl.DataFrame, pages: pl.DataFrame, events: pl.DataFra
         )
         wanted |= pl.col(f"of_{owner}").fill_null(False)
     return owned.filter(wanted).select("page", "position", "rank", "product_id")
+
+
+def _readers(folder: Path) -> list[Callable[[], Any]]:
+    try:
+        return exposure_readers(folder)
+    except FileNotFoundError as error:
+        raise OutcomesError(str(error)) from None
 
 
 def _segment(read: Callable[[], Any], folder: Path) -> pl.DataFrame:

@@ -6,7 +6,9 @@ better than each of them. The served model is then trained on all weeks. A secon
 measures their effect.
 """
 
+import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import lightgbm
@@ -24,6 +26,7 @@ from endcap_builders.behaviour.examples import (
     shopper_shares,
     simple_orders,
 )
+from endcap_builders.behaviour.impressions import Impressions, page_days, read_impressions
 from endcap_builders.behaviour.log import Array, EventLog
 from endcap_builders.behaviour.tables import BehaviourSettings
 from endcap_builders.catalogue.groups import EVENTS
@@ -46,6 +49,11 @@ class RankerSettings(Settings):
     trees: int = Field(120, ge=1, le=1000, description="trees; serving time grows with them")
     leaves: int = Field(15, ge=2, le=255, description="leaves of a tree")
     learning_rate: float = Field(0.05, gt=0, le=1, description="share of each tree's correction that is taken")
+    exposures: str = Field(
+        "", description="folder of the record of what pages showed, to train on what was shown, too; empty: none"
+    )
+    exposures_secret: str = Field("", description="file of the deployment's secret; empty: beside the exposures")
+    exposure_pages: int = Field(50_000, ge=1, description="most pages of the exposures, the latest")
     captions: bool = Field(True, description="whether caption tokens are features of the served model (P3)")
 
 
@@ -64,11 +72,13 @@ def run(ctx: BuildContext, settings: RankerSettings) -> dict[str, Any]:
     earlier = [part for cut, part in parts.items() if cut.day + cut.days <= cuts[0].day]
     if judged is None or not earlier or sum(len(part.sizes) for part in [judged, *earlier]) < _LEAST_SHOPPERS:
         return _write_none(ctx, f"fewer than {_LEAST_SHOPPERS} shoppers bought something after what they had before")
-    train = Examples.join(earlier)
+    impressions = _impressions(ctx, log, store, settings)
+    shown = _shown(ctx, log, cuts, store, settings, impressions)
+    train = Examples.join([*earlier, *(part for cut, part in shown.items() if cut.day + cut.days <= cuts[0].day)])
     if not train.bought.any() or not judged.bought.any():
         return _write_none(ctx, "nobody bought anything that the sources of candidates had found")
 
-    everything = Examples.join([*parts.values(), _thinned(judged, settings.kept, ctx.seed)])
+    everything = Examples.join([*parts.values(), _thinned(judged, settings.kept, ctx.seed), *shown.values()])
     factor = 1 + float(everything.all_bought.sum()) / max(float(everything.new_bought.sum()), 1.0)
     plain = [name for name in FEATURES if name not in CAPTION_FEATURES]
     models = {"model": list(FEATURES), "model without captions": plain}
@@ -90,6 +100,7 @@ def run(ctx: BuildContext, settings: RankerSettings) -> dict[str, Any]:
         },
         "bought": round(float(judged.bought.mean()), 4),
         "new_factor": round(factor, 3),
+        **({"shown": impressions.figures(list(shown.values()))} if impressions is not None else {}),
     }
     ctx.log(
         f"shares of purchases (all, new) in {PAGE_SIZE} products: "
@@ -120,8 +131,7 @@ def _examples(
     ctx: BuildContext, log: EventLog, cuts: list[Cut], store: ItemStore, settings: RankerSettings
 ) -> dict[Cut, Examples]:
     """The examples of each cut that has any. The first is for evaluation, with all candidates and whole histories."""
-    told = read_manifest(ctx.build)["steps"].get("behaviour", {}).get("settings", {})
-    tables = BehaviourSettings.model_validate(told)
+    tables = _behaviour_settings(ctx)
     each = -(-settings.train_shoppers // (len(cuts) - 1))
     parts = {}
     for cut in ctx.track(cuts, "days of the past", len(cuts)):
@@ -139,6 +149,53 @@ def _examples(
         if part is not None:
             parts[cut] = part
     return parts
+
+
+def _behaviour_settings(ctx: BuildContext) -> BehaviourSettings:
+    told = read_manifest(ctx.build)["steps"].get("behaviour", {}).get("settings", {})
+    return BehaviourSettings.model_validate(told)
+
+
+def _impressions(ctx: BuildContext, log: EventLog, store: ItemStore, settings: RankerSettings) -> Impressions | None:
+    """What pages showed, if the settings name exposures.
+
+    Raises:
+        OutcomesError: There is no secret, or no page was shown to a shopper of the events.
+    """
+    events = ctx.catalogue.events
+    if not settings.exposures or events is None:
+        return None
+    secret = Path(settings.exposures_secret) if settings.exposures_secret else None
+    return read_impressions(Path(settings.exposures), secret, events, log, store, settings.exposure_pages, ctx.track)
+
+
+def _shown(
+    ctx: BuildContext,
+    log: EventLog,
+    cuts: list[Cut],
+    store: ItemStore,
+    settings: RankerSettings,
+    impressions: Impressions | None,
+) -> dict[Cut, Examples]:
+    """Examples of what pages showed after each cut, until the next one."""
+    if impressions is None:
+        return {}
+    tables, parts = _behaviour_settings(ctx), {}
+    each = -(-settings.train_shoppers // len(cuts))
+    periods = page_days(cuts)
+    for period in ctx.track(periods, "days of pages", len(periods)):
+        part = impressions.examples(log, period, store, tables, each, np.random.default_rng([ctx.seed, period.day, 1]))
+        if part is not None:
+            parts[period] = part
+    return parts
+
+
+def exposures_digest(settings: RankerSettings) -> str:
+    """Digest of the names and sizes of the closed segments that the step reads; the open one changes all the time."""
+    if not settings.exposures:
+        return ""
+    files = sorted((path.name, path.stat().st_size) for path in Path(settings.exposures).glob("*.parquet"))
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def _thinned(examples: Examples, kept: float, seed: int) -> Examples:
@@ -225,6 +282,7 @@ STEP = Step(
     needs=("catalogue", "store", "behaviour"),
     settings=RankerSettings,
     run=run,
+    digest=exposures_digest,
     on_refresh="learned",
     help="training the traditional ranker on the events",
     # Prices are inputs, so a new price is no reason to train again.
