@@ -188,6 +188,8 @@ class Pipeline:
         self.steps = {step.name: step for step in steps}
         self.build, self.catalogue_folder, self.seed, self.profile = build, catalogue, seed, profile
         self.console = console or Console(stderr=True)
+        for step in steps:
+            _recover(build / step.name)
         self._shared: dict[str, Any] = {}
         unknown = sorted(set(overrides or {}) - set(self.steps))
         if unknown:
@@ -436,12 +438,22 @@ def _check_packages(step: Step) -> None:
 
 def _swap(new: Path, place: Path) -> None:
     """Replace `place` by `new`; a server that has mapped the old files can still read them."""
-    old = place.with_name(f".{place.name}.old")
+    old = _old(place)
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
         place.rename(old)
     new.rename(place)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _recover(place: Path) -> None:
+    """Undo a `_swap` that was killed halfway: the manifest still describes the old files."""
+    if not place.exists() and _old(place).is_dir():
+        _old(place).rename(place)
+
+
+def _old(place: Path) -> Path:
+    return place.with_name(f".{place.name}.old")
 
 
 def files_read(step: Step, entries: Mapping[str, Any]) -> dict[str, dict[str, str]]:

@@ -137,6 +137,16 @@ def test_an_interrupted_refresh_goes_on(shop: Shop) -> None:
     assert kept_models(read_manifest(shop.build)).keys() == {*MODELS, "examples"}
 
 
+def test_a_refresh_that_was_killed_while_it_replaced_a_step(shop: Shop) -> None:
+    """Neither the former store nor a model is lost."""
+    for name in ("store", "teacher"):
+        (shop.build / name).rename(shop.build / f".{name}.old")
+    shop.refreshed()
+    assert shop.ran == ["store"]
+    assert titles(shop, "teacher") == "Ash Birch Cedar"
+    assert not list(shop.build.glob(".*.old"))
+
+
 def test_a_later_build_says_that_it_trains(shop: Shop) -> None:
     shop.refreshed()
     shop.pipeline().run()
