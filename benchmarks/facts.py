@@ -1,14 +1,16 @@
 """Measures facts: how many changes a second are taken in, and how soon a change is on pages and searches.
 
     python -m benchmarks.facts --build build/demo [--changes 1000] [--clients 2] [--part intake|visible ...]
+        [--times FILE]
 
 Part ``intake`` writes changes of all products of the build into a journal, from files and (if redis-server is
 installed) from a stream. Part ``visible`` serves the build, and keeps clients asking for pages and searches. One
 product at a time is sold out and comes back. ``write`` is the time until a change is on disk, the others are the time
 from its call to the end of the first answer that shows it; most of it is the answer's own time, which ``_before`` has
-for the same requests just before a change. The last line of the output is one JSON document. The exit status is 1 if a
-request failed, or an answer that was requested after a change had been acknowledged still showed a product that was
-sold out.
+for the same requests just before a change. ``--times`` keeps the times of each change in a file: a run adds to those of
+earlier runs, and its figures are those of all. The last line of the output is one JSON document. The exit status is 1
+if a request failed, or an answer that was requested after a change had been acknowledged still showed a product that
+was sold out.
 """
 
 import argparse
@@ -49,6 +51,7 @@ def main() -> int:
     parser.add_argument("--changes", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=2)
     parser.add_argument("--part", nargs="+", choices=("intake", "visible"), default=["intake", "visible"])
+    parser.add_argument("--times", type=Path, metavar="FILE", help="file of the times, which several runs add to")
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="facts-") as folder:
@@ -56,6 +59,9 @@ def main() -> int:
             found["intake"] = intake(arguments.build, Path(folder))
         if "visible" in arguments.part:
             found["visible"] = visible(arguments.build, Path(folder), arguments.changes, arguments.clients)
+            if arguments.times is not None:
+                found["visible"] = _added(arguments.times, found["visible"])
+            found["visible"] = _figures(found["visible"])
     print(json.dumps(found))
     seen = found.get("visible", {})
     return int(bool(seen.get("failed") or seen.get("sold_out_shown")))
@@ -166,7 +172,7 @@ class _Load:
 
 
 def visible(build: Path, folder: Path, changes: int, clients: int) -> dict[str, Any]:
-    """Time from a change to the first answer that shows it, alternately on a search and a page."""
+    """Times (s) from a change to the first answer that shows it, alternately on a search and a page, and counts."""
     store = ItemStore.open(build)
     with _serving(build, folder / "served") as server, _Load(server.grpc_address, store, clients) as load:
         figures = _watch(server, store, folder / "served", changes)
@@ -213,12 +219,28 @@ def _watch(server: Server, store: ItemStore, facts: Path, changes: int) -> dict[
             found = product in shown(number - number % 2)
             took[kind].append(time.perf_counter() - started)
             wrong += gone and found
+    return {"changes": changes, "sold_out_shown": wrong, "times": {"write": written, **took}}
+
+
+def _added(file: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """The counts and times of a run and of the earlier ones, which the file has; the file then has them all."""
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    times = {name: [*earlier.get("times", {}).get(name, ()), *took] for name, took in found["times"].items()}
+    # A number, or a list of failures.
+    counts = {name: earlier[name] + value if earlier else value for name, value in found.items() if name != "times"}
+    new = file.with_suffix(".new")
+    new.write_text(json.dumps({**counts, "times": times}), encoding="utf-8")
+    new.replace(file)
+    return {**counts, "times": times}
+
+
+def _figures(found: dict[str, Any]) -> dict[str, Any]:
+    """The counts, and the medians and 99th percentiles of the times, in ms."""
     return {
-        "changes": changes,
-        "sold_out_shown": wrong,
+        **{name: value for name, value in found.items() if name != "times"},
         **{
             f"{name}_{quantile}_ms": round(float(np.percentile(times, share)) * 1e3, 1)
-            for name, times in (("write", written), *took.items())
+            for name, times in found["times"].items()
             for quantile, share in (("p50", 50), ("p99", 99))
         },
     }

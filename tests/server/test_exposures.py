@@ -1,6 +1,4 @@
-import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -10,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from endcap_server.declared.errors import InvalidRequest
-from endcap_server.exposures import segments
-from endcap_server.exposures.record import SECRET_VARIABLE, Exposure, ShopperKeys
-from endcap_server.exposures.segments import SegmentLimits, SegmentWriter, read_exposures
+from endcap_server.exposures import journal
+from endcap_server.exposures.folder import ExposureFolder
+from endcap_server.exposures.journal import SegmentLimits, SegmentWriter
+from endcap_server.exposures.ledger import Ledger
+from endcap_server.exposures.record import SECRET_VARIABLE, Exposure, Numbered, ShopperKeys
+from endcap_server.exposures.segments import read_exposures
 from endcap_server.exposures.sink import ExposureSink
 from endcap_server.stages.contract import read_request
 from waiting import wait_for
@@ -38,32 +39,52 @@ def exposure(page_id: str, shopper: str = "") -> Exposure:
     )
 
 
+def numbered(*numbers: int, shopper: str = "") -> list[Numbered]:
+    return [(number, exposure(str(number), shopper)) for number in numbers]
+
+
+def writing(folder: Path, process: str, limits: SegmentLimits = LIMITS) -> SegmentWriter:
+    return SegmentWriter(Ledger(folder, process), limits)
+
+
+def recording(folder: Path, process: str = "p", waiting: int = 1000) -> ExposureSink:
+    ledger = Ledger(folder, process)
+    return ExposureSink(SegmentWriter(ledger, LIMITS), ledger, waiting)
+
+
 class Held:
     """A writer that waits until it may write, and then fails if it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.may_write, self.fails, self.tick_fails = threading.Event(), False, False
-        self.lines: list[bytes] = []
+        self.taken: list[Numbered] = []
+        self.ledger = Ledger(folder, "held")
 
-    def write(self, lines: Sequence[bytes]) -> None:
+    def write(self, taken: Sequence[Numbered]) -> None:
         self.may_write.wait()
         if self.fails:
             raise OSError("no space")
-        self.lines += lines
+        self.taken += taken
+        self.ledger.add("written", len(taken))
 
     def tick(self) -> None:
         if self.fails or self.tick_fails:
             raise OSError("no space")
 
-    close = tick
+    def close(self) -> bool:
+        self.tick()
+        return True
+
+    def stop(self) -> None:
+        pass
 
 
 def test_a_page_is_read_as_it_was_shown(tmp_path: Path) -> None:
-    sink = ExposureSink(SegmentWriter(tmp_path, "p", LIMITS), "p", 100)
+    sink = recording(tmp_path)
     for number in range(25):
         sink.offer(exposure(str(number), "ab"))
     sink.close()
-    assert sink.counts() == {"written": 25, "dropped": 0, "failed": 0}
+    assert sink.counts() == {"written": 25, "dropped": 0, "failed": 0, "lost": 0}
     assert not list(tmp_path.glob("*.jsonl")) + list(tmp_path.glob("*.new"))
     rows = read_exposures(tmp_path).to_pylist()
     assert [row["sequence"] for row in rows] == list(range(25))
@@ -84,43 +105,42 @@ def test_a_page_is_read_as_it_was_shown(tmp_path: Path) -> None:
 
 
 def test_a_slow_sink_drops_and_counts(tmp_path: Path) -> None:
-    writer = Held()
-    sink = ExposureSink(writer, "p", 10)
+    writer = Held(tmp_path)
+    sink = ExposureSink(writer, writer.ledger, 10)
     for number in range(1000):
         sink.offer(exposure(str(number)))
     writer.may_write.set()
     sink.close()
     counts = sink.counts()
     assert counts["dropped"] >= 1000 - 10 - 256
-    assert counts["written"] == len(writer.lines) == 1000 - counts["dropped"]
+    assert counts["written"] == len(writer.taken) == 1000 - counts["dropped"]
     assert counts["failed"] == 0
 
 
-def test_after_failed_writes_the_next_are_tried() -> None:
-    writer = Held()
+def test_after_failed_writes_the_next_are_tried(tmp_path: Path) -> None:
+    writer = Held(tmp_path)
     writer.may_write.set()
     writer.fails = True
-    sink = ExposureSink(writer, "p", 1000)
+    sink = ExposureSink(writer, writer.ledger, 1000)
     for number in range(300):
         sink.offer(exposure(str(number)))
     wait_for(lambda: sink.counts()["failed"] == 300, "300 failed writes")
     writer.fails = False
     sink.offer(exposure("after"))
     sink.close()
-    assert sink.counts() == {"written": 1, "dropped": 0, "failed": 300}
-    assert json.loads(writer.lines[0])["sequence"] == 300
+    assert sink.counts() == {"written": 1, "dropped": 0, "failed": 300, "lost": 0}
+    assert [number for number, _ in writer.taken] == [300]
 
 
 FULL = """
 import resource, sys
 from pathlib import Path
-from test_exposures import LIMITS, exposure
-from endcap_server.exposures.segments import SegmentWriter
+from test_exposures import numbered, writing
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
-writer, lost = SegmentWriter(Path(sys.argv[1]), "full", LIMITS), 0
+writer, lost = writing(Path(sys.argv[1]), "full"), 0
 for number in range(9):
     try:
-        writer.write([exposure(str(number)).line("full", number)])
+        writer.write(numbered(number))
     except OSError:
         lost += 1
 print(lost)
@@ -139,33 +159,90 @@ def test_a_full_disk_leaves_whole_rows_and_exact_counts(tmp_path: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-from test_exposures import LIMITS, exposure
-from endcap_server.exposures.segments import SegmentWriter
-writer = SegmentWriter(Path(sys.argv[1]), "killed", LIMITS)
-for number in range(15):
-    writer.write([exposure(str(number)).line("killed", number)])
+from test_exposures import exposure, recording
+from waiting import wait_for
+sink = recording(Path(sys.argv[1]), "killed")
+for number in range(8):
+    sink.offer(exposure(str(number)))
+wait_for(lambda: sink.counts()["written"] == 8, "8 written")
+sink._writer.write = lambda taken: time.sleep(600)
+for number in range(7):
+    sink.offer(exposure("lost"))
 print("written", flush=True)
 time.sleep(600)
 """
 
 
-def test_what_a_killed_process_wrote_is_kept_and_becomes_a_segment(tmp_path: Path) -> None:
+def test_what_a_killed_process_wrote_is_kept_and_what_it_lost_is_counted(tmp_path: Path) -> None:
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    folder = ExposureFolder(tmp_path)
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"written\n"
-        # Its journal is locked, so another process leaves it alone.
-        SegmentWriter(tmp_path, "other", LIMITS)
-        assert len(list(tmp_path.glob("*.jsonl"))) == 1
-        process.send_signal(signal.SIGKILL)
-    (journal,) = tmp_path.glob("*.jsonl")
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"written\n"
+            # Its process lives, so another one leaves its journal alone.
+            assert folder.adopt() == 0
+            assert len(folder.journals()) == 1
+            assert folder.totals() == {"offered": 15, "dropped": 0, "written": 8, "failed": 0, "lost": 0}
+        finally:
+            process.kill()
+    (journal,) = folder.journals()
     with journal.open("ab") as file:
         file.write(b'{"page_id":"ha')
-    assert read_exposures(tmp_path).num_rows == 15
-    SegmentWriter(tmp_path, "next", LIMITS)
-    assert not list(tmp_path.glob("*.jsonl"))
-    assert read_exposures(tmp_path).column("sequence").to_pylist() == list(range(15))
+    assert read_exposures(tmp_path).num_rows == 8
+    ended = {"offered": 15, "dropped": 0, "written": 8, "failed": 0, "lost": 7}
+    assert folder.totals() == ended
+    sink = recording(tmp_path)
+    wait_for(lambda: sink.counts()["lost"], "the loss")
+    assert sink.counts()["lost"] == 7
+    sink.close()
+    assert not folder.journals()
+    assert folder.totals() == ended
+    assert read_exposures(tmp_path).column("sequence").to_pylist() == list(range(8))
+
+
+def test_a_process_killed_between_a_write_and_its_count_has_written(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "p")
+    writer = SegmentWriter(ledger, LIMITS)
+    ledger.add("offered", 30)
+    writer.write(numbered(*range(20)))
+    writer.tick()
+    writer.write(numbered(*range(20, 25)))
+    ledger["written"] = 20
+    ledger.close()
+    folder = ExposureFolder(tmp_path)
+    assert folder.totals() == {"offered": 30, "dropped": 0, "written": 25, "failed": 0, "lost": 5}
+    assert folder.adopt() == 5
+    assert folder.totals() == {"offered": 30, "dropped": 0, "written": 25, "failed": 0, "lost": 5}
+
+
+def test_an_adopter_that_is_killed_does_not_count_twice(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "p")
+    ledger.add("offered", 3)
+    ledger.persist()
+    ledger.close()
+    kept = (tmp_path / "p.ledger").read_bytes()
+    folder = ExposureFolder(tmp_path)
+    assert folder.adopt() == 3
+    (tmp_path / "p.ledger").write_bytes(kept)  # as if it had been killed before it deleted the ledger
+    assert folder.totals()["lost"] == 3
+    assert folder.adopt() == 0
+    assert folder.totals()["lost"] == 3
+    assert not (tmp_path / "p.ledger").exists()
+
+
+def test_counts_of_a_process_without_room_for_its_ledger_are_kept_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ledger = Ledger(tmp_path / "file" / "exposures", "p")
+    ledger.add("offered", 3)
+    with pytest.raises(OSError, match="file"):
+        ledger.persist()
+    assert ledger["offered"] == 3
+    (tmp_path / "file").unlink()
+    ledger.persist()
+    ledger.add("offered")
+    assert ExposureFolder(tmp_path / "file" / "exposures").totals()["offered"] == 4
 
 
 def test_a_segment_that_cannot_be_closed_stays_readable_and_is_closed_later(
@@ -174,36 +251,37 @@ def test_a_segment_that_cannot_be_closed_stays_readable_and_is_closed_later(
     def full(*_: object) -> None:
         raise OSError("no space")
 
-    writer = SegmentWriter(tmp_path, "p", LIMITS)
-    writer.write([exposure(str(number)).line("p", number) for number in range(10)])
+    writer, folder = writing(tmp_path, "p"), ExposureFolder(tmp_path)
+    writer.write(numbered(*range(10)))
     with monkeypatch.context() as patched:
-        patched.setattr(segments, "_convert", full)
+        patched.setattr(journal, "convert", full)
         writer.tick()
-    assert [path.suffix for path in tmp_path.iterdir()] == [".jsonl"]
+        assert not writer.close()
+    assert not folder.segments()
     assert read_exposures(tmp_path).num_rows == 10
-    writer.write([exposure("10").line("p", 10)])
-    assert len(list(tmp_path.glob("*.jsonl"))) == 1, "the one that is open"
-    writer.close()
-    assert not list(tmp_path.glob("*.jsonl"))
+    writer.write(numbered(10))
+    assert len(folder.journals()) == 1, "the one that is open"
+    assert writer.close()
+    assert not folder.journals()
     assert read_exposures(tmp_path).column("sequence").to_pylist() == list(range(11))
 
 
-def test_pages_whose_segment_cannot_be_closed_count_as_written() -> None:
-    writer = Held()
+def test_pages_whose_segment_cannot_be_closed_count_as_written(tmp_path: Path) -> None:
+    writer = Held(tmp_path)
     writer.may_write.set()
     writer.tick_fails = True
-    sink = ExposureSink(writer, "p", 1000)
+    sink = ExposureSink(writer, writer.ledger, 1000)
     for number in range(300):
         sink.offer(exposure(str(number)))
     sink.close()
-    assert sink.counts() == {"written": 300, "dropped": 0, "failed": 0}
-    assert len(writer.lines) == 300
+    assert sink.counts() == {"written": 300, "dropped": 0, "failed": 0, "lost": 0}
+    assert len(writer.taken) == 300
 
 
 def test_the_oldest_segments_go_first(tmp_path: Path) -> None:
-    writer = SegmentWriter(tmp_path, "p", SegmentLimits(rows=1, seconds=3600, bytes=20_000, days=90))
+    writer = writing(tmp_path, "p", SegmentLimits(rows=1, seconds=3600, bytes=20_000, days=90))
     for number in range(20):
-        writer.write([exposure(str(number)).line("p", number)])
+        writer.write(numbered(number))
         writer.tick()
     kept = read_exposures(tmp_path).column("sequence").to_pylist()
     assert kept == list(range(20 - len(kept), 20))

@@ -121,3 +121,7 @@ class Exposure:
             "sequence": sequence,
         }
         return compact_json(document).encode(errors="replace") + b"\n"
+
+
+Numbered = tuple[int, Exposure]
+"""An exposure and its sequence number."""

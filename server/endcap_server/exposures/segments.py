@@ -1,151 +1,51 @@
-"""Segments of exposures: Parquet files that are closed by a rename, and the journal of the segment that is open.
+"""Segments of exposures: Parquet files, made of journals of JSON lines, and read as tables of PyArrow."""
 
-The open segment is a file of JSON lines, which holds whole lines at any time. It becomes a Parquet file after so many
-rows or so long. Its writer locks it: a journal without a lock is of a process that has ended, and the next writer takes
-it over.
-"""
-
-import fcntl
 import os
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-_JOURNAL, _SEGMENT, _NEW = ".jsonl", ".parquet", ".new"
+JOURNAL, SEGMENT, NEW = ".jsonl", ".parquet", ".new"
 
 
-@dataclass(frozen=True)
-class SegmentLimits:
-    """When a segment is closed, and how much is kept.
+def convert(journal: Path) -> None:
+    """Write the whole lines of a journal as a segment and remove the journal.
 
-    Attributes:
-        rows: Rows from which a segment is closed.
-        seconds: Seconds after which it is closed.
-        bytes: Most bytes of all files; the oldest segments are deleted.
-        days: Age from which segments are deleted.
+    Raises:
+        OSError: The segment cannot be written; the journal stays.
+        ValueError: The journal has a line that is no exposure; it stays.
     """
-
-    rows: int
-    seconds: float
-    bytes: int
-    days: float
-
-
-class SegmentWriter:
-    """Writes the segments of one process.
-
-    Args:
-        folder: Of all segments; several processes may write to it.
-        process: Name of this process, unlike any other's.
-        limits: When segments are closed and deleted.
-    """
-
-    def __init__(self, folder: Path, process: str, limits: SegmentLimits):
-        self._folder, self._process, self._limits = folder, process, limits
-        self._descriptor, self._path = -1, folder
-        self._size = self._rows = 0
-        self._number, self._opened = 0, 0.0
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._adopt()
-
-    def write(self, lines: Sequence[bytes]) -> None:
-        """Add whole lines to the open segment, all of them or none.
-
-        Raises:
-            OSError: None was added, for example because the disk is full.
-        """
-        if self._descriptor < 0:
-            self._open()
-        data = b"".join(lines)
-        try:
-            written = os.write(self._descriptor, data)
-            if written < len(data):
-                written += os.write(self._descriptor, data[written:])
-            if written < len(data):
-                raise OSError(f"{self._path}: only {written} of {len(data)} bytes were written")
-        except OSError:
-            os.ftruncate(self._descriptor, self._size)
-            os.lseek(self._descriptor, self._size, os.SEEK_SET)
-            raise
-        self._size += len(data)
-        self._rows += len(lines)
-
-    def tick(self) -> None:
-        """Close the segment if it has rows enough or has been open for long enough."""
-        if self._descriptor < 0:
-            return
-        if self._rows >= self._limits.rows or time.monotonic() - self._opened >= self._limits.seconds:
-            self.close()
-
-    def close(self) -> None:
-        """Make the open journal a segment, and delete what is too much or too old."""
-        if self._descriptor < 0:
-            return
-        descriptor, self._descriptor = self._descriptor, -1
-        try:
-            # On a full disk the journal stays: readers read it, and the next segment that is opened converts it.
-            with suppress(OSError, ValueError):
-                _convert(self._path)
-        finally:
-            os.close(descriptor)
-            self._prune()
-
-    def _open(self) -> None:
-        self._adopt()
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        path = self._folder / f"{stamp}-{self._process}-{self._number:06d}{_JOURNAL}"
-        # Locked before it has the name of a journal: others take over what has no lock.
-        unlocked = path.with_suffix(_NEW)
-        descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        unlocked.rename(path)
-        self._descriptor, self._path, self._number = descriptor, path, self._number + 1
-        self._size, self._rows, self._opened = 0, 0, time.monotonic()
-
-    def _adopt(self) -> None:
-        """Close the segments of processes that have ended."""
-        for journal in sorted(self._folder.glob(f"*{_JOURNAL}")):
-            with suppress(OSError, ValueError):
-                descriptor = os.open(journal, os.O_RDWR)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _convert(journal)
-                finally:
-                    os.close(descriptor)
-
-    def _prune(self) -> None:
-        oldest, total = time.time() - self._limits.days * 86400, 0
-        for path in sorted(self._folder.glob(f"*{_SEGMENT}"), reverse=True):
-            with suppress(OSError):
-                found = path.stat()
-                total += found.st_size
-                if total > self._limits.bytes or found.st_mtime < oldest:
-                    path.unlink()
-
-
-def _convert(journal: Path) -> None:
-    """Write the whole lines of a journal as a Parquet file and remove the journal; on an error it stays."""
-    from pyarrow import parquet  # only where a segment is closed: it takes memory
-
-    lines = _whole_lines(journal)
-    if lines:
-        new = journal.with_suffix(_NEW)
-        try:
-            parquet.write_table(_table(lines), new, compression="zstd")
-            with new.open("rb") as file:
-                os.fsync(file.fileno())
-            new.replace(journal.with_suffix(_SEGMENT))
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
+    if lines := whole_lines(journal):
+        write_segment(_table(lines), journal.with_suffix(SEGMENT))
     journal.unlink(missing_ok=True)
 
 
-def _whole_lines(journal: Path) -> bytes:
+def write_segment(table: Any, path: Path) -> None:
+    """Write a segment, under another name first.
+
+    Raises:
+        OSError: It cannot be written; a segment of this name stays as it was.
+    """
+    from pyarrow import parquet  # only where a segment is closed: it takes memory
+
+    new = path.with_suffix(NEW)
+    try:
+        parquet.write_table(table, new, compression="zstd")
+        with new.open("rb") as file:
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def whole_lines(journal: Path) -> bytes:
+    """The lines of a journal; the process may have been killed while it wrote the last one.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     data = journal.read_bytes()
     return data[: data.rfind(b"\n") + 1]
 
@@ -209,23 +109,32 @@ def read_exposures(folder: Path) -> Any:
 def exposure_readers(folder: Path) -> list[Callable[[], Any]]:
     """One function per segment, open ones too, that reads it as a table of PyArrow; for one segment at a time.
 
+    A segment that was deleted or erased meanwhile has no rows.
+
     Raises:
         FileNotFoundError: There is no such folder.
     """
-    from pyarrow import parquet
-
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: expected a folder of exposures; `endcap serve` writes BUILD/{folder.name}")
     # Journals first: one that becomes a segment in between is seen as the segment.
-    journals = {path.stem: lines for path in folder.glob(f"*{_JOURNAL}") if (lines := _read(path))}
-    segments = sorted(folder.glob(f"*{_SEGMENT}"))
+    journals = {path.stem: lines for path in folder.glob(f"*{JOURNAL}") if (lines := _lines(path))}
+    segments = sorted(folder.glob(f"*{SEGMENT}"))
     closed = {path.stem for path in segments}
-    readers: list[Callable[[], Any]] = [partial(parquet.read_table, path, schema=schema()) for path in segments]
+    readers: list[Callable[[], Any]] = [partial(_read, path) for path in segments]
     return readers + [partial(_table, lines) for stem, lines in sorted(journals.items()) if stem not in closed]
 
 
-def _read(journal: Path) -> bytes:
+def _read(segment: Path) -> Any:
+    from pyarrow import parquet
+
     try:
-        return _whole_lines(journal)
+        return parquet.read_table(segment, schema=schema())
+    except FileNotFoundError:
+        return schema().empty_table()
+
+
+def _lines(journal: Path) -> bytes:
+    try:
+        return whole_lines(journal)
     except FileNotFoundError:
         return b""

@@ -1,33 +1,43 @@
 """The sink: takes exposures from the request's path through a bounded queue, and writes them on its own thread."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
-from endcap_server.exposures.record import Exposure
+from endcap_server.exposures.folder import ExposureFolder
+from endcap_server.exposures.ledger import Ledger
+from endcap_server.exposures.record import Exposure, Numbered
 
-OUTCOMES = ("written", "dropped", "failed")
-"""What becomes of an exposure: written; dropped, because the queue was full; or its write failed."""
+OUTCOMES = ("written", "dropped", "failed", "lost")
+"""What becomes of an exposure: written; dropped, because the queue was full; its write failed; or it was lost with a
+process that was killed, which another process found."""
 _PERIOD_S = 0.2
 _AT_ONCE = 256
+_ADOPT_S = 60.0
+_CLOSE_S = 10.0
 
 
 class Writer(Protocol):
-    """Where exposures are written."""
+    """Where exposures are written. It counts in the ledger what it has written."""
 
-    def write(self, lines: Sequence[bytes]) -> None:
-        """Write all lines or none.
+    def write(self, taken: Sequence[Numbered]) -> None:
+        """Take all exposures or none; wait as long as there is no room.
 
         Raises:
-            OSError: None was written.
+            OSError: None was taken.
         """
 
     def tick(self) -> None:
         """Do what is due after some time."""
 
-    def close(self) -> None:
-        """Finish what is open."""
+    def close(self) -> bool:
+        """Finish what is open; return whether nothing is left open."""
+
+    def stop(self) -> None:
+        """Wait for nothing any more; called from another thread."""
 
 
 class ExposureSink:
@@ -35,16 +45,16 @@ class ExposureSink:
 
     Args:
         writer: Where exposures are written.
-        process: Name of this process in the records.
+        ledger: Counts what becomes of them; its process is the one in the records.
         waiting: Most exposures in the queue; further ones are dropped and counted.
     """
 
-    def __init__(self, writer: Writer, process: str, waiting: int):
-        self._writer, self._process, self._most = writer, process, waiting
-        self._queue: deque[tuple[int, Exposure]] = deque()
+    def __init__(self, writer: Writer, ledger: Ledger, waiting: int):
+        self._writer, self._ledger, self._most = writer, ledger, waiting
+        self._folder = ExposureFolder(ledger.folder)
+        self._queue: deque[Numbered] = deque()
         self._lock = threading.Lock()
-        self._sequence = 0
-        self._counts = dict.fromkeys(OUTCOMES, 0)
+        self._lost, self._adopted = 0, 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="exposures", daemon=True)
         self._thread.start()
@@ -52,29 +62,37 @@ class ExposureSink:
     def offer(self, exposure: Exposure) -> None:
         """Record an exposure later, or count it as dropped. Never blocks on the writer."""
         with self._lock:
-            number, self._sequence = self._sequence, self._sequence + 1
+            number = self._ledger.add("offered")
             if len(self._queue) >= self._most:
-                self._counts["dropped"] += 1
+                self._ledger.add("dropped")
             else:
                 self._queue.append((number, exposure))
 
     def counts(self) -> Mapping[str, int]:
         """How many exposures had which of OUTCOMES so far; the others wait."""
-        with self._lock:
-            return dict(self._counts)
+        return {**{name: self._ledger[name] for name in OUTCOMES[:-1]}, "lost": self._lost}
 
     def close(self) -> None:
         """Write what waits and finish."""
         self._stopped.set()
-        self._thread.join(timeout=10)
+        self._writer.stop()
+        self._thread.join(timeout=_CLOSE_S)
+        if not self._thread.is_alive():
+            self._ledger.close()
 
     def _run(self) -> None:
+        self._safely(self._ledger.persist)
         stopped = False
         while not stopped:
+            self._safely(self._adopt)
             stopped = self._stopped.wait(_PERIOD_S)
+            asked = self._folder.asked()
             while self._write_some():
                 self._safely(self._writer.tick)
             self._safely(self._writer.tick)
+            if asked > self._ledger["closed"]:
+                # What was offered before the request is written now.
+                self._safely(partial(self._close_for, asked))
         self._safely(self._writer.close)
 
     def _write_some(self) -> bool:
@@ -83,17 +101,23 @@ class ExposureSink:
         if not taken:
             return False
         try:
-            lines = [exposure.line(self._process, number) for number, exposure in taken]
-            self._writer.write(lines)
-            outcome = "written"
+            self._writer.write(taken)
         except Exception:  # whatever went wrong with these, the next ones are tried
-            outcome = "failed"
-        with self._lock:
-            self._counts[outcome] += len(taken)
+            self._ledger.add("failed", len(taken))
         return True
 
+    def _close_for(self, asked: int) -> None:
+        if self._writer.close():
+            self._ledger["closed"] = asked
+
+    def _adopt(self) -> None:
+        """Look after processes that have ended, now and then."""
+        if not self._adopted or time.monotonic() - self._adopted >= _ADOPT_S:
+            self._adopted = time.monotonic()
+            self._lost += self._folder.adopt()
+
     @staticmethod
-    def _safely(step: Callable[[], None]) -> None:
+    def _safely(step: Callable[[], object]) -> None:
         try:
             step()
         except Exception:  # a segment that cannot be closed stays a journal, which readers read too

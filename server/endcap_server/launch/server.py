@@ -241,6 +241,7 @@ class Server:
             run_folder=str(run_folder),
             key_file=str(self._key_file.resolve()) if self.control_key else "",
             facts=str(self.facts),
+            exposures=str(self.exposures),
         ).describe()
 
     def _models(self) -> list[str]:

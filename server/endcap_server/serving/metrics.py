@@ -120,7 +120,8 @@ FACTS_AGE = Metric(
 )
 EXPOSURES = Metric(
     "endcap_exposures_total",
-    "pages and searches recorded: written, dropped because the sink was slow, failed because of an error",
+    "pages and searches recorded: written, dropped because the sink was slow, failed because of an error, lost with a "
+    "process that was killed",
     ("outcome",),
 )
 PAGE_METRICS = (PAGES, PAGE_SECONDS, PAGE_SOURCE, FACTS_AGE, EXPOSURES)

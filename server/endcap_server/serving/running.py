@@ -29,6 +29,7 @@ class RunningServer:
         run_folder: its private folder.
         key_file: file of its control key; "" if control needs none.
         facts: folder of its facts.
+        exposures: folder of its exposures.
     """
 
     process: int
@@ -39,6 +40,7 @@ class RunningServer:
     run_folder: str
     key_file: str
     facts: str
+    exposures: str
 
     def describe(self) -> None:
         """Write the file that :func:`find_server` reads."""

@@ -4,12 +4,15 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from endcap_server.exposures.journal import SegmentLimits, SegmentWriter
+from endcap_server.exposures.kafka import KafkaWriter, read_settings
+from endcap_server.exposures.ledger import Ledger
 from endcap_server.exposures.record import Exposure, exposures_folder
-from endcap_server.exposures.segments import SegmentLimits, SegmentWriter
 from endcap_server.exposures.sink import ExposureSink
 from endcap_server.stages.documents import PageRequest
 from endcap_server.stages.fusion_parameters import FusionParameters
@@ -38,19 +41,25 @@ def open_sink(settings: FusionParameters) -> ExposureSink | None:
     """The sink of this process; None if exposures are off, or no server named a folder.
 
     Raises:
-        OSError: The folder cannot be made.
+        KafkaError: The file of Kafka's settings is wrong, or confluent-kafka is not installed.
     """
     folder = exposures_folder()
     if folder is None or not settings.record_exposures:
         return None
-    process = f"{os.getpid()}-{time.time_ns() // 1_000_000:x}"
+    ledger = Ledger(folder, f"{os.getpid()}-{time.time_ns() // 1_000_000:x}")
+    return ExposureSink(_writer(ledger, settings), ledger, settings.exposures_waiting)
+
+
+def _writer(ledger: Ledger, settings: FusionParameters) -> KafkaWriter | SegmentWriter:
+    if settings.exposure_kafka:
+        return KafkaWriter(ledger, read_settings(Path(settings.exposure_kafka)), settings.exposure_topic)
     limits = SegmentLimits(
         rows=settings.exposure_segment_rows,
         seconds=settings.exposure_segment_s,
         bytes=int(settings.exposure_megabytes * 1e6),
         days=settings.exposure_days,
     )
-    return ExposureSink(SegmentWriter(folder, process, limits), process, settings.exposures_waiting)
+    return SegmentWriter(ledger, limits)
 
 
 def exposure_of(

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from endcap_server.declared.parameters import ModelParameters, SetBy
+from endcap_server.declared.parameters import IsFile, ModelParameters, SetBy
 from endcap_server.stages.page import BLENDED, SIGNALS
 from endcap_server.stages.placements import Limits
 
@@ -91,6 +91,15 @@ class FusionParameters(ModelParameters):
     )
     exposure_days: float = Field(
         90.0, gt=0, le=10_000, description="age in days from which files of exposures are deleted"
+    )
+    exposure_kafka: Annotated[str, IsFile()] = Field(
+        "",
+        description="file of librdkafka's settings (bootstrap.servers=HOST:PORT): exposures go to Kafka, not to files",
+    )
+    exposure_topic: str = Field(
+        "endcap-exposures",
+        pattern=r"^[A-Za-z0-9._-]{1,249}$",
+        description="topic of Kafka that they go to",
     )
     generation: Annotated[int, SetBy("endcap apply")] = Field(
         1, ge=1, description="number of the set of models that a page comes from, for STATUS; endcap apply sets it"

@@ -1,0 +1,1 @@
+"""`endcap exposures`: what is recorded, and how it is erased."""

@@ -1,0 +1,69 @@
+"""Where the exposures of a deployment lie, and the secret that their shoppers are hashed with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from endcap_server.exposures.record import FOLDER, SECRET_FILE, ShopperKeys
+from endcap_server.serving.errors import ApplyError
+from endcap_server.serving.running import find_server, running_servers
+
+_MOST_KEY_BYTES = 128
+
+
+class RetentionError(Exception):
+    """Exposures cannot be found, or not be erased."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A deployment: the build that is served, and the folder of its exposures."""
+
+    build: Path
+    folder: Path
+
+    @classmethod
+    def find(cls, build: Path | None, folder: Path | None) -> "Place":
+        """Find it.
+
+        Args:
+            build: The build that is served; None: that of the server that runs here.
+            folder: Of the exposures; None: that of the server that runs on the build, or `exposures` in the build.
+
+        Raises:
+            RetentionError: No server runs, or several do; or there is no folder.
+        """
+        if build is None:
+            try:
+                server = find_server()
+            except ApplyError as error:
+                raise RetentionError(f"{error}, or name the build with --build") from None
+            build, folder = Path(server.build), folder or Path(server.exposures)
+        used = {Path(server.exposures) for server in running_servers() if Path(server.build) == build.resolve()}
+        if folder is None and len(used) > 1:
+            there = " and ".join(sorted(map(str, used)))
+            raise RetentionError(f"{build}: its servers record to {there}; choose one with --exposures")
+        found = folder or next(iter(used), build / FOLDER)
+        if not found.is_dir():
+            raise RetentionError(f"{found}: expected a folder of exposures, found none; `endcap serve` makes it")
+        return cls(build, found)
+
+    def hashes(self, shoppers: list[bytes]) -> list[str]:
+        """What exposures have for the keys of shoppers.
+
+        Raises:
+            RetentionError: A key is too long, or there is no secret.
+        """
+        for key in shoppers:
+            if not 0 < len(key) <= _MOST_KEY_BYTES:
+                raise RetentionError(
+                    f"expected the key of a shopper, 1 to {_MOST_KEY_BYTES} bytes as in SHOPPER, got {len(key)} bytes"
+                )
+        secret = self.build / SECRET_FILE
+        try:
+            keys = ShopperKeys(secret.read_bytes().strip())
+        except OSError as error:
+            raise RetentionError(
+                f"{secret}: expected the secret that shoppers are hashed with, got {error}; name the build that was "
+                "served with --build"
+            ) from None
+        return [keys.hashed(key) for key in shoppers]
