@@ -1,8 +1,9 @@
+import fcntl
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from endcap_server.declared.errors import InvalidRequest
 from endcap_server.exposures import journal
 from endcap_server.exposures.folder import ExposureFolder
 from endcap_server.exposures.journal import SegmentLimits, SegmentWriter
-from endcap_server.exposures.ledger import Ledger
+from endcap_server.exposures.ledger import Ledger, forget, shared
 from endcap_server.exposures.record import SECRET_VARIABLE, Exposure, Numbered, ShopperKeys
 from endcap_server.exposures.segments import read_exposures
 from endcap_server.exposures.sink import ExposureSink
@@ -19,6 +20,13 @@ from endcap_server.stages.contract import read_request
 from waiting import wait_for
 
 LIMITS = SegmentLimits(rows=10, seconds=3600, bytes=1 << 30, days=90)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_in_shared_memory(tmp_path: Path) -> Iterator[None]:
+    yield
+    for ledger in tmp_path.rglob("*.ledger"):
+        forget(ledger)
 
 
 def exposure(page_id: str, shopper: str = "") -> Exposure:
@@ -230,6 +238,22 @@ def test_an_adopter_that_is_killed_does_not_count_twice(tmp_path: Path) -> None:
     assert folder.adopt() == 0
     assert folder.totals()["lost"] == 3
     assert not (tmp_path / "p.ledger").exists()
+
+
+def test_after_the_end_of_the_machine_the_copy_on_disk_counts(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "p")
+    ledger.persist()
+    ledger.add("offered", 5)
+    ledger.save()
+    ledger.add("offered", 3)
+    assert ExposureFolder(tmp_path).totals()["offered"] == 8
+    shared(tmp_path, "p").unlink()
+    assert ExposureFolder(tmp_path).totals()["offered"] == 5
+    writer = SegmentWriter(ledger, LIMITS)
+    writer.write(numbered(*range(8)))
+    fcntl.flock(ledger._descriptor, fcntl.LOCK_UN)
+    assert ExposureFolder(tmp_path).adopt() == 0
+    assert ExposureFolder(tmp_path).totals() == {"offered": 5, "dropped": 0, "written": 8, "failed": 0, "lost": 0}
 
 
 def test_counts_of_a_process_without_room_for_its_ledger_are_kept_in_memory(tmp_path: Path) -> None:

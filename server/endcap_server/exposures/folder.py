@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from endcap_server.exposures.ledger import COUNTS, LEDGER, lost, read_ledger
+from endcap_server.exposures.ledger import COUNTS, LEDGER, forget, lost, read_ledger
 from endcap_server.exposures.segments import JOURNAL, NEW, SEGMENT, convert, whole_lines, write_segment
 
 _ENDED, _CLOSE = "ended.json", "close"
@@ -206,7 +206,7 @@ class ExposureFolder:
             new = self.path / f"{_ENDED}{NEW}"
             new.write_text(json.dumps(ended) + "\n", encoding="utf-8")
             new.replace(self.path / _ENDED)
-        ledger.unlink(missing_ok=True)
+        forget(ledger)
         return found
 
 

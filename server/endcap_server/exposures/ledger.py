@@ -1,15 +1,17 @@
 """What became of the exposures of one process, in a small file that outlives the process.
 
-A process that is killed cannot report the exposures that died with it. Its counts are therefore in a file that is
-mapped into memory: adding is a store without a system call, and the kernel keeps the page when the process ends. The
-lock of the file tells whether the process lives.
+A process that is killed cannot report the exposures that died with it. Its counts are therefore in shared memory:
+adding is a store without a system call, which never waits for a disk, and the memory stays when the process ends. The
+folder has a copy, for the case that the machine ends, whose lock tells whether the process lives.
 """
 
 import fcntl
+import hashlib
 import mmap
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 LEDGER = ".ledger"
@@ -17,6 +19,7 @@ COUNTS = ("offered", "dropped", "written", "failed")
 _NAMES = (*COUNTS, "closed")
 _OPENING = ".opening"
 _BYTES = 8 * len(_NAMES)
+_MEMORY = Path("/dev/shm")
 
 
 class Ledger:
@@ -36,6 +39,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._descriptor = -1
         self._values = memoryview(bytearray(_BYTES)).cast("Q")
+        self._saved = b""
 
     def __getitem__(self, name: str) -> int:
         """The value of a count."""
@@ -66,13 +70,10 @@ class Ledger:
         new = path.with_suffix(_OPENING)
         descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            # A store into a page without a block on disk would end the process if the disk was full.
             os.posix_fallocate(descriptor, 0, _BYTES)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            values = memoryview(mmap.mmap(descriptor, _BYTES)).cast("Q")
-            with self._lock:
-                values[:] = self._values
-                self._values = values
+            os.pwrite(descriptor, bytes(self._values), 0)
+            self._share()
             # Locked and filled before it has its name: others take an unlocked one for that of a dead process.
             new.rename(path)
         except OSError:
@@ -83,18 +84,59 @@ class Ledger:
             os.close(self._descriptor)
         self._descriptor = descriptor
 
+    def _share(self) -> None:
+        """Keep the counts in shared memory; where it is full or missing, they stay in the process."""
+        if isinstance(self._values.obj, mmap.mmap):
+            return
+        path = shared(self.folder, self.process)
+        try:
+            with path.open("w+b") as file:
+                os.posix_fallocate(file.fileno(), 0, _BYTES)
+                values = memoryview(mmap.mmap(file.fileno(), _BYTES)).cast("Q")
+        except OSError:
+            with suppress(OSError):
+                path.unlink()
+            return
+        with self._lock:
+            values[:] = self._values
+            self._values = values
+
+    def save(self) -> None:
+        """Write the folder's copy, if there is one and the counts have changed.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        values = bytes(self._values)
+        if self._descriptor >= 0 and values != self._saved:
+            os.pwrite(self._descriptor, values, 0)
+            self._saved = values
+
     def close(self) -> None:
-        """Leave the file to others, as the end of the process does."""
+        """Leave the folder's copy to others, as the end of the process does.
+
+        Raises:
+            OSError: The copy cannot be written; the shared memory stays.
+        """
         if self._descriptor >= 0:
-            with self._lock:
-                self._values = memoryview(bytearray(self._values)).cast("Q")
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-            os.close(self._descriptor)
-            self._descriptor = -1
+            try:
+                self.save()
+                with self._lock:
+                    self._values = memoryview(bytearray(self._values)).cast("Q")
+                shared(self.folder, self.process).unlink(missing_ok=True)
+            finally:
+                os.close(self._descriptor)
+                self._descriptor = -1
+
+
+def shared(folder: Path, process: str) -> Path:
+    """The file in shared memory with the counts of a process."""
+    digest = hashlib.blake2b(os.fsencode(folder.resolve()), digest_size=6).hexdigest()
+    return _MEMORY / f"endcap-exposures-{digest}-{process}"
 
 
 def read_ledger(path: Path) -> tuple[dict[str, int], bool] | None:
-    """The counts in a ledger's file, and whether its process lives; None: the file has gone."""
+    """The counts in a ledger of a folder, and whether its process lives; None: the file has gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -108,9 +150,18 @@ def read_ledger(path: Path) -> tuple[dict[str, int], bool] | None:
         data = os.pread(descriptor, _BYTES, 0)
     finally:
         os.close(descriptor)
+    with suppress(OSError):  # without it, the process ended as it should, or the machine has ended
+        data = shared(path.parent, path.stem).read_bytes()
     return dict(zip(_NAMES, memoryview(data.ljust(_BYTES, b"\0")).cast("Q"), strict=True)), lives
+
+
+def forget(path: Path) -> None:
+    """Delete a ledger whose process has ended."""
+    shared(path.parent, path.stem).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def lost(counts: Mapping[str, int]) -> int:
     """Exposures that were handed to the sink of a process and died with it."""
-    return counts["offered"] - counts["dropped"] - counts["written"] - counts["failed"]
+    # After the end of the machine, the copy of the counts may be older than the journal.
+    return max(0, counts["offered"] - counts["dropped"] - counts["written"] - counts["failed"])

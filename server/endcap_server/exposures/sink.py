@@ -78,7 +78,7 @@ class ExposureSink:
         self._writer.stop()
         self._thread.join(timeout=_CLOSE_S)
         if not self._thread.is_alive():
-            self._ledger.close()
+            self._safely(self._ledger.close)
 
     def _run(self) -> None:
         self._safely(self._ledger.persist)
@@ -90,6 +90,7 @@ class ExposureSink:
             while self._write_some():
                 self._safely(self._writer.tick)
             self._safely(self._writer.tick)
+            self._safely(self._ledger.save)
             if asked > self._ledger["closed"]:
                 # What was offered before the request is written now.
                 self._safely(partial(self._close_for, asked))
