@@ -8,7 +8,7 @@ the files that hold it are those of the manifest.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import polars as pl
@@ -37,6 +37,21 @@ _CHUNK = 256
 Kind = Literal["products", "keywords"]
 
 
+class Encoder(Protocol):
+    """What makes the vectors of texts, such as the bi-encoder."""
+
+    @property
+    def dimension(self) -> int:
+        """D of the vectors."""
+
+    @property
+    def precision(self) -> str:
+        """In what numbers it computes."""
+
+    def encode(self, texts: Sequence[str], kind: Literal["query", "document"]) -> Array:
+        """Vectors of texts: float [n, D] of unit length."""
+
+
 class TextEncoder:
     """Encodes and tokenises texts, and reuses what the last run of the step left in the build.
 
@@ -44,7 +59,7 @@ class TextEncoder:
         computed: Kind -> number of texts whose results are new.
     """
 
-    def __init__(self, ctx: BuildContext, encoder: BiEncoder) -> None:
+    def __init__(self, ctx: BuildContext, encoder: Encoder) -> None:
         """Read the keys of the last run. A forced step reuses nothing."""
         self._ctx, self._encoder = ctx, encoder
         self._folder = ctx.build / _STEP

@@ -22,7 +22,7 @@ from endcap_builders.keywords import WordIndex, known_keywords
 from endcap_builders.markup import plain_text
 from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step, file_digest
 from endcap_builders.reuse import FOLDER as REUSE
-from endcap_builders.reuse import TextEncoder
+from endcap_builders.reuse import Encoder, TextEncoder
 from endcap_builders.words import caption_tokens
 
 _CHUNK = 256
@@ -58,8 +58,12 @@ class StoreSettings(Settings):
 
 def run(ctx: BuildContext, settings: StoreSettings) -> dict[str, Any]:
     """Write the product and keyword columns, and the tokenizer that made the tokens."""
+    return write_store(ctx, settings, BiEncoder(ctx.input("bi_encoder")))
+
+
+def write_store(ctx: BuildContext, settings: StoreSettings, encoder: Encoder) -> dict[str, Any]:
+    """Write the store with the vectors of ``encoder``."""
     products = ctx.catalogue.products
-    encoder = BiEncoder(ctx.input("bi_encoder"))
     texts = TextEncoder(ctx, encoder)
     vectors = create_column(ctx.output, "vectors", (products.height, encoder.dimension))
     texts.encode("products", _vector_texts(products, settings.description_words), vectors)

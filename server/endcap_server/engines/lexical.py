@@ -202,7 +202,7 @@ class LexicalIndex:
     def _allowed(self, query: Any, k: int, allowed: Array | None) -> tuple[Array, Array]:
         if allowed is None:
             return self._hits(query, k)
-        count = int(allowed.sum())
+        count = int(np.count_nonzero(allowed))
         if count <= _SET_ROWS:
             among = tantivy.Query.term_set_query(self._schema, "row", np.flatnonzero(allowed).tolist())
             both = [(tantivy.Occur.Must, query), (tantivy.Occur.Must, tantivy.Query.boost_query(among, 0.0))]

@@ -21,7 +21,7 @@ from endcap_server.shop.rule_index import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.understanding import Understanding
 from endcap_server.stages import documents
-from endcap_server.stages.allowed import Allowed
+from endcap_server.stages.allowed import Allowed, AllowedOf
 from endcap_server.stages.base import Engines, Stage, StageAnswer
 from endcap_server.stages.documents import AnsweredSearch, KeywordRows, PageRequest, PlacementSource, Themes
 from endcap_server.stages.nearest_client import NearestClient
@@ -75,6 +75,7 @@ class Rerank(Stage):
         self.rule_index = RuleIndex(self.store)
         self.facts = Facts(self.store, facts_folder(build))
         self.installed = is_installed(build, "cross_encoder")
+        self.allowed = AllowedOf()
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         self.understanding = Understanding.of(self.store)
         self.kinds = Kinds.open(build, self.store)
@@ -84,7 +85,7 @@ class Rerank(Stage):
         status = self.status()
         page = PageRequest.read(inputs["PAGE"])
         facts = self.facts.now()
-        allowed = Allowed(facts, self.rule_index.compile(page.rules, facts.standing_of(page.is_search).under))
+        allowed = self.allowed(facts, self.rule_index.compile(page.rules, facts.standing_of(page.is_search).under))
         document, keyword_rows = Themes.read(inputs["THEMES"]), KeywordRows.read(inputs["KEYWORDS"]).array
         themes, answered = list(document.titles), _answered(document, page)
         # A short budget leaves fusion a share rather than nothing to the cross-encoder.

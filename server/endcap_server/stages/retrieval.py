@@ -30,7 +30,7 @@ from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.understanding import Understanding
 from endcap_server.stages import contract, documents
 from endcap_server.stages.admission import Admission, Refusal
-from endcap_server.stages.allowed import Allowed
+from endcap_server.stages.allowed import AllowedOf
 from endcap_server.stages.base import Engines, Stage, StageAnswer
 from endcap_server.stages.candidates import Found, popular_rows
 from endcap_server.stages.description import Description
@@ -98,6 +98,7 @@ class Retrieval(Stage):
         self.store = ItemStore.open(build)
         self.rule_index = RuleIndex(self.store)
         self.facts = Facts(self.store, facts_folder(build))
+        self.allowed = AllowedOf()
         self.exclusions = Exclusions(self.store)
         self.understanding = Understanding.of(self.store)
         self.admission = Admission(
@@ -145,7 +146,7 @@ class Retrieval(Stage):
         facts = self.facts.now()
         standing = facts.standing_of(request.is_search)
         rules = self.rule_index.compile(request.rules, standing.under)
-        allowed = Allowed(facts, rules)
+        allowed = self.allowed(facts, rules)
         own_deadline_ns = status.started_ns + int(request.budget_ms * self.settings.retrieval_share * 1e6)
 
         keyword_rows = np.full(self.settings.search_keywords, -1, np.int32)

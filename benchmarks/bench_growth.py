@@ -1,0 +1,290 @@
+"""Builds and serves generated catalogues of several sizes: what grows with the number of products.
+
+    python -m benchmarks.bench_growth --build build/demo --out growth [--sizes 10000,100000,1000000]
+
+Models are those of the finished build ``--build``; its bi-encoder encodes the words of the catalogue once, and a
+product's vector is the mean of its words (`growth_catalogue.WordEncoder`). Every part of a size (catalogue, each step
+of the build, recall, serving) runs in a process of its own and is kept in ``--out``; a run that was interrupted
+continues with the next part. ``--only PART`` measures some parts, again if need be. Writes growth.json and growth.md.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from endcap_builders.pipeline import BuildContext, Pipeline, Step
+from endcap_builders.steps import behaviour, catalogue, index, lexical, repository, store
+from endcap_builders.steps.store import StoreSettings, write_store
+from endcap_client import Client, Page, SearchResult, numbers
+from endcap_server.engines.bi_encoder import BiEncoder
+from endcap_server.engines.vector_index import VectorIndex
+from endcap_server.launch import Server, ServerOptions
+from endcap_server.shop.store import ItemStore
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.growth_catalogue import WordEncoder, vocabulary_texts, write_growth_catalogue
+from benchmarks.machine import revision, versions
+from benchmarks.processes import ProcessTree
+from benchmarks.replay import Replay
+
+_MODELS = ("bi_encoder", "cross_encoder", "ranker", "theme_llm", "keyword_llm", "gates")
+_BUILD = ("catalogue", "store", "index", "lexical", "behaviour", "repository")
+PARTS = ("generate", *_BUILD, "recall", "serve")
+_SEARCHES, _PAGES, _WARM = 120, 60, 12
+_RECALL_SEARCHES, _K = 200, 100
+_TIMEOUT_S = 60.0
+_MOST_RATIO, _LEAST_RECALL, _MOST_MB = 1.3, 0.98, 8 * 1024
+_console = Console(stderr=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=Path, required=True, help="finished build whose models are used")
+    parser.add_argument("--out", type=Path, required=True, help="folder of catalogues, builds and results")
+    parser.add_argument(
+        "--sizes",
+        type=lambda text: [numbers.count(each) for each in text.split(",")],
+        default=[10_000, 100_000, 1_000_000],
+        help="numbers of products (default: 10000,100000,1000000)",
+    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="measure these parts, even if they were before")
+    parser.add_argument("--inside", choices=PARTS, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.inside:
+        print(json.dumps(_measured(options.inside, options.build, options.out, options.sizes[0])))
+        return 0
+    for size in options.sizes:
+        known = _read(options.out, size)
+        for part in PARTS:
+            if part in (options.only or PARTS) and (options.only or part not in known):
+                _console.print(f"{size:,} products: {part}", highlight=False)
+                known[part] = _in_process(part, options.build, options.out, size)
+                _results(options.out, size).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    report = _report({size: _read(options.out, size) for size in options.sizes})
+    (options.out / "growth.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    text = _markdown(report)
+    (options.out / "growth.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+def _results(out: Path, size: int) -> Path:
+    folder = out / str(size)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "results.json"
+
+
+def _read(out: Path, size: int) -> dict[str, Any]:
+    path = _results(out, size)
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _in_process(part: str, build: Path, out: Path, size: int) -> dict[str, Any]:
+    words = [sys.executable, "-m", "benchmarks.bench_growth", "--build", str(build), "--out", str(out)]
+    words += ["--sizes", str(size), "--inside", part]
+    answer = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return dict(json.loads(answer.splitlines()[-1]))
+
+
+def _measured(part: str, build: Path, out: Path, size: int) -> dict[str, Any]:
+    """Run a part; its figures, with its seconds and the most memory of its process."""
+    folder = out / str(size)
+    started = time.monotonic()
+    if part == "generate":
+        write_growth_catalogue(folder / "catalogue", size)
+        _encoder(build, out)
+        found: dict[str, Any] = {}
+    elif part in _BUILD:
+        found = _step(part, build, out, folder)
+    else:
+        found = (_recall if part == "recall" else _serve)(folder)
+    found |= {"seconds": round(time.monotonic() - started, 1)}
+    # The most of this process; pages of mapped files that it has read are counted, although they can be given back.
+    return {"peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024), **found}
+
+
+def _encoder(build: Path, out: Path) -> WordEncoder:
+    path = out / "words.npz"
+    texts = [] if path.exists() else vocabulary_texts()
+    return WordEncoder.open(path, BiEncoder(build / "bi_encoder"), texts)
+
+
+def _step(name: str, build: Path, out: Path, folder: Path) -> dict[str, Any]:
+    target = folder / "build"
+    for model in _MODELS:
+        if not (target / model).exists():
+            shutil.copytree(build / model, target / model)
+    encoder = _encoder(build, out) if name == "store" else None
+
+    def run_store(ctx: BuildContext, settings: StoreSettings) -> dict[str, Any]:
+        assert encoder is not None
+        return write_store(ctx, settings, encoder)
+
+    pipeline = Pipeline(_steps(run_store), target, folder / "catalogue", console=_console)
+    return dict(pipeline.run(name, force=True)["steps"][name]["figures"])
+
+
+def _steps(run_store: Callable[[BuildContext, StoreSettings], dict[str, Any]]) -> list[Step]:
+    """The build's steps that do not train a model, without their need for those that do."""
+    needs = {"store": ("catalogue",), "index": ("catalogue", "store"), "repository": ()}
+    of_store = replace(store.STEP, run=run_store)
+    steps = (catalogue.STEP, of_store, index.STEP, lexical.STEP, behaviour.STEP, repository.STEP)
+    return [replace(step, needs=needs.get(step.name, step.needs)) for step in steps]
+
+
+def _recall(folder: Path) -> dict[str, Any]:
+    """Recall@100 of the index for searches of the log, among all products and among those in stock."""
+    items = ItemStore.open(folder / "build")
+    found = VectorIndex.read(folder / "build" / "index" / "products.faiss")
+    encoder = BiEncoder(folder / "build" / "bi_encoder")
+    searches = encoder.encode(_searches(folder, _RECALL_SEARCHES), "query")
+    answer: dict[str, Any] = {}
+    for name, allowed in (("recall_at_100", None), ("recall_at_100_in_stock", np.asarray(items.in_stock))):
+        vectors = items.vectors if allowed is None else items.vectors[allowed]
+        wanted = index.nearest_by_product(searches, vectors, _K)
+        if allowed is not None:
+            wanted = np.flatnonzero(allowed)[wanted]
+        bits = None if allowed is None else np.packbits(allowed, bitorder="little")
+        rows, _ = found.search(searches, _K, bits)
+        answer[name] = float(np.mean([len(np.intersect1d(a, b)) / _K for a, b in zip(rows, wanted, strict=True)]))
+    return answer
+
+
+def _searches(folder: Path, count: int) -> list[str]:
+    replay = Replay(folder / "catalogue", 11)
+    return [request.query for request in replay.searches(count)]
+
+
+class _Memory(threading.Thread):
+    """Watches the most memory of a server's processes, MB; pages that they share are counted once."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
+        self._tree, self._ended = ProcessTree(pid), threading.Event()
+        self.most_mb, self.of_most = 0.0, dict[str, float]()
+
+    def run(self) -> None:
+        while not self._ended.wait(2.0):
+            used = {name: use.pss_mb for name, use in self._tree.use().items()}
+            if sum(used.values()) > self.most_mb:
+                self.most_mb, self.of_most = sum(used.values()), used
+
+    def stop(self) -> None:
+        """End it."""
+        self._ended.set()
+        self.join()
+
+
+def _serve(folder: Path) -> dict[str, Any]:
+    """Latency of searches and pages that no cache has, one after another; memory of all processes."""
+    replay = Replay(folder / "catalogue", 11)
+    searches, pages = replay.searches(_SEARCHES + _WARM), replay.storefronts(_PAGES + _WARM)
+    started = time.monotonic()
+    options = ServerOptions(build=folder / "build", grpc_port=0, http_port=0, metrics_port=0)
+    with Server(options) as server, Client(server.grpc_address, timeout_s=_TIMEOUT_S) as client:
+        figures: dict[str, Any] = {"start_s": round(time.monotonic() - started, 1)}
+        memory = _Memory(server.process.pid if server.process else os.getpid())
+        memory.start()
+        for name, requests in (("search", searches), ("page", pages)):
+            took: list[float] = []
+            stages: dict[str, list[float]] = {}
+            degraded = 0
+            for each in track(requests, description=name, console=_console):
+                begun = time.perf_counter()
+                answer: SearchResult | Page
+                if each.kind == "search":
+                    answer = client.search(each.query, history=each.history)
+                else:
+                    answer = client.storefront(history=each.history, session=each.session)
+                took.append(1e3 * (time.perf_counter() - begun))
+                degraded += bool(answer.status.degraded)
+                for stage, status in answer.status.stages.items():
+                    stages.setdefault(stage, []).append(status.ms)
+            figures[f"{name}_p50_ms"] = round(float(np.median(took[_WARM:])), 2)
+            figures[f"{name}_p95_ms"] = round(float(np.percentile(took[_WARM:], 95)), 2)
+            figures[f"{name}_degraded"] = degraded
+            figures[f"{name}_stages_p50_ms"] = {
+                stage: round(float(np.median(values[_WARM:])), 2) for stage, values in stages.items()
+            }
+        memory.stop()
+    return figures | {
+        "memory_mb": round(memory.most_mb),
+        "memory_of_mb": {name: round(mb) for name, mb in memory.of_most.items()},
+    }
+
+
+def _report(results: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    first = next(iter(results.values()))
+    rows = []
+    for size, found in results.items():
+        steps = {name: found[name] for name in _BUILD if name in found}
+        served = found.get("serve", {})
+        row: dict[str, Any] = {
+            "products": size,
+            "build_s": round(sum(each["seconds"] for each in steps.values()), 1),
+            "build_of_s": {name: each["seconds"] for name, each in steps.items()},
+            "build_peak_mb": max((each["peak_mb"] for each in steps.values()), default=0),
+            "build_peak_of_mb": {name: each["peak_mb"] for name, each in steps.items()},
+            "index": found.get("index", {}).get("products", {}).get("kind", ""),
+            **{name: value for name, value in found.get("recall", {}).items() if name.startswith("recall")},
+            **{name: value for name, value in served.items() if name not in ("seconds", "peak_mb")},
+        }
+        for kind in ("search", "page"):
+            name = f"{kind}_p50_ms"
+            if name in served and name in first.get("serve", {}):
+                row[f"{kind}_ratio"] = round(served[name] / first["serve"][name], 3)
+        rows.append(row)
+    revised = revision(Path(__file__).parent)
+    cores = len(os.sched_getaffinity(0))
+    return {"rows": rows, "machine": {"cores": cores, "commit": revised, "versions": versions()}}
+
+
+def _markdown(report: dict[str, Any]) -> str:
+    columns: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "products": ("products", lambda value: f"{value:,}"),
+        "build_s": ("build, s", str),
+        "build_peak_mb": ("most memory of a step, MB", str),
+        "recall_at_100": ("recall@100", lambda value: f"{value:.4f}"),
+        "recall_at_100_in_stock": ("of those in stock", lambda value: f"{value:.4f}"),
+        "search_p50_ms": ("search p50, ms", str),
+        "search_ratio": ("ratio", str),
+        "page_p50_ms": ("page p50, ms", str),
+        "page_ratio": ("ratio", str),
+        "memory_mb": ("memory of all processes, MB", str),
+        "start_s": ("start, s", str),
+    }
+    lines = ["| " + " | ".join(title for title, _ in columns.values()) + " |", "|---" * len(columns) + "|"]
+    for row in report["rows"]:
+        shown = (text(row[name]) if name in row else "" for name, (_, text) in columns.items())
+        lines.append("| " + " | ".join(shown) + " |")
+    last = report["rows"][-1]
+    for name, limit, most in (
+        ("search_ratio", _MOST_RATIO, True),
+        ("page_ratio", _MOST_RATIO, True),
+        ("recall_at_100", _LEAST_RECALL, False),
+        ("memory_mb", _MOST_MB, True),
+        ("build_peak_mb", _MOST_MB, True),
+    ):
+        if name in last:
+            met = last[name] <= limit if most else last[name] >= limit
+            lines += [
+                "",
+                f"{name}: {last[name]}, {'at most' if most else 'at least'} {limit}: {'met' if met else 'not met'}",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
