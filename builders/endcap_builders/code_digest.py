@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("endcap_builders", "endcap_server", "endcap_kernels")
-_SEPARATE = ("endcap_builders.pipeline", "endcap_builders.catalogue.read")
+_SEPARATE = ("endcap_builders.pipeline", "endcap_builders.build_folder", "endcap_builders.catalogue.read")
 """Modules that are not followed: they do not change results, or changes show in what steps read."""
 _HELP = {"Field": "description", "Step": "help"}
 _WHOLE = "*"

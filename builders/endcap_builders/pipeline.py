@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from endcap_builders.build_folder import file_hashes, recover_folder, replace_folder, utc_now
 from endcap_builders.catalogue import Catalogue, catalogue_digest, read_catalogue
 from endcap_builders.catalogue.cut import EventCut
 from endcap_builders.catalogue.groups import GROUPS, restricted
@@ -188,8 +189,6 @@ class Pipeline:
         self.steps = {step.name: step for step in steps}
         self.build, self.catalogue_folder, self.seed, self.profile = build, catalogue, seed, profile
         self.console = console or Console(stderr=True)
-        for step in steps:
-            _recover(build / step.name)
         self._shared: dict[str, Any] = {}
         unknown = sorted(set(overrides or {}) - set(self.steps))
         if unknown:
@@ -215,6 +214,7 @@ class Pipeline:
         """
         if only is not None and only not in self.steps:
             raise BuildError(f"unknown step {only!r}; the steps are {', '.join(self.steps)}")
+        self.recover()
         digest = catalogue_digest(self.catalogue_folder)
         self.build.mkdir(parents=True, exist_ok=True)
         for step in self.steps.values():
@@ -234,6 +234,11 @@ class Pipeline:
             self.console.print(f"{head}: {step.help}", highlight=False, markup=False)
             self._run_step(step, digest, forced=force)
         return read_manifest(self.build)
+
+    def recover(self) -> None:
+        """Bring back folders of steps that were lost when a build was killed while it replaced them."""
+        for name in self.steps:
+            recover_folder(self.build / name)
 
     def is_finished(self, keep: Collection[str]) -> bool:
         """Whether `run` with the same `keep` would run no step."""
@@ -322,7 +327,7 @@ class Pipeline:
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        _swap(temporary, self.build / step.name)
+        replace_folder(temporary, self.build / step.name)
         shutil.rmtree(work, ignore_errors=True)
         seconds = round(time.monotonic() - start, 1)
         self._record(step, fingerprint, digest, {**figures, "seconds": seconds})
@@ -394,11 +399,6 @@ class Pipeline:
         os.replace(temporary, self.build / MANIFEST)
 
 
-def utc_now() -> str:
-    """The present time in UTC to the second, as in the manifest."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
 def read_manifest(build: Path) -> dict[str, Any]:
     """The build's manifest, or an empty one."""
     path = build / MANIFEST
@@ -436,26 +436,6 @@ def _check_packages(step: Step) -> None:
             raise BuildError(f"{step.name}: expected the package {module}, found none; {advice}")
 
 
-def _swap(new: Path, place: Path) -> None:
-    """Replace `place` by `new`; a server that has mapped the old files can still read them."""
-    old = _old(place)
-    shutil.rmtree(old, ignore_errors=True)
-    if place.exists():
-        place.rename(old)
-    new.rename(place)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _recover(place: Path) -> None:
-    """Undo a `_swap` that was killed halfway: the manifest still describes the old files."""
-    if not place.exists() and _old(place).is_dir():
-        _old(place).rename(place)
-
-
-def _old(place: Path) -> Path:
-    return place.with_name(f".{place.name}.old")
-
-
 def files_read(step: Step, entries: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Files of needed steps that a step reads, with their digests in the manifest's `entries`."""
     return {name: step.files_read(name, entries.get(name, {}).get("files", {})) for name in step.needs}
@@ -465,21 +445,6 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     """Whether a pattern without `!` matches, and none with `!`."""
     out = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
     return any(fnmatchcase(name, each) for each in patterns) and not any(fnmatchcase(name, each) for each in out)
-
-
-def file_hashes(folder: Path) -> dict[str, str]:
-    """File -> the first 16 hexadecimal digits of its SHA-256, as in the manifest."""
-    hashes = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            hashes[str(path.relative_to(folder))] = file_digest(path)
-    return hashes
-
-
-def file_digest(path: Path) -> str:
-    """The first 16 hexadecimal digits of a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _version(name: str) -> str:

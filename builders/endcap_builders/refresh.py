@@ -32,6 +32,7 @@ def refresh(pipeline: Pipeline, retrain: Collection[str] = (), *, force: bool = 
         CatalogueError: the catalogue is damaged.
     """
     keep = _kept_steps(pipeline, retrain)
+    pipeline.recover()
     manifest = read_manifest(pipeline.build)
     _check_built(pipeline, manifest, keep)
     _check_settings(pipeline, manifest, keep)

@@ -17,8 +17,9 @@ from endcap_server.shop.array_files import AT_ONCE
 from endcap_server.shop.columns import Array, Ragged, load_array, save_array
 from tokenizers import Tokenizer
 
+from endcap_builders.build_folder import file_digest
 from endcap_builders.code_digest import code_digest
-from endcap_builders.pipeline import BuildContext, file_digest, read_manifest
+from endcap_builders.pipeline import BuildContext, read_manifest
 
 FOLDER = "reuse"
 """Folder of the hashes and keys, in that of the step."""

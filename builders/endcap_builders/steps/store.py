@@ -16,11 +16,12 @@ from endcap_server.shop.words import words
 from pydantic import Field
 from tokenizers import Tokenizer
 
+from endcap_builders.build_folder import file_digest
 from endcap_builders.catalogue.groups import EVENTS, FACTS, QUERIES, TEXTS
 from endcap_builders.catalogue.shopper_words import Label, audit_table, shopper_words
 from endcap_builders.keywords import WordIndex, known_keywords
 from endcap_builders.markup import plain_text
-from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step, file_digest
+from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
 from endcap_builders.reuse import FOLDER as REUSE
 from endcap_builders.reuse import Encoder, TextEncoder
 from endcap_builders.words import caption_tokens
