@@ -24,23 +24,24 @@ from typing import Any
 
 import numpy as np
 from endcap_builders.pipeline import BuildContext, Pipeline, Step
-from endcap_builders.steps import behaviour, catalogue, index, lexical, repository, store
+from endcap_builders.steps import behaviour, catalogue, index, lexical, store
 from endcap_builders.steps.store import StoreSettings, write_store
 from endcap_client import Client, Page, SearchResult, numbers
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.vector_index import VectorIndex
 from endcap_server.launch import Server, ServerOptions
+from endcap_server.serving.model_repository import write
 from endcap_server.shop.store import ItemStore
 from rich.console import Console
 from rich.progress import track
 
-from benchmarks.growth_catalogue import WordEncoder, vocabulary_texts, write_growth_catalogue
+from benchmarks.growth_catalogue import UNSEEN, WordEncoder, write_growth_catalogue
 from benchmarks.machine import revision, versions
 from benchmarks.processes import ProcessTree
 from benchmarks.replay import Replay
 
 _MODELS = ("bi_encoder", "cross_encoder", "ranker", "theme_llm", "keyword_llm", "gates")
-_BUILD = ("catalogue", "store", "index", "lexical", "behaviour", "repository")
+_BUILD = ("catalogue", "store", "index", "lexical", "behaviour")
 PARTS = ("generate", *_BUILD, "recall", "serve")
 _SEARCHES, _PAGES, _WARM = 120, 60, 12
 _RECALL_SEARCHES, _K = 200, 100
@@ -116,9 +117,7 @@ def _measured(part: str, build: Path, out: Path, size: int) -> dict[str, Any]:
 
 
 def _encoder(build: Path, out: Path) -> WordEncoder:
-    path = out / "words.npz"
-    texts = [] if path.exists() else vocabulary_texts()
-    return WordEncoder.open(path, BiEncoder(build / "bi_encoder"), texts)
+    return WordEncoder.open(out / "words.npz", BiEncoder(build / "bi_encoder"))
 
 
 def _step(name: str, build: Path, out: Path, folder: Path) -> dict[str, Any]:
@@ -137,19 +136,18 @@ def _step(name: str, build: Path, out: Path, folder: Path) -> dict[str, Any]:
 
 
 def _steps(run_store: Callable[[BuildContext, StoreSettings], dict[str, Any]]) -> list[Step]:
-    """The build's steps that do not train a model, without their need for those that do."""
-    needs = {"store": ("catalogue",), "index": ("catalogue", "store"), "repository": ()}
+    """The build's steps that grow with the catalogue and train no model; each is run by itself."""
     of_store = replace(store.STEP, run=run_store)
-    steps = (catalogue.STEP, of_store, index.STEP, lexical.STEP, behaviour.STEP, repository.STEP)
-    return [replace(step, needs=needs.get(step.name, step.needs)) for step in steps]
+    return [replace(step, needs=()) for step in (catalogue.STEP, of_store, index.STEP, lexical.STEP, behaviour.STEP)]
 
 
 def _recall(folder: Path) -> dict[str, Any]:
-    """Recall@100 of the index for searches of the log, among all products and among those in stock."""
+    """Recall@100 of the index for searches that no step has seen, among all products and among those in stock."""
     items = ItemStore.open(folder / "build")
     found = VectorIndex.read(folder / "build" / "index" / "products.faiss")
     encoder = BiEncoder(folder / "build" / "bi_encoder")
-    searches = encoder.encode(_searches(folder, _RECALL_SEARCHES), "query")
+    unseen = json.loads((folder / UNSEEN).read_text(encoding="utf-8"))[:_RECALL_SEARCHES]
+    searches = encoder.encode(unseen, "query")
     answer: dict[str, Any] = {}
     for name, allowed in (("recall_at_100", None), ("recall_at_100_in_stock", np.asarray(items.in_stock))):
         vectors = items.vectors if allowed is None else items.vectors[allowed]
@@ -160,11 +158,6 @@ def _recall(folder: Path) -> dict[str, Any]:
         rows, _ = found.search(searches, _K, bits)
         answer[name] = float(np.mean([len(np.intersect1d(a, b)) / _K for a, b in zip(rows, wanted, strict=True)]))
     return answer
-
-
-def _searches(folder: Path, count: int) -> list[str]:
-    replay = Replay(folder / "catalogue", 11)
-    return [request.query for request in replay.searches(count)]
 
 
 class _Memory(threading.Thread):
@@ -189,6 +182,9 @@ class _Memory(threading.Thread):
 
 def _serve(folder: Path) -> dict[str, Any]:
     """Latency of searches and pages that no cache has, one after another; memory of all processes."""
+    write(folder / "build" / "repository")
+    for model in (folder / "build" / "repository").iterdir():
+        (model / "1").mkdir(exist_ok=True)
     replay = Replay(folder / "catalogue", 11)
     searches, pages = replay.searches(_SEARCHES + _WARM), replay.storefronts(_PAGES + _WARM)
     started = time.monotonic()

@@ -4,10 +4,11 @@ A product of the demo shop is made again and again, each time by another brand a
 brands and series are made up; there are more brands in a larger catalogue, as in a real one.
 """
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -18,6 +19,9 @@ from endcap_server.shop.columns import Array
 from endcap_server.shop.words import words
 
 SEED = 7
+UNSEEN = "unseen.json"
+"""Searches that are not in the log, beside the catalogue."""
+_AT_ONCE = 256
 _BASES, _SEARCHES = 6000, 5000
 _NAMES = 3000
 _SHOPPER_EVENTS, _TASTES = 10, 3
@@ -40,7 +44,7 @@ def made_up_names() -> list[str]:
 def write_growth_catalogue(folder: Path, products: int) -> None:
     """Write the tables of a catalogue of ``products`` products, with an event for each and the demo's searches."""
     rng = np.random.default_rng(SEED + products)
-    (base, _, queries, _), _ = make_demo(SEED, _BASES, 100, _SEARCHES, 1)
+    base, queries, unseen = _demo()
     names = np.array(made_up_names(), object)
     brands = names[: max(50, min(_NAMES, 2 * int(products**0.5)))]
     of_base = base.select("title", "brand", "description", "category", "price").to_dict(as_series=False)
@@ -63,6 +67,7 @@ def write_growth_catalogue(folder: Path, products: int) -> None:
     ).write_parquet(folder / "products.parquet")
     _events(rng, ids, table["category"]).write_parquet(folder / "events.parquet")
     queries.write_parquet(folder / "queries.parquet")
+    (folder.parent / UNSEEN).write_text(json.dumps(unseen) + "\n", encoding="utf-8")
 
 
 def _often(rng: np.random.Generator, values: int, count: int) -> Array:
@@ -94,42 +99,62 @@ class WordEncoder(Encoder):
     """A text's vector is the mean of the vectors of its words, each of which a bi-encoder has encoded.
 
     Such static vectors are a thousand times faster than the bi-encoder. They lie in its space, so that a query that the
-    bi-encoder encodes finds the products that name it. Words beside ``vocabulary`` are left out.
+    bi-encoder encodes finds the products that name it. Words beside ``vocabulary`` are left out. ``searches`` were
+    encoded as a whole, as a server does.
     """
 
     precision = "mean of words"
 
-    def __init__(self, vocabulary: Sequence[str], vectors: Array) -> None:
+    def __init__(self, vocabulary: Sequence[str], vectors: Array, searches: Sequence[str], of_searches: Array) -> None:
+        self._search = dict(zip(searches, of_searches.astype(np.float32), strict=True))
         self._place = {word: place for place, word in enumerate(vocabulary)}
         # The last row is for a text without a known word.
         self._vectors = np.concatenate([vectors, vectors.mean(axis=0, keepdims=True)]).astype(np.float32)
 
     @classmethod
-    def open(cls, path: Path, encoder: BiEncoder, texts: Sequence[str]) -> "WordEncoder":
-        """Read the vectors of ``path``; if there are none, encode all words of ``texts`` and write them."""
+    def open(cls, path: Path, encoder: BiEncoder) -> "WordEncoder":
+        """Read the vectors of ``path``; if there are none, encode the words and searches of all catalogues."""
         if not path.exists():
+            base, queries, _ = _demo()
+            searches = queries["query"].to_list()
+            texts = [*made_up_names(), *base["title"], *base["description"], *base["category"], *searches]
             vocabulary = sorted({word for text in texts for word in words(text)})
-            vectors = [encoder.encode(vocabulary[at : at + 256], "document") for at in range(0, len(vocabulary), 256)]
             path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(path, vocabulary=np.array(vocabulary), vectors=np.concatenate(vectors).astype(np.float16))
+            np.savez(
+                path,
+                vocabulary=np.array(vocabulary),
+                vectors=_encoded(encoder, vocabulary, "document"),
+                searches=np.array(searches),
+                of_searches=_encoded(encoder, searches, "query"),
+            )
         read = np.load(path)
-        return cls(read["vocabulary"].tolist(), read["vectors"])
+        return cls(read["vocabulary"].tolist(), read["vectors"], read["searches"].tolist(), read["of_searches"])
 
     @property
     def dimension(self) -> int:
         """D of the vectors."""
         return int(self._vectors.shape[1])
 
-    def encode(self, texts: Sequence[str], kind: Any) -> Array:
+    def encode(self, texts: Sequence[str], kind: Literal["query", "document"]) -> Array:
         """Vectors of ``texts``, float32 [n, D] of unit length."""
         unknown = len(self._place)
         lists = [[self._place[word] for word in words(text) if word in self._place] or [unknown] for text in texts]
         starts = np.cumsum([0, *map(len, lists)])[:-1]
         sums = np.add.reduceat(self._vectors[np.concatenate(lists).astype(np.int64)], starts)
-        return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-6)
+        vectors = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-6)
+        if kind == "query":
+            for line, text in enumerate(texts):
+                vectors[line] = self._search.get(text, vectors[line])
+        return vectors
 
 
-def vocabulary_texts() -> list[str]:
-    """Texts that hold every word of a generated catalogue and of its searches."""
+def _encoded(encoder: BiEncoder, texts: Sequence[str], kind: Literal["query", "document"]) -> Array:
+    parts = [encoder.encode(texts[at : at + _AT_ONCE], kind) for at in range(0, len(texts), _AT_ONCE)]
+    return np.concatenate(parts).astype(np.float16)
+
+
+def _demo() -> tuple[pl.DataFrame, pl.DataFrame, list[str]]:
+    """The demo's products, its search log, and searches that are not in it."""
     (base, _, queries, _), _ = make_demo(SEED, _BASES, 100, _SEARCHES, 1)
-    return [*made_up_names(), *base["title"], *base["description"], *base["category"], *queries["query"]]
+    (_, _, other, _), _ = make_demo(SEED + 1, _BASES, 100, _SEARCHES // 4, 1)
+    return base, queries, other.filter(~pl.col("query").is_in(queries["query"]))["query"].to_list()

@@ -52,7 +52,8 @@ def run(ctx: BuildContext, settings: IndexSettings) -> dict[str, Any]:
     store = ItemStore.open(ctx.build, linked=False)
     figures: dict[str, Any] = {}
     for name, vectors in (("products", store.vectors), ("keywords", store.keyword_vectors)):
-        index, kind, recall = build_index(ctx, vectors, settings, name)
+        asked = store.keyword_vectors if name == "products" else None
+        index, kind, recall = build_index(ctx, vectors, settings, name, asked)
         faiss.write_index(index, str(ctx.output / f"{name}.faiss"))
         figures[name] = {"rows": len(vectors), "kind": kind, "recall_at_100": round(recall, 4)}
         if name == "products":
@@ -67,9 +68,13 @@ def run(ctx: BuildContext, settings: IndexSettings) -> dict[str, Any]:
 
 
 def build_index(
-    ctx: BuildContext, vectors: Array, settings: IndexSettings, name: str
-) -> tuple[faiss.Index, str, float]:
-    """Index unit vectors float16 [n, D] for inner products: the index, its kind, and its recall@100."""
+    ctx: BuildContext, vectors: Array, settings: IndexSettings, name: str, asked: Array | None = None
+) -> tuple[Any, str, float]:
+    """Index unit vectors float16 [n, D] for inner products: the index, its kind, and its recall@100.
+
+    Recall is that of searches near rows, as those for shoppers' interests are; or that of ``asked``, vectors of
+    searches float16 [m, D], if it is lower: texts lie farther from products than these from each other.
+    """
     dimension = vectors.shape[1]
     exact = len(vectors) <= settings.exact_up_to
     lists = 0 if exact else max(round(_LISTS * len(vectors) ** 0.5), 1)
@@ -90,15 +95,17 @@ def build_index(
         index.add(np.ascontiguousarray(vectors[start : start + size], np.float32))
     if not len(vectors):
         return index, "exact", 1.0
-    searches = _searches(vectors, settings.recall_sample, rng)
-    wanted = nearest_by_product(searches, vectors, min(_RECALL_K, len(vectors)))
+    searches = [_near_rows(vectors, settings.recall_sample, rng)]
+    if asked is not None and len(asked):
+        searches.append(_sample(asked, settings.recall_sample, rng).astype(np.float32))
+    wanted = [nearest_by_product(each, vectors, min(_RECALL_K, len(vectors))) for each in searches]
     if exact:
         return index, "exact", _recall(index, searches, wanted)
     found = _search_enough_lists(index, searches, wanted, settings.least_recall)
     return index, f"the nearest {index.nprobe} of {lists} lists", found
 
 
-def _search_enough_lists(index: Any, searches: Array, wanted: Array, least: float) -> float:
+def _search_enough_lists(index: Any, searches: list[Array], wanted: list[Array], least: float) -> float:
     """Set the number of lists that a search compares so that it reaches a recall; the recall."""
     index.nprobe = 1
     while (found := _recall(index, searches, wanted)) < least and index.nprobe < index.nlist:
@@ -106,19 +113,25 @@ def _search_enough_lists(index: Any, searches: Array, wanted: Array, least: floa
     return found
 
 
-def _searches(vectors: Array, sample: int, rng: np.random.Generator) -> Array:
+def _near_rows(vectors: Array, sample: int, rng: np.random.Generator) -> Array:
     """Noisy copies of rows, of unit length: float32 [at most sample, D]."""
-    picked = np.sort(rng.choice(len(vectors), min(sample, len(vectors)), replace=False))
-    noise = rng.standard_normal((len(picked), vectors.shape[1])) / np.sqrt(vectors.shape[1])
-    searches = np.ascontiguousarray(vectors[picked] + 0.5 * noise, np.float32)
+    rows = _sample(vectors, sample, rng)
+    noise = rng.standard_normal(rows.shape) / np.sqrt(vectors.shape[1])
+    searches = np.ascontiguousarray(rows + 0.5 * noise, np.float32)
     return searches / np.linalg.norm(searches, axis=1, keepdims=True)
 
 
-def _recall(index: faiss.Index, searches: Array, wanted: Array) -> float:
-    """Share of the exact nearest rows (int64 [s, k]) that the index finds."""
-    k = wanted.shape[1]
-    _, found = index.search(searches, k)
-    return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, wanted, strict=True)]))
+def _sample(vectors: Array, count: int, rng: np.random.Generator) -> Array:
+    return vectors[np.sort(rng.choice(len(vectors), min(count, len(vectors)), replace=False))]
+
+
+def _recall(index: Any, searches: list[Array], wanted: list[Array]) -> float:
+    """Share of the exact nearest rows (int64 [s, k] for each kind of searches) that the index finds; the lowest."""
+    return min(
+        float(np.mean([len(np.intersect1d(a, b)) / rows.shape[1] for a, b in zip(found, rows, strict=True)]))
+        for vectors, rows in zip(searches, wanted, strict=True)
+        for found in (index.search(vectors, rows.shape[1])[1],)
+    )
 
 
 def nearest_by_product(searches: Array, vectors: Array, k: int, block: int = 65_536) -> Array:

@@ -26,6 +26,9 @@ _HEAP_BYTES = 256 << 20
 _MOST_QUERY_WORDS = 64
 _SET_ROWS = 4096
 """Up to this many allowed rows, the filter is a part of the query. Above, more products are found, then filtered."""
+_MOST_SCORED, _LEAST_SCORED = 30_000, 2_000
+"""Products are found by a query's rarer words: those of at most this many products, and more words while few are found.
+The other words only order them, so that a search costs no more in a larger catalogue."""
 _SEPARATOR = re.compile(r"[\s,;|()\[\]{}\"'<>=]+")
 _JOINTS = re.compile(r"[-/_.+#*:–—·\\]+")
 _QUANTITY = re.compile(r"\d+(?:x\d+)*[a-z]{0,4}")
@@ -86,6 +89,10 @@ def _names_a_product(code: str) -> bool:
     if len(code) < _LEAST_CODE:
         return False
     return len(code) >= _LEAST_CODE + 1 if code.isdigit() else not _QUANTITY.fullmatch(code)
+
+
+def _any_of(queries: list[Any]) -> Any:
+    return tantivy.Query.boolean_query([(tantivy.Occur.Should, each) for each in queries])
 
 
 def _schema() -> Any:
@@ -159,6 +166,7 @@ class LexicalIndex:
             ) from error
         self._index.register_tokenizer(_ANALYZER, self._analyzer)
         self._searcher, self._schema, self._boosts = self._index.searcher(), self._index.schema, boosts
+        self._weights = {field: weight for field in _TEXTS if (weight := getattr(boosts, field))}
 
     def __len__(self) -> int:
         """Number of products."""
@@ -186,18 +194,36 @@ class LexicalIndex:
     def _query(self, text: str) -> Any:
         boosts = self._boosts
         words = self._analyzer.analyze(unicodedata.normalize("NFKC", text))[:_MOST_QUERY_WORDS]
-        weights = {field: getattr(boosts, field) for field in _TEXTS}
-        should = []
-        for word in dict.fromkeys(words):
-            fields = [self._term(field, word, weight, "freq") for field, weight in weights.items() if weight]
-            should.append(tantivy.Query.disjunction_max_query(fields))
+        rare, common = self._by_rarity(list(dict.fromkeys(words)))
+        finding, ordering = [self._of_word(word) for word in rare], [self._of_word(word) for word in common]
         if boosts.code:
             named = dict.fromkeys([*codes(text), _whole(text)])
-            should += [self._term("code", code, boosts.code, "basic") for code in named]
+            finding += [self._term("code", code, boosts.code, "basic") for code in named]
         if boosts.phrase and len(words) > 1:
             phrase = tantivy.Query.phrase_query(self._schema, "title", list(words))
-            should.append(tantivy.Query.boost_query(phrase, boosts.phrase))
-        return tantivy.Query.boolean_query([(tantivy.Occur.Should, each) for each in should]) if should else None
+            ordering.append(tantivy.Query.boost_query(phrase, boosts.phrase))
+        if not finding:
+            return None
+        if not common:  # a phrase holds all words, so that it finds nothing more
+            return _any_of([*finding, *ordering])
+        parts = [(tantivy.Occur.Must, _any_of(finding)), *((tantivy.Occur.Should, each) for each in ordering)]
+        return tantivy.Query.boolean_query(parts)
+
+    def _of_word(self, word: str) -> Any:
+        fields = [self._term(field, word, weight, "freq") for field, weight in self._weights.items()]
+        return tantivy.Query.disjunction_max_query(fields)
+
+    def _by_rarity(self, words: list[str]) -> tuple[list[str], list[str]]:
+        """The words that find products, and those that only order them, each in the order of the query."""
+        held = {word: max((self._searcher.doc_freq(each, word) for each in self._weights), default=0) for word in words}
+        rare: set[str] = set()
+        total = 0
+        for word in sorted(words, key=lambda each: held[each]):
+            if total + held[word] > _MOST_SCORED and total >= _LEAST_SCORED:
+                break
+            rare.add(word)
+            total += held[word]
+        return [word for word in words if word in rare], [word for word in words if word not in rare]
 
     def _allowed(self, query: Any, k: int, allowed: Array | None) -> tuple[Array, Array]:
         if allowed is None:

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from itertools import pairwise
 from statistics import median
 
@@ -78,6 +79,7 @@ def is_quotable(text: str) -> bool:
     return not _SCRIPT.search(unicodedata.normalize("NFKC", text))
 
 
+@lru_cache(maxsize=100_000)
 def leaf_name(category: str) -> str:
     """Name a category path by its last part: ``"Food > Frozen/Ice cream"`` -> ``"frozen ice cream"``.
 
