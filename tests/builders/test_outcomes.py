@@ -18,9 +18,10 @@ from endcap_builders.outcomes.cli import add_outcomes_command
 from endcap_builders.outcomes.command import OutcomesRequest, run_outcomes
 from endcap_builders.outcomes.drift import stability
 from endcap_builders.outcomes.errors import OutcomesError
+from endcap_builders.outcomes.events import read_events
 from endcap_builders.outcomes.experiment import Arm, compare
 from endcap_builders.outcomes.figures import rates
-from endcap_builders.outcomes.shown import tables_of
+from endcap_builders.outcomes.shown import read_shown, tables_of
 from endcap_builders.outcomes.trial import find_trial, run_trial
 from endcap_server.exposures.record import SECRET_FILE, ShopperKeys
 from endcap_server.exposures.segments import schema
@@ -364,6 +365,20 @@ def test_a_folder_without_pages_or_with_a_broken_segment(tmp_path: Path) -> None
     (asked.exposures / "broken.parquet").write_bytes(b"PAR1")
     with pytest.raises(OutcomesError, match="got one that cannot be read"):
         run(asked)
+
+
+def test_a_segment_that_is_deleted_meanwhile(tmp_path: Path) -> None:
+    asked = request(tmp_path, [page("1", "ann", NOON, SOUP)], [event("ann", "a", NOON + HOUR)])
+    table = pa.Table.from_pylist([page("2", "ann", NOON, SOUP)], schema())
+    parquet.write_table(table, asked.exposures / "a.parquet")
+
+    def deleting(readers: Any, *_: Any) -> Any:
+        (asked.exposures / "a.parquet").unlink()
+        return readers
+
+    events = read_events(asked.events, ShopperKeys(SECRET), datetime.now(UTC), lambda items, *_: items)
+    shown = read_shown(asked.exposures, events, datetime.now(UTC), deleting)
+    assert shown.pages["page_id"].to_list() == ["1"]
 
 
 def test_pages_that_can_have_no_event_yet_are_left_out(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from endcap_builders.outcomes.errors import OutcomesError
 from endcap_builders.outcomes.shown import Shown
 
 BINS = 10
+MUCH = 0.25
+"""Index above which much has changed."""
 LEAST_SCORES = 1000
 """A day with fewer scores has no index: chance alone would move it."""
 _CLASSIC = "classic:"

@@ -11,8 +11,11 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from matplotlib.dates import ConciseDateFormatter
 
 from endcap_builders.evaluation.plots import OTHER, STUDENT, STYLE, TEACHER
+from endcap_builders.outcomes.drift import MUCH
+from endcap_builders.outcomes.trial import title_of
 
 _DRIFT = {
     "psi": "Population stability index of scores",
@@ -47,9 +50,9 @@ def plot_drift(days: Sequence[Mapping[str, Any]], path: Path) -> Path:
             for generation in sorted({row["generation"] for row in days}):
                 own = [row for row in days if row["generation"] == generation and name in row]
                 _line(axes, [row["day"] for row in own], [row[name] for row in own], generation)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, max([0.3 if name == "psi" else 0.05, *(1.1 * row[name] for row in days if name in row)]))
             axes.set_title(title)
-        panels[0].axhline(0.25, color=TEACHER, ls="--", lw=1.2, label="0.25: much has changed")
+        panels[0].axhline(MUCH, color=OTHER, ls="--", lw=1.2, label=f"{MUCH}: much has changed")
         panels[0].legend(fontsize=9)
         figure.savefig(path, dpi=110)
         pyplot.close(figure)
@@ -70,7 +73,7 @@ def _by_day(axes: Axes, days: Sequence[Mapping[str, Any]]) -> None:
 
 def _line(axes: Axes, days: Sequence[str], values: Sequence[float], generation: int) -> None:
     axes.plot(_dates(days), values, marker="o", ms=3, label=f"generation {generation}")
-    axes.tick_params(axis="x", rotation=30)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
 
 
 def _dates(days: Sequence[str]) -> np.ndarray:
@@ -87,7 +90,7 @@ def _ratios(axes: Axes, experiment: Mapping[str, Any] | None) -> None:
     for name, metric in experiment["metrics"].items():
         for how, colour in (("plain", OTHER), ("cuped", STUDENT)):
             if "ratio" in metric.get(how, {}):
-                names.append(f"{name.replace('_', ' ')}, {how}")
+                names.append(f"{title_of(name)}, {how.replace('cuped', 'CUPED')}")
                 rows.append(metric[how]["ratio"])
                 colours.append(colour)
     for place, (row, colour) in enumerate(zip(rows, colours, strict=True)):

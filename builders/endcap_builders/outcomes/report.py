@@ -8,9 +8,8 @@ from typing import Any
 from endcap_builders.evaluation.report import table_line
 from endcap_builders.outcomes.figures import OUTCOMES
 from endcap_builders.outcomes.plots import plot_drift, plot_outcomes
-from endcap_builders.outcomes.trial import ALL
+from endcap_builders.outcomes.trial import TITLES, title_of
 
-TITLES = {"clicks": "clicks", "carts": "cart adds", "purchases": "purchases"}
 _SHOWN = 20
 """Keywords and themes in the tables; report.json has all."""
 
@@ -99,13 +98,11 @@ def _experiment(experiment: Mapping[str, Any] | None) -> list[str]:
     head = ["outcome", "control", "treatment", "difference", "ratio", "difference, CUPED", "ratio, CUPED", "narrower"]
     lines += [table_line(head), table_line(["---"] * len(head))]
     for name, row in experiment["metrics"].items():
-        kind = name.removeprefix(ALL)
-        title = f"all {TITLES[kind]}" if name.startswith(ALL) else TITLES[kind]
         cells = [f"{100 * row[arm]:.2f}" for arm in ("control", "treatment")]
         for how in ("plain", "cuped"):
             found = row.get(how, {})
             cells += [_per_hundred(found.get("difference", {}), sign=True), _ratio(found.get("ratio"))]
-        lines.append(table_line([title, *cells, f"{row['narrower']:.0%}" if "narrower" in row else "–"]))
+        lines.append(table_line([title_of(name), *cells, f"{row['narrower']:.0%}" if "narrower" in row else "–"]))
     carts = experiment["metrics"]["carts"]
     if "detectable" in carts:
         lines += ["", f"A change of {carts['detectable']:.1%} in cart adds would be found with a power of 80 %."]

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
-from endcap_server.exposures.segments import exposure_readers
+from endcap_server.exposures.segments import exposure_readers, schema
 
 from endcap_builders.outcomes.errors import OutcomesError
 from endcap_builders.outcomes.events import CLOCKS_DIFFER, Track
@@ -169,6 +169,8 @@ def _readers(folder: Path) -> list[Callable[[], Any]]:
 def _segment(read: Callable[[], Any], folder: Path) -> pl.DataFrame:
     try:
         frame = pl.from_arrow(read())
+    except FileNotFoundError:  # a server has deleted it meanwhile, as too much or too old
+        frame = pl.from_arrow(schema().empty_table())
     except (OSError, pa.ArrowException) as error:
         raise OutcomesError(
             f"{folder}: expected segments of exposures, got one that cannot be read: {error}; move it away"

@@ -16,6 +16,7 @@ from endcap_builders.outcomes.figures import LEAST_SHOPPERS, OUTCOMES, Z
 
 ALL = "all_"
 """Prefix of the outcomes that count every event of a shopper, whether a page had shown the product or not."""
+TITLES = {"clicks": "clicks", "carts": "cart adds", "purchases": "purchases"}
 POWER = 0.8
 _UNLIKELY = 0.001
 _MOST_MIXED = 0.05
@@ -196,6 +197,12 @@ def _columns(shoppers: pl.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray,
     events_before = shoppers[f"{ALL}{kind}_before"].to_numpy()
     outcomes_before = events_before if name.startswith(ALL) else shoppers[f"{name}_before"].to_numpy()
     return views, outcomes, behaviour_before(shoppers["views_before"].to_numpy(), outcomes_before, events_before)
+
+
+def title_of(name: str) -> str:
+    """An outcome of the comparison in words."""
+    title = TITLES[name.removeprefix(ALL)]
+    return f"all {title}" if name.startswith(ALL) else title
 
 
 def _metric(control: Arm, treatment: Arm) -> dict[str, Any]:
