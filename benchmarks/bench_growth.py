@@ -4,8 +4,9 @@
 
 Models are those of the finished build ``--build``; its bi-encoder encodes the words of the catalogue once, and a
 product's vector is the mean of its words (`growth_catalogue.WordEncoder`). Every part of a size (catalogue, each step
-of the build, recall, serving) runs in a process of its own and is kept in ``--out``; a run that was interrupted
-continues with the next part. ``--only PART`` measures some parts, again if need be. Writes growth.json and growth.md.
+of the build, recall) runs in a process of its own and is kept in ``--out``; a run that was interrupted
+continues with the next part. All sizes are served side by side. ``--only PART`` measures some parts, again if need be.
+Writes growth.json and growth.md.
 """
 
 import argparse
@@ -15,7 +16,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,26 +26,22 @@ import numpy as np
 from endcap_builders.pipeline import BuildContext, Pipeline, Step
 from endcap_builders.steps import behaviour, catalogue, index, lexical, store
 from endcap_builders.steps.store import StoreSettings, write_store
-from endcap_client import Client, Page, SearchResult, numbers
+from endcap_client import numbers
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.vector_index import VectorIndex
-from endcap_server.launch import Server, ServerOptions
-from endcap_server.serving.model_repository import write
 from endcap_server.shop.store import ItemStore
 from rich.console import Console
-from rich.progress import track
 
 from benchmarks.growth_catalogue import UNSEEN, WordEncoder, write_growth_catalogue
+from benchmarks.growth_serving import serve_side_by_side
 from benchmarks.machine import revision, versions
-from benchmarks.processes import ProcessTree
-from benchmarks.replay import Replay
 
 _MODELS = ("bi_encoder", "cross_encoder", "ranker", "theme_llm", "keyword_llm", "gates")
 _BUILD = ("catalogue", "store", "index", "lexical", "behaviour")
-PARTS = ("generate", *_BUILD, "recall", "serve")
-_SEARCHES, _PAGES, _WARM = 120, 60, 12
+_OF_SIZE = ("generate", *_BUILD, "recall")
+SERVE = "serve"
+PARTS = (*_OF_SIZE, SERVE)
 _RECALL_SEARCHES, _K = 200, 100
-_TIMEOUT_S = 60.0
 _MOST_RATIO, _LEAST_RECALL, _MOST_MB = 1.3, 0.98, 8 * 1024
 _console = Console(stderr=True)
 
@@ -63,16 +59,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, help="measure these parts, even if they were before")
     parser.add_argument("--inside", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.inside == SERVE:
+        folders = {size: options.out / str(size) for size in options.sizes}
+        print(json.dumps(serve_side_by_side(folders, _console)))
+        return 0
     if options.inside:
         print(json.dumps(_measured(options.inside, options.build, options.out, options.sizes[0])))
         return 0
+    wanted = options.only or PARTS
     for size in options.sizes:
         known = _read(options.out, size)
-        for part in PARTS:
-            if part in (options.only or PARTS) and (options.only or part not in known):
+        for part in _OF_SIZE:
+            if part in wanted and (options.only or part not in known):
                 _console.print(f"{size:,} products: {part}", highlight=False)
-                known[part] = _in_process(part, options.build, options.out, size)
-                _results(options.out, size).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+                found = _in_process(part, options.build, options.out, [size])
+                _keep(options.out, size, part, found)
+    if SERVE in wanted and (options.only or any(SERVE not in _read(options.out, size) for size in options.sizes)):
+        _console.print("all sizes: serve", highlight=False)
+        for size, found in _in_process(SERVE, options.build, options.out, options.sizes).items():
+            _keep(options.out, int(size), SERVE, found)
     report = _report({size: _read(options.out, size) for size in options.sizes})
     (options.out / "growth.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     text = _markdown(report)
@@ -92,9 +97,14 @@ def _read(out: Path, size: int) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _in_process(part: str, build: Path, out: Path, size: int) -> dict[str, Any]:
+def _keep(out: Path, size: int, part: str, found: dict[str, Any]) -> None:
+    known = _read(out, size) | {part: found}
+    _results(out, size).write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+def _in_process(part: str, build: Path, out: Path, sizes: Sequence[int]) -> dict[str, Any]:
     words = [sys.executable, "-m", "benchmarks.bench_growth", "--build", str(build), "--out", str(out)]
-    words += ["--sizes", str(size), "--inside", part]
+    words += ["--sizes", ",".join(map(str, sizes)), "--inside", part]
     answer = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
     return dict(json.loads(answer.splitlines()[-1]))
 
@@ -110,7 +120,7 @@ def _measured(part: str, build: Path, out: Path, size: int) -> dict[str, Any]:
     elif part in _BUILD:
         found = _step(part, build, out, folder)
     else:
-        found = (_recall if part == "recall" else _serve)(folder)
+        found = _recall(folder)
     found |= {"seconds": round(time.monotonic() - started, 1)}
     # The most of this process; pages of mapped files that it has read are counted, although they can be given back.
     return {"peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024), **found}
@@ -158,67 +168,6 @@ def _recall(folder: Path) -> dict[str, Any]:
         rows, _ = found.search(searches, _K, bits)
         answer[name] = float(np.mean([len(np.intersect1d(a, b)) / _K for a, b in zip(rows, wanted, strict=True)]))
     return answer
-
-
-class _Memory(threading.Thread):
-    """Watches the most memory of a server's processes, MB; pages that they share are counted once."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self._tree, self._ended = ProcessTree(pid), threading.Event()
-        self.most_mb, self.of_most = 0.0, dict[str, float]()
-
-    def run(self) -> None:
-        while not self._ended.wait(2.0):
-            used = {name: use.pss_mb for name, use in self._tree.use().items()}
-            if sum(used.values()) > self.most_mb:
-                self.most_mb, self.of_most = sum(used.values()), used
-
-    def stop(self) -> None:
-        """End it."""
-        self._ended.set()
-        self.join()
-
-
-def _serve(folder: Path) -> dict[str, Any]:
-    """Latency of searches and pages that no cache has, one after another; memory of all processes."""
-    write(folder / "build" / "repository")
-    for model in (folder / "build" / "repository").iterdir():
-        (model / "1").mkdir(exist_ok=True)
-    replay = Replay(folder / "catalogue", 11)
-    searches, pages = replay.searches(_SEARCHES + _WARM), replay.storefronts(_PAGES + _WARM)
-    started = time.monotonic()
-    options = ServerOptions(build=folder / "build", grpc_port=0, http_port=0, metrics_port=0)
-    with Server(options) as server, Client(server.grpc_address, timeout_s=_TIMEOUT_S) as client:
-        figures: dict[str, Any] = {"start_s": round(time.monotonic() - started, 1)}
-        memory = _Memory(server.process.pid if server.process else os.getpid())
-        memory.start()
-        for name, requests in (("search", searches), ("page", pages)):
-            took: list[float] = []
-            stages: dict[str, list[float]] = {}
-            degraded = 0
-            for each in track(requests, description=name, console=_console):
-                begun = time.perf_counter()
-                answer: SearchResult | Page
-                if each.kind == "search":
-                    answer = client.search(each.query, history=each.history)
-                else:
-                    answer = client.storefront(history=each.history, session=each.session)
-                took.append(1e3 * (time.perf_counter() - begun))
-                degraded += bool(answer.status.degraded)
-                for stage, status in answer.status.stages.items():
-                    stages.setdefault(stage, []).append(status.ms)
-            figures[f"{name}_p50_ms"] = round(float(np.median(took[_WARM:])), 2)
-            figures[f"{name}_p95_ms"] = round(float(np.percentile(took[_WARM:], 95)), 2)
-            figures[f"{name}_degraded"] = degraded
-            figures[f"{name}_stages_p50_ms"] = {
-                stage: round(float(np.median(values[_WARM:])), 2) for stage, values in stages.items()
-            }
-        memory.stop()
-    return figures | {
-        "memory_mb": round(memory.most_mb),
-        "memory_of_mb": {name: round(mb) for name, mb in memory.of_most.items()},
-    }
 
 
 def _report(results: dict[int, dict[str, Any]]) -> dict[str, Any]:

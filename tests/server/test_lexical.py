@@ -93,3 +93,26 @@ def test_fields_without_weight_are_not_searched(index: LexicalIndex, tmp_path: P
 def test_no_index(tmp_path: Path) -> None:
     with pytest.raises(EngineLoadError, match=r"expected a lexical index, got .*; run endcap build lexical"):
         LexicalIndex(tmp_path, Boosts())
+
+
+def test_common_words_only_order_what_rarer_words_find(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    products = [ProductWords(f"n{row}", f"cotton shirt {'red' if row % 10 else 'green'}") for row in range(300)]
+    products += [ProductWords(f"s{row}", "silk shirt red") for row in range(3)]
+    products.append(ProductWords("v", "velvet jacket"))
+    write_lexical(tmp_path, products, "english")
+    index = LexicalIndex(tmp_path, Boosts())
+    unlimited = {text: index.search(text, 400) for text in ("silk shirt red", "green shirt", "velvet shirt", "shirt")}
+    monkeypatch.setattr(lexical, "_MOST_SCORED", 50)
+    monkeypatch.setattr(lexical, "_LEAST_SCORED", 2)
+    for text, count in (("silk shirt red", 3), ("green shirt", 30)):
+        found = index.search(text, 400)
+        assert len(found.rows) == count < len(unlimited[text].rows)
+        # What is found is what came first before, with the same scores.
+        assert sorted(found.rows.tolist()) == sorted(unlimited[text].rows[:count].tolist())
+        np.testing.assert_allclose(found.scores, unlimited[text].scores[:count], rtol=1e-6)
+    # The only product with the rare word is not all that is found; and a search of common words finds as before.
+    for text in ("velvet shirt", "shirt"):
+        np.testing.assert_array_equal(index.search(text, 400).rows, unlimited[text].rows)
+    allowed = np.arange(len(index)) % 2 == 0
+    rows = index.search("silk shirt red", 5, allowed).rows
+    assert set(rows.tolist()) == {300, 302}
