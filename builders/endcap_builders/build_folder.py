@@ -1,9 +1,30 @@
-"""Files of a build's steps: hashes as in the manifest, and the replacement of a step's folder."""
+"""The folder of a build: its lock, hashes of files as in the manifest, and the replacement of a step's folder."""
 
+import fcntl
 import hashlib
+import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+_LOCK = ".lock"
+
+
+@contextmanager
+def locked(build: Path) -> Iterator[None]:
+    """Keep other processes from building in a folder; the lock ends with the process.
+
+    Raises:
+        BlockingIOError: another process builds in it.
+    """
+    descriptor = os.open(build / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def utc_now() -> str:

@@ -20,6 +20,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -31,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from endcap_builders.build_folder import file_hashes, recover_folder, replace_folder, utc_now
+from endcap_builders.build_folder import file_hashes, locked, recover_folder, replace_folder, utc_now
 from endcap_builders.catalogue import Catalogue, catalogue_digest, read_catalogue
 from endcap_builders.catalogue.cut import EventCut
 from endcap_builders.catalogue.groups import GROUPS, restricted
@@ -123,8 +124,8 @@ class Step:
     code: tuple[Callable[..., Any], ...] = ()
     """Functions besides `run` that the pipeline calls and that determine what the step writes."""
     on_refresh: Literal["written", "learned", "examples", "fixed"] = "written"
-    """What a refresh does: it writes the step's files anew; keeps a model, unless it is to be learned again; keeps
-    training examples, unless a model that is learned again reads them; or never changes them."""
+    """What a refresh does if the inputs of the step changed: it runs the step (`written`), keeps it unless it is to be
+    learned again (`learned`) or read by a step that is (`examples`), or keeps it always (`fixed`)."""
     shapes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Settings that determine what models read -> these models. A refresh with another value has to train them."""
 
@@ -190,6 +191,7 @@ class Pipeline:
         self.build, self.catalogue_folder, self.seed, self.profile = build, catalogue, seed, profile
         self.console = console or Console(stderr=True)
         self._shared: dict[str, Any] = {}
+        self._alone = False
         unknown = sorted(set(overrides or {}) - set(self.steps))
         if unknown:
             raise SettingError(f"unknown step {unknown[0]!r} in the settings; the steps are {', '.join(self.steps)}")
@@ -209,14 +211,18 @@ class Pipeline:
             keep: steps that stay as they are, although their inputs changed; they must have been built.
 
         Raises:
-            BuildError: a needed step has not been built, the settings are wrong, or a package is missing.
+            BuildError: a needed step has not been built, the settings are wrong, a package is missing, or another
+                process builds in this folder.
             CatalogueError: the catalogue is damaged; the build is unchanged.
         """
         if only is not None and only not in self.steps:
             raise BuildError(f"unknown step {only!r}; the steps are {', '.join(self.steps)}")
-        self.recover()
-        digest = catalogue_digest(self.catalogue_folder)
         self.build.mkdir(parents=True, exist_ok=True)
+        with self.alone():
+            return self._run(only, force, keep)
+
+    def _run(self, only: str | None, force: bool, keep: Collection[str]) -> dict[str, Any]:
+        digest = catalogue_digest(self.catalogue_folder)
         for step in self.steps.values():
             if only in (None, step.name) and step.name not in keep and not self._up_to_date(step, digest):
                 _check_packages(step)
@@ -235,10 +241,30 @@ class Pipeline:
             self._run_step(step, digest, forced=force)
         return read_manifest(self.build)
 
-    def recover(self) -> None:
-        """Bring back folders of steps that were lost when a build was killed while it replaced them."""
-        for name in self.steps:
-            recover_folder(self.build / name)
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Lock the build, which has to exist, and recover what a killed process left; may be nested.
+
+        Raises:
+            BuildError: another process builds in this folder.
+        """
+        if self._alone:
+            yield
+            return
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locked(self.build))
+            except BlockingIOError:
+                raise BuildError(
+                    f"{self.build}: expected no other build in this folder, got one that is running; wait for its end"
+                ) from None
+            for name in self.steps:
+                recover_folder(self.build / name)
+            self._alone = True
+            try:
+                yield
+            finally:
+                self._alone = False
 
     def is_finished(self, keep: Collection[str]) -> bool:
         """Whether `run` with the same `keep` would run no step."""

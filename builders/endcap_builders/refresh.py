@@ -28,11 +28,18 @@ def refresh(pipeline: Pipeline, retrain: Collection[str] = (), *, force: bool = 
 
     Raises:
         SettingError: a step cannot be learned anew, or a changed setting takes training that was not asked for.
-        BuildError: a model that is to be kept has not been built, or the catalogue is not the successor of the build's.
+        BuildError: a model that is to be kept has not been built, the catalogue is not the successor of the build's, or
+            another process builds in this folder.
         CatalogueError: the catalogue is damaged.
     """
     keep = _kept_steps(pipeline, retrain)
-    pipeline.recover()
+    if not pipeline.build.is_dir():
+        raise BuildError(_not_built(pipeline, list(pipeline.steps)))
+    with pipeline.alone():
+        return _refresh(pipeline, keep, force)
+
+
+def _refresh(pipeline: Pipeline, keep: Collection[str], force: bool) -> dict[str, Any]:
     manifest = read_manifest(pipeline.build)
     _check_built(pipeline, manifest, keep)
     _check_settings(pipeline, manifest, keep)
@@ -75,16 +82,20 @@ def _check_built(pipeline: Pipeline, manifest: dict[str, Any], keep: Collection[
     expected = [name for name in pipeline.steps if name in keep or name in (CATALOGUE, _STORE)]
     missing = [name for name in expected if name not in steps or not (pipeline.build / name).is_dir()]
     if missing:
-        raise BuildError(
-            f"a refresh keeps the models of {pipeline.build}: expected them built, found no {', '.join(missing)}; "
-            f"run `endcap build --catalogue {pipeline.catalogue_folder} --out {pipeline.build}` first"
-        )
+        raise BuildError(_not_built(pipeline, missing))
     for name, now in (("profile", pipeline.profile), ("seed", pipeline.seed)):
         if manifest[name] != now:
             raise SettingError(
                 f"--{name}: expected {manifest[name]}, with which the kept models were built, got {now}; leave it out, "
                 "or run endcap build without --refresh"
             )
+
+
+def _not_built(pipeline: Pipeline, missing: list[str]) -> str:
+    return (
+        f"a refresh keeps the models of {pipeline.build}: expected them built, found no {', '.join(missing)}; "
+        f"run `endcap build --catalogue {pipeline.catalogue_folder} --out {pipeline.build}` first"
+    )
 
 
 def _check_settings(pipeline: Pipeline, manifest: dict[str, Any], keep: Collection[str]) -> None:

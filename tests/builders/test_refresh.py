@@ -147,6 +147,15 @@ def test_a_refresh_that_was_killed_while_it_replaced_a_step(shop: Shop) -> None:
     assert not list(shop.build.glob(".*.old"))
 
 
+def test_only_one_process_builds_in_a_folder(shop: Shop) -> None:
+    with shop.pipeline().alone():
+        for build in (shop.refreshed, lambda: shop.pipeline().run()):
+            with pytest.raises(BuildError, match="expected no other build in this folder, got one that is running"):
+                build()
+    shop.refreshed()
+    assert shop.ran == ["store"]
+
+
 def test_a_later_build_says_that_it_trains(shop: Shop) -> None:
     shop.refreshed()
     shop.pipeline().run()
