@@ -2,6 +2,10 @@
 
 import io
 import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,15 +39,17 @@ class ModelSettings(Settings):
 class Shop:
     """A small pipeline of every kind of step; `ran` lists what was run, `fails` is a step that fails."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, products: pl.DataFrame = PRODUCTS) -> None:
         self.build, self.catalogue = folder / "build", folder / "catalogue"
         self.ran: list[str] = []
         self.fails = ""
-        write_catalogue(self.catalogue, PRODUCTS)
+        self.on_write: Callable[[], None] = lambda: None
+        write_catalogue(self.catalogue, products)
 
     def write(self, name: str) -> Any:
         def run(ctx: BuildContext, settings: Settings) -> dict[str, Any]:
             self.ran.append(name)
+            self.on_write()
             if name == "encoder":
                 return {}
             StringColumn.write(ctx.output, "product_ids", ctx.catalogue.products["product_id"].to_list())
@@ -137,14 +143,45 @@ def test_an_interrupted_refresh_goes_on(shop: Shop) -> None:
     assert kept_models(read_manifest(shop.build)).keys() == {*MODELS, "examples"}
 
 
-def test_a_refresh_that_was_killed_while_it_replaced_a_step(shop: Shop) -> None:
-    """Neither the former store nor a model is lost."""
-    for name in ("store", "teacher"):
-        (shop.build / name).rename(shop.build / f".{name}.old")
+def killed_refresh(folder: Path, at: str) -> None:
+    """In a process of its own: a refresh that is killed."""
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def rename(path: Path, target: Path) -> None:
+        os.rename(path, target)
+        if path.name == "store":
+            kill()  # The former folder has been moved away.
+
+    def record(pipeline: Pipeline, step: Step, *arguments: Any) -> None:
+        if step.name == "store":
+            kill()
+        recorded(pipeline, step, *arguments)
+
+    shop, recorded = Shop(folder, CHANGED), Pipeline._record
+    if at == "while the store is written":
+        shop.on_write = kill
+    elif at == "while it is replaced":
+        Path.rename = rename  # type: ignore[method-assign,assignment]
+    else:
+        Pipeline._record = record  # type: ignore[method-assign]
     shop.refreshed()
+
+
+@pytest.mark.parametrize("at", ["while the store is written", "while it is replaced", "before it is in the manifest"])
+def test_a_killed_refresh_goes_on(shop: Shop, at: str) -> None:
+    """Neither the former store nor a model is lost, and nobody is locked out."""
+    process = multiprocessing.get_context("spawn").Process(target=killed_refresh, args=(shop.build.parent, at))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    manifest = shop.refreshed()
     assert shop.ran == ["store"]
-    assert titles(shop, "teacher") == "Ash Birch Cedar"
+    assert (titles(shop, "store"), titles(shop, "teacher")) == ("Birch Cherry Dogwood", "Ash Birch Cedar")
+    assert kept_models(manifest).keys() == {*MODELS, "examples"}
     assert not list(shop.build.glob(".*.old"))
+    assert not list(shop.build.glob(".*.new"))
 
 
 def test_only_one_process_builds_in_a_folder(shop: Shop) -> None:
