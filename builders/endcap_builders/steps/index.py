@@ -187,7 +187,8 @@ def best_products(
     """
     candidates = np.union1d(near, agreeing)
     similarity = vectors[candidates].astype(np.float32) @ search
-    agrees = np.isin(candidates, agreeing)
+    agrees = np.zeros(len(candidates), np.bool_)
+    agrees[np.searchsorted(candidates, agreeing)] = True
     kept = agrees | (similarity >= similarity.max(initial=-1.0) - drop)
     if bonus is not None:
         similarity = similarity + bonus[candidates]
