@@ -16,7 +16,7 @@ from endcap_server.exposures.sink import OUTCOMES as EXPOSURE_OUTCOMES
 from endcap_server.models import DECLARATIONS, ENGINES
 from endcap_server.serving import metrics
 from endcap_server.serving.generation import staged_name
-from endcap_server.stages.pools import RANKER
+from endcap_server.stages.ranking import RANKER
 from queries import ALERTS, DOCS, SCRAPED, alerts, dashboard, queries, results, selectors
 
 SERIES = {name: metric for metric in (*metrics.METRICS, *GAUGES.values()) for name in metric.series}

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import date
 
 import numpy as np
-from endcap_server.shop.prompts import MAX_PLACEMENTS, due, favourites, season_of
+from endcap_server.shop.prompts import MAX_FAVOURITES, MAX_PLACEMENTS, due, favourites, season_of
 
 from endcap_builders.catalogue import Catalogue
 from endcap_builders.merchandising.lexicon import Lexicon
@@ -117,7 +117,7 @@ class ProfileSampler:
         brands = [store.brands[brand] if brand >= 0 else "" for brand in store.brand[rows].tolist()]
         season = season_of(self.dates[cut - 1]) if rng.random() < 0.6 else self._season()
         return Profile(
-            favourites=tuple(favourites(labels, 6)),
+            favourites=tuple(favourites(labels, MAX_FAVOURITES)),
             brands=tuple(favourites(brands, 3)),
             season=season,
             due=tuple(due(labels, self.restocked, 3)),
@@ -141,7 +141,7 @@ class ProfileSampler:
             rows = [int(rng.choice(statistics.topics[topic].rows.tolist())) for topic in topics]
             found = [statistics.store.brand[row] for row in rows]
             brands = list(dict.fromkeys(statistics.store.brands[brand] for brand in found if brand >= 0))[:3]
-        names = [statistics.topics[topic].name for topic in topics][:6]
+        names = [statistics.topics[topic].name for topic in topics][:MAX_FAVOURITES]
         needed = [name for name in names if name in self.restocked and rng.random() < _DUE][:3]
         return Profile(tuple(names), tuple(brands), season=self._season(), due=tuple(needed))
 

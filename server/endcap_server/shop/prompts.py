@@ -27,7 +27,8 @@ QUOTED_SEARCHES = 2
 """Searches of a session that get their own placement."""
 CONCEPT_CHARACTERS = 40
 
-_MAX_FAVOURITES, _MAX_DUE, _MAX_BRANDS, _MAX_SESSION = 6, 3, 3, 3
+MAX_FAVOURITES = 9
+_MAX_DUE, _MAX_BRANDS, _MAX_SESSION = 3, 3, 3
 MAX_CONCEPTS = 4
 _SEASONS = ("winter", "spring", "summer", "autumn")
 HALF_LIFE = 20.0
@@ -167,7 +168,7 @@ def shopper_text(
     """Describe a shopper to LLM 1. All arguments are optional: a shopper without any data is valid.
 
     Args:
-        favourite_kinds: names of kinds of products (`endcap_server.shop.kinds`), best first; 6 are used.
+        favourite_kinds: names of kinds of products (`endcap_server.shop.kinds`), best first; 9 are used.
         brands: best first; 3 are used.
         session: this session's search texts, oldest first; the last 3 are used.
         season: as `season_of` names it.
@@ -177,7 +178,7 @@ def shopper_text(
     Returns:
         One short line. Similar shoppers have the same line, which is a part of the key of cached themes.
     """
-    liked = _items(favourite_kinds, _MAX_FAVOURITES, CONCEPT_CHARACTERS, lower=True)
+    liked = _items(favourite_kinds, MAX_FAVOURITES, CONCEPT_CHARACTERS, lower=True)
     searched = _items(reversed(session), _MAX_SESSION, CONCEPT_CHARACTERS, lower=True)
     parts = [
         ("likes", ",".join(liked)),

@@ -17,15 +17,21 @@ _UNTAGGED = 1 << 31
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidate products, best first.
+    """Candidate products, best first; arrays of one length.
 
-    ``rows`` int32 [C]; ``similarity`` float32 [C], cosine to the query vectors, 0 if the vector search did not find it;
-    ``sources`` uint8 [C], bits of :class:`CandidateSource`.
+    Attributes:
+        rows: int32 [C].
+        similarity: float32 [C], cosine to the query vectors, 0 if the vector search did not find it.
+        sources: uint8 [C], bits of :class:`CandidateSource`.
     """
 
     rows: np.ndarray
     similarity: np.ndarray
     sources: np.ndarray
+
+    def taken(self, order: np.ndarray) -> "Candidates":
+        """The candidates at the positions ``order``, int [k]."""
+        return Candidates(self.rows[order], self.similarity[order], self.sources[order])
 
 
 @dataclass(frozen=True)

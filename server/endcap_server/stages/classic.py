@@ -54,25 +54,44 @@ def classic_placements(
             popularity, because otherwise every page would name the same kinds.
         products: Products of a placement; its title names their kinds.
     """
-    bought = np.isin(rows, history)
-    new = ~bought
-    found = {
-        PlacementSource.BUY_AGAIN: bought,
-        PlacementSource.TOGETHER: new & (sources & (CandidateSource.TOGETHER | CandidateSource.CATEGORY) > 0),
-        PlacementSource.POPULAR: new & (sources & CandidateSource.POPULAR > 0),
-    }
     placements = []
-    for source, chosen in found.items():
-        members = np.flatnonzero(chosen)
+    for source, members in _members(rows, sources, probability, history).items():
         if not len(members):
             continue
-        members = members[np.argsort(-probability[members], kind="stable")]
         named = history if source is PlacementSource.TOGETHER else rows[members[:products]]
         weights = np.ones(len(named)) if source is PlacementSource.TOGETHER else probability[members[:products]]
         if source is PlacementSource.POPULAR and len(kind_popularity):
             weights = weights / kind_popularity[kinds.of_product[named]]
         placements.append(ClassicPlacement(source, _title(source, kinds, named, weights), members))
     return placements
+
+
+def usually_shown(
+    rows: np.ndarray, sources: np.ndarray, probability: np.ndarray, history: np.ndarray, products: int
+) -> np.ndarray:
+    """Which candidates most pages show in classic placements of ``products``, whatever their themes: bool [C].
+
+    These are the first products of buy again and of popular now; for the arguments see :func:`classic_placements`.
+    """
+    shown = np.zeros(len(rows), np.bool_)
+    found = _members(rows, sources, probability, history)
+    for source in (PlacementSource.BUY_AGAIN, PlacementSource.POPULAR):
+        shown[found[source][:products]] = True
+    return shown
+
+
+def _members(
+    rows: np.ndarray, sources: np.ndarray, probability: np.ndarray, history: np.ndarray
+) -> dict[PlacementSource, np.ndarray]:
+    """Positions of the candidates of each classic placement, the most probable first: int64 [m]."""
+    bought = np.isin(rows, history)
+    chosen = {
+        PlacementSource.BUY_AGAIN: bought,
+        PlacementSource.TOGETHER: ~bought & (sources & (CandidateSource.TOGETHER | CandidateSource.CATEGORY) > 0),
+        PlacementSource.POPULAR: ~bought & (sources & CandidateSource.POPULAR > 0),
+    }
+    order = np.argsort(-probability, kind="stable")
+    return {source: order[which[order]] for source, which in chosen.items()}
 
 
 def _title(source: PlacementSource, kinds: Kinds, rows: np.ndarray, weights: Sequence[float] | np.ndarray) -> str:

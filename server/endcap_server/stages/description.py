@@ -9,11 +9,12 @@ from endcap_server.shop.kinds import Kinds
 from endcap_server.shop.store import ItemStore
 from endcap_server.stages import contract
 from endcap_server.stages.candidates import Candidates, interests, recency
+from endcap_server.stages.expected_purchases import likely_kinds
 from endcap_server.stages.nearest_client import NearestClient, found_or_none
 from endcap_server.stages.retrieval_parameters import RetrievalParameters
 from endcap_server.stages.status import StatusPart
 
-_FAVOURITES, _DUE, _BRANDS = 6, 3, 3
+_DUE, _BRANDS = 3, 3
 
 
 class Description:
@@ -33,26 +34,33 @@ class Description:
         """Positions of the history's categories, best first: int32 [F]. Without a history, those of the candidates."""
         rows, weights = history, recency(len(history), self._settings.half_life)
         if not len(rows) and candidates.similarity.any():
-            rows = candidates.rows[:20]
-            weights = candidates.similarity[:20]
+            near = np.argsort(-candidates.similarity, kind="stable")[:20]
+            rows, weights = candidates.rows[near], candidates.similarity[near]
         category = self._store.category[rows]
         tagged = category >= 0
         if not tagged.any():
             return np.empty(0, np.int32)
         totals = np.bincount(category[tagged], weights[tagged])
-        best = np.argsort(-totals, kind="stable")[:_FAVOURITES]
+        best = np.argsort(-totals, kind="stable")[: prompts.MAX_FAVOURITES]
         return best[totals[best] > 0].astype(np.int32)
 
     async def favourites(self, history: np.ndarray, deadline_ns: int, status: StatusPart) -> list[str]:
         """What a shopper likes, best first: kinds of products, or the nearest keywords in a catalogue without kinds."""
         if self._kinds.names:
-            return self._kinds.favourites(history, _FAVOURITES, self._settings.half_life)
+            return self._kinds.favourites(history, prompts.MAX_FAVOURITES, self._settings.half_life)
         vectors, _ = interests(self._store, history, self._settings.half_life, self._settings.interests)
         if not len(vectors):
             return []
         found = await found_or_none(self._nearest.keywords(vectors, 1, deadline_ns), status, whole=False)
         rows = found.rows.reshape(-1) if found is not None else np.empty(0, np.int32)
         return list(dict.fromkeys(self._store.keywords.take(rows[rows >= 0])))
+
+    def likely(
+        self, candidates: Candidates, worth: np.ndarray, history: np.ndarray, liked: list[str], products: int
+    ) -> list[str]:
+        """What a shopper likes, by what its products are worth (see `likely_kinds`); the rest as `liked` says."""
+        likely = likely_kinds(self._kinds, candidates, worth, history, products, prompts.MAX_FAVOURITES)
+        return list(dict.fromkeys([*likely, *liked]))[: prompts.MAX_FAVOURITES]
 
     def text(self, history: np.ndarray, liked: list[str], session: tuple[str, ...], request: contract.Request) -> str:
         """The shopper text for LLM 1."""

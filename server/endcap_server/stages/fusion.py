@@ -22,7 +22,7 @@ from endcap_server.shop.kinds import FILES as KINDS_FILES
 from endcap_server.shop.kinds import Kinds
 from endcap_server.shop.rule_index import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
-from endcap_server.stages import documents
+from endcap_server.stages import documents, ranking
 from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.base import Engines, Stage, StageAnswer
 from endcap_server.stages.classic import classic_placements
@@ -118,7 +118,7 @@ class Fusion(Stage):
         ),
         parameters=FusionParameters,
         files=lambda settings: STORE_FILES,
-        optional_files=("ranker/ranker.json", "ranker/model.txt", "gates/gates.json", *KINDS_FILES, *behaviour.FILES),
+        optional_files=(*ranking.FILES, *KINDS_FILES, *behaviour.FILES),
     )
     checks = FusionCheck
     causes = FusionCause
@@ -131,8 +131,7 @@ class Fusion(Stage):
         self.facts = Facts(self.store, facts_folder(build))
         self.kinds = Kinds.open(build, self.store)
         self.kind_popularity = self.kinds.popularity(self.store.popularity)
-        ranked = (build / "ranker").exists() and is_installed(build, "ranker")
-        self.ranker = Ranker.open(build) if ranked else None
+        self.ranker = Ranker.installed(build)
         judged = is_installed(build, "cross_encoder")
         self.weights = {search: blend_weights(self.settings.weights(search), judged) for search in (False, True)}
         self.versions = read_versions(build) | {"generation": str(self.settings.generation)}

@@ -9,11 +9,8 @@ from endcap_server.declared.reasons import Cause
 from endcap_server.shop.store import ItemStore
 from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.page import BLENDED, SIGNALS, Pool, blend
-from endcap_server.stages.ranking import Ranker
+from endcap_server.stages.ranking import RANKER, Ranker
 from endcap_server.stages.status import StatusPart
-
-RANKER = "ranker"
-"""Named among the engines in STATUS and metrics, although it runs in the stage itself."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 
 from endcap_server.shop.behaviour import Behaviour
 from endcap_server.shop.columns import Array
+from endcap_server.shop.gates import GATES_FILE, GATES_FOLDER, is_installed
 from endcap_server.shop.store import ItemStore
 from endcap_server.stages.ranking_features import CAPTION_FEATURES, FEATURES, FeatureTables
 
@@ -17,6 +18,7 @@ __all__ = [
     "FEATURES",
     "META_FILE",
     "MODEL_FILE",
+    "RANKER",
     "FeatureTables",
     "Ranker",
     "RankerError",
@@ -24,6 +26,10 @@ __all__ = [
 ]
 
 MODEL_FILE, META_FILE = "model.txt", "ranker.json"
+RANKER = "ranker"
+"""Named among the engines in STATUS and metrics, although it runs in the stages themselves."""
+FILES = (f"{RANKER}/{META_FILE}", f"{RANKER}/{MODEL_FILE}", f"{GATES_FOLDER}/{GATES_FILE}")
+"""What :meth:`Ranker.installed` reads of a build."""
 
 
 class RankerError(ValueError):
@@ -38,7 +44,7 @@ class Ranker:
 
     def __init__(self, build: Path):
         """Load the model of the build folder ``build``."""
-        folder = build / "ranker"
+        folder = build / RANKER
         self._build = build
         self._meta = _read_meta(folder / META_FILE)
         self._store: ItemStore | None = None
@@ -74,6 +80,11 @@ class Ranker:
         if store is not None and len(store):
             ranker.score(store, [0], [0])
         return ranker
+
+    @classmethod
+    def installed(cls, build: Path) -> "Ranker | None":
+        """The ranker of the build folder ``build``; None if it has none, or one that no gate let in."""
+        return cls.open(build) if (build / RANKER).exists() and is_installed(build, RANKER) else None
 
     @property
     def available(self) -> bool:

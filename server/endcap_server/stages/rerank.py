@@ -161,11 +161,10 @@ class Rerank(Stage):
                 continue
             middle = self.store.keyword_vectors[known].astype(np.float32).mean(axis=0)
             middle /= max(float(np.linalg.norm(middle)), 1e-6)
-            near = vectors @ middle >= settings.personal_floor
             # What a shopper buys of the theme's own kinds and categories belongs to it, however its title is worded.
-            near |= of_named_kind(self.kinds, candidates, document.about(index))
-            near |= of_keyword_category(self.store, candidates, known)
-            personal = candidates[near].tolist()
+            own = of_named_kind(self.kinds, candidates, document.about(index))
+            near = (vectors @ middle >= settings.personal_floor) | of_keyword_category(self.store, candidates, known)
+            personal = [*candidates[own].tolist(), *candidates[near & ~own].tolist()]
             lists.append(mix(self._of_keywords(known, allowed), personal, settings.personal_share, pairs))
         if short := [index for index, theme in enumerate(themes) if theme and len(lists[index]) < products]:
             near = await self._near([themes[index] for index in short], pairs, allowed, deadline_ns, status)

@@ -28,15 +28,17 @@ from endcap_server.shop.facts import Facts, facts_folder
 from endcap_server.shop.rule_index import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.understanding import Understanding
-from endcap_server.stages import contract, documents
+from endcap_server.stages import contract, documents, ranking
 from endcap_server.stages.admission import Admission, Refusal
 from endcap_server.stages.allowed import AllowedOf
 from endcap_server.stages.base import Engines, Stage, StageAnswer
 from endcap_server.stages.candidates import Found, popular_rows
 from endcap_server.stages.description import Description
 from endcap_server.stages.documents import AnsweredSearch, KeywordRows, PageRequest, ThemeRequest, Themes, Ticket
+from endcap_server.stages.expected_purchases import ExpectedPurchases
 from endcap_server.stages.in_flight import InFlight
 from endcap_server.stages.nearest_client import NearestClient
+from endcap_server.stages.ranking import Ranker
 from endcap_server.stages.recorder import Recorder
 from endcap_server.stages.retrieval_parameters import RetrievalParameters
 from endcap_server.stages.run_folder import DRAINING
@@ -84,7 +86,7 @@ class Retrieval(Stage):
         parameters=RetrievalParameters,
         calls=("nearest",),
         files=lambda settings: STORE_FILES,
-        optional_files=(*kinds.FILES, *behaviour.FILES),
+        optional_files=(*kinds.FILES, *behaviour.FILES, *ranking.FILES),
         ordered=(("default_budget_ms", "max_budget_ms"),),
     )
     # Without QUERY, Triton would report a deadlock of the ensemble: its tensor is optional there, and required here.
@@ -115,6 +117,7 @@ class Retrieval(Stage):
         sources = ShopperSources(self.store, Behaviour.open(build, self.store))
         self.searches = SearchCandidates(self.store, nearest, popular, self.settings)
         self.candidates = ShopperCandidates(self.store, nearest, sources, popular, self.settings)
+        self.purchases = ExpectedPurchases(self.store, Ranker.installed(build))
         self.description = Description(self.store, kinds.Kinds.open(build, self.store), nearest, self.settings)
 
     async def answer(self, inputs: Tensors) -> StageAnswer:
@@ -169,6 +172,9 @@ class Retrieval(Stage):
                 self.description.favourites(taken, own_deadline_ns, status),
                 self.searches.answer(quotable, request.products, allowed, own_deadline_ns, status),
             )
+            candidates, worth = self.purchases.order(candidates, history, status)
+            if worth is not None:
+                liked = self.description.likely(candidates, worth, taken, liked, request.products)
             categories = self.description.categories(taken, candidates)
             shopper = self.description.text(taken, liked, quotable, request)
             found, sources = Found.of(candidates.rows, candidates.similarity), candidates.sources
