@@ -72,11 +72,10 @@ def test_kinds_are_worth_what_classic_placements_leave(shop: Path, store: ItemSt
     found = candidates(0, 1, 8, 9, 10, 16, 17, 24, 25)
     worth = np.array([0.9, 0.8, 0.7, 0.30, 0.29, 0.28, 0.27, 0.26, 0.25], np.float32)
     # Two products a placement: the lamps are bought again. One product of a kind counts.
-    assert likely_kinds(kinds, found, worth, HISTORY, 2, 9) == ["rugs", "tools"]
-    # Six: every repeat is shown by that placement, and two of a kind count.
-    assert likely_kinds(kinds, found, worth, HISTORY, 6, 9) == ["rugs", "tools"]
-    assert likely_kinds(kinds, found, worth, HISTORY, 6, 1) == ["rugs"]
-    assert likely_kinds(kinds, found, worth, HISTORY[:0], 6, 9) == [], "nothing was bought"
+    assert likely_kinds(kinds, found, worth, HISTORY, 2) == (["rugs", "tools"], ["seeds"])
+    # Nine: every repeat is shown by that placement, and three of a kind count.
+    assert likely_kinds(kinds, found, worth, HISTORY, 9) == (["rugs", "tools"], ["seeds"])
+    assert likely_kinds(kinds, found, worth, HISTORY[:0], 9) == ([], ["lamps", "rugs", "tools", "seeds"])
 
 
 def test_what_is_popular_is_shown_anyway() -> None:

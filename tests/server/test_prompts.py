@@ -24,7 +24,7 @@ def test_nothing_known_is_a_valid_shopper():
 
 def test_shopper_text_takes_the_best_and_the_newest():
     text = prompts.shopper_text([f"c{i}" for i in range(12)], session=["a", "b", "c", "d", "d"])
-    assert text == "likes:c0,c1,c2,c3,c4,c5,c6,c7,c8|searched:d,c,b"
+    assert text == "likes:c0,c1,c2,c3,c4,c5|searched:d,c,b"
 
 
 def test_outside_texts_cannot_leave_their_place():

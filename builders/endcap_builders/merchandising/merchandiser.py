@@ -80,7 +80,7 @@ class Merchandiser:
         for place, search in enumerate(searches):
             # Nothing but the search: what is near it is found by its vector, whatever shoppers type.
             yield self._title("session", place, query=search), [search]
-        yield from self._lists(known)
+        yield from self._lists(known, self._topics(profile.next))
         yield from self._bought_again(due)
         yield from self._about([topic for topic in known if topic not in due[:2]], known, profile)
         if not known:
@@ -88,25 +88,27 @@ class Merchandiser:
                 yield from self._of_brand(brand, [], place)
         yield from self._general(profile)
 
-    def _lists(self, known: list[int]) -> Iterator[Idea]:
-        """Placements that hold two or three of the shopper's kinds each, those that go together in one."""
+    def _lists(self, known: list[int], new: list[int]) -> Iterator[Idea]:
+        """Placements of two or three kinds each, those that go together in one: the shopper's and what comes next."""
         topics = self.statistics.topics
-        distinct = set(distinct_things(topics[topic].name for topic in known))
-        left, place = [topic for topic in known if topics[topic].name in distinct], 0
+        kinds = [*known[:2], *new[:1], *known[2:4], *new[1:2], *known[4:], *new[2:]]
+        distinct = set(distinct_things(topics[topic].name for topic in kinds))
+        left, place = [topic for topic in kinds if topics[topic].name in distinct], 0
         while len(left) > 1:
             first = left.pop(0)
             mates = sorted(left, key=lambda topic: -self._affinity(first, topic))[:2]
             if len(left) == 3:
                 mates = mates[:1]  # two and two rather than three and one
             left = [topic for topic in left if topic not in mates]
-            yield self._list([first, *mates], place)
+            yield self._list([first, *mates], new, place)
             place += 1
 
-    def _list(self, topics: list[int], place: int) -> Idea:
+    def _list(self, topics: list[int], new: list[int], place: int) -> Idea:
         """Kinds by the names that the shopper text has, so that a student copies them; they are the concepts too."""
         names = [self.statistics.topics[topic].name for topic in topics]
         slots = {"topic": names[0], "other": names[1], "third": names[-1]}
-        again = "_again" if all(self.statistics.restocked[topic] for topic in topics) else ""
+        bought_again = all(self.statistics.restocked[topic] and topic not in new for topic in topics)
+        again = "_again" if bought_again else ""
         title = self._title(f"list{again}", place, -1, **slots) if len(topics) > 2 else ""
         if not _fits(title):
             title = self._title(f"pair{again}", place, -1, **slots)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import date
 
 import numpy as np
-from endcap_server.shop.prompts import MAX_FAVOURITES, MAX_PLACEMENTS, due, favourites, season_of
+from endcap_server.shop.prompts import MAX_FAVOURITES, MAX_NEXT, MAX_PLACEMENTS, due, favourites, season_of
 
 from endcap_builders.catalogue import Catalogue
 from endcap_builders.merchandising.lexicon import Lexicon
@@ -121,6 +121,7 @@ class ProfileSampler:
             brands=tuple(favourites(brands, 3)),
             season=season,
             due=tuple(due(labels, self.restocked, 3)),
+            next=self._next(set(labels)),
         )
 
     def _events_of_topic(self) -> list[np.ndarray]:
@@ -143,7 +144,23 @@ class ProfileSampler:
             brands = list(dict.fromkeys(statistics.store.brands[brand] for brand in found if brand >= 0))[:3]
         names = [statistics.topics[topic].name for topic in topics][:MAX_FAVOURITES]
         needed = [name for name in names if name in self.restocked and rng.random() < _DUE][:3]
-        return Profile(tuple(names), tuple(brands), season=self._season(), due=tuple(needed))
+        return Profile(
+            tuple(names), tuple(brands), season=self._season(), due=tuple(needed), next=self._next(set(names))
+        )
+
+    def _next(self, bought: set[str]) -> tuple[str, ...]:
+        """Kinds that a shopper has not bought: of the popular ones, and of those that go with what was bought."""
+        rng, statistics = self.rng, self.statistics
+        topics = statistics.topics
+        with_these = [each for each in topics.by_name().items() if each[0] in bought]
+        near = [
+            other
+            for _, topic in rng.sample(with_these, min(3, len(with_these)))
+            for other in statistics.complements(topic, 3)
+        ]
+        names = [topics[topic].name for topic in dict.fromkeys([*statistics.popular(24), *near])]
+        left = [name for name in names if name not in bought]
+        return tuple(rng.sample(left, min(len(left), rng.choice((0, 1, 2, MAX_NEXT, MAX_NEXT)))))
 
     def _season(self) -> str:
         return self.rng.choice(SEASONS)

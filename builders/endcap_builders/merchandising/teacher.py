@@ -17,10 +17,11 @@ class Profile:
     season: str = ""
     campaign: str = ""
     due: tuple[str, ...] = ()  # names of topics that the shopper probably needs again
+    next: tuple[str, ...] = ()  # names of topics that the shopper has not bought and will probably buy
 
     def text(self) -> str:
         """The canonical shopper text."""
-        return shopper_text(self.favourites, self.brands, self.session, self.season, self.campaign, self.due)
+        return shopper_text(self.favourites, self.brands, self.session, self.season, self.campaign, self.due, self.next)
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,7 @@ QUOTED_SEARCHES = 2
 """Searches of a session that get their own placement."""
 CONCEPT_CHARACTERS = 40
 
-MAX_FAVOURITES = 9
-_MAX_DUE, _MAX_BRANDS, _MAX_SESSION = 3, 3, 3
+MAX_FAVOURITES, MAX_NEXT, _MAX_DUE, _MAX_BRANDS, _MAX_SESSION = 6, 3, 3, 3, 3
 MAX_CONCEPTS = 4
 _SEASONS = ("winter", "spring", "summer", "autumn")
 HALF_LIFE = 20.0
@@ -164,16 +163,18 @@ def shopper_text(
     season: str = "",
     campaign: str = "",
     due_kinds: Sequence[str] = (),
+    next_kinds: Sequence[str] = (),
 ) -> str:
     """Describe a shopper to LLM 1. All arguments are optional: a shopper without any data is valid.
 
     Args:
-        favourite_kinds: names of kinds of products (`endcap_server.shop.kinds`), best first; 9 are used.
+        favourite_kinds: names of kinds of products (`endcap_server.shop.kinds`), best first; 6 are used.
         brands: best first; 3 are used.
         session: this session's search texts, oldest first; the last 3 are used.
         season: as `season_of` names it.
         campaign: the merchandiser's steering text.
         due_kinds: kinds that the shopper probably needs again, from `due`; 3 are used.
+        next_kinds: kinds that the shopper has not bought and will probably buy, best first; 3 are used.
 
     Returns:
         One short line. Similar shoppers have the same line, which is a part of the key of cached themes.
@@ -182,6 +183,7 @@ def shopper_text(
     searched = _items(reversed(session), _MAX_SESSION, CONCEPT_CHARACTERS, lower=True)
     parts = [
         ("likes", ",".join(liked)),
+        ("next", ",".join(_items(next_kinds, MAX_NEXT, CONCEPT_CHARACTERS, lower=True))),
         ("due", ",".join(_items(due_kinds, _MAX_DUE, CONCEPT_CHARACTERS, lower=True))),
         ("brands", ",".join(_items(brands, _MAX_BRANDS, 30))),
         ("searched", ",".join(searched)),

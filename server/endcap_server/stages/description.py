@@ -56,14 +56,21 @@ class Description:
         return list(dict.fromkeys(self._store.keywords.take(rows[rows >= 0])))
 
     def likely(
-        self, candidates: Candidates, worth: np.ndarray, history: np.ndarray, liked: list[str], products: int
-    ) -> list[str]:
-        """What a shopper likes, by what its products are worth (see `likely_kinds`); the rest as `liked` says."""
-        likely = likely_kinds(self._kinds, candidates, worth, history, products, prompts.MAX_FAVOURITES)
-        return list(dict.fromkeys([*likely, *liked]))[: prompts.MAX_FAVOURITES]
+        self, candidates: Candidates, worth: np.ndarray, history: np.ndarray, products: int
+    ) -> tuple[list[str], list[str]]:
+        """Kinds that a shopper buys and kinds that come next, see `likely_kinds`."""
+        bought, new = likely_kinds(self._kinds, candidates, worth, history, products)
+        return bought[: prompts.MAX_FAVOURITES], new[: prompts.MAX_NEXT]
 
-    def text(self, history: np.ndarray, liked: list[str], session: tuple[str, ...], request: contract.Request) -> str:
-        """The shopper text for LLM 1."""
+    def text(
+        self,
+        history: np.ndarray,
+        liked: list[str],
+        following: list[str],
+        session: tuple[str, ...],
+        request: contract.Request,
+    ) -> str:
+        """The shopper text for LLM 1: of what the shopper likes, of what comes next, of the session's searches."""
         store, settings = self._store, self._settings
         brands = [store.brands[i] if i >= 0 else "" for i in store.brand[history].tolist()]
         season = (
@@ -72,6 +79,7 @@ class Description:
         return prompts.shopper_text(
             favourite_kinds=liked,
             due_kinds=self._kinds.due(history, _DUE),
+            next_kinds=following,
             brands=prompts.favourites(brands, _BRANDS, settings.half_life),
             session=session,
             season=season,

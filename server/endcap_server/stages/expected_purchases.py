@@ -52,9 +52,9 @@ class ExpectedPurchases:
 
 
 def likely_kinds(
-    kinds: Kinds, candidates: Candidates, worth: np.ndarray, history: np.ndarray, products: int, limit: int
-) -> list[str]:
-    """Kinds that the shopper has bought, by what their products are worth beside those of classic placements.
+    kinds: Kinds, candidates: Candidates, worth: np.ndarray, history: np.ndarray, products: int
+) -> tuple[list[str], list[str]]:
+    """Order kinds by what their products are worth beside those that classic placements show.
 
     A placement has room for a few products of each of its kinds, so no more than these count.
 
@@ -64,19 +64,20 @@ def likely_kinds(
         worth: float [C], their expected purchases.
         history: int32 [H], the shopper's products.
         products: Products of a placement.
-        limit: Most kinds.
 
     Returns:
-        Names, the most valuable first.
+        Names of the kinds that the shopper has bought, and of those that are new, the most valuable first.
     """
     kind = kinds.of_product[candidates.rows]
     shown = usually_shown(candidates.rows, candidates.sources, worth, history, products)
-    bought = np.isin(kind, kinds.of_product[history])
-    left = np.flatnonzero(~shown & bought & (kind >= 0))
     best: dict[int, list[float]] = {}
-    for place in left.tolist():
+    for place in np.flatnonzero(~shown & (kind >= 0)).tolist():
         of_kind = best.setdefault(int(kind[place]), [])
         if len(of_kind) < max(1, products // _KINDS_OF_A_THEME):
             of_kind.append(float(worth[place]))
     ordered = sorted(best, key=lambda each: (-sum(best[each]), kinds.names[each]))
-    return [kinds.names[each] for each in ordered[:limit]]
+    bought = set(kinds.of_product[history].tolist())
+    return (
+        [kinds.names[each] for each in ordered if each in bought],
+        [kinds.names[each] for each in ordered if each not in bought],
+    )

@@ -173,10 +173,12 @@ class Retrieval(Stage):
                 self.searches.answer(quotable, request.products, allowed, own_deadline_ns, status),
             )
             candidates, worth = self.purchases.order(candidates, history, status)
+            following: list[str] = []
             if worth is not None:
-                liked = self.description.likely(candidates, worth, taken, liked, request.products)
+                likely, following = self.description.likely(candidates, worth, taken, request.products)
+                liked = list(dict.fromkeys([*likely, *liked]))
             categories = self.description.categories(taken, candidates)
-            shopper = self.description.text(taken, liked, quotable, request)
+            shopper = self.description.text(taken, liked, following, quotable, request)
             found, sources = Found.of(candidates.rows, candidates.similarity), candidates.sources
 
         placements = 0 if request.is_search else request.placements
