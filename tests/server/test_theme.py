@@ -140,6 +140,19 @@ def test_whole_answers_are_kept(shop: Path) -> None:
     assert ask(theme, "likes:rugs")[1]["source"] == "generated"
 
 
+def test_what_the_checks_refuse_once_they_would_refuse_again(shop: Path) -> None:
+    drafts = [ThemeDraft("Bright corners", ("desk lamp",)), *[ThemeDraft("Sh1t for less", ("wool rug",))] * 3]
+    engines = TinyEngines(shop, written(*drafts))
+    theme = Theme(shop, {}, engines)
+    first, status = ask(theme, "likes:lamps")
+    engines.broken.clear()
+    again, kept = ask(theme, "likes:lamps")
+    assert (status["source"], kept["source"]) == ("generated", "cached")
+    assert themes_of(again) == themes_of(first)
+    assert kept["reason"] == status["reason"] == "2 of 3 themes are categories"
+    assert kept["causes"] == status["causes"]
+
+
 @pytest.mark.parametrize(
     "broken",
     [

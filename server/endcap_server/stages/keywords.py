@@ -133,7 +133,7 @@ class Keywords(Stage):
         for row, work in enumerate(works):
             rows[row, : len(work.chosen)] = work.chosen
         chosen = KeywordRows.of(rows, [work.ranked for work in works]).json_text()
-        if complete and status.whole:
+        if complete and status.can_be_kept:
             self.cache.put(content, CachedAnswer(chosen, status.lasting))
         return StageAnswer({}, status.document, chosen)
 

@@ -44,6 +44,7 @@ class StatusPart:
         self.source = source
         self.reasons: list[str] = []
         self.causes: dict[tuple[str, str], None] = {}
+        self._failed = False
         self.aiqa: dict[str, int] = {}
         self.extra: dict[str, Any] = dict(extra or {})
 
@@ -53,7 +54,9 @@ class StatusPart:
             key = name or check.value
             self.aiqa[key] = self.aiqa.get(key, 0) + int(number)
 
-    def fall_back(self, reason: str, cause: StrEnum, engine: str = NO_ENGINE, *, whole: bool = True) -> None:
+    def fall_back(
+        self, reason: str, cause: StrEnum, engine: str = NO_ENGINE, *, whole: bool = True, again: bool = False
+    ) -> None:
         """Record that the stage degraded: the whole answer, or a part of it (then the source does not change).
 
         Args:
@@ -61,9 +64,11 @@ class StatusPart:
             cause: The same as a code, of the engine or declared by the stage.
             engine: The engine whose answer is missing.
             whole: Whether the whole answer is a fallback.
+            again: Whether an equal request would get the same: nothing failed, and time has no part in it.
         """
         if whole:
             self.source = Source.FALLBACK
+        self._failed |= not again
         if reason not in self.reasons:
             self.reasons.append(reason)
         self.causes[engine, str(cause)] = None
@@ -73,14 +78,18 @@ class StatusPart:
         self.fall_back(sentence.format(error=error), error.cause, error.engine, whole=whole)
 
     @property
-    def whole(self) -> bool:
-        """Whether no part of the answer is a fallback."""
-        return self.source != Source.FALLBACK and not self.reasons
+    def can_be_kept(self) -> bool:
+        """Whether the answer may be given to equal requests: it is no fallback, and no part of it is one by chance."""
+        return self.source != Source.FALLBACK and not self._failed
 
     @property
     def lasting(self) -> dict[str, Any]:
-        """What also applies when the answer comes from the cache: everything but source, reasons and times."""
-        return {"aiqa": self.aiqa, **self.extra}
+        """What also applies when the answer comes from the cache: everything but source and times."""
+        kept = {"aiqa": self.aiqa, **self.extra}
+        if self.reasons:
+            kept["reason"] = "; ".join(self.reasons)
+            kept["causes"] = [{"engine": engine, "cause": cause} for engine, cause in self.causes]
+        return kept
 
     def document(self) -> dict[str, Any]:
         """The stage's part of STATUS so far; `ms` and `finished_ns` are up to now."""
@@ -90,9 +99,6 @@ class StatusPart:
             "ms": _ms(self.started_ns, finished_ns),
             **self.lasting,
         }
-        if self.reasons:
-            part["reason"] = "; ".join(self.reasons)
-            part["causes"] = [{"engine": engine, "cause": cause} for engine, cause in self.causes]
         return part | {"started_ns": self.started_ns, "finished_ns": finished_ns}
 
 

@@ -35,7 +35,7 @@ MAX_CONCEPTS = 4
 
 
 class Theme(Stage):
-    """The second stage of the storefront; it keeps whole answers for requests that ask for the same."""
+    """The second stage of the storefront; it keeps complete answers for requests that ask for the same."""
 
     declaration = ModelDeclaration(
         name="theme",
@@ -119,7 +119,7 @@ class Theme(Stage):
         status.extra |= {"generated_themes": generated, "category_themes": len(filling)}
         if filling and drafts:
             sentence = f"{len(filling)} of {len(themes)} themes are categories"
-            status.fall_back(sentence, ThemeCause.TOO_FEW, whole=generated == 0)
+            status.fall_back(sentence, ThemeCause.TOO_FEW, whole=generated == 0, again=complete)
         sources = [PlacementSource.REQUIRED] * len(required) + [PlacementSource.SESSION] * answered
         sources += [PlacementSource.GENERATED] * (len(themes) - len(filling) - len(sources))
         sources += [PlacementSource.CATEGORY] * len(filling)
@@ -130,14 +130,14 @@ class Theme(Stage):
             sources=tuple(sources[:wanted]) + (PlacementSource.GENERATED,) * (wanted - len(sources)),
             rules={name: request.rules[name] for name in OF_NAMES if name in request.rules},
         ).json_text()
-        if complete and status.whole:
+        if complete and status.can_be_kept:
             self.cache.put(content, CachedAnswer(found, status.lasting))
         return StageAnswer({}, status.document, with_ticket(found, ticket))
 
     async def _generate(
         self, shopper: str, wanted: int, required: Sequence[str], deadline_ns: int, status: StatusPart
     ) -> tuple[list[ThemeDraft], bool]:
-        """What LLM 1 writes, and whether it came to its end; nothing, said in ``status``, when it could not."""
+        """What LLM 1 writes, and whether that is all that it was asked for; nothing, said in ``status``, when it could not."""
         if not self.installed:
             # The build found that categories do better: nothing failed.
             status.source = Source.COMPUTED
@@ -171,7 +171,7 @@ class Theme(Stage):
         finish = texts_of(answer["FINISH"])[0]
         if finish != "stop":
             status.count(ThemeCheck.CUT_ANSWER)
-        return [*of_required, *drafts[len(askable) :]], finish == "stop"
+        return [*of_required, *drafts[len(askable) :]], finish == "stop" and len(drafts) >= wanted
 
     def _required(
         self,
