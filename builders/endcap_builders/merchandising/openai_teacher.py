@@ -62,7 +62,8 @@ Each has a short, natural title (2 to 6 words, sentence case, no punctuation but
 things that a shopper would type into the search box, in lower case, without brands.
 The shopper's line says what the shopper likes, what may come next (never bought yet), and what is due again.
 Mix what the shopper buys again, what comes next, what goes with it, occasions, the season, and brands; answer searches
-and the campaign first. No two placements about the same things. Stay within what the shop sells. Some categories: {categories}."""
+and the campaign first. No two placements about the same things. Stay within what the shop sells.
+Some categories: {categories}."""
 
 _KEYWORDS_TASK = """\
 You are the merchandiser of an online shop. Choose the search keywords whose products belong to a themed placement:

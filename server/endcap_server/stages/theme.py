@@ -137,7 +137,7 @@ class Theme(Stage):
     async def _generate(
         self, shopper: str, wanted: int, required: Sequence[str], deadline_ns: int, status: StatusPart
     ) -> tuple[list[ThemeDraft], bool]:
-        """What LLM 1 writes, and whether it is all that was asked for; nothing, said in ``status``, when it could not."""
+        """What LLM 1 writes, and whether that is all; nothing, said in ``status``, when it could not."""
         if not self.installed:
             # The build found that categories do better: nothing failed.
             status.source = Source.COMPUTED
