@@ -70,6 +70,8 @@ count = whole(1, 1_000_000)
 """How many of something."""
 count_or_none = whole(0, 1_000_000)
 """The same, with 0 for none, all, or automatic, as the option says."""
+generation = whole(0, 2**31 - 1)
+"""A generation of models."""
 port = whole(0, 65_535)
 """A TCP port; 0: any free one."""
 seed = whole(0, 2**32 - 1)

@@ -52,7 +52,7 @@ def add_outcomes_command(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--compare",
-        type=int,
+        type=numbers.generation,
         nargs=2,
         metavar=("CONTROL", "TREATMENT"),
         help="generations (default: the two that served most shoppers at the same time)",

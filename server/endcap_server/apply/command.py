@@ -106,7 +106,7 @@ def add_rollback_command(subparsers: Any) -> None:
         epilog=_EXIT_CODES,
     )
     parser.add_argument(
-        "--to", type=numbers.whole(0, 2**31 - 1), default=0, metavar="N", help="generation (default: the one before)"
+        "--to", type=numbers.generation, default=0, metavar="N", help="generation (default: the one before)"
     )
     _add_load_options(parser)
     _add_server_options(parser)
