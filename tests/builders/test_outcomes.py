@@ -196,14 +196,14 @@ def test_arms_are_those_who_could_see_the_treatment() -> None:
     frame = pl.DataFrame(pages).with_columns(clicks=pl.lit(1), carts=pl.lit(0), purchases=pl.lit(0))
     trial = find_trial(frame, None)
     assert trial is not None
-    assert (trial.control, trial.treatment, trial.start, trial.end) == (1, 2, NOON, NOON + 2 * HOUR)
+    assert (trial.control, trial.treatment, trial.start, trial.end) == (1, 2, NOON, NOON + 2 * HOUR - HOUR / 60)
     followed = pl.DataFrame(
         {"shopper": [], "product_id": [], "page_id": [], "time": [], "kind": []},
         schema_overrides={"time": pl.Datetime("us", "UTC"), "shopper": pl.String, "kind": pl.String},
     )
     document, warnings = run_trial(frame, followed, trial, HOUR, 0.5)
-    assert document["arms"]["control"] == {"generation": 1, "shoppers": 40, "pages": 120}
-    assert document["arms"]["treatment"] == {"generation": 2, "shoppers": 40, "pages": 120}
+    assert document["arms"]["control"] == {"generation": 1, "shoppers": 40, "pages": 80}
+    assert document["arms"]["treatment"] == {"generation": 2, "shoppers": 40, "pages": 80}
     assert document["treated_with_pages_of_both"] == 0.025
     assert document["metrics"]["carts"] == {"control": 0, "treatment": 0}
     assert warnings == []
@@ -220,6 +220,11 @@ def test_generations_that_follow_each_other_are_not_compared() -> None:
     ]
     frame = pl.DataFrame(pages)
     assert find_trial(frame, None) is None
+    # Nor are they if some pages of the first come a moment after the switch.
+    moment = timedelta(seconds=5)
+    late = [page(f"late-{number}", f"o{number}", NOON + 2 * HOUR + moment, SOUP) for number in range(50)]
+    late += [page(f"on-{number}", f"n{number}", NOON + 3 * HOUR, SOUP, generation=2) for number in range(50)]
+    assert find_trial(pl.concat([frame, pl.DataFrame(late)]), None) is None
     with pytest.raises(OutcomesError, match=r"generation 1: expected at least 2 shoppers while .* got 0"):
         find_trial(frame, (1, 2))
     with pytest.raises(OutcomesError, match=r"generation 7: expected pages of known shoppers.*: 1, 2"):
@@ -384,9 +389,15 @@ def test_a_segment_that_is_deleted_meanwhile(tmp_path: Path) -> None:
 def test_pages_that_can_have_no_event_yet_are_left_out(tmp_path: Path) -> None:
     shown = [page("1", "ann", NOON, SOUP), page("2", "ann", NOON + 2 * HOUR, SOUP), page("3", "", NOON, SOUP)]
     report = run(request(tmp_path, shown, [event("ann", "a", NOON + HOUR)]))
-    assert (report["counts"]["pages"], report["counts"]["pages_after_the_last_event"]) == (2, 1)
-    assert len(report["warnings"]) == 2
+    assert (report["counts"]["pages"], report["counts"]["pages_after_the_last_event"]) == (1, 1)
+    assert report["warnings"] == [
+        "pages after the last event, left out: 1",
+        "pages without a shopper, left out: 1",
+    ]
     assert report["experiment"] is None
+    report = run(request(tmp_path, shown, [event("ann", "a", NOON + HOUR, page_id="3")]))
+    assert (report["counts"]["pages"], report["total"][0]["carts"]["count"]) == (2, 1)
+    assert report["warnings"][1] == "pages without a shopper, with outcomes of events that name them only: 1"
 
 
 def test_pages_of_segments_that_are_there_twice_count_once(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from endcap_server.stages.trial import FILE, Trial
+from endcap_server.stages.trial import FILE, Trial, is_shown
 
 DOCUMENT = {"generation": "2", "mode": "split", "share": 0.05, "models": {"search": "search__g2"}}
 
@@ -24,3 +24,10 @@ def test_comes_changes_and_goes(tmp_path: Path) -> None:
 def test_half_a_file_is_none(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(json.dumps(DOCUMENT)[:-4], encoding="utf-8")
     assert Trial(tmp_path).document() is None
+
+
+def test_answers_of_a_shadow_are_shown_to_nobody() -> None:
+    assert is_shown(None, 2)
+    assert is_shown(DOCUMENT, 2)
+    assert is_shown(DOCUMENT | {"mode": "shadow"}, 1)
+    assert not is_shown(DOCUMENT | {"mode": "shadow"}, 2)

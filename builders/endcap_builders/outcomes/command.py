@@ -20,6 +20,11 @@ from endcap_builders.outcomes.shown import Shown, read_shown
 from endcap_builders.outcomes.trial import find_trial, run_trial
 from endcap_builders.pipeline import progress_bar
 
+_NO_SHOPPER = (
+    "expected pages with a hash of the shopper, got none; send SHOPPER with each request, or STATUS.page_id with each "
+    "event (column page_id)"
+)
+
 
 @dataclass(frozen=True)
 class OutcomesRequest:
@@ -96,15 +101,24 @@ def outcomes_of(
     window = timedelta(hours=request.window_hours)
     last_event = events["time"][-1]
     of_ensemble = shown.pages.filter(pl.col("ensemble") == request.ensemble)
-    pages = of_ensemble.filter(pl.col("time") <= last_event)
+    before = of_ensemble.filter(pl.col("time") <= last_event)
+    # Only an event that names its page can count for a page without a shopper.
+    named = bool((events["page_id"] != "").any())
+    pages = before if named else before.filter(pl.col("shopper") != "")
     if pages.is_empty():
-        raise OutcomesError(_nothing_shown(request, shown, of_ensemble, last_event))
+        raise OutcomesError(_nothing_shown(request, shown, before, of_ensemble, last_event))
     attributed = attribute(shown.pages, shown.products, events, window)
     unit = pl.when(pl.col("shopper") == "").then(pl.col("page_id")).otherwise(pl.col("shopper")).alias("unit")
     pages = with_outcomes(pages, attributed, ["page"]).with_columns(unit, day=pl.col("time").dt.date())
     placements = with_outcomes(shown.placements, attributed, ["page", "position"])
     placements = placements.join(pages.select("page", "unit"), on="page", maintain_order="left")
-    counts = _counts(shown, events, attributed, of_ensemble.height, pages)
+    counts = {
+        **_counts(shown, events, attributed, pages),
+        "pages_after_the_last_event": of_ensemble.height - before.height,
+        "pages_without_shopper": int((before["shopper"] == "").sum()),
+        "events_name_pages": named,
+        "pages_of_other_ensembles": shown.pages.height - of_ensemble.height,
+    }
     trial = find_trial(pages, request.compared)
     experiment, warnings = (
         run_trial(pages, events, trial, window, request.share) if trial is not None else (None, list[str]())
@@ -132,10 +146,14 @@ def outcomes_of(
     }
 
 
-def _nothing_shown(request: OutcomesRequest, shown: Shown, of_ensemble: pl.DataFrame, last_event: Any) -> str:
+def _nothing_shown(
+    request: OutcomesRequest, shown: Shown, before: pl.DataFrame, of_ensemble: pl.DataFrame, last_event: Any
+) -> str:
     if of_ensemble.is_empty():
         there = " and ".join(sorted(shown.pages["ensemble"].unique()))
         return f"{request.exposures}: expected answers of {request.ensemble}, got only those of {there}"
+    if before.height:
+        return f"{request.exposures}: {_NO_SHOPPER}"
     first_page = of_ensemble["time"].sort()[0]
     return (
         f"{request.events}: expected events after the first page ({first_page:%Y-%m-%d %H:%M} UTC), got the last one "
@@ -154,10 +172,7 @@ def _matched(request: OutcomesRequest, shown: Shown, events: pl.DataFrame) -> No
     if of_pages.height or events.join(known, on="shopper", how="semi").height:
         return
     if known.is_empty():
-        raise OutcomesError(
-            f"{request.exposures}: expected pages with a hash of the shopper, got none; send SHOPPER with each "
-            "request, or STATUS.page_id with each event (column page_id)"
-        )
+        raise OutcomesError(f"{request.exposures}: {_NO_SHOPPER}")
     raise OutcomesError(
         f"{request.events}: expected shoppers of the exposures, got none of its {events['shopper'].n_unique():,} among "
         f"their {known['shopper'].n_unique():,}; user_id must be what requests send as SHOPPER, and the secret that of "
@@ -165,18 +180,13 @@ def _matched(request: OutcomesRequest, shown: Shown, events: pl.DataFrame) -> No
     )
 
 
-def _counts(
-    shown: Shown, events: pl.DataFrame, attributed: pl.DataFrame, of_ensemble: int, pages: pl.DataFrame
-) -> dict[str, Any]:
+def _counts(shown: Shown, events: pl.DataFrame, attributed: pl.DataFrame, pages: pl.DataFrame) -> dict[str, Any]:
     span = pages.select(pl.col("time").min().alias("first"), pl.col("time").max().alias("last")).row(0)
     measured = attributed.join(pages, on="page", how="semi")
     return {
         "pages": pages.height,
         "first": span[0].isoformat(),
         "last": span[1].isoformat(),
-        "pages_after_the_last_event": of_ensemble - pages.height,
-        "pages_without_shopper": int((pages["shopper"] == "").sum()),
-        "pages_of_other_ensembles": shown.pages.height - of_ensemble,
         "shoppers": pages.filter(pl.col("shopper") != "")["shopper"].n_unique(),
         "events": {kind: int((events["kind"] == kind).sum()) for kind in KINDS.values()},
         "attributed": {kind: int((measured["kind"] == kind).sum()) for kind in KINDS.values()},
@@ -186,10 +196,8 @@ def _counts(
 def _warnings(counts: dict[str, Any]) -> list[str]:
     found = []
     if counts["pages_after_the_last_event"]:
-        found.append(f"{counts['pages_after_the_last_event']:,} pages after the last event are left out")
+        found.append(f"pages after the last event, left out: {counts['pages_after_the_last_event']:,}")
     if counts["pages_without_shopper"]:
-        found.append(
-            f"{counts['pages_without_shopper']:,} pages name no shopper: only events with a page_id count for them, "
-            "and they take no part in comparisons"
-        )
+        what = "with outcomes of events that name them only" if counts["events_name_pages"] else "left out"
+        found.append(f"pages without a shopper, {what}: {counts['pages_without_shopper']:,}")
     return found

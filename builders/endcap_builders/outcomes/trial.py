@@ -19,6 +19,8 @@ ALL = "all_"
 TITLES = {"clicks": "clicks", "carts": "cart adds", "purchases": "purchases"}
 POWER = 0.8
 _UNLIKELY = 0.001
+_SWITCH = timedelta(minutes=1)
+"""A rollout ends a generation while some of its pages are on the way: two serve for a moment without a split."""
 _MOST_MIXED = 0.05
 
 
@@ -28,7 +30,7 @@ class Trial:
 
     Attributes:
         control, treatment: generations.
-        start, end: first and last page.
+        start, end: of the time in which both served, without its last minute.
     """
 
     control: int
@@ -84,7 +86,7 @@ def _named(known: pl.DataFrame, times: dict[int, tuple[datetime, datetime]], com
 
 
 def _common(one: tuple[datetime, datetime], other: tuple[datetime, datetime]) -> tuple[datetime, datetime]:
-    return max(one[0], other[0]), min(one[1], other[1])
+    return max(one[0], other[0]), min(one[1], other[1]) - _SWITCH
 
 
 def _sizes(known: pl.DataFrame, trial: Trial) -> tuple[int, int]:

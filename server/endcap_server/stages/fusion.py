@@ -36,7 +36,7 @@ from endcap_server.stages.pools import FreshShare, Products
 from endcap_server.stages.ranking import Ranker
 from endcap_server.stages.status import STATUS_TENSORS, StatusPart, part_of, read_versions, status_document
 from endcap_server.stages.theme_products import of_keyword_category, of_named_kind
-from endcap_server.stages.trial import Trial
+from endcap_server.stages.trial import Trial, is_shown
 
 _NO_ROWS = np.empty(0, np.int32)
 
@@ -364,7 +364,7 @@ class Fusion(Stage):
         parts = {name: part for name, part in given_parts.items() if part}
         trial = self.trial.document()
         page_id = uuid4().hex
-        if self.sink is not None:
+        if self.sink is not None and is_shown(trial, self.settings.generation):
             said = [each.said for each in shown]
             self.sink.offer(
                 exposure_of(page_id, page, self.settings.generation, parts, Shown(said, titles, keywords, ids, score))

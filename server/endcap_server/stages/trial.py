@@ -4,10 +4,23 @@
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 FILE = "trial.json"
+
+
+def is_shown(announcement: Mapping[str, Any] | None, generation: int) -> bool:
+    """Whether callers use the answers of a generation: those of a shadow are dropped.
+
+    Args:
+        announcement: STATUS.staging.
+        generation: Number of the generation.
+    """
+    if announcement is None or announcement["mode"] != "shadow":
+        return True
+    return bool(announcement["generation"] != str(generation))
 
 
 class Trial:
