@@ -63,9 +63,11 @@ def clean(text: str, limit: int, *, commas: bool = False) -> str:
     A text that is too long is cut at a word. Titles may keep their `commas` (after a word, before a space).
     """
     # Cut first, so that a huge text takes no time.
-    text = unicodedata.normalize("NFKC", text[: limit * 8])
-    # Remove unassigned, private, surrogate, format and control characters; keep spaces.
-    text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
+    text = text[: limit * 8]
+    if not (text.isascii() and text.isprintable()):
+        text = unicodedata.normalize("NFKC", text)
+        # Remove unassigned, private, surrogate, format and control characters; keep spaces.
+        text = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text)
     separators = _SEPARATORS_OF_TITLES if commas else _SEPARATORS
     text = _SPACES.sub(" ", separators.sub(" ", text)).strip(" ,")
     if len(text) <= limit:
