@@ -1,5 +1,6 @@
 """Exposures on the real server: what a page and a search show is recorded, with a hash of the shopper's key."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from endcap_client.errors import InvalidArgument
 from endcap_server.exposures.record import ShopperKeys
 from endcap_server.exposures.segments import read_exposures
 from endcap_server.launch import Server
+from endcap_server.retention.command import add_exposures_command
 from waiting import wait_for
 
 
@@ -43,3 +45,20 @@ def test_pages_and_searches_are_recorded(server: Server, client: Client) -> None
 def test_a_long_shopper_key_is_refused(client: Client) -> None:
     with pytest.raises(InvalidArgument, match="at most 128 bytes"):
         client.storefront(shopper="x" * 129)
+
+
+def test_a_shopper_is_erased_while_the_server_runs(
+    server: Server, client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = client.storefront(shopper="gone").status.document["page_id"]
+    kept = client.storefront(shopper="kept").status.document["page_id"]
+    parser = argparse.ArgumentParser()
+    add_exposures_command(parser.add_subparsers())
+    words = ["--shopper", "gone", "--build", str(server.options.build), "--exposures", str(server.exposures)]
+    parsed = parser.parse_args(["exposures", "erase", *words])
+    assert parsed.run(parsed) == 0
+    assert "of 1 shoppers removed from 1 files" in capsys.readouterr().out
+    pages = read_exposures(server.exposures).column("page_id").to_pylist()
+    assert kept in pages
+    assert gone not in pages
+    recorded(server.exposures, client.storefront(shopper="gone").status.document["page_id"])

@@ -1,6 +1,7 @@
 """Facts from a Redis stream, with the real redis-server."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -233,3 +234,27 @@ def test_a_killed_follower_loses_nothing(server: RedisServer, build: Path) -> No
         follower.kill()
     with Following(server.url("stock"), build):
         wait_for(lambda: [price(build, f"p{row}") for row in (7, 8)] == [199.0, 136.0], "every last price")
+
+
+def test_entries_wait_in_redis_while_the_disk_is_full(server: RedisServer, build: Path) -> None:
+    words = [sys.executable, "-P", "-m", "endcap_client.cli", "facts", "follow", server.url("stock")]
+    words += ["--build", str(build), "--group", "group"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as follower:
+        try:
+            assert follower.stderr is not None
+            follower.stderr.readline()
+            add(server, product_id="p1", price=1)
+            wait_for(lambda: price(build, "p1") == 1, "the first entry")
+            # A limit for the size of files acts on a write as a full disk does.
+            unlimited = resource.prlimit(follower.pid, resource.RLIMIT_FSIZE)
+            size = sum(path.stat().st_size for path in (build / FOLDER).glob("journal-*"))
+            resource.prlimit(follower.pid, resource.RLIMIT_FSIZE, (size + 10, unlimited[1]))
+            add(server, product_id="p1", price=2)
+            assert "free space" in follower.stderr.readline()
+            assert server.client.xpending("stock", "group")["pending"] == 1
+            assert price(build, "p1") == 1
+            resource.prlimit(follower.pid, resource.RLIMIT_FSIZE, unlimited)
+            wait_for(lambda: price(build, "p1") == 2, "the entry")
+            wait_for(lambda: server.client.xpending("stock", "group")["pending"] == 0, "its acknowledgement")
+        finally:
+            follower.terminate()
