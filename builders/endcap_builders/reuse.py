@@ -12,7 +12,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import polars as pl
-from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.shop.array_files import AT_ONCE
 from endcap_server.shop.columns import Array, Ragged, load_array, save_array
 from tokenizers import Tokenizer
@@ -68,7 +67,7 @@ class TextEncoder:
         self._written = steps.get(_STEP, {}).get("files", {})
         self._encoder_key = {
             "files": steps.get("bi_encoder", {}).get("files", {}),
-            "code": code_digest(BiEncoder),
+            "code": code_digest(type(encoder)),
             "precision": encoder.precision,
         }
         self._earlier: dict[str, str] = {}
