@@ -1,10 +1,11 @@
 """Compares two arms of an experiment by outcomes per view; shoppers were randomised.
 
-The difference of two rates has the variance of the delta method (`figures.py`). CUPED (Deng, Xu, Kohavi and Walker
-2013, "Improving the Sensitivity of Online Controlled Experiments by Utilizing Pre-Experiment Data") subtracts what the
-shoppers' earlier behaviour explains: behaviour before the experiment has the same expectation in both arms, so the
-difference keeps its expectation and loses variance. A rate is adjusted through its linearisation: the deviation of each
-shopper's outcomes from those that the shopper's views would have at the arm's rate.
+The variance of a rate is that of the delta method (`figures.py`), corrected for few shoppers as the jackknife. CUPED
+(Deng, Xu, Kohavi and Walker 2013, "Improving the Sensitivity of Online Controlled Experiments by Utilizing
+Pre-Experiment Data") subtracts what the shoppers' earlier behaviour explains: behaviour before the experiment has the
+same expectation in both arms, so the difference keeps its expectation and loses variance. A rate is adjusted through
+its linearisation: the deviation of each shopper's outcomes from those that the shopper's views would have at the arm's
+rate.
 """
 
 from collections.abc import Sequence
@@ -12,9 +13,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.stats import t as student
 
-from endcap_builders.intervals import Interval
+from endcap_builders.intervals import CONFIDENCE, Interval
 from endcap_builders.outcomes.figures import Z
+
+_MOST_LEVERAGE = 0.9
 
 
 @dataclass(frozen=True)
@@ -66,36 +70,48 @@ def compare(control: Arm, treatment: Arm, adjusted: bool = False) -> Comparison:
     """
     arms = (control, treatment)
     before = [arm.before if adjusted else np.empty((len(arm.views), 0)) for arm in arms]
-    weights = _weights(arms, before)
+    weights, leverages = _weights(arms, before)
     mean = np.concatenate(before).mean(axis=0)
     rates, variances = [], []
-    for arm, behaviour in zip(arms, before, strict=True):
+    for arm, behaviour, leverage in zip(arms, before, leverages, strict=True):
         rates.append(arm.rate - float((behaviour.mean(axis=0) - mean) @ weights))
-        rest = arm.deviations - (behaviour - behaviour.mean(axis=0)) @ weights
-        count = len(rest)
-        variances.append(float(rest @ rest) / max(count - 1 - behaviour.shape[1], 1) / count)
-    difference, error = rates[1] - rates[0], float(np.sqrt(sum(variances)))
+        # As the jackknife: how far the rate moves without a shopper. A shopper with many views, or with unusual
+        # behaviour before, pulls the estimate to itself.
+        rest = (arm.deviations - (behaviour - behaviour.mean(axis=0)) @ weights) / (1 - leverage)
+        variances.append(float(rest @ rest) * (len(rest) - 1) / len(rest) ** 3)
+    quantile = _quantile(variances, [len(arm.views) for arm in arms])
+    difference, error = rates[1] - rates[0], quantile * float(np.sqrt(sum(variances)))
     return Comparison(
-        Interval(difference, difference - Z * error, difference + Z * error),
-        _ratio(rates, variances),
+        Interval(difference, difference - error, difference + error),
+        _ratio(rates, variances, quantile),
     )
 
 
-def _weights(arms: Sequence[Arm], before: Sequence[np.ndarray]) -> np.ndarray:
-    """Coefficients [k] of the earlier behaviour that leave the least variance of the difference."""
+def _weights(arms: Sequence[Arm], before: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Coefficients [k] of the earlier behaviour that leave the least variance, and each shopper's leverage by arm."""
     # An arm's variance is divided by its size, so that a shopper of the smaller arm weighs more.
     rows = np.concatenate([(each - each.mean(axis=0)) / len(each) for each in before])
     targets = np.concatenate([arm.deviations / len(arm.views) for arm in arms])
-    return np.linalg.lstsq(rows, targets, rcond=None)[0]
+    weights, _, rank, _ = np.linalg.lstsq(rows, targets, rcond=None)
+    directions = np.linalg.svd(rows, full_matrices=False)[0][:, :rank]
+    of_behaviour = np.split((directions**2).sum(axis=1), [len(arms[0].views)])
+    of_views = [arm.views / arm.views.sum() for arm in arms]
+    return weights, [np.minimum(one + two, _MOST_LEVERAGE) for one, two in zip(of_views, of_behaviour, strict=True)]
 
 
-def _ratio(rates: Sequence[float], variances: Sequence[float]) -> Interval | None:
+def _quantile(variances: Sequence[float], counts: Sequence[int]) -> float:
+    """Of Student's distribution, with the degrees of freedom of Welch and Satterthwaite."""
+    freedom = sum(variance**2 / (count - 1) for variance, count in zip(variances, counts, strict=True))
+    return float(student.ppf((1 + CONFIDENCE) / 2, sum(variances) ** 2 / freedom)) if freedom else Z
+
+
+def _ratio(rates: Sequence[float], variances: Sequence[float], quantile: float) -> Interval | None:
     """Treatment over control; the logarithm of a ratio of means is closer to a normal variable than the ratio."""
     if min(rates) <= 0:
         return None
     value = rates[1] / rates[0]
-    error = np.sqrt(sum(variance / rate**2 for variance, rate in zip(variances, rates, strict=True)))
-    return Interval(value, float(value * np.exp(-Z * error)), float(value * np.exp(Z * error)))
+    error = quantile * np.sqrt(sum(variance / rate**2 for variance, rate in zip(variances, rates, strict=True)))
+    return Interval(value, float(value * np.exp(-error)), float(value * np.exp(error)))
 
 
 def behaviour_before(views: np.ndarray, outcomes: np.ndarray, events: np.ndarray) -> np.ndarray:

@@ -91,7 +91,7 @@ def _experiment(experiment: Mapping[str, Any] | None) -> list[str]:
         f"Generation {treatment['generation']} ({treatment['shoppers']:,} shoppers, {treatment['pages']:,} pages) "
         f"against generation {control['generation']} ({control['shoppers']:,} shoppers, {control['pages']:,} pages), "
         f"{experiment['start']} to {experiment['end']}, per 100 page views; `all` counts every event of a shopper, "
-        "whatever was shown, per 100 shoppers. Intervals (95 %, delta method over shoppers) of the difference and of "
+        "whatever was shown, per 100 shoppers. Intervals (95 %, over shoppers) of the difference and of "
         "the ratio, plain and with CUPED:",
         "",
     ]
