@@ -313,6 +313,31 @@ def test_the_oldest_segments_go_first(tmp_path: Path) -> None:
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 20_000
 
 
+def test_journals_that_cannot_become_segments_do_not_fill_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "20200101T000000-gone-000000000.jsonl").write_bytes(b"no exposure" * 3000 + b"\n")
+    writer = writing(tmp_path, "p", SegmentLimits(rows=1, seconds=3600, bytes=20_000, days=90))
+    ExposureFolder(tmp_path).adopt()
+    assert ExposureFolder(tmp_path).dead_journals()
+    writer.write(numbered(0))
+    writer.tick()
+    assert not ExposureFolder(tmp_path).dead_journals()
+    assert read_exposures(tmp_path).num_rows == 1
+
+
+def test_a_folder_that_cannot_be_made_at_first_is_written_later(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    sink = recording(tmp_path / "file" / "exposures")
+    sink.offer(exposure("0"))
+    wait_for(lambda: sink.counts()["failed"] == 1, "a failed write")
+    (tmp_path / "file").unlink()
+    sink.offer(exposure("1"))
+    wait_for(lambda: sink.counts()["written"] == 1, "a write")
+    sink.close()
+    assert read_exposures(tmp_path / "file" / "exposures").column("page_id").to_pylist() == ["1"]
+    counts = {"offered": 2, "dropped": 0, "written": 1, "failed": 1, "lost": 0}
+    assert ExposureFolder(tmp_path / "file" / "exposures").totals() == counts
+
+
 def test_keys_of_shoppers_are_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = ShopperKeys(b"secret")
     assert keys.hashed(b"shopper") == keys.hashed(b"shopper") != keys.hashed(b"shopper2")

@@ -114,10 +114,10 @@ class ExposureFolder:
         return path.stat().st_mtime_ns
 
     def asked(self) -> int:
-        """Number of the latest request to close journals, 0 without."""
+        """Number of the latest request to close journals, 0 without, or if the folder cannot be read."""
         try:
             return (self.path / _CLOSE).stat().st_mtime_ns
-        except FileNotFoundError:
+        except OSError:
             return 0
 
     def not_closed(self, number: int) -> list[str]:
