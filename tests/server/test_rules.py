@@ -71,13 +71,13 @@ def test_exclude_by_product_brand_and_category_prefix(index: RuleIndex) -> None:
         excluded = row == 3 or store.brand[row] == 0 or path.startswith("garden") or path == "toys > games"
         assert allowed[row] == (not excluded)
     assert rules.unknown == []
-    assert np.array_equal(rules.mask(), allowed)
+    assert np.array_equal(rules.mask, allowed)
 
 
 def test_products_without_brand_or_category_are_excluded_by_none(tmp_path: Path) -> None:
     index = RuleIndex(ItemStore.open(build_shop(tmp_path, categories=False)))
     rules = compiled(index, exclude={"categories": ["home"], "products": ["p63"]})
-    assert rules.mask().tolist() == [True] * 63 + [False]
+    assert rules.mask.tolist() == [True] * 63 + [False]
 
 
 def test_a_part_of_a_category_name_is_no_prefix(index: RuleIndex) -> None:

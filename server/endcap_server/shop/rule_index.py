@@ -210,8 +210,9 @@ class CompiledRules:
         """Positions of the categories of which nothing may be shown: int [k]."""
         return _banned(self.excluded_categories, self.only_categories, len(self.store.categories))
 
+    @cached_property
     def mask(self) -> np.ndarray:
-        """Which of all products of the store these rules allow: bool [n]."""
+        """Which of all products of the store these rules allow, whatever their price and stock: bool [n]."""
         mask = np.ones(len(self.store), dtype=bool)
         mask[self.excluded_rows] = False
         for column, names, excluded, only in (

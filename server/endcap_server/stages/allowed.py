@@ -23,7 +23,7 @@ class Allowed:
     @cached_property
     def each(self) -> np.ndarray:
         """Of all n products: bool [n]."""
-        shown: np.ndarray = self.facts.in_stock & self.rules.mask()
+        shown: np.ndarray = self.facts.in_stock & self.rules.mask
         affordable = self.rules.affords(self.facts.price, self.facts.share)
         return shown if affordable is None else shown & affordable
 
