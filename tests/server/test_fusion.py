@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from endcap_server.declared.errors import ParameterError
 from endcap_server.declared.tensors import Tensors, bytes_tensor, json_of, texts_of
+from endcap_server.exposures.record import FOLDER_VARIABLE
+from endcap_server.exposures.segments import read_exposures
 from endcap_server.shop.prompts import ThemeDraft, theme_completion
 from endcap_server.shop.rules import MerchandisingRules
 from endcap_server.stages.documents import KeywordRows, PageRequest, Themes
@@ -19,10 +21,12 @@ from endcap_server.stages.rerank import Rerank
 from endcap_server.stages.retrieval import Retrieval
 from endcap_server.stages.status import carried, read_versions
 from endcap_server.stages.theme import Theme
+from endcap_server.stages.trial import FILE as TRIAL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tickets import ticket
 from tiny_shop import TinyEngines, build_shop
+from waiting import wait_for
 
 OUT_OF_STOCK = (1, 42)
 PAGE = ("THEME_OUT", "KEYWORDS_OUT", "PRODUCT_ID", "SCORE", "SIGNALS", "STATUS")
@@ -432,3 +436,14 @@ def test_products_that_a_theme_is_about_fit_whatever_the_cross_encoder_says(shop
         rows = strict.store.product_ids.find([text for text in texts_of(ids) if text])
         assert len(rows)
         assert set(strict.kinds.labels(rows)) == {kind}
+
+
+def test_what_a_shadow_answers_is_in_no_exposure(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "exposures"
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    for mode in ("shadow", "split"):
+        announced = {"generation": "1", "mode": mode, "share": 0.5, "models": {}}
+        (tmp_path / TRIAL).write_text(json.dumps(announced), encoding="utf-8")
+        answer = json_of(search(shop, "lamp")["STATUS"])
+    wait_for(lambda: folder.is_dir() and read_exposures(folder).num_rows, "the record of the answer that is shown")
+    assert read_exposures(folder).column("page_id").to_pylist() == [answer["page_id"]]
