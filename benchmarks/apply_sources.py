@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from endcap_builders.build_folder import file_hashes
-from endcap_builders.pipeline import files_read
+from endcap_builders.step import files_read
 from endcap_builders.steps import all_steps
 from endcap_server.generations.snapshot import take_snapshot
 from endcap_server.shop.columns import StringColumn

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from endcap_builders.pipeline import BuildContext, Pipeline, Step
+from endcap_builders.pipeline import Pipeline
+from endcap_builders.step import BuildContext, Step
 from endcap_builders.steps import behaviour, catalogue, index, lexical, store
 from endcap_builders.steps.store import StoreSettings, write_store
 from endcap_client import numbers

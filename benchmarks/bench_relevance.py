@@ -17,7 +17,8 @@ from endcap_builders.evaluation.command import run_built
 from endcap_builders.evaluation.metrics import NAMES
 from endcap_builders.evaluation.report import interval_text
 from endcap_builders.evaluation.request import EvaluationRequest
-from endcap_builders.pipeline import BuildError, read_manifest
+from endcap_builders.manifest import read_manifest
+from endcap_builders.step import BuildError
 from endcap_client import numbers
 from rich.console import Console
 from rich.table import Table

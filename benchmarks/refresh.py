@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 from endcap_builders.catalogue import read_catalogue, write_catalogue
-from endcap_builders.pipeline import Pipeline, read_manifest
+from endcap_builders.manifest import read_manifest
+from endcap_builders.pipeline import Pipeline
 from endcap_builders.refresh import refresh
 from endcap_builders.reuse import FOLDER as REUSE
 from endcap_builders.steps import all_steps

@@ -7,7 +7,8 @@ from typing import Any
 import polars as pl
 import tiny_encoders
 import torch
-from endcap_builders.pipeline import BuildContext, Pipeline, Settings, Step
+from endcap_builders.pipeline import Pipeline
+from endcap_builders.step import BuildContext, Settings, Step
 from endcap_builders.steps import bi_encoder, catalogue, cross_encoder, lexical, store, teacher
 from rich.console import Console
 from transformers import BertForSequenceClassification, BertTokenizerFast

@@ -22,7 +22,11 @@ def locked(build: Path) -> Iterator[None]:
     descriptor = os.open(build / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        try:
+            yield
+        finally:
+            # Closed only, it would stay with workers that a step has forked and that outlive it, as torch.export does.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
 

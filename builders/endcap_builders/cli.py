@@ -113,7 +113,7 @@ def reporting(command: Callable[[argparse.Namespace], int]) -> Callable[[argpars
         from endcap_server.launch import LaunchError
 
         from endcap_builders.catalogue import CatalogueError
-        from endcap_builders.pipeline import BuildError
+        from endcap_builders.step import BuildError
 
         try:
             return command(arguments)
@@ -129,8 +129,10 @@ def reporting(command: Callable[[argparse.Namespace], int]) -> Callable[[argpars
 
 def _build(arguments: argparse.Namespace) -> int:
     from endcap_builders.gates import failures, gate_figures, gates_table
-    from endcap_builders.pipeline import BuildError, Pipeline, SettingError, read_manifest
+    from endcap_builders.manifest import read_manifest
+    from endcap_builders.pipeline import Pipeline
     from endcap_builders.refresh import kept_models, refresh
+    from endcap_builders.step import BuildError, SettingError
     from endcap_builders.steps import all_steps
 
     if arguments.list:
@@ -201,7 +203,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def settings_given(texts: list[str]) -> dict[str, dict[str, Any]]:
     """`["store.max_product_tokens=64"]` as `{"store": {"max_product_tokens": "64"}}`; pydantic reads the values."""
-    from endcap_builders.pipeline import SettingError
+    from endcap_builders.step import SettingError
 
     overrides: dict[str, dict[str, Any]] = {}
     for text in texts:

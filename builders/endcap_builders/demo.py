@@ -13,8 +13,9 @@ from rich.console import Console
 from endcap_builders.catalogue import Catalogue, read_catalogue
 from endcap_builders.catalogue.demo import generate_demo
 from endcap_builders.gates import gate_figures, gates_table
-from endcap_builders.pipeline import BuildError, Pipeline
+from endcap_builders.pipeline import Pipeline
 from endcap_builders.refresh import kept_models
+from endcap_builders.step import BuildError
 from endcap_builders.steps import all_steps
 
 QUICK: dict[str, dict[str, Any]] = {

@@ -11,7 +11,9 @@ from typing import Any
 from endcap_server.shop.columns import EncodedTexts, StoreError, StringColumn, find_encoded
 
 from endcap_builders.catalogue.schema import TABLES, Catalogue
-from endcap_builders.pipeline import CATALOGUE, BuildError, Pipeline, SettingError, Step, read_manifest
+from endcap_builders.manifest import CATALOGUE, read_manifest
+from endcap_builders.pipeline import Pipeline
+from endcap_builders.step import BuildError, SettingError, Step
 
 _STORE = "store"
 

@@ -18,7 +18,8 @@ from tokenizers import Tokenizer
 
 from endcap_builders.build_folder import file_digest
 from endcap_builders.code_digest import code_digest
-from endcap_builders.pipeline import BuildContext, read_manifest
+from endcap_builders.manifest import read_manifest
+from endcap_builders.step import BuildContext
 
 FOLDER = "reuse"
 """Folder of the hashes and keys, in that of the step."""

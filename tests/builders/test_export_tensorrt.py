@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from endcap_builders.export.tensorrt import TOKEN_BUDGET, compile_engine, require_tensorrt, shape_ranges
-from endcap_builders.pipeline import BuildContext, BuildError
+from endcap_builders.step import BuildContext, BuildError
 from endcap_builders.steps import bi_encoder, cross_encoder
 from hypothesis import given
 from hypothesis import strategies as st

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from endcap_builders.gates import Gate, failures, gate_figures, gates_table, read_gates, write_gates
-from endcap_builders.pipeline import build_context
 from endcap_builders.relevance.measure import query_accuracy
 from endcap_builders.relevance.pairs import make_pairs
+from endcap_builders.step import build_context
 from endcap_builders.steps.gates import GatesSettings, run
 from endcap_server.shop.gates import is_installed
 from rich.console import Console

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from endcap_builders.pipeline import BuildError, Pipeline
+from endcap_builders.pipeline import Pipeline
+from endcap_builders.step import BuildError
 from endcap_builders.steps import all_steps
 from endcap_server.engines.lexical import Boosts, LexicalIndex
 

@@ -18,7 +18,7 @@ from endcap_builders.llm.examples import Example, read_examples, split_held_out,
 from endcap_builders.llm.student import StudentSettings, make_student, save_student
 from endcap_builders.llm.tokenizer import load_tokenizer, train_tokenizer
 from endcap_builders.llm.training import encode_examples, endless_rows, pack, schedule, train, weighted_loss
-from endcap_builders.pipeline import BuildContext, BuildError
+from endcap_builders.step import BuildContext, BuildError
 from endcap_server.engines.llm import Llm
 from rich.console import Console
 from tiny_llm import THINGS, TINY, keyword_examples, theme_examples

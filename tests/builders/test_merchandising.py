@@ -25,7 +25,7 @@ from endcap_builders.merchandising.quality import prune_keywords, prune_page
 from endcap_builders.merchandising.statistics import SEASONS, compute_statistics
 from endcap_builders.merchandising.teacher import KeywordRequest, Profile, ThemeTask
 from endcap_builders.merchandising.topics import presentable
-from endcap_builders.pipeline import BuildError
+from endcap_builders.step import BuildError
 from endcap_server.shop import prompts
 from endcap_server.shop.grammar import theme_grammar
 from endcap_server.shop.prompts import ThemeDraft

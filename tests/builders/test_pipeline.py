@@ -10,16 +10,9 @@ import polars as pl
 import pytest
 from endcap_builders.catalogue import CatalogueError, write_catalogue
 from endcap_builders.catalogue.cut import EventCut
-from endcap_builders.pipeline import (
-    BuildContext,
-    BuildError,
-    Pipeline,
-    Settings,
-    Step,
-    build_context,
-    cut_of,
-    read_manifest,
-)
+from endcap_builders.manifest import cut_of, read_manifest
+from endcap_builders.pipeline import Pipeline
+from endcap_builders.step import BuildContext, BuildError, Settings, Step, build_context
 from endcap_builders.steps import catalogue as catalogue_step
 from pydantic import Field
 from rich.console import Console

@@ -11,7 +11,7 @@ from endcap_builders.behaviour.log import EventLog
 from endcap_builders.behaviour.tables import BehaviourSettings
 from endcap_builders.catalogue import Catalogue
 from endcap_builders.gates import read_gates
-from endcap_builders.pipeline import BuildContext
+from endcap_builders.step import BuildContext
 from endcap_builders.steps.ranker import STEP, RankerSettings, _calibrate
 from endcap_server.shop.store import ItemStore, Ragged
 from endcap_server.stages.ranking import FEATURES, Ranker

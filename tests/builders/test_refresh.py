@@ -12,10 +12,13 @@ from typing import Any
 
 import polars as pl
 import pytest
+from endcap_builders.build_folder import locked
 from endcap_builders.catalogue import write_catalogue
 from endcap_builders.gates import Gate, gate_figures, gates_table, write_gates
-from endcap_builders.pipeline import BuildContext, BuildError, Pipeline, SettingError, Settings, Step, read_manifest
+from endcap_builders.manifest import read_manifest
+from endcap_builders.pipeline import Pipeline
 from endcap_builders.refresh import kept_models, refresh
+from endcap_builders.step import BuildContext, BuildError, SettingError, Settings, Step
 from endcap_builders.steps import all_steps
 from endcap_builders.steps import catalogue as catalogue_step
 from endcap_builders.steps import gates as gates_step
@@ -191,6 +194,20 @@ def test_only_one_process_builds_in_a_folder(shop: Shop) -> None:
                 build()
     shop.refreshed()
     assert shop.ran == ["store"]
+
+
+def test_a_worker_that_outlives_a_step_does_not_keep_the_folder(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    ended = fork.Event()
+    with locked(tmp_path):
+        worker = fork.Process(target=ended.wait)
+        worker.start()
+    try:
+        with locked(tmp_path):
+            assert worker.is_alive()
+    finally:
+        ended.set()
+        worker.join()
 
 
 def test_a_later_build_says_that_it_trains(shop: Shop) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from endcap_builders.pipeline import BuildError
 from endcap_builders.relevance.checkpoints import load_model
 from endcap_builders.relevance.encode import PairEncoder
 from endcap_builders.relevance.inference import predict
 from endcap_builders.relevance.pairs import make_pairs
 from endcap_builders.relevance.teacher import RelevanceTeacher
+from endcap_builders.step import BuildError
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
 from endcap_server.engines.encoder_runtime import RuntimeOptions
 from endcap_server.shop.store import ItemStore

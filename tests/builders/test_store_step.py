@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 import tiny_encoders
-from endcap_builders.pipeline import BuildError, Pipeline
+from endcap_builders.pipeline import Pipeline
+from endcap_builders.step import BuildError
 from endcap_builders.steps import bi_encoder, catalogue, index, lexical, store
 from endcap_server.engines.bi_encoder import BiEncoder, load_tokenizer
 from endcap_server.engines.encoder_runtime import RuntimeOptions

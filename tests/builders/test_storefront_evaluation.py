@@ -23,7 +23,7 @@ from endcap_builders.evaluation.storefront import StorefrontEvaluation, run_stor
 from endcap_builders.evaluation.storefront_figures import difference, known_figures, latency, mean, new_figures, ratio
 from endcap_builders.evaluation.storefront_report import markdown, write_storefront
 from endcap_builders.machine import machine
-from endcap_builders.pipeline import BuildContext, build_context
+from endcap_builders.step import BuildContext, build_context
 from rich.console import Console
 
 CUT = datetime(2024, 2, 1, tzinfo=UTC)

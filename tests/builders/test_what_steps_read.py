@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 from endcap_builders.catalogue import read_catalogue, write_catalogue
 from endcap_builders.catalogue.groups import FACTS, GROUPS, TEXTS, group_digests, restricted
-from endcap_builders.pipeline import BuildContext, Pipeline, Settings, Step
+from endcap_builders.pipeline import Pipeline
+from endcap_builders.step import BuildContext, Settings, Step
 from endcap_builders.steps import all_steps
 from endcap_builders.steps.catalogue import STEP as CATALOGUE
 from endcap_builders.steps.store import TEXTS_ONLY, WITHOUT_FACTS

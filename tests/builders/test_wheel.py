@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from endcap_builders.pipeline import build_context
+from endcap_builders.step import build_context
 from endcap_builders.steps.repository import RepositorySettings, run
 from endcap_server.models import DECLARATIONS, MODELS
 from rich.console import Console

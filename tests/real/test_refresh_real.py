@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import BUILDS
-from endcap_builders.pipeline import read_manifest
+from endcap_builders.manifest import read_manifest
 from endcap_builders.refresh import kept_models, refresh
 from endcap_builders.reuse import FOLDER as REUSE
 from endcap_client import Client

@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 from endcap_builders.catalogue import write_catalogue
-from endcap_builders.pipeline import BuildContext, Pipeline, Settings, Step
+from endcap_builders.pipeline import Pipeline
+from endcap_builders.step import BuildContext, Settings, Step
 from endcap_builders.steps import repository as repository_step
 from endcap_server.lint import lint_repository
 from endcap_server.models import DECLARATIONS

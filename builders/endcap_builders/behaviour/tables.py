@@ -6,7 +6,7 @@ from pydantic import Field
 from scipy import sparse
 
 from endcap_builders.behaviour.log import Array, EventLog
-from endcap_builders.pipeline import Settings
+from endcap_builders.step import Settings
 
 _BLOCK = 2048
 

@@ -100,6 +100,15 @@ def _read_table(
     ignored = [name for name in raw.names if name not in {column.name for column in table.columns}]
     if ignored:
         log.info("%s: columns not used: %s", raw.place, ", ".join(ignored))
+    frame = checked_columns(raw, table, problems)
+    if len(problems) > before:
+        return None
+    _check_table(frame, raw, table, problems)
+    return frame if len(problems) == before else None
+
+
+def checked_columns(raw: RawTable, table: Table, problems: list[str]) -> pl.DataFrame:
+    """The columns that ``table`` declares, with defaults for optional ones; what is wrong goes to ``problems``."""
     columns = []
     for column in table.columns:
         if column.name in raw.columns:
@@ -110,11 +119,7 @@ def _read_table(
             problems.append(missing_column(raw, column))
         else:
             columns.append(default_column(column, raw.height))
-    if len(problems) > before:
-        return None
-    frame = pl.DataFrame(columns)
-    _check_table(frame, raw, table, problems)
-    return frame if len(problems) == before else None
+    return pl.DataFrame(columns)
 
 
 def _check_table(frame: pl.DataFrame, raw: RawTable, table: Table, problems: list[str]) -> None:

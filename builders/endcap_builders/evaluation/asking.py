@@ -12,7 +12,7 @@ from endcap_server.launch import Server, ServerOptions
 
 from endcap_builders.evaluation.pages import Shopper
 from endcap_builders.evaluation.queries import EvaluationError
-from endcap_builders.pipeline import BuildContext
+from endcap_builders.step import BuildContext
 
 MAX_HISTORY = 200
 """Newest events of a shopper in a request."""

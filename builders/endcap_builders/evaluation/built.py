@@ -14,11 +14,11 @@ from endcap_server.shop.store import ItemStore
 from endcap_builders.evaluation.queries import EvaluationError, Judged
 from endcap_builders.evaluation.summary import Runs, summarise
 from endcap_builders.evaluation.systems import RETURNED, Protocol, Searched, baselines
-from endcap_builders.pipeline import BuildContext
 from endcap_builders.relevance.data import product_texts
 from endcap_builders.relevance.judge import Judge
 from endcap_builders.relevance.mining import Lexical
 from endcap_builders.relevance.pairs import Pairs
+from endcap_builders.step import BuildContext
 
 SERVED = "served search"
 Search = Callable[[list[str]], Searched]

@@ -17,7 +17,6 @@ from endcap_server.shop.store import ItemStore
 
 from endcap_builders.evaluation.queries import EvaluationError
 from endcap_builders.evaluation.settings import EvaluationSettings
-from endcap_builders.pipeline import BuildContext
 from endcap_builders.relevance.augmentation import draw_searches, mine_searches
 from endcap_builders.relevance.checkpoints import load_model, save_model
 from endcap_builders.relevance.data import Labelled, draw_labelled, pair_encoder, read_labelled
@@ -28,6 +27,7 @@ from endcap_builders.relevance.labelling import label_pairs, write_whole
 from endcap_builders.relevance.labels import LabelScale
 from endcap_builders.relevance.pairs import Pairs, make_pairs, no_pairs, without
 from endcap_builders.relevance.warm_up import warm_up_pairs
+from endcap_builders.step import BuildContext
 from endcap_builders.steps.cross_encoder import CrossEncoderSettings, distil, start, towards_teacher, write_student
 from endcap_builders.steps.teacher import TeacherSettings, teach, teacher_figures
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from endcap_builders.pipeline import BuildError
 from endcap_builders.relevance.augmentation import plain
 from endcap_builders.relevance.labels import LabelScale
 from endcap_builders.relevance.pairs import Pairs, pairs_from_frame
+from endcap_builders.step import BuildError
 
 
 class EvaluationError(BuildError):

@@ -12,9 +12,10 @@ from rich.console import Console
 
 from endcap_builders.evaluation.queries import EvaluationError, Judged, read_judged
 from endcap_builders.evaluation.settings import STUDENT, TEACHER, EvaluationSettings
-from endcap_builders.pipeline import BuildContext, Settings, build_context, read_manifest
+from endcap_builders.manifest import read_manifest
 from endcap_builders.relevance.data import Labelled
 from endcap_builders.relevance.labels import LabelScale
+from endcap_builders.step import BuildContext, Settings, build_context
 from endcap_builders.steps.cross_encoder import CrossEncoderSettings
 from endcap_builders.steps.teacher import TeacherSettings
 

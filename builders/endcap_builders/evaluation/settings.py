@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from endcap_builders.pipeline import Settings
+from endcap_builders.step import Settings
 
 
 def _listed(value: Any) -> Any:

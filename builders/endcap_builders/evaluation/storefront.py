@@ -21,7 +21,8 @@ from endcap_builders.evaluation.request import FOLDER, catalogue_of
 from endcap_builders.evaluation.storefront_figures import known_figures, latency, new_figures
 from endcap_builders.evaluation.storefront_report import write_storefront
 from endcap_builders.machine import machine
-from endcap_builders.pipeline import BuildContext, build_context, cut_of, read_manifest
+from endcap_builders.manifest import cut_of, read_manifest
+from endcap_builders.step import BuildContext, build_context
 
 ANSWERS, WORK = "pages.jsonl", ".unfinished"
 PAGE, BASE = "page", "base"

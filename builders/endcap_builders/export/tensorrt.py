@@ -5,7 +5,7 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from endcap_builders.pipeline import BuildError
+from endcap_builders.step import BuildError
 
 TOKEN_BUDGET = 16_384
 """Padded tokens of a full micro-batch: enough to fill a data-centre GPU, at a few hundred MB of activations."""

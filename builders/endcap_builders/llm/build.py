@@ -14,7 +14,7 @@ from endcap_builders.llm.examples import Example, read_examples, split_held_out
 from endcap_builders.llm.export import export_student
 from endcap_builders.llm.student import StudentSettings, make_student, save_student
 from endcap_builders.llm.training import train
-from endcap_builders.pipeline import BuildContext, BuildError, progress_bar
+from endcap_builders.step import BuildContext, BuildError, progress_bar
 
 EXPORTER = {"optimum.intel": "install it with: pip install --no-deps 'optimum>=2.3,<3' 'optimum-intel>=2.2,<3'"}
 """What exports a student. It requires torchvision, which replaces a CPU build of torch: installed without that."""

@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from endcap_builders.llm.examples import Example
 from endcap_builders.llm.tokenizer import load_tokenizer, train_tokenizer
-from endcap_builders.pipeline import Settings
+from endcap_builders.step import Settings
 
 
 class StudentSettings(Settings):

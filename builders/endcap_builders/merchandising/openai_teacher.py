@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from endcap_builders.merchandising.statistics import Statistics
 from endcap_builders.merchandising.teacher import KeywordRequest, ThemeTask
-from endcap_builders.pipeline import BuildError, Settings
+from endcap_builders.step import BuildError, Settings
 
 A = TypeVar("A", bound=BaseModel)
 _REPORT_EVERY = 50

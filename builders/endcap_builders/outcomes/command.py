@@ -18,7 +18,7 @@ from endcap_builders.outcomes.metrics import write_metrics
 from endcap_builders.outcomes.report import write_outcomes
 from endcap_builders.outcomes.shown import Shown, read_shown
 from endcap_builders.outcomes.trial import find_trial, run_trial
-from endcap_builders.pipeline import progress_bar
+from endcap_builders.step import progress_bar
 
 _NO_SHOPPER = (
     "expected pages with a hash of the shopper, got none; send SHOPPER with each request, or STATUS.page_id with each "

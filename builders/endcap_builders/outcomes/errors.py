@@ -1,6 +1,6 @@
 """The error of `endcap outcomes`."""
 
-from endcap_builders.pipeline import BuildError
+from endcap_builders.step import BuildError
 
 
 class OutcomesError(BuildError):

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import polars as pl
 from endcap_server.exposures.record import SECRET_FILE, ShopperKeys
 
-from endcap_builders.catalogue.check import ColumnCheck, default_column
-from endcap_builders.catalogue.files import missing_column, read_table
+from endcap_builders.catalogue.files import read_table
+from endcap_builders.catalogue.read import checked_columns
 from endcap_builders.catalogue.schema import EVENTS, CatalogueError, Column, Table
 from endcap_builders.outcomes.errors import OutcomesError
 
@@ -92,20 +92,9 @@ def _checked(path: Path) -> pl.DataFrame:
         raise OutcomesError(f"{path}: expected Parquet files in this folder, got none")
     problems: list[str] = []
     raw = read_table(path, files, _TABLE, problems)
-    columns = []
-    if raw is not None:
-        for column in _TABLE.columns:
-            if column.name in raw.columns:
-                check = ColumnCheck(raw.place, column, raw.columns[column.name], raw.where)
-                problems.extend(check.problems)
-                columns.append(check.values.alias(column.name))
-            elif column.required:
-                problems.append(missing_column(raw, column))
-            else:
-                columns.append(default_column(column, raw.height))
+    frame = pl.DataFrame() if raw is None else checked_columns(raw, _TABLE, problems)
     if problems:
         raise CatalogueError(problems)
-    frame = pl.DataFrame(columns)
     if frame.is_empty():
         raise OutcomesError(f"{path}: expected events, got a table without rows")
     return frame

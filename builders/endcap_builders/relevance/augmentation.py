@@ -8,10 +8,10 @@ from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.shop.store import ItemStore
 from pydantic import Field
 
-from endcap_builders.pipeline import BuildContext, Settings
 from endcap_builders.relevance.data import DEPTH, Labelled, product_texts
 from endcap_builders.relevance.mining import Lexical, Shares, dense_top, mine, neighbours_top
 from endcap_builders.relevance.pairs import Pairs, held_out, no_pairs
+from endcap_builders.step import BuildContext, Settings
 
 
 class AugmentationSettings(Settings):

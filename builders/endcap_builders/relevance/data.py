@@ -12,7 +12,6 @@ from endcap_server.shop.store import ItemStore, tokenizer_digest
 from pydantic import Field
 
 from endcap_builders.catalogue import Catalogue
-from endcap_builders.pipeline import BuildContext, Settings
 from endcap_builders.relevance.encode import PairEncoder
 from endcap_builders.relevance.labels import UNIT, LabelScale
 from endcap_builders.relevance.mining import add_passed_over, dense_top
@@ -26,6 +25,7 @@ from endcap_builders.relevance.pairs import (
     pairs_from_frame,
 )
 from endcap_builders.relevance.weak import weak_pairs
+from endcap_builders.step import BuildContext, Settings
 from endcap_builders.steps.store import product_text
 
 THEME_PRODUCTS = "theme_products.parquet"

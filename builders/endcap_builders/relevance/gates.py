@@ -5,11 +5,11 @@ from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.shop.store import ItemStore
 
 from endcap_builders.gates import Gate
-from endcap_builders.pipeline import BuildContext
 from endcap_builders.relevance.data import product_texts
 from endcap_builders.relevance.measure import query_accuracy
 from endcap_builders.relevance.mining import Lexical
 from endcap_builders.relevance.pairs import Pairs
+from endcap_builders.step import BuildContext
 
 COSINE, BM25 = "cosine of the bi-encoder", "BM25"
 _MEASURE = "order of held-out queries' products"

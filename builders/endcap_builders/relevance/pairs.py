@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from endcap_builders.pipeline import BuildError
+from endcap_builders.step import BuildError
 
 
 class RelevanceError(BuildError):

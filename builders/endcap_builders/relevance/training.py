@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from endcap_builders.pipeline import BuildContext
 from endcap_builders.relevance.checkpoints import quiet
 from endcap_builders.relevance.encode import EncodedPairs
 from endcap_builders.relevance.pairs import RelevanceError
 from endcap_builders.relevance.trainer import Clock, PairTrainer, Schedule, arguments, last_checkpoint
+from endcap_builders.step import BuildContext
 
 __all__ = ["Batches", "Loss", "Schedule", "Track", "fit", "length_grouped", "steps_of", "tell_if_cut"]
 

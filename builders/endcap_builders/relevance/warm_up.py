@@ -11,10 +11,10 @@ import numpy as np
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.shop.store import ItemStore
 
-from endcap_builders.pipeline import BuildContext
 from endcap_builders.relevance.augmentation import AugmentationSettings, draw_searches, mine_searches
 from endcap_builders.relevance.data import Labelled
 from endcap_builders.relevance.pairs import Pairs, no_pairs
+from endcap_builders.step import BuildContext
 
 _RANGE = (0.01, 0.99)
 """Quantiles of the similarity that become relevance 0 and 1."""

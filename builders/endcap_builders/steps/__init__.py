@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from endcap_builders.pipeline import Step
+from endcap_builders.step import Step
 
 STEP_NAMES = (
     "catalogue",

@@ -9,7 +9,7 @@ from endcap_server.shop.store import ItemStore
 from endcap_builders.behaviour.log import EventLog
 from endcap_builders.behaviour.tables import BehaviourSettings, behaviour_of
 from endcap_builders.catalogue.groups import EVENTS
-from endcap_builders.pipeline import BuildContext, Step
+from endcap_builders.step import BuildContext, Step
 from endcap_builders.steps.store import WITHOUT_FACTS
 
 

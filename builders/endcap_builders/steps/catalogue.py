@@ -6,7 +6,7 @@ from typing import Any
 from endcap_builders.catalogue.cut import EventCut
 from endcap_builders.catalogue.groups import group_digests
 from endcap_builders.catalogue.read import read_catalogue
-from endcap_builders.pipeline import BuildContext, Settings, Step
+from endcap_builders.step import BuildContext, Settings, Step
 
 
 class CatalogueSettings(EventCut, Settings):

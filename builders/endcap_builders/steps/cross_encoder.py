@@ -14,7 +14,6 @@ from endcap_builders.export.encoder import export_cross_encoder
 from endcap_builders.export.onnx import export_cross_encoder_onnx
 from endcap_builders.export.tensorrt import compile_engine, require_tensorrt
 from endcap_builders.gates import write_gates
-from endcap_builders.pipeline import BuildContext, Step
 from endcap_builders.relevance.augmentation import AugmentationSettings, draw_searches, mine_searches
 from endcap_builders.relevance.calibration import calibrate
 from endcap_builders.relevance.checkpoints import freeze_embeddings, load_model, save_model
@@ -37,6 +36,7 @@ from endcap_builders.relevance.measure import group_figures
 from endcap_builders.relevance.pairs import Pairs, RelevanceError, add_random_negatives, among, merge_pairs, without
 from endcap_builders.relevance.student import ElementwiseHead, head_from_teacher, student_targets, train_student
 from endcap_builders.relevance.training import Schedule, steps_of, tell_if_cut
+from endcap_builders.step import BuildContext, Step
 from endcap_builders.steps.store import TEXTS_ONLY
 from endcap_builders.steps.teacher import labels_of
 

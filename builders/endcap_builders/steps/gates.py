@@ -7,7 +7,7 @@ from endcap_server.shop.gates import GATES_FILE
 from pydantic import Field
 
 from endcap_builders.gates import Gate, lost, read_gates
-from endcap_builders.pipeline import BuildContext, Settings, Step
+from endcap_builders.step import BuildContext, Settings, Step
 
 SERVED = ("cross_encoder", "theme_llm", "keyword_llm", "ranker")
 """Models that serve. The teacher does not; its effect is measured in the cross-encoder."""

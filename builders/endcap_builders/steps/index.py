@@ -12,7 +12,7 @@ from pydantic import Field
 
 from endcap_builders.catalogue.groups import TEXTS
 from endcap_builders.keywords import WordIndex
-from endcap_builders.pipeline import BuildContext, Settings, Step
+from endcap_builders.step import BuildContext, Settings, Step
 from endcap_builders.steps.store import WITHOUT_FACTS
 
 _BLOCK = 256

@@ -7,7 +7,7 @@ from pydantic import Field
 from endcap_builders.llm.build import EXPORTER, build_student
 from endcap_builders.llm.evaluation import evaluate_keywords
 from endcap_builders.llm.student import StudentSettings
-from endcap_builders.pipeline import BuildContext, Step
+from endcap_builders.step import BuildContext, Step
 
 
 class KeywordStudentSettings(StudentSettings):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from endcap_builders.catalogue.groups import TEXTS
 from endcap_builders.markup import plain_text
-from endcap_builders.pipeline import BuildContext, Settings, Step
+from endcap_builders.step import BuildContext, Settings, Step
 
 
 class LexicalSettings(Settings):

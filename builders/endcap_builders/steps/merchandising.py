@@ -21,7 +21,7 @@ from endcap_builders.merchandising.openai_teacher import OpenAISettings, OpenAIT
 from endcap_builders.merchandising.profiles import ProfileSampler
 from endcap_builders.merchandising.statistics import compute_statistics
 from endcap_builders.merchandising.teacher import CopyTeacher
-from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
+from endcap_builders.step import BuildContext, BuildError, Settings, Step
 from endcap_builders.steps.store import WITHOUT_FACTS
 
 

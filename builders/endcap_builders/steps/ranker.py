@@ -33,7 +33,8 @@ from endcap_builders.catalogue.groups import EVENTS
 from endcap_builders.evaluation.pages import PAGE_SIZE
 from endcap_builders.gates import Gate, write_gates
 from endcap_builders.logistic import fit_logistic
-from endcap_builders.pipeline import BuildContext, Settings, Step, read_manifest
+from endcap_builders.manifest import read_manifest
+from endcap_builders.step import BuildContext, Settings, Step
 from endcap_builders.steps.store import WITHOUT_FACTS
 
 _LEAST_SHOPPERS = 20

@@ -12,7 +12,7 @@ from typing import Any
 from endcap_server.serving.model_repository import rendered
 from pydantic import Field
 
-from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
+from endcap_builders.step import BuildContext, BuildError, Settings, Step
 
 
 class RepositorySettings(Settings):

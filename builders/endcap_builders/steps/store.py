@@ -21,9 +21,9 @@ from endcap_builders.catalogue.groups import EVENTS, FACTS, QUERIES, TEXTS
 from endcap_builders.catalogue.shopper_words import Label, audit_table, shopper_words
 from endcap_builders.keywords import WordIndex, known_keywords
 from endcap_builders.markup import plain_text
-from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
 from endcap_builders.reuse import FOLDER as REUSE
 from endcap_builders.reuse import Encoder, TextEncoder
+from endcap_builders.step import BuildContext, BuildError, Settings, Step
 from endcap_builders.words import caption_tokens
 
 _CHUNK = 256

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from endcap_builders.catalogue.groups import JUDGEMENTS, TEXTS
 from endcap_builders.gates import write_gates
-from endcap_builders.pipeline import BuildContext, Step
 from endcap_builders.relevance.checkpoints import freeze_embeddings, load_model, with_lora
 from endcap_builders.relevance.data import THEME_PRODUCTS, SampleSettings, draw_labelled, pair_encoder, read_labelled
 from endcap_builders.relevance.encode import EncodedPairs, PairEncoder
@@ -23,6 +22,7 @@ from endcap_builders.relevance.reliability import reliability
 from endcap_builders.relevance.teacher import RelevanceTeacher, train_teacher
 from endcap_builders.relevance.training import Schedule, steps_of, tell_if_cut
 from endcap_builders.relevance.warm_up import warm_up_pairs
+from endcap_builders.step import BuildContext, Step
 from endcap_builders.steps.store import TEXTS_ONLY
 
 LABELS_FILE = "labels.json"

@@ -13,7 +13,7 @@ from endcap_builders.llm.build import EXPORTER, build_student
 from endcap_builders.llm.evaluation import evaluate_themes
 from endcap_builders.llm.examples import Example, read_examples
 from endcap_builders.llm.student import StudentSettings
-from endcap_builders.pipeline import BuildContext, Step
+from endcap_builders.step import BuildContext, Step
 
 
 class ThemeStudentSettings(StudentSettings):

@@ -8,7 +8,7 @@ from endcap_server.shop.store import ItemStore
 
 from endcap_builders.catalogue.groups import EVENTS
 from endcap_builders.merchandising.statistics import topics_of
-from endcap_builders.pipeline import BuildContext, BuildError, Settings, Step
+from endcap_builders.step import BuildContext, BuildError, Settings, Step
 from endcap_builders.steps.store import WITHOUT_FACTS
 
 

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from endcap_server.serving.errors import ApplyError
+from endcap_server.serving.deployment import DeploymentError, find_deployment
 from endcap_server.serving.generation import StateFolder
-from endcap_server.serving.running import find_server, running_servers
 from endcap_server.shop.columns import StoreError
 from endcap_server.shop.facts import FOLDER
 from endcap_server.shop.facts_journal import FactsError
@@ -31,17 +30,10 @@ class Place:
         Raises:
             FactsError: No server runs, or several do.
         """
-        if build is None:
-            try:
-                server = find_server()
-            except ApplyError as error:
-                raise FactsError(f"{error}, or name the build with --build") from None
-            return cls(Path(server.build), folder or Path(server.facts))
-        used = {Path(server.facts) for server in running_servers() if Path(server.build) == build.resolve()}
-        if folder is None and len(used) > 1:
-            there = " and ".join(sorted(map(str, used)))
-            raise FactsError(f"{build}: its servers have facts in {there}; choose one with --facts")
-        return cls(build, folder or next(iter(used), build / FOLDER))
+        try:
+            return cls(*find_deployment(build, folder, "facts", FOLDER))
+        except DeploymentError as error:
+            raise FactsError(str(error)) from None
 
     def served(self) -> list[Path]:
         """The build, and the snapshots of the generations that are live."""

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from endcap_server.exposures.record import FOLDER, SECRET_FILE, ShopperKeys
-from endcap_server.serving.errors import ApplyError
-from endcap_server.serving.running import find_server, running_servers
+from endcap_server.serving.deployment import DeploymentError, find_deployment
 
 _MOST_KEY_BYTES = 128
 
@@ -32,20 +31,13 @@ class Place:
         Raises:
             RetentionError: No server runs, or several do; or there is no folder.
         """
-        if build is None:
-            try:
-                server = find_server()
-            except ApplyError as error:
-                raise RetentionError(f"{error}, or name the build with --build") from None
-            build, folder = Path(server.build), folder or Path(server.exposures)
-        used = {Path(server.exposures) for server in running_servers() if Path(server.build) == build.resolve()}
-        if folder is None and len(used) > 1:
-            there = " and ".join(sorted(map(str, used)))
-            raise RetentionError(f"{build}: its servers record to {there}; choose one with --exposures")
-        found = folder or next(iter(used), build / FOLDER)
+        try:
+            served, found = find_deployment(build, folder, "exposures", FOLDER)
+        except DeploymentError as error:
+            raise RetentionError(str(error)) from None
         if not found.is_dir():
             raise RetentionError(f"{found}: expected a folder of exposures, found none; `endcap serve` makes it")
-        return cls(build, found)
+        return cls(served, found)
 
     def hashes(self, shoppers: list[bytes]) -> list[str]:
         """What exposures have for the keys of shoppers.
