@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pytest
 from endcap_client import Client
@@ -60,18 +60,21 @@ def in_flight(client: Client) -> int:
         return -1
 
 
+Answer = TypeVar("Answer")
+
+
 @dataclass
-class Traffic:
+class Traffic(Generic[Answer]):
     """Clients that ask one thing after the other; a context manager that starts and stops them."""
 
     address: str
     clients: int
-    ask: Callable[[Client, int], object]
-    answers: list[object] = field(default_factory=list)
+    ask: Callable[[Client, int], Answer]
+    answers: list[Answer] = field(default_factory=list)
     refused: list[Overloaded] = field(default_factory=list)
     errors: list[EndcapError] = field(default_factory=list)
 
-    def __enter__(self) -> "Traffic":
+    def __enter__(self) -> "Traffic[Answer]":
         self._stopped = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(self.clients)]
         for thread in self._threads:
