@@ -11,7 +11,7 @@ from endcap_server.launch import Server, ServerOptions
 from endcap_server.shop.store import ItemStore
 from serving import start_again
 
-from benchmarks.apply_evidence import Bench, bench
+from benchmarks.apply_bench import Bench, bench
 
 BUILDS = Path(__file__).resolve().parents[2] / "build"
 SMALL_BUILD: dict[str, dict[str, Any]] = {

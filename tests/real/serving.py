@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -19,15 +18,6 @@ from waiting import HANGS_S
 def sampled(models: Sequence[str]) -> list[Any]:
     """Parameters of a test that kills models: the first one by default, all of them under ``--long``."""
     return [models[0], *(pytest.param(model, marks=pytest.mark.long) for model in models[1:])]
-
-
-def memory(server: int) -> dict[str, int]:
-    """MB of the server process ("server") and of each model, shared pages counted once (PSS)."""
-    found = {}
-    for process, name in {server: "server", **model_processes(server)}.items():
-        with Path(f"/proc/{process}/smaps_rollup").open(encoding="utf-8") as rollup:
-            found[name] = next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) // 1024
-    return found
 
 
 def assert_flat(before: dict[str, int], after: dict[str, int]) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 from endcap_client import Client
 
-from benchmarks.apply_evidence import FAST, KILLED_AT, Bench, builds, faulty, good, killed
+from benchmarks.apply_bench import FAST, Bench
+from benchmarks.apply_evidence import KILLED_AT, builds, faulty, good, killed
 from benchmarks.apply_sources import FAULTY, GOOD, code, copy_build, other_build, parameter
 
 NAMES = ("misspelt tensor", "absurd weight", "ranker that is no model", "code that fails on every request")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from endcap_client import Client
 
-from benchmarks.apply_evidence import FAST, Bench, wait_until
+from benchmarks.apply_bench import FAST, Bench, wait_until
 from benchmarks.apply_sources import copy_build, parameter
 
 SHOPPERS = [f"shopper {number}" for number in range(40)]

@@ -13,7 +13,7 @@ from endcap_client.types import Page, SearchResult
 from endcap_server.facts.command import add_facts_command
 from waiting import wait_for
 
-from benchmarks.apply_evidence import FAST, Bench
+from benchmarks.apply_bench import FAST, Bench
 from benchmarks.apply_sources import copy_build, parameter
 
 SetFacts = Callable[..., None]

@@ -18,10 +18,12 @@ from endcap_client.errors import EndcapError
 from endcap_server.launch import Server
 from endcap_server.models import ENGINES, STAGES
 from mutations import OUTPUTS, add, packed
-from serving import Traffic, assert_flat, in_flight, memory, process_of, sampled
+from serving import Traffic, assert_flat, in_flight, process_of, sampled
 from tritonclient.grpc import InferenceServerClient, service_pb2_grpc
 from tritonclient.grpc import service_pb2 as kserve
 from waiting import wait_for
+
+from benchmarks.apply_bench import memory_mb
 
 
 @dataclass
@@ -156,7 +158,7 @@ def test_cancelled_requests_leave_no_work(server: Server, new_history: Callable[
     with server.control() as control, Client(server.grpc_address, timeout_s=20) as client:
         cancel_many()
         wait_for(lambda: _idle(control), "engines that work on nothing")
-        before = memory(server.process.pid)
+        before = memory_mb(server.process.pid)
         cancel_many()
         wait_for(lambda: _idle(control), "engines that work on nothing")
         # Entries of requests that were cancelled before `rerank` are forgotten after a while.
@@ -165,7 +167,7 @@ def test_cancelled_requests_leave_no_work(server: Server, new_history: Callable[
         wait_for(
             lambda: not client.storefront(new_history(), placements=2).status.degraded, "a page that lacks nothing"
         )
-    assert_flat(before, memory(server.process.pid))
+    assert_flat(before, memory_mb(server.process.pid))
 
 
 def _ask_and_cancel(

@@ -15,9 +15,11 @@ from endcap_server.launch import Server
 from endcap_server.serving.processes import model_processes
 from endcap_server.shop.store import ItemStore
 from mutations import mutate, valid
-from serving import assert_flat, memory
+from serving import assert_flat
 from tritonclient.grpc import InferResult, service_pb2_grpc
 from tritonclient.grpc import service_pb2 as kserve
+
+from benchmarks.apply_bench import memory_mb
 
 CLIENTS = 2
 BUDGET_MS = 40
@@ -107,11 +109,11 @@ def test_mutated_requests(
     mutations = 5000 if pytestconfig.getoption("--long") else 800
     before = set(model_processes(server.process.pid))
     ask(1, mutations // 5)
-    filled = memory(server.process.pid)
+    filled = memory_mb(server.process.pid)
     counts, wrong = ask(2, mutations)
     assert wrong == []
     assert counts["refused"] > mutations / 4
     assert counts["answered"] > mutations / 20
-    assert_flat(filled, memory(server.process.pid))
+    assert_flat(filled, memory_mb(server.process.pid))
     assert set(model_processes(server.process.pid)) == before, "no process died"
     os.kill(server.process.pid, 0)

@@ -16,7 +16,7 @@ from endcap_client.cli import main
 from endcap_server.lint import lint_repository
 from endcap_server.shop.store import ItemStore
 
-from benchmarks.apply_evidence import FAST, OTHER_PAGES, Bench
+from benchmarks.apply_bench import FAST, OTHER_PAGES, Bench
 from benchmarks.apply_sources import copy_build
 from benchmarks.refresh import NEW, RENAMED, changed_catalogue, refreshing
 
