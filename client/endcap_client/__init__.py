@@ -20,7 +20,7 @@ from endcap_client.errors import (
 from endcap_client.options import Hedge, Keepalive, Options, Retry, Tls
 from endcap_client.policy import Counts
 from endcap_client.requests import SearchRequest, StorefrontRequest
-from endcap_client.types import Page, Placement, Rules, ScoredProduct, SearchResult, StageStatus, Status
+from endcap_client.types import Page, Placement, Product, Rules, ScoredProduct, SearchResult, StageStatus, Status
 
 __all__ = [
     "DEFAULT_ADDRESS",
@@ -37,6 +37,7 @@ __all__ = [
     "Overloaded",
     "Page",
     "Placement",
+    "Product",
     "ProtocolError",
     "Refused",
     "Retry",

@@ -12,9 +12,10 @@ from endcap_client import numbers
 from endcap_client.client import DEFAULT_ADDRESS, Client
 from endcap_client.errors import DeadlineExceeded, EndcapError, InvalidArgument, Overloaded, Refused
 from endcap_client.options import Hedge, Options, Retry, Tls
+from endcap_client.products import embedded, read_products, titles_of
 from endcap_client.requests import SearchRequest, StorefrontRequest
 from endcap_client.table import render_page, render_search, to_json
-from endcap_client.types import Page, SearchResult
+from endcap_client.types import Page, Product, SearchResult
 
 EXIT_CODES = (
     "exit codes: 0 done; 1 failed; 2 wrong usage or argument; 3 no connection; 4 no answer in time; 5 overloaded"
@@ -88,10 +89,15 @@ def _add_request_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--catalogue", type=Path, metavar="DIR",
-        help="catalogue folder whose products.parquet has the titles to show (needs polars or pyarrow)",
+        help="catalogue folder whose products.parquet has the titles to show, and for --html brands, prices and "
+        "pictures (needs polars or pyarrow)",
     )  # fmt: skip
     parser.add_argument("--explain", action="store_true", help="show what each score is made of")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    output.add_argument(
+        "--html", type=Path, metavar="FILE", help="write one HTML file, which needs no network, instead of a table"
+    )
 
 
 def _add_connection_options(parser: argparse.ArgumentParser) -> None:
@@ -122,11 +128,15 @@ def _add_connection_options(parser: argparse.ArgumentParser) -> None:
 def _request(arguments: argparse.Namespace) -> int:
     try:
         rules = _read_rules(arguments.rules)
-        titles = _read_titles(arguments.catalogue)
+        products = read_products(arguments.catalogue) if arguments.catalogue is not None else {}
         answer = _ask(arguments, rules)
+        if arguments.html is not None:
+            _write_html(arguments, answer, products)
+            return 0
     except EndcapError as error:
         print(f"endcap request: {error}", file=sys.stderr)
         return _exit_code(error)
+    titles = titles_of(products)
     if arguments.json:
         print(to_json(answer, titles))
         return 0
@@ -141,12 +151,27 @@ def _ask(arguments: argparse.Namespace, rules: str | None) -> Page | SearchResul
         "rules": rules,
         "products": arguments.products,
         "budget_ms": arguments.budget_ms,
-        "explain": arguments.explain,
+        # The file says why each product is there.
+        "explain": arguments.explain or arguments.html is not None,
     }
     with _client(arguments) as client:
         if arguments.kind == "search":
             return client.search(arguments.query, **common)
         return client.storefront(session=arguments.session, placements=arguments.placements, **common)
+
+
+def _write_html(arguments: argparse.Namespace, answer: Page | SearchResult, products: dict[str, Product]) -> None:
+    from endcap_client.rendering import document_html
+
+    places = answer.placements if isinstance(answer, Page) else (answer,)
+    ids = [product.product_id for place in places for product in place.products]
+    title = "Storefront" if isinstance(answer, Page) else f"Search: {answer.query}"
+    text = document_html([("", answer)], embedded(products, ids, arguments.catalogue), title)
+    try:
+        arguments.html.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidArgument.of("--html", "a file that can be written", str(error)) from error
+    print(arguments.html)
 
 
 def _batch(arguments: argparse.Namespace) -> int:
@@ -225,32 +250,3 @@ def _read_rules(path: Path | None) -> str | None:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidArgument.of("--rules", "a readable JSON file", str(error)) from error
-
-
-def _read_titles(catalogue: Path | None) -> dict[str, str]:
-    """Product id -> title; this package has no Parquet reader, so it uses an installed one."""
-    if catalogue is None:
-        return {}
-    # A file, or a folder of files as in Spark, with or without the extension.
-    path = catalogue / "products.parquet"
-    if not path.exists() and (catalogue / "products").is_dir():
-        path = catalogue / "products"
-    columns = ["product_id", "title"]
-    try:
-        try:
-            from pyarrow import parquet
-
-            table: dict[str, list[Any]] = parquet.read_table(path, columns=columns).to_pydict()
-        except ModuleNotFoundError:
-            import polars
-
-            table = polars.read_parquet(path, columns=columns).to_dict(as_series=False)
-    except ModuleNotFoundError:
-        raise InvalidArgument(
-            "--catalogue needs polars or pyarrow to read products.parquet, and neither is installed here; "
-            "install one of them or leave the option out"
-        ) from None
-    except Exception as error:  # each reader has its own errors
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InvalidArgument.of("--catalogue", f"{path} with columns product_id and title", problem) from error
-    return {str(product_id): str(title) for product_id, title in zip(*(table[name] for name in columns), strict=True)}

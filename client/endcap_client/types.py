@@ -112,6 +112,27 @@ class ScoredProduct:
 
 
 @dataclass(frozen=True)
+class Product:
+    """What a shop shows of a product; answers have ids only.
+
+    Attributes:
+        title: its title.
+        brand: "" if unknown.
+        category: path, "a > b > c"; "" if unknown.
+        price: None if unknown.
+        in_stock: share of its variants that is in stock, 0 to 1; None if unknown.
+        picture: address of a picture, or a data: URI; "": a placeholder is drawn.
+    """
+
+    title: str = ""
+    brand: str = ""
+    category: str = ""
+    price: float | None = None
+    in_stock: float | None = None
+    picture: str = ""
+
+
+@dataclass(frozen=True)
 class Placement:
     """One themed row of a page, best product first.
 
@@ -180,9 +201,9 @@ class Page:
     status: Status
     seconds: float
 
-    def to_html(self, titles: Mapping[str, str] | None = None) -> str:
-        """Return the page as an HTML fragment; `titles` maps product ids to titles."""
-        from endcap_client.notebook import page_html
+    def to_html(self, titles: Mapping[str, str | Product] | None = None) -> str:
+        """Return the page as an HTML fragment; `titles` maps product ids to titles, or to what the shop shows."""
+        from endcap_client.rendering import page_html
 
         return page_html(self, titles or {})
 
@@ -199,9 +220,9 @@ class SearchResult:
     status: Status
     seconds: float
 
-    def to_html(self, titles: Mapping[str, str] | None = None) -> str:
-        """Return the ranking as an HTML fragment; `titles` maps product ids to titles."""
-        from endcap_client.notebook import search_html
+    def to_html(self, titles: Mapping[str, str | Product] | None = None) -> str:
+        """Return the ranking as an HTML fragment; `titles` maps product ids to titles, or to what the shop shows."""
+        from endcap_client.rendering import search_html
 
         return search_html(self, titles or {})
 

@@ -34,6 +34,22 @@ def test_a_page_as_a_table(service, address, capsys):
     assert sent(service.requests[0])["HISTORY"] == ["p1", "p2"]
 
 
+def test_a_page_as_html(service, address, capsys, tmp_path):
+    pl.DataFrame({"product_id": ["p1"], "title": ["Blue <b>umbrella</b>"], "price": [9.5]}).write_parquet(
+        tmp_path / "products.parquet"
+    )
+    file = tmp_path / "page.html"
+    words = ["--html", str(file), "--catalogue", str(tmp_path)]
+    assert cli.main(["request", "storefront", "--address", address, "--history", "p1", *words]) == 0
+    assert capsys.readouterr().out.strip() == str(file)
+    html = file.read_text(encoding="utf-8")
+    assert "<h3>Rainy days</h3>" in html
+    assert "Blue &lt;b&gt;umbrella&lt;/b&gt;" in html
+    assert "9.50" in html
+    assert cli.main(["request", "storefront", "--address", address, "--html", str(tmp_path / "no" / "page.html")]) == 2
+    assert "a file that can be written" in capsys.readouterr().err
+
+
 def test_a_page_as_json(service, address, capsys):
     words = ["--history", "p1", "--history", "p2", "--session", "tea", "--placements", "2", "--products", "3"]
     assert cli.main(["request", "storefront", "--address", address, "--json", "--budget-ms", "70", *words]) == 0
