@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from endcap_builders.llm.examples import Example
 from endcap_builders.llm.export import export_student
-from endcap_builders.llm.student import StudentSettings, make_student, save_student
+from endcap_builders.llm.settings import StudentSettings
+from endcap_builders.llm.student import make_student, save_student
 from endcap_server.shop import prompts
 from endcap_server.shop.prompts import ThemeDraft
 

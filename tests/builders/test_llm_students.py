@@ -15,7 +15,8 @@ from endcap_builders.llm import training
 from endcap_builders.llm.build import build_student
 from endcap_builders.llm.evaluation import evaluate_keywords, evaluate_themes
 from endcap_builders.llm.examples import Example, read_examples, split_held_out, write_examples
-from endcap_builders.llm.student import StudentSettings, make_student, save_student
+from endcap_builders.llm.settings import StudentSettings
+from endcap_builders.llm.student import make_student, save_student
 from endcap_builders.llm.tokenizer import load_tokenizer, train_tokenizer
 from endcap_builders.llm.training import encode_examples, endless_rows, pack, schedule, train, weighted_loss
 from endcap_builders.step import BuildContext, BuildError

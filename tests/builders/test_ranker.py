@@ -8,11 +8,13 @@ import polars as pl
 import pytest
 from endcap_builders.behaviour.examples import Cut, Examples, cuts_of, examples_at, page_shares, simple_orders
 from endcap_builders.behaviour.log import EventLog
+from endcap_builders.behaviour.ranker import _calibrate
+from endcap_builders.behaviour.ranker_settings import RankerSettings
 from endcap_builders.behaviour.tables import BehaviourSettings
 from endcap_builders.catalogue import Catalogue
 from endcap_builders.gates import read_gates
 from endcap_builders.step import BuildContext
-from endcap_builders.steps.ranker import STEP, RankerSettings, _calibrate
+from endcap_builders.steps.ranker import STEP
 from endcap_server.shop.store import ItemStore, Ragged
 from endcap_server.stages.ranking import FEATURES, Ranker
 from rich.console import Console

@@ -5,6 +5,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -372,3 +374,10 @@ def test_the_steps_of_a_build() -> None:
         for setting, models in step.shapes.items():
             assert setting in step.settings.model_fields
             assert {kinds[model] for model in models} == {"learned"}
+
+
+def test_a_build_starts_without_what_only_training_needs() -> None:
+    # These take ten times as long to import as a refresh of a small shop.
+    program = "import sys; from endcap_builders.steps import all_steps; all_steps(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "transformers", "sklearn", "lightgbm", "openai", "openvino"} & set(loaded.split())

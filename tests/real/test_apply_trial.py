@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 from endcap_client import Client
+from endcap_server.exposures.record import SECRET_FILE, ShopperKeys
+from endcap_server.exposures.segments import read_exposures
 
 from benchmarks.apply_bench import FAST, Bench, wait_until
 from benchmarks.apply_sources import copy_build, parameter
@@ -25,6 +27,12 @@ def generations(client: Client) -> dict[str, str]:
     return {each: client.search("lamp", shopper=each).status.versions["generation"] for each in SHOPPERS}
 
 
+def recorded_generations(rollouts: Bench) -> dict[str, int]:
+    """Hash of a shopper -> generation of the latest page in the exposures."""
+    rows = read_exposures(rollouts.server.exposures).sort_by("time").select(["shopper", "generation"]).to_pylist()
+    return {row["shopper"]: row["generation"] for row in rows if row["shopper"]}
+
+
 def test_a_split(rollouts: Bench, edited: Path) -> None:
     live_before = rollouts.standing.live
     outcome = rollouts.apply(edited, *FAST, "--split", "50%")
@@ -41,6 +49,10 @@ def test_a_split(rollouts: Bench, edited: Path) -> None:
         assert set(first.values()) == {str(live), str(staged)}
         assert 10 <= sum(each == str(staged) for each in first.values()) <= 30
         assert generations(another) == first == generations(client), "a shopper sees one generation"
+    wait_until(lambda: {live, staged} <= set(recorded_generations(rollouts).values()))
+    keys = ShopperKeys((rollouts.server.options.build / SECRET_FILE).read_bytes().strip())
+    recorded = recorded_generations(rollouts)
+    assert {each: str(recorded[keys.hashed(each.encode())]) for each in SHOPPERS} == first
 
 
 def test_both_side_by_side(rollouts: Bench) -> None:
@@ -86,6 +98,7 @@ def test_a_shadow_and_its_end(rollouts: Bench, edited: Path) -> None:
         assert set(generations(client).values()) == {str(live)}, "a shadow shows nothing"
         assert client.counts.shadows >= len(SHOPPERS)
         wait_until(lambda: control.answered(ensemble).good >= before + len(SHOPPERS) // 2)
+        assert rollouts.standing.staged not in recorded_generations(rollouts).values(), "no record of what nobody saw"
         assert rollouts.run("rollback").code == 0
         assert set(generations(client).values()) == {str(live)}
     assert (rollouts.standing.live, rollouts.standing.staged) == (live, 0)

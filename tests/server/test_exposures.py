@@ -13,6 +13,7 @@ from endcap_server.exposures import journal
 from endcap_server.exposures.folder import ExposureFolder
 from endcap_server.exposures.journal import SegmentLimits, SegmentWriter
 from endcap_server.exposures.ledger import Ledger, forget, shared
+from endcap_server.exposures.log import LOG, AtMostOnce
 from endcap_server.exposures.record import SECRET_VARIABLE, Exposure, Numbered, ShopperKeys
 from endcap_server.exposures.segments import read_exposures
 from endcap_server.exposures.sink import ExposureSink
@@ -27,6 +28,14 @@ def _nothing_is_left_in_shared_memory(tmp_path: Path) -> Iterator[None]:
     yield
     for ledger in tmp_path.rglob("*.ledger"):
         forget(ledger)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time of the log, from a new beginning."""
+    now = [0.0]
+    monkeypatch.setattr(LOG, "filters", [AtMostOnce(60, lambda: now[0])])
+    return now
 
 
 def exposure(page_id: str, shopper: str = "") -> Exposure:
@@ -125,7 +134,9 @@ def test_a_slow_sink_drops_and_counts(tmp_path: Path) -> None:
     assert counts["failed"] == 0
 
 
-def test_after_failed_writes_the_next_are_tried(tmp_path: Path) -> None:
+def test_after_failed_writes_the_next_are_tried(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, clock: list[float]
+) -> None:
     writer = Held(tmp_path)
     writer.may_write.set()
     writer.fails = True
@@ -138,6 +149,32 @@ def test_after_failed_writes_the_next_are_tried(tmp_path: Path) -> None:
     sink.close()
     assert sink.counts() == {"written": 1, "dropped": 0, "failed": 300, "lost": 0}
     assert [number for number, _ in writer.taken] == [300]
+    said = [each for each in caplog.messages if "could not be written" in each]
+    assert len(said) == 1, "once in a while, however many fail"
+    assert said[0].endswith("could not be written: no space")
+
+
+def test_the_log_has_each_kind_of_trouble_once_in_a_while(caplog: pytest.LogCaptureFixture, clock: list[float]) -> None:
+    for number in range(5):
+        LOG.warning("%d pages failed", number)
+        LOG.warning("closing failed: %s", number)
+    clock[0] += 59
+    LOG.warning("%d pages failed", 5)
+    assert caplog.messages == ["0 pages failed", "closing failed: 0"]
+    clock[0] += 2
+    LOG.warning("%d pages failed", 6)
+    LOG.warning("%d pages failed", 7)
+    assert caplog.messages[2:] == ["6 pages failed (5 more like it since 61 s)"]
+
+
+def test_dropped_pages_are_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture, clock: list[float]) -> None:
+    writer = Held(tmp_path)
+    sink = ExposureSink(writer, writer.ledger, 10)
+    for number in range(1000):
+        sink.offer(exposure(str(number)))
+    writer.may_write.set()
+    sink.close()
+    assert f"{sink.counts()['dropped']} dropped, because 10 waited already" in caplog.text
 
 
 FULL = """

@@ -31,9 +31,8 @@ from endcap_builders.evaluation.systems import Protocol, baselines
 from endcap_builders.intervals import bootstrap
 from endcap_builders.machine import machine
 from endcap_builders.relevance.data import product_texts, read_labelled
-from endcap_builders.relevance.labels import LabelScale
+from endcap_builders.relevance.labels import LabelScale, labels_of
 from endcap_builders.relevance.mining import Lexical
-from endcap_builders.steps.teacher import labels_of
 
 
 def run_evaluation(request: EvaluationRequest, console: Console | None = None) -> dict[str, Any]:

@@ -20,16 +20,17 @@ from endcap_builders.evaluation.settings import EvaluationSettings
 from endcap_builders.relevance.augmentation import draw_searches, mine_searches
 from endcap_builders.relevance.checkpoints import load_model, save_model
 from endcap_builders.relevance.data import Labelled, draw_labelled, pair_encoder, read_labelled
+from endcap_builders.relevance.distilling import distil, start, towards_teacher, write_student
 from endcap_builders.relevance.encode import PairEncoder
 from endcap_builders.relevance.inference import predict
 from endcap_builders.relevance.judge import Judge
 from endcap_builders.relevance.labelling import label_pairs, write_whole
 from endcap_builders.relevance.labels import LabelScale
 from endcap_builders.relevance.pairs import Pairs, make_pairs, no_pairs, without
+from endcap_builders.relevance.settings import CrossEncoderSettings, TeacherSettings
+from endcap_builders.relevance.teaching import teach, teacher_figures
 from endcap_builders.relevance.warm_up import warm_up_pairs
 from endcap_builders.step import BuildContext
-from endcap_builders.steps.cross_encoder import CrossEncoderSettings, distil, start, towards_teacher, write_student
-from endcap_builders.steps.teacher import TeacherSettings, teach, teacher_figures
 
 _DONE = "figures.json"
 _WARM_UP = {"checkpoint", "layers", "lora_rank", "train_embeddings", "grades", "label_spread", "warm_up_pairs",

@@ -15,9 +15,8 @@ from endcap_builders.evaluation.settings import STUDENT, TEACHER, EvaluationSett
 from endcap_builders.manifest import read_manifest
 from endcap_builders.relevance.data import Labelled
 from endcap_builders.relevance.labels import LabelScale
+from endcap_builders.relevance.settings import CrossEncoderSettings, TeacherSettings
 from endcap_builders.step import BuildContext, Settings, build_context
-from endcap_builders.steps.cross_encoder import CrossEncoderSettings
-from endcap_builders.steps.teacher import TeacherSettings
 
 FOLDER, WORK = "evaluation", ".evaluation"
 """Within a build: the reports, and the models of the grid."""

@@ -12,12 +12,10 @@ from endcap_builders.export.trtllm import export_for_tensorrt_llm
 from endcap_builders.gates import Gate, write_gates
 from endcap_builders.llm.examples import Example, read_examples, split_held_out
 from endcap_builders.llm.export import export_student
-from endcap_builders.llm.student import StudentSettings, make_student, save_student
+from endcap_builders.llm.settings import StudentSettings
+from endcap_builders.llm.student import make_student, save_student
 from endcap_builders.llm.training import train
 from endcap_builders.step import BuildContext, BuildError, progress_bar
-
-EXPORTER = {"optimum.intel": "install it with: pip install --no-deps 'optimum>=2.3,<3' 'optimum-intel>=2.2,<3'"}
-"""What exports a student. It requires torchvision, which replaces a CPU build of torch: installed without that."""
 
 Evaluate = Callable[[Path, list[Example]], tuple[dict[str, Any], list[Gate]]]
 

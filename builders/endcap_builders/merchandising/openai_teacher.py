@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import openai
 from endcap_server.shop.prompts import ThemeDraft
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -81,6 +80,9 @@ class OpenAITeacher:
         Raises:
             BuildError: there is no key.
         """
+        # Half a second, which only builds that use an endpoint should wait.
+        from openai import OpenAI
+
         key = os.environ.get(settings.key_variable, "")
         if not key:
             raise BuildError(
@@ -88,7 +90,7 @@ class OpenAITeacher:
                 "set it, or build with the default teacher (merchandiser)"
             )
         self.settings, self.log = settings, log
-        self._client = openai.OpenAI(
+        self._client = OpenAI(
             api_key=key,
             base_url=settings.base_url or None,
             max_retries=settings.retries,
@@ -159,6 +161,8 @@ class OpenAITeacher:
         return None
 
     def _ask_once(self, task: str, text: str, form: type[A]) -> A | None:
+        from openai import OpenAIError
+
         messages: list[Any] = [{"role": "system", "content": task}, {"role": "user", "content": text}]
         schema: Any = {
             "type": "json_schema",
@@ -172,7 +176,7 @@ class OpenAITeacher:
             reply = self._client.chat.completions.create(
                 model=self.settings.model, messages=messages, response_format=schema
             )
-        except openai.OpenAIError as error:
+        except OpenAIError as error:
             # Cancel the other requests: they would fail as well, or cost money for a build that has failed.
             self._stopped.set()
             raise BuildError(

@@ -6,37 +6,12 @@ from typing import Any
 import numpy as np
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.shop.store import ItemStore
-from pydantic import Field
 
 from endcap_builders.relevance.data import DEPTH, Labelled, product_texts
 from endcap_builders.relevance.mining import Lexical, Shares, dense_top, mine, neighbours_top
 from endcap_builders.relevance.pairs import Pairs, held_out, no_pairs
-from endcap_builders.step import BuildContext, Settings
-
-
-class AugmentationSettings(Settings):
-    """Settings of the pairs that the teacher labels."""
-
-    mined_queries: int = Field(150, ge=0, description="searched texts whose candidates the teacher labels")
-    mined_multiple: float = Field(
-        0, ge=0, description="as many mined pairs for each labelled one; 0: as many texts as mined_queries says"
-    )
-    mined_group: int = Field(16, ge=2, le=200, description="candidates of each of these")
-    dense_share: float = Field(0.5, ge=0, le=1, description="share of the candidates that the bi-encoder finds")
-    lexical_share: float = Field(0.25, ge=0, le=1, description="share that BM25 finds")
-    neighbour_share: float = Field(
-        0.0, ge=0, le=1, description="share that the bi-encoder finds for similar searches; the rest is random"
-    )
-    shard_pairs: int = Field(1024, ge=1, description="pairs the teacher labels between two savings")
-    ray: str = Field(
-        "", description="label on this Ray cluster: its address, auto, or local for this machine; empty: without Ray"
-    )
-
-    def queries_for(self, labelled_pairs: int) -> int:
-        """Number of searches to mine around."""
-        if self.mined_multiple:
-            return round(self.mined_multiple * labelled_pairs / self.mined_group)
-        return self.mined_queries
+from endcap_builders.relevance.settings import AugmentationSettings
+from endcap_builders.step import BuildContext
 
 
 def draw_searches(

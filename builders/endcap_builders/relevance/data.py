@@ -9,7 +9,6 @@ import polars as pl
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.cross_encoder import MAX_TEXT_TOKENS
 from endcap_server.shop.store import ItemStore, tokenizer_digest
-from pydantic import Field
 
 from endcap_builders.catalogue import Catalogue
 from endcap_builders.relevance.encode import PairEncoder
@@ -24,33 +23,15 @@ from endcap_builders.relevance.pairs import (
     no_pairs,
     pairs_from_frame,
 )
+from endcap_builders.relevance.settings import THEME_PRODUCTS, SampleSettings
 from endcap_builders.relevance.weak import weak_pairs
-from endcap_builders.step import BuildContext, Settings
+from endcap_builders.step import BuildContext
 from endcap_builders.steps.store import product_text
 
-THEME_PRODUCTS = "theme_products.parquet"
 DEPTH = 150
 """Candidates of a query for mining; about as many as serving reranks."""
 
 _WEAK_GROUP = 16
-
-
-class SampleSettings(Settings):
-    """Which labelled pairs a model is trained on; the same for teacher and student."""
-
-    max_pairs: int = Field(8000, ge=2, description="most labelled pairs, without the negatives added to them")
-    theme_share: float = Field(0.25, ge=0, le=1, description="share of the labelled pairs that are theme and product")
-    random_negatives: float = Field(0.3, ge=0, le=5, description="random irrelevant products for each labelled pair")
-    passed_over: float = Field(
-        0.5,
-        ge=0,
-        le=5,
-        description="near but unjudged products for each labelled pair, as irrelevant, where people"
-        " judged most of what is near a query",
-    )
-    passed_over_coverage: float = Field(
-        0.5, ge=0, le=1, description="share of a query's nearest 10 that must be judged for that"
-    )
 
 
 @dataclass(frozen=True)

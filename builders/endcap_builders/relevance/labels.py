@@ -1,10 +1,16 @@
 """Converts labels of any scale to relevance in 0..1, and relevance to a distribution over grades."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from endcap_builders.relevance.pairs import RelevanceError
+
+LABELS_FILE = "labels.json"
+"""Settings of the labels of a teacher's training."""
 
 
 @dataclass(frozen=True)
@@ -109,3 +115,20 @@ def soft_targets(relevance: np.ndarray, grades: np.ndarray, spread: float = 0.0)
 
 UNIT = LabelScale((0.0, 1.0), (0.0, 1.0))
 """The scale of labels that are relevance already."""
+
+
+def labels_of(folder: Path) -> dict[str, Any]:
+    """Settings of the labels of a teacher's training, for the student and evaluations.
+
+    Args:
+        folder: folder of the teacher.
+
+    Raises:
+        RelevanceError: there is no teacher.
+    """
+    path = folder / LABELS_FILE
+    if not path.exists():
+        raise RelevanceError(f"{path}: expected a trained teacher, got none; run `endcap build teacher` first")
+    shared: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    # Older builds have no scale.
+    return {"label_values": "", **shared}

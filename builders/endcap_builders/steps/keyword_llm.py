@@ -4,9 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from endcap_builders.llm.build import EXPORTER, build_student
-from endcap_builders.llm.evaluation import evaluate_keywords
-from endcap_builders.llm.student import StudentSettings
+from endcap_builders.llm.settings import EXPORTER, StudentSettings
 from endcap_builders.step import BuildContext, Step
 
 
@@ -25,6 +23,9 @@ class KeywordStudentSettings(StudentSettings):
 
 def run(ctx: BuildContext, settings: KeywordStudentSettings) -> dict[str, Any]:
     """Train, export and measure."""
+    from endcap_builders.llm.build import build_student
+    from endcap_builders.llm.evaluation import evaluate_keywords
+
     return build_student(ctx, settings, ctx.input("merchandising") / "keywords.jsonl", evaluate_keywords)
 
 

@@ -9,10 +9,8 @@ from endcap_server.shop.prompts import parse_themes, quoted_texts
 from endcap_server.shop.title_checks import SEARCH_WORDS, TITLE_WORDS, search_words, title_words
 from pydantic import Field
 
-from endcap_builders.llm.build import EXPORTER, build_student
-from endcap_builders.llm.evaluation import evaluate_themes
 from endcap_builders.llm.examples import Example, read_examples
-from endcap_builders.llm.student import StudentSettings
+from endcap_builders.llm.settings import EXPORTER, StudentSettings
 from endcap_builders.step import BuildContext, Step
 
 
@@ -28,6 +26,9 @@ class ThemeStudentSettings(StudentSettings):
 
 def run(ctx: BuildContext, settings: ThemeStudentSettings) -> dict[str, Any]:
     """Train, export and measure."""
+    from endcap_builders.llm.build import build_student
+    from endcap_builders.llm.evaluation import evaluate_themes
+
     folder = ctx.input("merchandising")
     known = {*StringColumn.open(ctx.input("store"), "keywords"), *StringColumn.open(ctx.input("topics"), "topics")}
     figures = build_student(

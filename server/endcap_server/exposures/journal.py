@@ -6,12 +6,12 @@ It becomes a Parquet file after so many rows or so long.
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from endcap_server.exposures.folder import ExposureFolder
 from endcap_server.exposures.ledger import Ledger
+from endcap_server.exposures.log import LOG
 from endcap_server.exposures.record import Numbered
 from endcap_server.exposures.segments import JOURNAL, convert
 
@@ -87,8 +87,10 @@ class SegmentWriter:
             os.close(self._descriptor)
             self._descriptor = -1
         left = self._convert()
-        with suppress(OSError):
+        try:
             self._folder.prune(self._limits.bytes, self._limits.days)
+        except OSError as error:
+            LOG.warning("exposures: old segments could not be deleted: %s", error)
         return not left
 
     def stop(self) -> None:
@@ -109,6 +111,7 @@ class SegmentWriter:
             try:
                 with self._folder.locked():
                     convert(journal)
-            except (OSError, ValueError):
+            except (OSError, ValueError) as error:
                 left = True
+                LOG.warning("exposures: a journal could not be made a segment, and stays one: %s", error)
         return left

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from endcap_server.exposures.ledger import Ledger
+from endcap_server.exposures.log import LOG
 from endcap_server.exposures.record import Numbered
 
 _DEFAULTS = {
@@ -89,13 +90,20 @@ class KafkaWriter:
         except BufferError:
             if time.monotonic() < self._until:
                 return False
-            self._ledger.add("failed")
-        except self._refused:  # for example, a page larger than message.max.bytes
-            self._ledger.add("failed")
+            self._failed("the sink stops, and librdkafka's queue is full")
+        except self._refused as error:  # for example, a page larger than message.max.bytes
+            self._failed(error)
         return True
 
     def _delivered(self, error: object, _: object) -> None:
-        self._ledger.add("failed" if error else "written")
+        if error:
+            self._failed(error)
+        else:
+            self._ledger.add("written")
+
+    def _failed(self, reason: object) -> None:
+        self._ledger.add("failed")
+        LOG.warning("exposures: Kafka did not take one: %s", reason)
 
     def tick(self) -> None:
         """Take the broker's answers."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from endcap_server.exposures.folder import ExposureFolder
 from endcap_server.exposures.ledger import Ledger
+from endcap_server.exposures.log import LOG
 from endcap_server.exposures.record import Exposure, Numbered
 
 OUTCOMES = ("written", "dropped", "failed", "lost")
@@ -54,7 +55,7 @@ class ExposureSink:
         self._folder = ExposureFolder(ledger.folder)
         self._queue: deque[Numbered] = deque()
         self._lock = threading.Lock()
-        self._lost, self._adopted = 0, 0.0
+        self._lost, self._adopted, self._told_of = 0, 0.0, 0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="exposures", daemon=True)
         self._thread.start()
@@ -78,23 +79,24 @@ class ExposureSink:
         self._writer.stop()
         self._thread.join(timeout=_CLOSE_S)
         if not self._thread.is_alive():
-            self._safely(self._ledger.close)
+            self._safely("keeping counts", self._ledger.close)
 
     def _run(self) -> None:
-        self._safely(self._ledger.persist)
+        self._safely("keeping counts", self._ledger.persist)
         stopped = False
         while not stopped:
-            self._safely(self._adopt)
+            self._safely("counting what ended processes lost", self._adopt)
             stopped = self._stopped.wait(_PERIOD_S)
             asked = self._folder.asked()
             while self._write_some():
-                self._safely(self._writer.tick)
-            self._safely(self._writer.tick)
-            self._safely(self._ledger.save)
+                self._safely("closing a segment", self._writer.tick)
+            self._safely("closing a segment", self._writer.tick)
+            self._safely("keeping counts", self._ledger.save)
+            self._tell_of_dropped()
             if asked > self._ledger["closed"]:
                 # What was offered before the request is written now.
-                self._safely(partial(self._close_for, asked))
-        self._safely(self._writer.close)
+                self._safely("closing a segment", partial(self._close_for, asked))
+        self._safely("closing a segment", self._writer.close)
 
     def _write_some(self) -> bool:
         with self._lock:
@@ -103,9 +105,20 @@ class ExposureSink:
             return False
         try:
             self._writer.write(taken)
-        except Exception:  # whatever went wrong with these, the next ones are tried
+        except Exception as error:  # whatever went wrong with these, the next ones are tried
             self._ledger.add("failed", len(taken))
+            LOG.warning("exposures: %d could not be written: %s", len(taken), error)
         return True
+
+    def _tell_of_dropped(self) -> None:
+        """Log what requests have dropped; they have no time for it."""
+        if (dropped := self._ledger["dropped"]) > self._told_of:
+            LOG.warning(
+                "exposures: %d dropped, because %d waited already: the disk or the broker is slow",
+                dropped - self._told_of,
+                self._most,
+            )
+            self._told_of = dropped
 
     def _close_for(self, asked: int) -> None:
         if self._writer.close():
@@ -115,11 +128,13 @@ class ExposureSink:
         """Look after processes that have ended, now and then."""
         if not self._adopted or time.monotonic() - self._adopted >= _ADOPT_S:
             self._adopted = time.monotonic()
-            self._lost += self._folder.adopt()
+            if lost := self._folder.adopt():
+                self._lost += lost
+                LOG.warning("exposures: %d were lost with a process that was killed", lost)
 
     @staticmethod
-    def _safely(step: Callable[[], object]) -> None:
+    def _safely(what: str, step: Callable[[], object]) -> None:
         try:
             step()
-        except Exception:  # a segment that cannot be closed stays a journal, which readers read too
-            return
+        except Exception as error:  # a segment that cannot be closed stays a journal, which readers read too
+            LOG.warning(f"exposures: {what} failed: %s", error)

@@ -16,6 +16,7 @@ from endcap_server.serving.threads import call_threads
 from endcap_server.stages.base import Stage, StageAnswer
 from endcap_server.stages.status import arrived_ns, finish
 from endcap_server.triton.bls import BlsEngines
+from endcap_server.triton.log import log_to_triton
 from endcap_server.triton.metrics import MetricsReporter
 from endcap_server.triton.process import end_when_continued
 from endcap_server.triton.tensors import (
@@ -47,6 +48,7 @@ class StageModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Open the build and start the loop."""
         end_when_continued()
+        log_to_triton(args["model_name"])
         parameters = config_parameters(args["model_config"])
         build = build_folder(args, parameters)
         self._inputs = input_names(args["model_config"])
