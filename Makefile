@@ -20,7 +20,7 @@ setup: ## Make the two environments (.venv, .venv-serving), both at once
 # optimum-intel pins versions that do not resolve with ours, and pulls torchvision, which breaks a CPU build of torch.
 .venv/.ready: pyproject.toml client/pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(VENV)/python -m pip install --quiet --disable-pip-version-check --editable '.[build,kernels,bench,facts,kafka,dev]'
+	$(VENV)/python -m pip install --quiet --disable-pip-version-check --editable '.[build,kernels,studio,bench,facts,kafka,dev]'
 	$(VENV)/python -m pip install --quiet --disable-pip-version-check --no-deps 'optimum>=2.3,<3' 'optimum-intel>=2.2,<3'
 	@touch $@
 

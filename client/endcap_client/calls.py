@@ -300,6 +300,8 @@ class _Attempts:
         return Shadow(self.answered_by, f"{_PREFIX}ModelInfer", body, self._timeout_s, self._headers)
 
     def _target(self, server: int, mode: str) -> str:
+        if not self._options.trials:
+            return ""
         return self._policy.staging.target(server, mode, self.message.model, self.message.shopper)
 
     def _judge(self, outcome: Outcome) -> EndcapError | None:

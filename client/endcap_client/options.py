@@ -153,6 +153,7 @@ class Options:
         tracing: whether to record OpenTelemetry spans and pass the trace on (needs the extra `otel`).
         storefront_model: name of the storefront ensemble (a changed contract has a new name).
         search_model: name of the search ensemble.
+        trials: whether to take part in trials of generations; without, only what is live answers.
 
     Raises:
         InvalidArgument: a value is out of range or of the wrong type.
@@ -170,6 +171,7 @@ class Options:
     tracing: bool = False
     storefront_model: str = "storefront"
     search_model: str = "search"
+    trials: bool = True
 
     def __post_init__(self) -> None:
         checked_timeout(self.timeout_s)

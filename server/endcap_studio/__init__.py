@@ -1,0 +1,1 @@
+"""The studio: a local web page where merchandisers see pages, rules, themes, generations and outcomes of a shop."""
