@@ -159,6 +159,54 @@ def test_a_title_ban_acts_on_classic_placements(shop: Shop) -> None:
     assert json_of(after["STATUS"])["stages"]["fusion"]["aiqa"]["title_banned"] == 1
 
 
+def test_another_title_is_shown_for_the_same_products_at_once(shop: Shop) -> None:
+    history = bytes_tensor(["p0", "p2", "p40"])
+    before = shop.page(HISTORY=history)
+    place = texts_of(before["THEME_OUT"]).index("Light up the evening")
+    rewritten = rule("rewrite", "title:light up  the EVENING", to="Lamps for long nights")
+    shop.stand(rewritten)
+    after = shop.page(HISTORY=history)
+    assert texts_of(after["THEME_OUT"])[place] == "Lamps for long nights"
+    assert shown(after) == shown(before)
+    shop.stand(rewritten, remove=True)
+    assert texts_of(shop.page(HISTORY=history)["THEME_OUT"]) == texts_of(before["THEME_OUT"])
+
+
+def test_price_ranges_hold_together_with_that_of_the_request(shop: Shop) -> None:
+    store = ItemStore.open(shop.stages[0].build)
+    low, high = (float(each) for each in np.quantile(store.price, (0.25, 0.75)))
+    shop.stand(rule("price", f"price:{low}.."), rule("price", f"price:..{high}"))
+    rules = bytes_tensor([f'{{"price": {{"max": {(low + high) / 2}}}}}'])
+    for out, most in ((shop.page("desk lamp"), high), (shop.page(), high), (shop.page(RULES=rules), (low + high) / 2)):
+        prices = store.price[store.product_ids.find(shown(out))]
+        assert len(prices)
+        assert prices.min() >= np.float32(low)
+        assert prices.max() <= np.float32(most)
+
+
+def test_a_standing_campaign_and_theme_stand_below_those_of_the_request() -> None:
+    campaigns = [rule("campaign", "campaign:spring"), rule("campaign", "campaign:autumn comfort")]
+    standing = Standing.at([*campaigns, rule("require", "title:Rainy days"), rule("approve", "title:Tea")], 0.0)
+    assert standing.under(MerchandisingRules()).of_themes() == {
+        "campaign": "autumn comfort",
+        "required_themes": ["Rainy days"],
+    }
+    own = MerchandisingRules(campaign="gifts", required_themes=("Tea time",))
+    assert standing.under(own).of_themes() == {"campaign": "gifts", "required_themes": ["Tea time", "Rainy days"]}
+    assert standing.of_searches.under(MerchandisingRules()).of_themes() == {}
+
+
+def test_a_required_theme_stands_on_every_page(shop: Shop) -> None:
+    shop.stand(rule("require", "title:Rainy days"))
+    assert texts_of(shop.page()["THEME_OUT"])[0] == "Rainy days"
+
+
+def test_approved_titles_are_no_standing_rules_that_count(shop: Shop) -> None:
+    approved = [rule("approve", f"title:Theme {number}") for number in range(1200)]
+    shop.stand(*approved, *(rule("bury", f"product:p{number}", factor=0.5) for number in range(60)))
+    assert shown(shop.page())
+
+
 def test_factors_and_pins_stand_below_those_of_the_request(shop: Shop) -> None:
     shop.stand(rule("bury", "category:home > lamps", factor=0.0), rule("pin", "product:p9"), rule("pin", "product:p1"))
     page = shown(shop.page())

@@ -39,7 +39,7 @@ def add_facts_command(subparsers: Any) -> None:
         "set",
         help="take the facts of a file",
         description="Take the records of a Parquet, CSV or JSON lines file: product_id with stock, in_stock, price and "
-        "time, or rule with subject, factor, start, end and reason. All of them, or none if one is wrong.",
+        "time, or rule with subject, factor, to, start, end, reason and author. All of them, or none if one is wrong.",
     )
     setting.add_argument("file", metavar="FILE", help=f"FILE.parquet, .csv or .jsonl; {STANDARD_INPUT}: standard input")
     setting.add_argument(
@@ -243,7 +243,9 @@ def _print(name: str, value: Any) -> None:
             factor = f" x {rule['factor']:g}" if "factor" in rule else ""
             span = f"{rule.get('start', '')}..{rule.get('end', '')}"
             state = "" if rule["holds"] else " (does not hold now)"
-            print(f"  {rule['rule']} {rule['subject']}{factor} {span}{state}: {rule['reason']}")
+            to = f" to {rule['to']!r}" if "to" in rule else ""
+            author = f" ({rule['author']})" if rule.get("author") else ""
+            print(f"  {rule['rule']} {rule['subject']}{factor}{to} {span}{state}: {rule['reason']}{author}")
     else:
         print(f"{name}: {value}")
 

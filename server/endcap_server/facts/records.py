@@ -53,9 +53,11 @@ class _Rule(BaseModel):
     rule: Any
     subject: Annotated[Any, BeforeValidator(_text)] = None
     factor: float | None = None
+    to: Any = None
     start: _Time = None
     end: _Time = None
     reason: Any = None
+    author: Any = None
     remove: bool = False
     time: _Time = None
 
@@ -192,18 +194,20 @@ def _problem_of_product(row: int, product: _Product, has_numbers: bool, known: s
 
 
 def _take_rule(found: CheckedRecords, row: int, record: _Rule, known: KnownNames, columns: Collection[str]) -> None:
-    fields = record.model_dump(include={"rule", "subject", "factor", "start", "end", "reason"}, exclude_none=True)
+    fields = record.model_dump(exclude={"remove", "time"}, exclude_none=True)
     if record.remove:
         # Which rule is meant is said by its kind and subject alone.
-        neutral = {"factor": 1.0} if fields.get("rule") in ("boost", "bury") else {}
+        neutral: dict[str, Any] = {"factor": 1.0} if fields.get("rule") in ("boost", "bury") else {}
+        neutral |= {"to": "removed"} if fields.get("rule") == "rewrite" else {}
         fields = {"reason": "removed", **fields, **neutral}
     rule = StandingRule.model_validate(fields)
     kind = rule.about
     if kind == "column":
         has, what = rule.name in columns, f"one of the columns {', '.join(columns) or '(there are none)'}"
     else:
-        # Every title may come.
-        has, what = kind == "title" or known.has(rule), f"a {kind} of the catalogue that is served"
+        # Every title and text may come.
+        has = kind not in ("product", "brand", "category") or known.has(rule)
+        what = f"a {kind} of the catalogue that is served"
     if not record.remove and not has:
         found.problems.append(Problem(row, "subject", what, repr(rule.name)))
         return

@@ -21,7 +21,7 @@ from endcap_server.shop.facts_journal import (
     Seen,
 )
 from endcap_server.shop.facts_writer import LOCK_PATIENCE_S, JournalWriter
-from endcap_server.shop.standing_rules import MAX_STANDING, StandingRule, read_rules
+from endcap_server.shop.standing_rules import MAX_APPROVED, MAX_STANDING, RuleKind, StandingRule, read_rules
 
 
 @dataclass(frozen=True)
@@ -242,11 +242,14 @@ class FactsWriter:
                 rules[each.rule.key] = each.rule
         day_ago = self._clock() - 86_400
         kept = [rule for rule in rules.values() if rule.end is None or rule.end > day_ago]
-        if len(kept) > MAX_STANDING:
+        approved = sum(rule.rule is RuleKind.APPROVE for rule in kept)
+        if len(kept) - approved > MAX_STANDING:
             raise FactsError(
-                f"expected at most {MAX_STANDING} standing rules, got {len(kept)}; remove some, or ban a brand or a "
-                "category instead of many products"
+                f"expected at most {MAX_STANDING} standing rules, got {len(kept) - approved}; remove some, or ban a "
+                "brand or a category instead of many products"
             )
+        if approved > MAX_APPROVED:
+            raise FactsError(f"expected at most {MAX_APPROVED} approved titles, got {approved}; remove some")
         return kept
 
 

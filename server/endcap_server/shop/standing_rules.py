@@ -1,4 +1,4 @@
-"""Standing rules: pins, boosts, buries and bans that apply to every request, each from a start to an end."""
+"""Standing rules: what merchandisers decide for every request, each from a start to an end."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,11 +9,22 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from endcap_server.shop.facts_journal import FactsError
-from endcap_server.shop.rules import MAX_BOOST, MAX_PINS, MAX_TITLE, Exclude, MerchandisingRules
+from endcap_server.shop.rules import (
+    MAX_BOOST,
+    MAX_PINS,
+    MAX_REQUIRED_THEMES,
+    MAX_TITLE,
+    Exclude,
+    MerchandisingRules,
+    PriceRange,
+)
 from endcap_server.shop.text import folded_name, plain_text
 
 MAX_STANDING = 1000
-"""Most standing rules, those of the future included."""
+"""Most standing rules, those of the future included, approvals left out."""
+MAX_APPROVED = 10_000
+"""Most approved titles."""
+_MAX_CAMPAIGN = 200
 
 
 class RuleKind(StrEnum):
@@ -23,13 +34,26 @@ class RuleKind(StrEnum):
     BOOST = "boost"
     BURY = "bury"
     BAN = "ban"
+    PRICE = "price"
+    CAMPAIGN = "campaign"
+    REQUIRE = "require"
+    REWRITE = "rewrite"
+    APPROVE = "approve"
 
 
+_STOREFRONT_ONLY = (RuleKind.PIN, RuleKind.CAMPAIGN, RuleKind.REQUIRE)
+
+_PLACEHOLDERS = {"product": "ID", "title": "TEXT", "campaign": "TEXT", "price": "LEAST..MOST"}
 SUBJECTS = {
     RuleKind.PIN: ("product",),
     RuleKind.BOOST: ("product", "brand", "category", "column"),
     RuleKind.BURY: ("product", "brand", "category", "column"),
     RuleKind.BAN: ("product", "brand", "category", "title"),
+    RuleKind.PRICE: ("price",),
+    RuleKind.CAMPAIGN: ("campaign",),
+    RuleKind.REQUIRE: ("title",),
+    RuleKind.REWRITE: ("title",),
+    RuleKind.APPROVE: ("title",),
 }
 """What each kind of rule may name."""
 
@@ -39,11 +63,14 @@ class StandingRule(BaseModel):
 
     Attributes:
         rule: What it does.
-        subject: What it is about: "product:ID", "brand:NAME", "category:PATH", "column:NAME" or "title:TEXT".
+        subject: What it is about: "product:ID", "brand:NAME", "category:PATH", "column:NAME", "title:TEXT",
+            "price:LEAST..MOST" (either may be missing) or "campaign:TEXT".
         factor: Of boost (1 to 100) and bury (0 to 1).
+        to: Of rewrite, the title that is shown instead.
         start: When it begins to hold, in seconds since 1970; None: at once.
         end: When it ends; None: never.
         reason: Why it is there.
+        author: Who set it; "" if unknown.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -51,18 +78,22 @@ class StandingRule(BaseModel):
     rule: RuleKind
     subject: Annotated[str, StringConstraints(max_length=300)]
     factor: float | None = None
+    to: str | None = None
     start: float | None = Field(None, ge=0)
     end: float | None = Field(None, ge=0)
     reason: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+    author: Annotated[str, StringConstraints(strip_whitespace=True, max_length=100)] = ""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         kinds = SUBJECTS[self.rule]
         if self.about not in kinds or not self.name.strip():
-            names = " or ".join(f"{kind}:{'ID' if kind == 'product' else 'NAME'}" for kind in kinds)
+            names = " or ".join(f"{kind}:{_PLACEHOLDERS.get(kind, 'NAME')}" for kind in kinds)
             raise ValueError(f"as subject of {self.rule} {names}, not {self.subject!r}")
-        if self.about == "title" and len(plain_text(self.name)) > MAX_TITLE * 2:
-            raise ValueError(f"a title of at most {MAX_TITLE * 2} characters, not {len(self.name)}")
+        most = MAX_TITLE if self.rule is RuleKind.REQUIRE else MAX_TITLE * 2
+        if self.about == "title" and len(plain_text(self.name)) > most:
+            raise ValueError(f"a title of at most {most} characters, not {len(self.name)}")
+        self._check_members()
         low, high = (1.0, MAX_BOOST) if self.rule is RuleKind.BOOST else (0.0, 1.0)
         if self.rule in (RuleKind.BOOST, RuleKind.BURY):
             if self.factor is None or not low <= self.factor <= high:
@@ -72,6 +103,29 @@ class StandingRule(BaseModel):
         if self.start is not None and self.end is not None and self.end <= self.start:
             raise ValueError("an end after the start, not one before it")
         return self
+
+    def _check_members(self) -> None:
+        """Check what only one kind has."""
+        if self.rule is RuleKind.PRICE and self.price is None:
+            raise ValueError(f"as subject of price price:LEAST..MOST, such as price:5..20, not {self.subject!r}")
+        if self.about == "campaign" and len(plain_text(self.name)) > _MAX_CAMPAIGN:
+            raise ValueError(f"a campaign of at most {_MAX_CAMPAIGN} characters, not {len(self.name)}")
+        if self.rule is not RuleKind.REWRITE:
+            if self.to is not None:
+                raise ValueError(f"no other title for {self.rule}, not {self.to!r}")
+        elif not 1 <= len(plain_text(self.to or "").strip()) <= MAX_TITLE:
+            raise ValueError(f"as other title 1 to {MAX_TITLE} characters, not {self.to!r}")
+
+    @property
+    def price(self) -> PriceRange | None:
+        """The range that a price rule means; None for another kind, or another text."""
+        least, dots, most = self.name.partition("..")
+        if self.about != "price" or not dots or not (least.strip() or most.strip()):
+            return None
+        try:
+            return PriceRange(min=float(least or 0.0), max=float(most) if most.strip() else None)
+        except ValueError:
+            return None
 
     @property
     def about(self) -> str:
@@ -147,14 +201,24 @@ class Standing:
         return bool(self.banned_titles) and title_key(title) in self.banned_titles
 
     @cached_property
+    def rewritten_titles(self) -> dict[str, str]:
+        """By :func:`title_key` of a title, the one that is shown instead."""
+        return {title_key(rule.name): plain_text(rule.to or "") for rule in self._of_kind(RuleKind.REWRITE)}
+
+    def shown_title(self, title: str) -> str:
+        """The title that is shown for one that a placement has."""
+        return self.rewritten_titles.get(title_key(title), title) if self.rewritten_titles else title
+
+    @cached_property
     def of_searches(self) -> "Standing":
-        """The same without pins: what a shopper searches for comes first."""
-        return Standing(tuple(rule for rule in self.rules if rule.rule is not RuleKind.PIN), self.until)
+        """The same without pins and themes: what a shopper searches for comes first."""
+        return Standing(tuple(rule for rule in self.rules if rule.rule not in _STOREFRONT_ONLY), self.until)
 
     def under(self, rules: MerchandisingRules) -> MerchandisingRules:
         """The rules of a request with the standing rules below them.
 
-        Bans always hold. Pins of the request come first, and of a factor for the same subject the request's counts.
+        Bans and price ranges always hold. Pins and themes of the request come first, and of a factor for the same
+        subject, or a campaign, the request's counts.
         """
         if not self.rules:
             return rules
@@ -168,6 +232,9 @@ class Standing:
         for rule in self.rules:
             if rule.factor is not None and subject_key(rule.subject) not in said:
                 factors[rule.rule][rule.subject] = rule.factor
+        campaigns = self._names(RuleKind.CAMPAIGN, "campaign")[-1:]
+        titles = tuple(map(plain_text, self._names(RuleKind.REQUIRE, "title")))
+        required = _joined(rules.required_themes, titles)
         # Not validated again: limits are those of one request.
         return rules.model_copy(
             update={
@@ -175,11 +242,25 @@ class Standing:
                 "exclude": Exclude.model_construct(**excluded),
                 "boost": {**rules.boost, **factors[RuleKind.BOOST]},
                 "bury": {**rules.bury, **factors[RuleKind.BURY]},
+                "price": self._price(rules.price),
+                "campaign": rules.campaign or plain_text("".join(campaigns)),
+                "required_themes": required[:MAX_REQUIRED_THEMES],
             }
         )
 
+    def _price(self, asked: PriceRange | None) -> PriceRange | None:
+        """What is within a range and those of the rules."""
+        ranges = [each for each in (asked, *(rule.price for rule in self._of_kind(RuleKind.PRICE))) if each is not None]
+        if not ranges:
+            return None
+        limits = [each.max for each in ranges if each.max is not None]
+        return PriceRange.model_construct(min=max(each.min for each in ranges), max=min(limits, default=None))
+
+    def _of_kind(self, kind: RuleKind) -> list[StandingRule]:
+        return [rule for rule in self.rules if rule.rule is kind]
+
     def _names(self, kind: RuleKind, about: str) -> tuple[str, ...]:
-        return tuple(rule.name for rule in self.rules if rule.rule is kind and rule.about == about)
+        return tuple(rule.name for rule in self._of_kind(kind) if rule.about == about)
 
 
 NOTHING_STANDS = Standing()

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -183,9 +183,9 @@ class Fusion(Stage):
         placed = self._generated(page, themes, inputs, products, status)
         if not page.is_search:
             placed += self._classic(page, products, candidates, inputs.get("CANDIDATE_SOURCE", _NO_ROWS), history)
-            shown_titles = [each for each in placed if not standing.bans_title(each.title)]
-            status.count(FusionCheck.TITLE_BANNED, len(placed) - len(shown_titles))
-            placed = shown_titles
+            allowed_titles = [each for each in placed if not standing.bans_title(each.title)]
+            status.count(FusionCheck.TITLE_BANNED, len(placed) - len(allowed_titles))
+            placed = [replace(each, title=standing.shown_title(each.title)) for each in allowed_titles]
         weights = self.weights[page.is_search]
         by_rule = (np.arange(len(leading)) < len(pins)).astype(np.float32)
         pinned = products.pool(products.members(leading), _measured(inputs, leading), weights, by_rule)
