@@ -13,6 +13,7 @@ from endcap_builders.outcomes.errors import OutcomesError
 from endcap_client.errors import EndcapError, InvalidArgument
 from endcap_client.rendering import environment, page_style
 from endcap_server.apply.rollout import RolloutRefused
+from endcap_server.facts.catalogues import Catalogues
 from endcap_server.lint import RepositoryError
 from endcap_server.serving.control import ControlError
 from endcap_server.serving.errors import ApplyError
@@ -43,7 +44,6 @@ EXPECTED = (
 """Errors whose message is a sentence for a person."""
 _ASSETS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".txt": "text/plain"}
 _LATENCIES = 40
-_REFUSED = 200
 
 
 @dataclass
@@ -55,13 +55,14 @@ class Studio:
         guard: Who may use it.
         jobs: Work under way.
         latencies: Seconds of the latest pages.
-        refused: (title or "", check) of what checks have refused on the latest pages that the studio asked for.
+        catalogues: Names that rules may have.
     """
 
     deployment: Deployment
     guard: Guard
     jobs: Jobs = field(default_factory=lambda: Jobs(EXPECTED))
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
+    catalogues: Catalogues | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
@@ -95,7 +96,7 @@ class Studio:
 
 def create_app(studio: Studio) -> FastAPI:
     """The application."""
-    from endcap_studio import login, page_routes
+    from endcap_studio import job_routes, login, page_routes, rule_routes
 
     app = FastAPI(
         title="endcap studio",
@@ -107,7 +108,7 @@ def create_app(studio: Studio) -> FastAPI:
     app.state.studio = studio
     app.middleware("http")(studio.guard.answer)
     _add_errors(app, studio)
-    for module in (login, page_routes):
+    for module in (login, page_routes, rule_routes, job_routes):
         app.include_router(module.router)
     assets = _assets()
 

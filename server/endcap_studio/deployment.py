@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from endcap_builders.manifest import read_manifest
 from endcap_client import Client, Options, Page, SearchResult
 from endcap_server.serving.errors import ApplyError
 from endcap_server.serving.running import RunningServer, find_server
@@ -141,17 +142,17 @@ class Deployment:
 
     def _client(self, generation: int) -> Client:
         server = self.server
-        names = {"storefront_model": "storefront", "search_model": "search"}
+        storefront, search = "storefront", "search"
         if generation:
             try:
                 staged = server.state_folder.read(generation)
             except ApplyError as error:
                 raise StudioError(str(error)) from None
-            names = {"storefront_model": staged.staging("storefront"), "search_model": staged.staging("search")}
-        key = (server.grpc, names["storefront_model"])
+            storefront, search = staged.staging(storefront), staged.staging(search)
+        key = (server.grpc, storefront)
         with self._lock:
             if key not in self._clients:
-                options = Options(timeout_s=TIMEOUT_S, trials=False, **names)
+                options = Options(timeout_s=TIMEOUT_S, trials=False, storefront_model=storefront, search_model=search)
                 self._clients[key] = Client(server.grpc, options=options)
             return self._clients[key]
 
@@ -162,11 +163,5 @@ class Deployment:
 
 
 def _catalogue_of(build: Path) -> Path | None:
-    import json
-
-    try:
-        manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
-        folder = manifest.get("catalogue", {}).get("folder")
-    except (OSError, ValueError, AttributeError):
-        return None
+    folder = read_manifest(build).get("catalogue", {}).get("folder")
     return Path(folder) if folder else None

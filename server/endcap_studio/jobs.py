@@ -71,7 +71,7 @@ class Jobs:
     """
 
     def __init__(self, expected: tuple[type[Exception], ...]) -> None:
-        self._expected = (*expected, StudioError)
+        self._expected: tuple[type[Exception], ...] = (*expected, StudioError)
         self._jobs: OrderedDict[str, Job] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -16,7 +16,7 @@ from endcap_studio.views import Person, View, drawn
 router = APIRouter()
 ViewOf = Annotated[View, Depends(View.read)]
 _FOUND = 8
-_HISTORY_SHOWN = 12
+_HISTORY_SHOWN = 20
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from statistics import median
 from endcap_client import Placement, ScoredProduct
 from endcap_client.reasons import reasons, sentence
 
+from endcap_studio.differences import shortened
 from endcap_studio.shop import Shop
 
 _DUE_FROM = 0.8
@@ -46,11 +47,10 @@ class Why:
         if days:
             return _bought(days, self._today)
         if row in self._history:
-            return "in the history"
+            return "viewed before" if self._bought else "in the history"
         for neighbour in self._shop.behaviour.neighbour[row].tolist():
             if neighbour in self._history:
-                title = self._shop.title(neighbour)
-                return f"goes with {title if len(title) <= _SHORT else title[: _SHORT - 1].rstrip() + '…'}"
+                return f"goes with {shortened(self._shop.title(neighbour), _SHORT)}"
         return ""
 
 

@@ -13,8 +13,13 @@ from endcap_server.models import DECLARATIONS, MODELS
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = (".txt", ".toml", ".json", ".jinja", ".css")
-PACKAGES = {"endcap_client": "client", "endcap_server": "server", "endcap_builders": "builders"}
+DATA = (".txt", ".toml", ".json", ".jinja", ".css", ".js", ".svg")
+PACKAGES = {
+    "endcap_client": "client",
+    "endcap_server": "server",
+    "endcap_builders": "builders",
+    "endcap_studio": "server",
+}
 
 
 @pytest.fixture(scope="module")
