@@ -4,7 +4,6 @@ BERT, MiniLM and their ``ForSequenceClassification`` have the same layers with t
 ``model.safetensors`` of a folder are sufficient.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from endcap_kernels.checkpoint_files import read_files, reader_of, require
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,46 +68,20 @@ def read_checkpoint(checkpoint: str | Path, device: torch.device, dtype: torch.d
         ValueError: not a BERT-class checkpoint that the kernels can run; says what was expected and what came.
         FileNotFoundError: no checkpoint there.
     """
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(str(checkpoint), allow_patterns=["config.json", "*.safetensors*"]))
-        except (OSError, ValueError) as error:
-            raise FileNotFoundError(
-                f"checkpoint: expected a folder or a model's name, got {checkpoint}: {error}"
-            ) from None
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{folder / 'config.json'}: expected a Hugging Face checkpoint, found none")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return bert_weights(config, _read_tensors(folder), device, dtype)
-
-
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    elif (folder / "model.safetensors").exists():
-        names = ["model.safetensors"]
-    else:
-        raise FileNotFoundError(f"{folder / 'model.safetensors'}: expected the weights of the checkpoint, found none")
-    return {key: tensor for name in names for key, tensor in load_file(folder / name).items()}
+    return bert_weights(*read_files(checkpoint), device, dtype)
 
 
 def check_config(config: Mapping[str, Any]) -> None:
     """Raise ValueError unless the kernels support a model of this configuration."""
-    expected: dict[str, tuple[Any, ...]] = {
-        "model_type": ("bert",),
-        "hidden_act": ("gelu",),
-        "position_embedding_type": ("absolute", None),
-        "is_decoder": (False, None),
-    }
-    for name, values in expected.items():
-        if config.get(name) not in values:
-            raise ValueError(f"config.json, {name}: expected {values[0]}, got {config.get(name)!r}")
+    require(
+        config,
+        {
+            "model_type": ("bert",),
+            "hidden_act": ("gelu",),
+            "position_embedding_type": ("absolute", None),
+            "is_decoder": (False, None),
+        },
+    )
     hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     if hidden % heads or hidden // heads not in (32, 64):
         raise ValueError(f"config.json: expected heads of 32 or 64, got hidden_size {hidden} for {heads} heads")
@@ -119,15 +94,10 @@ def bert_weights(
     check_config(config)
     prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
 
-    def optional(name: str) -> Tensor | None:
-        tensor = tensors.get(name)
-        return None if tensor is None else tensor.detach().to(device, dtype).contiguous()
+    read, optional = reader_of(tensors, device, dtype)
 
     def get(name: str) -> Tensor:
-        tensor = optional(prefix + name)
-        if tensor is None:
-            raise ValueError(f"checkpoint: expected a tensor {prefix + name}, got {len(tensors)} others")
-        return tensor
+        return read(prefix + name)
 
     def layer(name: str) -> BertLayer:
         parts = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]

@@ -1,12 +1,14 @@
 """Cases for compilation without a GPU: each public function with the types and sizes in use."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from endcap_kernels.add_layer_norm import add_layer_norm
+from endcap_kernels.candidate_logits import candidate_logits
 from endcap_kernels.embed_layer_norm import embed_layer_norm
 from endcap_kernels.fuse_top_k import fuse_top_k
 from endcap_kernels.gelu_bias import gelu_bias
@@ -14,7 +16,11 @@ from endcap_kernels.join_pairs import join_pairs
 from endcap_kernels.margin_mse_loss import margin_mse_loss
 from endcap_kernels.margin_scores import MANY_ROWS, margin_scores
 from endcap_kernels.packed_attention import causal_attention, packed_attention
+from endcap_kernels.pool_normalise import pool_normalise
+from endcap_kernels.rms_norm import add_rms_norm
+from endcap_kernels.rotary import rotate
 from endcap_kernels.scan_top_k import scan_top_k
+from endcap_kernels.swiglu import swiglu
 
 _SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 
@@ -82,6 +88,27 @@ def _causal_attention() -> None:
     causal_attention(qkv, 12, _offsets(100, 64))
 
 
+def _add_rms_norm(size: int, dtype: torch.dtype) -> Callable[[], Any]:
+    def call() -> None:
+        states = torch.zeros(64, size, dtype=dtype)
+        add_rms_norm(states, states[0], states)
+
+    return call
+
+
+def _rotate() -> None:
+    rotate(torch.zeros(6400, 20, 64).bfloat16(), 16, torch.zeros(6400).int(), torch.zeros(2048, 64))
+
+
+def _candidate_logits() -> None:
+    states, heads = torch.zeros(16, 256).bfloat16(), torch.zeros(60, 256).bfloat16()
+    candidate_logits(states, states, states[0], heads, torch.zeros(16).int())
+
+
+def _pool_normalise() -> None:
+    pool_normalise(torch.zeros(6400, 384).bfloat16(), _offsets(100, 64))
+
+
 def _scan_top_k(k: int, quantised: bool) -> Callable[[], Any]:
     def call() -> None:
         rows, queries = 4096, torch.zeros(16, 384).half()
@@ -123,6 +150,14 @@ def _all_cases() -> dict[str, Callable[[], Any]]:
         (40, 12, 64, torch.float32),
     ):
         cases[f"packed_attention {length}x{size} {_SHORT[dtype]}"] = _packed_attention(length, heads, size, dtype)
+    for size in (256, 2048):
+        cases[f"add_rms_norm {size} bf16"] = _add_rms_norm(size, torch.bfloat16)
+    cases["add_rms_norm 256 fp32"] = _add_rms_norm(256, torch.float32)
+    for dtype in (torch.float32, torch.bfloat16):
+        cases[f"swiglu 704 {_SHORT[dtype]}"] = partial(swiglu, torch.zeros(64, 2 * 704, dtype=dtype))
+    cases["rotate 64 bf16"] = _rotate
+    cases["candidate_logits 60 of 256 bf16"] = _candidate_logits
+    cases["pool_normalise 384 bf16"] = _pool_normalise
     cases["causal_attention 64x64 bf16"] = _causal_attention
     for k in (60, 128):
         cases[f"scan_top_k {k} fp16"] = _scan_top_k(k, False)

@@ -64,16 +64,19 @@ def compiling(compiler: Callable[[Any, tuple[Any, ...], dict[str, Any]], None]) 
         _compilers.remove(compiler)
 
 
-def custom_op(name: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+def custom_op(
+    name: str, fake: Callable[..., Any], mutates: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Any]:
     """Register a function as the operation ``torch.ops.endcap.<name>``, opaque to ``torch.compile``.
 
     Args:
         name: name of the operation.
         fake: function with the same arguments; returns empty tensors with the result's shapes, types and devices.
+        mutates: names of the arguments that it changes in place.
     """
 
     def register(function: Callable[..., Any]) -> Any:
-        operation = torch.library.custom_op(f"endcap::{name}", function, mutates_args=())
+        operation = torch.library.custom_op(f"endcap::{name}", function, mutates_args=mutates)
         operation.register_fake(fake)
         return operation
 

@@ -31,6 +31,13 @@ def gelu_bias(x: Tensor, bias: Tensor) -> Tensor:
     return result
 
 
+def value_tiles(size: int) -> dict[str, int]:
+    """Rows and columns of a program that computes each value by itself, in rows of ``size``."""
+    # With the largest power of two that divides the size, no lane is idle; 64 half floats are one line of the cache.
+    width = power_of_two(min(size & -size, 1024) if size % 64 == 0 else size, 16, 1024)
+    return {"ROWS": TILE // width, "WIDTH": width}
+
+
 def _empty_result(x: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
@@ -43,12 +50,10 @@ def _gelu_bias(x: Tensor, bias: Tensor) -> Tensor:
     result, (rows, size) = _empty_result(x, bias), x.shape
     if not rows or not size:
         return result
-    # With the largest power of two that divides the size, no lane is idle.
-    width = power_of_two(min(size & -size, 1024) if size % 128 == 0 else size, 16, 1024)
-    options = {"ROWS": TILE // width, "WIDTH": width}
+    options = value_tiles(size)
     launch(
         _gelu_bias_kernel,
-        (triton.cdiv(rows, options["ROWS"]), triton.cdiv(size, width)),
+        (triton.cdiv(rows, options["ROWS"]), triton.cdiv(size, options["WIDTH"])),
         x.device,
         x,
         bias.contiguous(),

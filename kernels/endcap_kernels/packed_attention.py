@@ -47,10 +47,12 @@ def packed_attention(qkv: Tensor, offsets: Tensor, tiles: Tensor | None = None) 
     if qkv.stride()[1:] != (heads * size, size, 1):
         qkv = qkv.contiguous()
     flat = qkv.as_strided((len(qkv), 3 * heads, size), (qkv.stride(0), size, 1))
-    return _checked(flat, heads, offsets, tiles, causal=False)
+    return _checked(flat, heads, offsets, tiles, 1.0, causal=False)
 
 
-def causal_attention(qkv: Tensor, heads: int, offsets: Tensor, tiles: Tensor | None = None) -> Tensor:
+def causal_attention(
+    qkv: Tensor, heads: int, offsets: Tensor, tiles: Tensor | None = None, scale: float = 1.0
+) -> Tensor:
     """Attention of each token to itself and those before it in its sequence, with grouped heads.
 
     Args:
@@ -58,6 +60,7 @@ def causal_attention(qkv: Tensor, heads: int, offsets: Tensor, tiles: Tensor | N
         heads: heads of queries, a multiple of the key heads; neighbours share a key head.
         offsets: see `packed_attention`, as are ``tiles`` and the result.
         tiles: see there.
+        scale: factor of the scale 1 / sqrt(D), for heads that are padded with zeros.
 
     Raises:
         ValueError: wrong shape, type or device.
@@ -67,7 +70,7 @@ def causal_attention(qkv: Tensor, heads: int, offsets: Tensor, tiles: Tensor | N
     if heads < 1 or rest < 2 or rest % 2 or heads % (rest // 2):
         raise ValueError(f"heads: expected a multiple of the key heads, got {heads} of {qkv.shape[1]} in qkv")
     qkv = qkv if qkv.stride()[1:] == (qkv.shape[2], 1) else qkv.contiguous()
-    return _checked(qkv, heads, offsets, tiles, causal=True)
+    return _checked(qkv, heads, offsets, tiles, scale, causal=True)
 
 
 def tile_map(offsets: Tensor, tokens: int, dtype: torch.dtype) -> Tensor:
@@ -113,7 +116,7 @@ def configuration(mean_length: float, dtype: torch.dtype) -> dict[str, int]:
     return {"BLOCK_M": 128, "BLOCK_N": 64, "num_warps": 8, "num_stages": 2}
 
 
-def _checked(qkv: Tensor, heads: int, offsets: Tensor, tiles: Tensor | None, causal: bool) -> Tensor:
+def _checked(qkv: Tensor, heads: int, offsets: Tensor, tiles: Tensor | None, scale: float, causal: bool) -> Tensor:
     if qkv.shape[2] not in HEAD_SIZES:
         raise ValueError(f"qkv: expected a head size D of 32, 64 or 128, got {qkv.shape[2]}")
     check_offsets(offsets, len(qkv), qkv.device, to_the_end=False)
@@ -121,20 +124,20 @@ def _checked(qkv: Tensor, heads: int, offsets: Tensor, tiles: Tensor | None, cau
         tiles = tile_map(offsets, len(qkv), qkv.dtype)
     count = tile_count(len(qkv), len(offsets) - 1, qkv.dtype)
     check_tensor("tiles", tiles, [count, 2], [torch.int32], qkv.device)
-    result: Tensor = _packed_attention(qkv, heads, offsets, tiles, causal)
+    result: Tensor = _packed_attention(qkv, heads, offsets, tiles, scale, causal)
     return result
 
 
-def _empty_result(qkv: Tensor, heads: int, offsets: Tensor, tiles: Tensor, causal: bool) -> Tensor:
+def _empty_result(qkv: Tensor, heads: int, offsets: Tensor, tiles: Tensor, scale: float, causal: bool) -> Tensor:
     return qkv.new_empty((qkv.shape[0], heads * qkv.shape[2]))
 
 
 @custom_op("packed_attention", _empty_result)
-def _packed_attention(qkv: Tensor, heads: int, offsets: Tensor, tiles: Tensor, causal: bool) -> Tensor:
+def _packed_attention(qkv: Tensor, heads: int, offsets: Tensor, tiles: Tensor, scale: float, causal: bool) -> Tensor:
     if not runs_kernel(qkv):
-        return _packed_attention_plain(qkv, heads, offsets, causal)
+        return _packed_attention_plain(qkv, heads, offsets, scale, causal)
     tokens, lanes, size = qkv.shape
-    result, groups = _empty_result(qkv, heads, offsets, tiles, causal), len(offsets) - 1
+    result, groups = _empty_result(qkv, heads, offsets, tiles, scale, causal), len(offsets) - 1
     if not tokens or not groups:
         return result
     options = configuration(tokens / groups, qkv.dtype)
@@ -147,7 +150,7 @@ def _packed_attention(qkv: Tensor, heads: int, offsets: Tensor, tiles: Tensor, c
         tiles.contiguous(),
         result,
         qkv.stride(0),
-        math.log2(math.e) / math.sqrt(size),
+        scale * math.log2(math.e) / math.sqrt(size),
         HEADS=heads,
         KEY_HEADS=(lanes - heads) // 2,
         SIZE=size,
@@ -212,7 +215,7 @@ def _packed_attention_kernel(
         tl.store(place, result, mask=(own < length)[:, None])
 
 
-def _packed_attention_plain(qkv: Tensor, heads: int, offsets: Tensor, causal: bool) -> Tensor:
+def _packed_attention_plain(qkv: Tensor, heads: int, offsets: Tensor, scale: float, causal: bool) -> Tensor:
     """Sequence by sequence in PyTorch, for the CPU."""
     result = qkv.new_empty((len(qkv), heads * qkv.shape[2]))
     key_heads = (qkv.shape[1] - heads) // 2
@@ -221,7 +224,7 @@ def _packed_attention_plain(qkv: Tensor, heads: int, offsets: Tensor, causal: bo
             query, key, value = qkv[start:end].transpose(0, 1).split([heads, key_heads, key_heads])
             key, value = (part.repeat_interleave(heads // key_heads, 0) for part in (key, value))
             attended = torch.nn.functional.scaled_dot_product_attention(
-                query[None], key[None], value[None], is_causal=causal
+                query[None], key[None], value[None], is_causal=causal, scale=scale / math.sqrt(qkv.shape[2])
             )
             result[start:end] = attended[0].transpose(0, 1).reshape(end - start, -1)
     return result

@@ -51,6 +51,48 @@ def tokens_of(count: int, size: int, dtype: torch.dtype = torch.float32) -> list
     return [*indexes, *tables, normal(size, seed=3, dtype=dtype), normal(size, seed=4, dtype=dtype)]
 
 
+def reference_add_rms_norm(
+    x: Tensor, gamma: Tensor, residual: Tensor | None = None, eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """Plain PyTorch, as in Hugging Face's Llama."""
+    total = x if residual is None else x + residual
+    wide = total if total.dtype == torch.float64 else total.float()
+    return total, gamma * (wide * torch.rsqrt(wide.square().mean(1, keepdim=True) + eps)).to(x.dtype)
+
+
+def reference_swiglu(x: Tensor) -> Tensor:
+    """Plain PyTorch, as in Hugging Face's Llama."""
+    gate, up = x.chunk(2, dim=1)
+    return torch.nn.functional.silu(gate) * up
+
+
+def reference_rotate(qkv: Tensor, heads: int, positions: Tensor, table: Tensor) -> Tensor:
+    """Plain PyTorch, as in Hugging Face's Llama; not in place."""
+    angle = torch.cat([table[positions]] * 2, 1)[:, None].to(qkv.dtype)
+    half = qkv.shape[2] // 2
+    cos, sin = torch.cat([angle[..., :half]] * 2, 2), torch.cat([angle[..., half : 2 * half]] * 2, 2)
+    turned = torch.cat([-qkv[..., half:], qkv[..., :half]], 2)
+    return torch.cat([(qkv * cos + turned * sin)[:, :heads], qkv[:, heads:]], 1)
+
+
+def reference_candidate_logits(
+    x: Tensor, residual: Tensor, gamma: Tensor, heads: Tensor, counts: Tensor, eps: float = 1e-6
+) -> Tensor:
+    """Plain PyTorch."""
+    logits = reference_add_rms_norm(x, gamma, residual, eps)[1] @ heads.T
+    return logits.masked_fill(torch.arange(len(heads), device=x.device) >= counts[:, None], torch.nan)
+
+
+def reference_pool_normalise(hidden: Tensor, offsets: Tensor, mean: bool = True) -> Tensor:
+    """Plain PyTorch, on packed states: sums of each sequence by ``index_add``."""
+    token = torch.arange(len(hidden), device=hidden.device)
+    sequence = torch.searchsorted(offsets, token, right=True) - 1
+    first = offsets[sequence] == token
+    weight = torch.ones_like(token) if mean else first.long()
+    total = hidden.new_zeros(len(offsets) - 1, hidden.shape[1]).index_add(0, sequence, hidden * weight[:, None])
+    return torch.nn.functional.normalize(total / (total.new_ones(1) if not mean else (offsets.diff())[:, None]))
+
+
 def reference_margin_mse_loss(
     scores: Tensor, targets: Tensor, offsets: Tensor, weights: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:

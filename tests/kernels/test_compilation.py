@@ -23,6 +23,11 @@ CASES = {
     "causal_attention 64x64 bf16": {"_packed_attention_kernel"},
     "scan_top_k 60 fp16": {"_scan_kernel", "_merge_kernel"},
     "join_pairs": {"_join_pairs_kernel"},
+    "add_rms_norm 256 bf16": {"_add_rms_norm_kernel"},
+    "swiglu 704 bf16": {"_swiglu_kernel"},
+    "rotate 64 bf16": {"_rotate_kernel"},
+    "candidate_logits 60 of 256 bf16": {"_candidate_logits_kernel"},
+    "pool_normalise 384 bf16": {"_pool_normalise_kernel"},
 }
 USES_TENSOR_CORES = {"_margin_scores_kernel", "_packed_attention_kernel", "_scan_kernel"}
 FEW_ROWS = {"_scan_kernel"}

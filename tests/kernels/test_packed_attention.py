@@ -84,12 +84,12 @@ def test_results_are_means_of_values(sizes: list[int], seed: int) -> None:
 def test_plain_path_agrees() -> None:
     qkv, offsets = normal(50, 8, 32), offsets_of([0, 20, 30])
     for heads, kernel in ((4, causal_attention(qkv, 4, offsets)), (6, causal_attention(qkv, 6, offsets))):
-        torch.testing.assert_close(kernel, _packed_attention_plain(qkv, heads, offsets, causal=True))
+        torch.testing.assert_close(kernel, _packed_attention_plain(qkv, heads, offsets, 1.0, causal=True))
 
 
 def test_custom_op_contract() -> None:
     qkv, offsets = normal(9, 3, 32), offsets_of([4, 5])
-    arguments = (qkv, 1, offsets, tile_map(offsets, 9, qkv.dtype), False)
+    arguments = (qkv, 1, offsets, tile_map(offsets, 9, qkv.dtype), 1.0, False)
     torch.library.opcheck(_packed_attention, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
@@ -111,7 +111,7 @@ def test_causal_attention_with_grouped_heads(sizes: list[int], dtype: torch.dtyp
     with recorded_launches() as launched:
         result = causal_attention(qkv, 4, offsets)
     assert launched == ["_packed_attention_kernel"]
-    expected = _packed_attention_plain(qkv.double(), 4, offsets, causal=True)
+    expected = _packed_attention_plain(qkv.double(), 4, offsets, 1.0, causal=True)
     assert relative_error(result, expected) < {torch.float32: 1e-5, torch.bfloat16: 1e-2}[dtype]
 
 
