@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
+from endcap_server.engines.allowed_rows import AllowedRows
 from endcap_server.shop.store import ItemStore
 
 from benchmarks.inprocess import InProcessAnswer, InProcessShop
@@ -88,7 +89,8 @@ class NaiveEngines:
         count, bits = int(inputs["K"][0]) if "K" in inputs else 0, inputs.get("ALLOWED")
         allowed = None if bits is None else np.unpackbits(bits, count=len(self._texts), bitorder="little").astype(bool)
         if name == "words":
-            hits = self._words.search(texts_of(inputs["TEXT"])[0], count, allowed)
+            among = None if allowed is None else AllowedRows.of(allowed)
+            hits = self._words.search(texts_of(inputs["TEXT"])[0], count, among)
             return {"ROW": hits.rows[None], "SIMILARITY": hits.scores[None], "EXACT": hits.exact[None]}
         vectors = self._encode(texts_of(inputs["TEXT"])) if "TEXT" in inputs else _unit(inputs["VECTOR"])
         if not name:

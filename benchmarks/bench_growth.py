@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 from endcap_builders.pipeline import Pipeline
 from endcap_builders.step import BuildContext, Step
-from endcap_builders.steps import behaviour, catalogue, index, lexical, store
+from endcap_builders.steps import behaviour, catalogue, index, lexical, store, topics
 from endcap_builders.steps.store import StoreSettings, write_store
 from endcap_client import numbers
+from endcap_server.engines.allowed_rows import AllowedRows
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.vector_index import VectorIndex
 from endcap_server.shop.store import ItemStore
@@ -38,7 +39,7 @@ from benchmarks.growth_serving import serve_side_by_side
 from benchmarks.machine import revision, versions
 
 _MODELS = ("bi_encoder", "cross_encoder", "ranker", "theme_llm", "keyword_llm", "gates")
-_BUILD = ("catalogue", "store", "index", "lexical", "behaviour")
+_BUILD = ("catalogue", "store", "index", "lexical", "topics", "behaviour")
 _OF_SIZE = ("generate", *_BUILD, "recall")
 SERVE = "serve"
 PARTS = (*_OF_SIZE, SERVE)
@@ -149,7 +150,8 @@ def _step(name: str, build: Path, out: Path, folder: Path) -> dict[str, Any]:
 def _steps(run_store: Callable[[BuildContext, StoreSettings], dict[str, Any]]) -> list[Step]:
     """The build's steps that grow with the catalogue and train no model; each is run by itself."""
     of_store = replace(store.STEP, run=run_store)
-    return [replace(step, needs=()) for step in (catalogue.STEP, of_store, index.STEP, lexical.STEP, behaviour.STEP)]
+    steps = (catalogue.STEP, of_store, index.STEP, lexical.STEP, topics.STEP, behaviour.STEP)
+    return [replace(step, needs=()) for step in steps]
 
 
 def _recall(folder: Path) -> dict[str, Any]:
@@ -165,8 +167,8 @@ def _recall(folder: Path) -> dict[str, Any]:
         wanted = index.nearest_by_product(searches, vectors, _K)
         if allowed is not None:
             wanted = np.flatnonzero(allowed)[wanted]
-        bits = None if allowed is None else np.packbits(allowed, bitorder="little")
-        rows, _ = found.search(searches, _K, bits)
+        filtered = None if allowed is None else AllowedRows.of(allowed)
+        rows, _ = found.search(searches, _K, filtered)
         answer[name] = float(np.mean([len(np.intersect1d(a, b)) / _K for a, b in zip(rows, wanted, strict=True)]))
     return answer
 

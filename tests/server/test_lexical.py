@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from endcap_server.engines import lexical
+from endcap_server.engines.allowed_rows import AllowedRows
 from endcap_server.engines.encoder_runtime import EngineLoadError
 from endcap_server.engines.lexical import Boosts, LexicalIndex, ProductWords, codes, write_lexical
 
@@ -71,12 +72,12 @@ def test_filters_leave_as_many_as_there_are(
     monkeypatch.setattr(lexical, "_SET_ROWS", set_rows)
     allowed = np.ones(len(PRODUCTS), bool)
     allowed[3] = False
-    assert index.search("wireless mouse", 2, allowed).rows.tolist() == [4, 0]
+    assert index.search("wireless mouse", 2, AllowedRows.of(allowed)).rows.tolist() == [4, 0]
     allowed[:] = False
-    assert index.search("wireless mouse", 2, allowed).rows.tolist() == []
+    assert index.search("wireless mouse", 2, AllowedRows.of(allowed)).rows.tolist() == []
     allowed[0] = True
-    assert index.search("wireless mouse", 1, allowed).rows.tolist() == [0]
-    assert not index.search("006R90321", 5, allowed).exact.any()
+    assert index.search("wireless mouse", 1, AllowedRows.of(allowed)).rows.tolist() == [0]
+    assert not index.search("006R90321", 5, AllowedRows.of(allowed)).exact.any()
 
 
 def test_codes_are_tokens_with_digits_as_they_are_compared() -> None:
@@ -114,5 +115,5 @@ def test_common_words_only_order_what_rarer_words_find(tmp_path: Path, monkeypat
     for text in ("velvet shirt", "shirt"):
         np.testing.assert_array_equal(index.search(text, 400).rows, unlimited[text].rows)
     allowed = np.arange(len(index)) % 2 == 0
-    rows = index.search("silk shirt red", 5, allowed).rows
+    rows = index.search("silk shirt red", 5, AllowedRows.of(allowed)).rows
     assert set(rows.tolist()) == {300, 302}

@@ -8,6 +8,7 @@ import pytest
 import tiny_encoders
 from endcap_builders.export.encoder import export_sentence_encoder
 from endcap_server.declared.errors import InvalidRequest
+from endcap_server.engines.allowed_rows import LatestAllowed
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
 from endcap_server.engines.lexical import ProductWords, write_lexical
 from endcap_server.engines.nearest import Nearest, NearestRequest, NearestResult
@@ -95,6 +96,32 @@ def test_only_allowed_products_are_found(nearest: Nearest) -> None:
     assert result.rows[0, 0] == [3, 90, 199][int(np.argmax(unit(200, seed=1)[[3, 90, 199]] @ search[0]))]
     (nothing,) = answer(nearest, NearestRequest(vectors=search, k=5, allowed=bits([])))
     assert (nothing.rows == -1).all()
+
+
+def test_what_may_be_shown_is_as_the_latest_request_says(nearest: Nearest) -> None:
+    search = unit(1, seed=9)
+    given = bits([3, 90])
+    (first,) = answer(nearest, NearestRequest(vectors=search, k=2, allowed=given))
+    given[:] = bits([4, 199])  # the memory of a request is used again
+    (second,) = answer(nearest, NearestRequest(vectors=search, k=2, allowed=given))
+    (again,) = answer(nearest, NearestRequest(vectors=search, k=2, allowed=bits([3, 90])))
+    assert set(first.rows[0].tolist()) == {3, 90} == set(again.rows[0].tolist())
+    assert set(second.rows[0].tolist()) == {4, 199}
+
+
+def test_sets_of_rows_are_derived_once() -> None:
+    latest = LatestAllowed(200)
+    first = latest.of(bits([3, 90]))
+    assert first is not None
+    assert (first.count, first.share) == (2, 0.01)
+    assert np.flatnonzero(first.each).tolist() == [3, 90]
+    assert latest.of(None) is None
+    for number in range(15):
+        latest.of(bits([number]))
+    assert latest.of(bits([3, 90])) is first
+    for number in range(16):
+        latest.of(bits([number]))
+    assert latest.of(bits([3, 90])) is not first, "only the latest are kept"
 
 
 def test_words_and_names(nearest: Nearest) -> None:

@@ -4,6 +4,7 @@ import faiss
 import numpy as np
 import pytest
 from endcap_server.engines import vector_index
+from endcap_server.engines.allowed_rows import AllowedRows
 from endcap_server.engines.encoder_runtime import EngineLoadError
 from endcap_server.engines.vector_index import VectorIndex
 
@@ -49,7 +50,7 @@ def test_every_allowed_product_asked_for_is_found(
         monkeypatch.setattr(vector_index, "_EXACT_ROWS", 0)
         monkeypatch.setattr(vector_index, "_EXACT_SHARE", 0.0)
     allowed = np.random.default_rng(3).random(N) < share
-    rows, similarity = index.search(SEARCHES, 100, np.packbits(allowed, bitorder="little"))
+    rows, similarity = index.search(SEARCHES, 100, AllowedRows.of(allowed))
     given = rows >= 0
     assert allowed[rows[given]].all()
     assert (given.sum(axis=1) == min(100, allowed.sum())).all()
@@ -72,7 +73,7 @@ def test_a_gpu_without_filters_finds_what_is_allowed() -> None:
     index = VectorIndex(flat, Unfiltered())
     for share in (0.001, 0.2, 0.95):
         allowed = np.random.default_rng(4).random(N) < share
-        rows, _ = index.search(SEARCHES, 50, np.packbits(allowed, bitorder="little"))
+        rows, _ = index.search(SEARCHES, 50, AllowedRows.of(allowed))
         assert recall(rows, allowed, 50) > 0.999
 
 
@@ -94,7 +95,7 @@ def test_the_kernel_finds_what_faiss_finds() -> None:
     flat.add(vectors)
     on_cpu, on_kernels = VectorIndex(flat), VectorIndex(flat, kernels=KernelIndex(flat))
     queries = rng.standard_normal((2, 32)).astype(np.float32)
-    for allowed in (None, np.packbits(rng.random(200) < 0.03, bitorder="little")):
+    for allowed in (None, AllowedRows.of(rng.random(200) < 0.03)):
         expected, got = (index.search(queries, 12, allowed) for index in (on_cpu, on_kernels))
         np.testing.assert_array_equal(got[0], expected[0])
         np.testing.assert_allclose(got[1], expected[1], atol=1e-4)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tantivy
 
+from endcap_server.engines.allowed_rows import AllowedRows
 from endcap_server.engines.encoder_runtime import EngineLoadError
 from endcap_server.shop.columns import Array
 
@@ -172,13 +173,13 @@ class LexicalIndex:
         """Number of products."""
         return int(self._searcher.num_docs)
 
-    def search(self, text: str, k: int, allowed: Array | None = None) -> LexicalHits:
+    def search(self, text: str, k: int, allowed: AllowedRows | None = None) -> LexicalHits:
         """The ``k`` products whose words match ``text`` best.
 
         Args:
             text: The query.
             k: Products to find.
-            allowed: bool [n], which products may be found; None: every product.
+            allowed: The products that may be found; None: every product.
         """
         query = self._query(text)
         if query is None or not k:
@@ -225,18 +226,17 @@ class LexicalIndex:
             total += held[word]
         return [word for word in words if word in rare], [word for word in words if word not in rare]
 
-    def _allowed(self, query: Any, k: int, allowed: Array | None) -> tuple[Array, Array]:
+    def _allowed(self, query: Any, k: int, allowed: AllowedRows | None) -> tuple[Array, Array]:
         if allowed is None:
             return self._hits(query, k)
-        count = int(np.count_nonzero(allowed))
-        if count <= _SET_ROWS:
-            among = tantivy.Query.term_set_query(self._schema, "row", np.flatnonzero(allowed).tolist())
+        if allowed.count <= _SET_ROWS:
+            among = tantivy.Query.term_set_query(self._schema, "row", np.flatnonzero(allowed.each).tolist())
             both = [(tantivy.Occur.Must, query), (tantivy.Occur.Must, tantivy.Query.boost_query(among, 0.0))]
             return self._hits(tantivy.Query.boolean_query(both), k)
-        depth = min(len(self), 2 * k * len(allowed) // count)
+        depth = min(len(self), 2 * k * allowed.rows // allowed.count)
         while True:
             rows, scores = self._hits(query, depth)
-            kept = allowed[rows]
+            kept = allowed.each[rows]
             if kept.sum() >= k or len(rows) < depth or depth >= len(self):
                 return rows[kept][:k], scores[kept][:k]
             depth = min(len(self), 4 * depth)

@@ -13,6 +13,7 @@ from pydantic import Field
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.model import GpuProfile, ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters
+from endcap_server.engines.allowed_rows import AllowedRows, LatestAllowed
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
 from endcap_server.engines.encoders import IMPLEMENTATIONS, precision_field
@@ -174,6 +175,7 @@ class Nearest:
                 f"{build}/lexical: expected {len(self._indexes['products'])} products (those of index/), got "
                 f"{len(self._words)}; run endcap build lexical, then endcap build index"
             )
+        self._allowed = LatestAllowed(len(self._words))
         if faiss_device == "gpu":
             from endcap_server.engines.faiss_gpu import on_gpu
 
@@ -231,29 +233,26 @@ class Nearest:
                 answers[number] = TimeoutError("the deadline passed before the search")
         open_ = [number for number, answer in enumerate(answers) if answer is None]
         vectors = self._vectors([requests[number] for number in open_])
+        allowed = [self._allowed.of(requests[number].allowed) for number in open_]
         found: dict[int, tuple[Array, Array]] = {}
-        for (name, _), places in _alike([requests[number] for number in open_]).items():
-            first = requests[open_[places[0]]]
+        for (name, _), places in _alike([requests[number] for number in open_], allowed).items():
             ks = [requests[open_[place]].k for place in places]
-            hits = self._search(name, [vectors[place] for place in places], ks, first.allowed)
+            hits = self._search(name, [vectors[place] for place in places], ks, allowed[places[0]])
             found.update(zip(places, hits, strict=True))
         for place, number in enumerate(open_):
             if requests[number].index == WORDS:
-                answers[number] = self._by_words(requests[number])
+                answers[number] = self._by_words(requests[number], allowed[place])
                 continue
             none = np.zeros((len(vectors[place]), 0), np.float32)
             rows, similarity = found.get(place, (none.astype(np.int32), none))
             answers[number] = NearestResult(rows, similarity, vectors[place], np.zeros(rows.shape, np.bool_))
         return [answer for answer in answers if answer is not None]
 
-    def _by_words(self, request: NearestRequest) -> NearestResult:
+    def _by_words(self, request: NearestRequest, allowed: AllowedRows | None) -> NearestResult:
         """The products whose words fit each text; those that it names come first."""
         shape = (len(request.texts), request.k)
         rows, score = np.full(shape, -1, np.int32), np.full(shape, np.nan, np.float32)
         exact = np.zeros(shape, np.bool_)
-        allowed = None
-        if request.allowed is not None:
-            allowed = np.unpackbits(request.allowed, count=len(self._words), bitorder="little").view(np.bool_)
         for line, text in enumerate(request.texts):
             found = self._words.search(text, request.k, allowed)
             count = len(found.rows)
@@ -277,7 +276,7 @@ class Nearest:
         return vectors
 
     def _search(
-        self, name: str, vectors: Sequence[Array], ks: Sequence[int], allowed: Array | None
+        self, name: str, vectors: Sequence[Array], ks: Sequence[int], allowed: AllowedRows | None
     ) -> list[tuple[Array, Array]]:
         if not sum(map(len, vectors)):
             return [(np.full((0, k), -1, np.int32), np.full((0, k), np.nan, np.float32)) for k in ks]
@@ -290,11 +289,12 @@ class Nearest:
         ]
 
 
-def _alike(requests: Sequence[NearestRequest]) -> dict[tuple[str, bytes], list[int]]:
+def _alike(
+    requests: Sequence[NearestRequest], allowed: Sequence[AllowedRows | None]
+) -> dict[tuple[str, int], list[int]]:
     """Positions of requests that one search can answer: same index, same allowed rows."""
-    groups: dict[tuple[str, bytes], list[int]] = {}
-    for place, request in enumerate(requests):
+    groups: dict[tuple[str, int], list[int]] = {}
+    for place, (request, rows) in enumerate(zip(requests, allowed, strict=True)):
         if request.index in VECTOR_INDEXES:
-            allowed = b"" if request.allowed is None else request.allowed.tobytes()
-            groups.setdefault((request.index, allowed), []).append(place)
+            groups.setdefault((request.index, id(rows)), []).append(place)
     return groups

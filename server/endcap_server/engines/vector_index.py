@@ -7,6 +7,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from endcap_server.engines.allowed_rows import AllowedRows
 from endcap_server.engines.encoder_runtime import EngineLoadError
 from endcap_server.engines.kernel_index import KernelIndex
 from endcap_server.shop.columns import Array
@@ -62,7 +63,7 @@ class VectorIndex:
         """Number of rows."""
         return int(self._index.ntotal)
 
-    def search(self, vectors: Array, k: int, allowed: Array | None = None) -> tuple[Array, Array]:
+    def search(self, vectors: Array, k: int, allowed: AllowedRows | None = None) -> tuple[Array, Array]:
         """The nearest rows: int32 [T, k], nearest first, -1 padded; and their similarity, float32 [T, k], NaN padded.
 
         Every search finds ``k`` rows if so many are allowed.
@@ -70,55 +71,50 @@ class VectorIndex:
         Args:
             vectors: float32 [T, D], contiguous.
             k: rows to find.
-            allowed: uint8 [ceil(rows / 8)], a bit for each row, the lowest first; None: every row.
+            allowed: the rows that may be found; None: every row.
         """
         if self._kernels is not None:
-            similarity, rows = self._kernels.search(vectors, k, allowed)
+            similarity, rows = self._kernels.search(vectors, k, None if allowed is None else allowed.bits)
         elif allowed is None:
             similarity, rows = (self._on_gpu or self._index).search(vectors, k)
         else:
-            similarity, rows = self._search_allowed(vectors, k, np.ascontiguousarray(allowed))
+            similarity, rows = self._search_allowed(vectors, k, allowed)
         return rows.astype(np.int32), np.where(rows < 0, np.float32(np.nan), similarity).astype(np.float32)
 
-    def _search_allowed(self, vectors: Array, k: int, allowed: Array) -> tuple[Array, Array]:
-        each = np.unpackbits(allowed, count=len(self), bitorder="little").view(np.bool_)
-        count = int(np.count_nonzero(each))
-        share = count / max(len(self), 1)
-        selector = _untyped.IDSelectorBitmap(allowed)
+    def _search_allowed(self, vectors: Array, k: int, allowed: AllowedRows) -> tuple[Array, Array]:
         if self._on_gpu is not None:
-            similarity, rows = self._search_gpu(self._on_gpu, vectors, k, each, share)
-        elif count <= _EXACT_ROWS or share <= _EXACT_SHARE:
-            return self._exact(vectors, k, selector)
+            similarity, rows = self._search_gpu(self._on_gpu, vectors, k, allowed)
+        elif allowed.count <= _EXACT_ROWS or allowed.share <= _EXACT_SHARE:
+            return self._exact(vectors, k, allowed)
         else:
-            similarity, rows = self._index.search(vectors, k, params=self._parameters(selector, share))
+            similarity, rows = self._index.search(vectors, k, params=self._parameters(allowed))
         # A search of some lists can end before enough rows are found.
-        short = np.flatnonzero((rows >= 0).sum(axis=1) < min(k, count))
+        short = np.flatnonzero((rows >= 0).sum(axis=1) < min(k, allowed.count))
         if len(short):
-            similarity[short], rows[short] = self._exact(np.ascontiguousarray(vectors[short]), k, selector)
+            similarity[short], rows[short] = self._exact(np.ascontiguousarray(vectors[short]), k, allowed)
         return similarity, rows
 
-    def _parameters(self, selector: Any, share: float) -> Any:
+    def _parameters(self, allowed: AllowedRows) -> Any:
         """Search parameters, so that as many allowed rows are visited as without a filter."""
         index = self._index
         if isinstance(index, faiss.IndexIVF):
-            return _untyped.SearchParametersIVF(sel=selector, nprobe=min(index.nlist, math.ceil(index.nprobe / share)))
-        return _untyped.SearchParameters(sel=selector)
+            lists = min(index.nlist, math.ceil(index.nprobe / allowed.share))
+            return _untyped.SearchParametersIVF(sel=allowed.selector, nprobe=lists)
+        return _untyped.SearchParameters(sel=allowed.selector)
 
-    def _exact(self, vectors: Array, k: int, selector: Any) -> tuple[Array, Array]:
+    def _exact(self, vectors: Array, k: int, allowed: AllowedRows) -> tuple[Array, Array]:
         """Compare every allowed row."""
         index = self._index
         if isinstance(index, faiss.IndexIVF):
-            parameters = _untyped.SearchParametersIVF(sel=selector, nprobe=index.nlist)
+            parameters = _untyped.SearchParametersIVF(sel=allowed.selector, nprobe=index.nlist)
             return index.search(vectors, k, params=parameters)
-        return index.search(vectors, k, params=_untyped.SearchParameters(sel=selector))
+        return index.search(vectors, k, params=_untyped.SearchParameters(sel=allowed.selector))
 
-    def _search_gpu(
-        self, on_gpu: faiss.Index, vectors: Array, k: int, allowed: Array, share: float
-    ) -> tuple[Array, Array]:
+    def _search_gpu(self, on_gpu: faiss.Index, vectors: Array, k: int, allowed: AllowedRows) -> tuple[Array, Array]:
         """FAISS has no filters on a GPU: find more rows there, then drop those that are not allowed."""
-        depth = min(_GPU_ROWS, len(self), math.ceil(2 * k / max(share, 1e-6)))
+        depth = min(_GPU_ROWS, len(self), math.ceil(2 * k / max(allowed.share, 1e-6)))
         similarity, rows = on_gpu.search(vectors, max(depth, k))
-        kept = (rows >= 0) & allowed[np.maximum(rows, 0)]
+        kept = (rows >= 0) & allowed.each[np.maximum(rows, 0)]
         order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
         rows = np.where(np.take_along_axis(kept, order, 1), np.take_along_axis(rows, order, 1), -1)
         return np.take_along_axis(similarity, order, 1), rows
