@@ -21,7 +21,7 @@ from benchmarks.replay import Replay, ReplayedRequest
 
 _SEARCHES, _PAGES, _WARM = 120, 60, 12
 _TIMEOUT_S, _BUDGET_MS = 60.0, 20_000
-"""The budget is long, so that a slow machine leaves no work out: a page that is cut short costs no more when it grows."""
+"""A long budget, so that a slow machine leaves no work out: the time of a page that is cut short does not grow."""
 
 
 class _Memory(threading.Thread):
