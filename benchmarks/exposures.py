@@ -104,7 +104,9 @@ def problems(figures: Mapping[str, Any]) -> list[str]:
     """What was not kept in a part."""
     counts = figures["counts"]
     accounted = sum(counts[name] for name in ("written", "dropped", "failed", "lost"))
+    missing = sum(counts[name] for name in ("dropped", "failed", "lost"))
     said = {
+        "the server's log says nothing of what is missing": missing and not figures.get("logged", True),
         "pages were not answered": figures["failed"],
         "pages without an account": figures["answered"] != accounted or counts["offered"] != accounted,
         "rows are not what was written": figures["rows"] is not None and figures["rows"] != counts["written"],
@@ -134,6 +136,7 @@ def prove(build: Path, part: str, pages: int, clients: int, advance: Callable[[]
                 server.start()
             folder = ExposureFolder(place.folder)
             _settle(folder)
+            logged = server.log.text().count(": exposures: ")
         counts = folder.totals()
         rows = list(_rows(place, counts["written"])) if place.kept else None
     shown = load.shown
@@ -146,6 +149,7 @@ def prove(build: Path, part: str, pages: int, clients: int, advance: Callable[[]
         "counts": counts,
         "rows": None if rows is None else len(rows),
         "not_whole": len(rows or ()) - len(whole),
+        "logged": logged,
     }
 
 
