@@ -28,7 +28,7 @@ _TINTS = 8
 _DRAWINGS = 6
 _UNBOUNDED = ("rule",)
 """Signals that are factors, not shares of 1."""
-_SOURCES = {
+SOURCES = {
     "generated": "written by LLM 1",
     "required": "required by a rule",
     "session": "answers a search of this session",
@@ -37,6 +37,7 @@ _SOURCES = {
     "classic:together": "bought together",
     "classic:popular": "sells now",
 }
+"""What each source of a placement means."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def page_sections(page: Page, products: Products = _NO_PRODUCTS, reason_of: Reas
             placement.theme,
             placement.keywords,
             placement.source,
-            _SOURCES.get(placement.source, placement.source),
+            SOURCES.get(placement.source, placement.source),
             _cards(placement, products, reason_of),
         )
         for placement in page.placements

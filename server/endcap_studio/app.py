@@ -19,6 +19,7 @@ from endcap_server.serving.control import ControlError
 from endcap_server.serving.errors import ApplyError
 from endcap_server.shop.columns import StoreError
 from endcap_server.shop.facts_journal import FactsError
+from endcap_server.shop.standing_rules import title_key
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse
@@ -43,7 +44,7 @@ EXPECTED = (
 )
 """Errors whose message is a sentence for a person."""
 _ASSETS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".txt": "text/plain"}
-_LATENCIES = 40
+_LATENCIES, _REFUSED = 40, 12
 
 
 @dataclass
@@ -55,6 +56,7 @@ class Studio:
         guard: Who may use it.
         jobs: Work under way.
         latencies: Seconds of the latest pages.
+        refused: (title, why) of what checks have refused on the latest pages.
         catalogues: Names that rules may have.
     """
 
@@ -62,6 +64,7 @@ class Studio:
     guard: Guard
     jobs: Jobs = field(default_factory=lambda: Jobs(EXPECTED))
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
+    refused: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_REFUSED))
     catalogues: Catalogues | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -70,13 +73,15 @@ class Studio:
         """Templates of the studio, and those of the one renderer of pages."""
         loader = environment().loader
         assert loader is not None
-        return Environment(
+        found = Environment(
             loader=ChoiceLoader([PackageLoader("endcap_studio"), loader]),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
         )
+        found.globals["title_key"] = title_key
+        return found
 
     def render(self, request: Request, name: str, status: int = 200, **values: Any) -> HTMLResponse:
         """A page of a template."""
@@ -96,7 +101,7 @@ class Studio:
 
 def create_app(studio: Studio) -> FastAPI:
     """The application."""
-    from endcap_studio import job_routes, login, page_routes, rule_routes
+    from endcap_studio import job_routes, login, page_routes, rule_routes, theme_routes
 
     app = FastAPI(
         title="endcap studio",
@@ -108,7 +113,7 @@ def create_app(studio: Studio) -> FastAPI:
     app.state.studio = studio
     app.middleware("http")(studio.guard.answer)
     _add_errors(app, studio)
-    for module in (login, page_routes, rule_routes, job_routes):
+    for module in (login, page_routes, rule_routes, theme_routes, job_routes):
         app.include_router(module.router)
     assets = _assets()
 

@@ -11,6 +11,7 @@ from fastapi.responses import FileResponse, HTMLResponse
 
 from endcap_studio.app import Studio, studio_of
 from endcap_studio.shop import Shop
+from endcap_studio.theme_use import meaning
 from endcap_studio.views import Person, View, drawn
 
 router = APIRouter()
@@ -50,6 +51,7 @@ def page(request: Request, view: ViewOf) -> Response:
         sections=drawn(answer, shop, person.why),
         answer=answer,
         stages=stages(answer.status),
+        refused=refused(answer),
         spans=spans(answer),
         latencies=list(studio.latencies),
         found=search_section(found, shop.products(ids), person.why) if found else None,
@@ -102,8 +104,17 @@ def picture(request: Request, product: str) -> Response:
 
 
 def noted(studio: Studio, answer: Page) -> None:
-    """Remember the latency of a page."""
+    """Remember the latency of a page, and what checks refused."""
     studio.latencies.append(answer.seconds)
+    for pair in refused(answer):
+        if pair not in studio.refused:
+            studio.refused.append(pair)
+
+
+def refused(answer: Page) -> list[tuple[str, str]]:
+    """Titles that checks refused on a page, and why."""
+    theme = answer.status.document["stages"].get("theme", {})
+    return [(str(each["text"]), meaning(str(each["check"]))) for each in theme.get("refused", ())]
 
 
 def spans(answer: Page) -> list[Span]:

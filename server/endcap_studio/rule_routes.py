@@ -148,7 +148,7 @@ async def publish(request: Request) -> Response:
     drafted = Draft.read(text_of(form, "draft", _MOST_DRAFT), known, columns)
     if not drafted.rules:
         raise StudioError("the draft is empty; add a rule first")
-    author, reason = _signed(text_of(form, "author"), text_of(form, "reason"))
+    author, reason = signed(text_of(form, "author"), text_of(form, "reason"))
     set_rules(studio, checked(drafted.records(author, reason), known, columns))
     view = View.of_form(dict(form), {name: form.getlist(name) for name in ("add", "session")})  # type: ignore[misc]
     return RedirectResponse(address(view, Draft(), done="published"), 303)
@@ -254,7 +254,12 @@ def _try(studio: Studio, job: Job, draft: Draft, views: list[View]) -> Preview:
     )
 
 
-def _signed(author: str, reason: str) -> tuple[str, str]:
+def signed(author: str, reason: str) -> tuple[str, str]:
+    """The name of who decides, and why.
+
+    Raises:
+        StudioError: One of them is missing.
+    """
     if not author or not reason:
         raise StudioError("a rule needs the name of who sets it, and a reason")
     return author, reason

@@ -1,5 +1,6 @@
 """The studio on the real server: what it shows and does, and whom it refuses. One server for all of the module."""
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -164,6 +165,36 @@ def test_what_is_tried_can_be_cancelled(studio: RunningStudio) -> None:
     wait_for(lambda: studio.studio.jobs.get(job).state != "running", "it ends")
     assert "Cancelled after" in studio.get(f"/jobs/{job}").text
     assert "this work is no longer known" in studio.get("/jobs/unknown").text
+
+
+def test_themes_are_counted_and_decided(studio: RunningStudio, shopper: str) -> None:
+    def titles() -> list[str]:
+        return re.findall(r"<h3>([^<]+)</h3>\n<span class=\"source", studio.get("/", shopper=shopper).text)
+
+    shown = titles()
+    wait_for(lambda: shown[0] in studio.get("/themes", source="").text, "the page is recorded")
+    listed = studio.get("/themes", source="").text
+    assert all(f">{title}</a>" in listed for title in shown)
+    title = html.unescape(shown[-1])
+    about = studio.get("/themes/title", title=title).text
+    assert "Pages that showed it" in about
+    assert html.unescape(shown[0]) in html.unescape(about)
+
+    signed = {"title": title, "author": "Ada", "reason": "complaint"}
+    assert studio.post("/themes/decide", decision="rewrite", to="Long <b> nights", **signed).status_code == 303
+    assert "Long &lt;b&gt; nights" in titles()
+    back = studio.post("/rules/take-back", rule="rewrite", subject=f"title:{title}", **{"from": "themes"})
+    assert back.headers["location"] == "/themes?done=back"
+    assert titles() == shown
+    assert studio.post("/themes/decide", decision="approve", **signed).status_code == 303
+    assert ">approved<" in studio.get("/themes").text
+    assert studio.post("/themes/decide", decision="ban", **signed).status_code == 303
+    assert shown[-1] not in titles()
+    assert len(studio.rules) == 2
+    for rule in studio.rules:
+        assert studio.post("/rules/take-back", rule=str(rule.rule), subject=rule.subject).status_code == 303
+    assert studio.post("/themes/decide", decision="praise", **signed).status_code == 400
+    assert "expected as other title" in studio.post("/themes/decide", decision="rewrite", to="", **signed).text
 
 
 def test_a_thousand_rules(studio: RunningStudio) -> None:

@@ -242,6 +242,7 @@ class Server:
             key_file=str(self._key_file.resolve()) if self.control_key else "",
             facts=str(self.facts),
             exposures=str(self.exposures),
+            metrics=self.metrics_address,
         ).describe()
 
     def _models(self) -> list[str]:

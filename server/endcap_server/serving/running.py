@@ -30,6 +30,7 @@ class RunningServer:
         key_file: file of its control key; "" if control needs none.
         facts: folder of its facts.
         exposures: folder of its exposures.
+        metrics: HOST:PORT of its metrics.
     """
 
     process: int
@@ -41,6 +42,7 @@ class RunningServer:
     key_file: str
     facts: str
     exposures: str
+    metrics: str = ""
 
     def describe(self) -> None:
         """Write the file that :func:`find_server` reads."""

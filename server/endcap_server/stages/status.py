@@ -27,6 +27,8 @@ arrived_ns: ContextVar[int] = ContextVar("arrived_ns")
 """Arrival of the current request in its stage's process, by ``time.monotonic_ns``; unset outside a server."""
 
 _MODELS = ("bi_encoder", "cross_encoder", "theme_llm", "keyword_llm", "ranker")
+_MOST_REFUSED = 8
+"""Most refused texts in the part of a stage."""
 _DIGITS = 19
 """Digits of the largest int64."""
 
@@ -48,11 +50,20 @@ class StatusPart:
         self.aiqa: dict[str, int] = {}
         self.extra: dict[str, Any] = dict(extra or {})
 
-    def count(self, check: StrEnum, number: int = 1, *, name: str = "") -> None:
-        """Count ``number`` findings of a quality check that the stage declares, in STATUS under ``name`` if given."""
+    def count(self, check: StrEnum, number: int = 1, *, name: str = "", text: str = "") -> None:
+        """Count ``number`` findings of a quality check that the stage declares.
+
+        Args:
+            check: The check.
+            number: How many.
+            name: Its name in STATUS, if another one.
+            text: What was refused; the first few are in STATUS.
+        """
         if number:
             key = name or check.value
             self.aiqa[key] = self.aiqa.get(key, 0) + int(number)
+            if text and len(refused := self.extra.setdefault("refused", [])) < _MOST_REFUSED:
+                refused.append({"text": text, "check": key})
 
     def fall_back(
         self, reason: str, cause: StrEnum, engine: str = NO_ENGINE, *, whole: bool = True, again: bool = False

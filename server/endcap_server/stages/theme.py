@@ -203,28 +203,28 @@ class Theme(Stage):
         settings = self.settings
         title = " ".join(draft.title.split())
         if not settings.min_title <= len(title) <= settings.max_title or len(title.split()) > settings.max_title_words:
-            status.count(ThemeCheck.TITLE_LENGTH)
+            status.count(ThemeCheck.TITLE_LENGTH, text=title)
         elif section := self.policy.find(title):
             name = f"policy_{section}"
-            status.count(ThemeCheck(name), name=name)
+            status.count(ThemeCheck(name), name=name, text=title)
         elif not self.scripts.allows(title):
-            status.count(ThemeCheck.TITLE_SCRIPT)
+            status.count(ThemeCheck.TITLE_SCRIPT, text=title)
         elif self._has_unknown_words(title, shopper):
-            status.count(ThemeCheck.TITLE_WORD)
+            status.count(ThemeCheck.TITLE_WORD, text=title)
         elif self._names_a_brand(title, shopper):
-            status.count(ThemeCheck.TITLE_BRAND)
+            status.count(ThemeCheck.TITLE_BRAND, text=title)
         elif self.words is not None and self.words.speaks_of_a_search(title) and not _is_quoted(draft, shopper):
-            status.count(ThemeCheck.TITLE_SEARCH)
+            status.count(ThemeCheck.TITLE_SEARCH, text=title)
         elif lists_a_thing_twice(title):
-            status.count(ThemeCheck.TITLE_REPEATS)
+            status.count(ThemeCheck.TITLE_REPEATS, text=title)
         elif standing.bans_title(title):
-            status.count(ThemeCheck.TITLE_BANNED)
+            status.count(ThemeCheck.TITLE_BANNED, text=title)
         elif excluded is not None and excluded.names(title):
-            status.count(ThemeCheck.TITLE_EXCLUDED)
+            status.count(ThemeCheck.TITLE_EXCLUDED, text=title)
         elif concepts := self._clean_concepts(draft.concepts, excluded, status):
             return ThemeDraft(title, concepts)
         else:
-            status.count(ThemeCheck.NO_CONCEPTS)
+            status.count(ThemeCheck.NO_CONCEPTS, text=title)
         return None
 
     def _of_searches(
@@ -304,7 +304,7 @@ class Theme(Stage):
         kept: list[int] = []
         for index, theme in enumerate(themes):
             if index >= required and any(self._alike(theme, themes[other], vectors, index, other) for other in kept):
-                status.count(ThemeCheck.NEAR_DUPLICATE)
+                status.count(ThemeCheck.NEAR_DUPLICATE, text=theme.title)
             else:
                 kept.append(index)
         return [themes[index] for index in kept]
