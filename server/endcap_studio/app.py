@@ -101,7 +101,7 @@ class Studio:
 
 def create_app(studio: Studio) -> FastAPI:
     """The application."""
-    from endcap_studio import job_routes, login, page_routes, rule_routes, theme_routes
+    from endcap_studio import generation_routes, job_routes, login, page_routes, rule_routes, theme_routes
 
     app = FastAPI(
         title="endcap studio",
@@ -113,7 +113,7 @@ def create_app(studio: Studio) -> FastAPI:
     app.state.studio = studio
     app.middleware("http")(studio.guard.answer)
     _add_errors(app, studio)
-    for module in (login, page_routes, rule_routes, theme_routes, job_routes):
+    for module in (login, page_routes, rule_routes, theme_routes, generation_routes, job_routes):
         app.include_router(module.router)
     assets = _assets()
 

@@ -1,13 +1,12 @@
 """Rules: drafted, tried on one page and on a hundred, published as standing rules, taken back."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean, median
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from endcap_client.errors import EndcapError
+from endcap_client import Page
 from endcap_server.facts.catalogues import Catalogues
 from endcap_server.facts.place import Place
 from endcap_server.facts.records import KnownNames
@@ -17,39 +16,24 @@ from endcap_server.stages.status import utc_time
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
+from endcap_studio import trials
 from endcap_studio.app import Studio, studio_of
-from endcap_studio.differences import Difference, difference
+from endcap_studio.deployment import Ask
+from endcap_studio.differences import difference
 from endcap_studio.drafts import CHOICES, Draft, NewRule, checked, said
 from endcap_studio.errors import StudioError
-from endcap_studio.jobs import Job
 from endcap_studio.page_routes import noted
 from endcap_studio.security import form_of, text_of
 from endcap_studio.shop import Shop
+from endcap_studio.trials import sample_views
 from endcap_studio.views import Person, View, drawn
 
 router = APIRouter()
 ViewOf = Annotated[View, Depends(View.read)]
-SAMPLE = 100
-"""Shoppers of a preview."""
 _SHOWN = 200
 """Standing rules that are listed at once."""
 _NAMES = 12
 _MOST_DRAFT = 30_000
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What a draft does to pages of many shoppers; latencies in ms."""
-
-    asked: int
-    failed: int
-    changed: int
-    new_share: float
-    moved_share: float
-    titles: float
-    before_ms: float
-    after_ms: float
-    most: tuple[tuple[View, Difference], ...]
 
 
 def new_rule(
@@ -108,7 +92,7 @@ def rules(
         rule_text=rule_text,
         done=done,
         pages=_before_and_after(studio, view, drafted) if drafted.rules else None,
-        sample=SAMPLE,
+        sample=trials.SAMPLE,
     )
 
 
@@ -135,8 +119,14 @@ async def preview(request: Request) -> Response:
     drafted = Draft.read(text_of(form, "draft", _MOST_DRAFT), known_names(studio), own_columns(studio))
     if not drafted.rules:
         raise StudioError("the draft is empty; add a rule first")
-    views = sample_views(studio.deployment.shop, SAMPLE)
-    job = studio.jobs.start("preview", lambda job: _try(studio, job, drafted, views), len(views))
+    deployment, rules = studio.deployment, drafted.document()
+    shop = deployment.shop
+    views = sample_views(shop, trials.SAMPLE)
+
+    def after(ask: Ask) -> Page:
+        return deployment.page(replace(ask, rules=rules))
+
+    job = studio.jobs.start("preview", lambda job: trials.try_on(shop, job, views, deployment.page, after), len(views))
     return studio.render(request, "job.jinja", job=job)
 
 
@@ -197,20 +187,9 @@ def address(view: View, draft: Draft, **more: Any) -> str:
     return f"/rules?{urlencode(fields)}" if fields else "/rules"
 
 
-def sample_views(shop: Shop, count: int) -> list[View]:
-    """Shoppers of the events; without events, made-up ones who bought what sells."""
-    if shop.shoppers is not None:
-        return [View(shopper=name) for name in shop.shoppers.sample(count)]
-    best = shop.store.popularity.argsort()[::-1][: 3 * count].tolist()
-    ids = [shop.store.product_ids[row] for row in best]
-    return [View(add=tuple(ids[place :: max(1, len(ids) // 3)][:3])) for place in range(min(count, len(ids)))]
-
-
-def _before_and_after(studio: Studio, view: View, draft: Draft) -> dict[str, Any]:
+def side_by_side(studio: Studio, person: Person, before: Page, after: Page) -> dict[str, Any]:
+    """Two pages of a person for the template `pages.jinja`."""
     shop = studio.deployment.shop
-    person = Person.of(view, shop)
-    before = studio.deployment.page(person.ask(view))
-    after = studio.deployment.page(person.ask(view, draft.document()))
     noted(studio, before)
     noted(studio, after)
     return {
@@ -219,39 +198,16 @@ def _before_and_after(studio: Studio, view: View, draft: Draft) -> dict[str, Any
         "difference": difference(before, after),
         "before_ms": 1000 * before.seconds,
         "after_ms": 1000 * after.seconds,
-        "unknown": after.status.document.get("unknown_rules", []),
+        "unknown": [],
     }
 
 
-def _try(studio: Studio, job: Job, draft: Draft, views: list[View]) -> Preview:
-    shop, rules = studio.deployment.shop, draft.document()
-    found: list[tuple[View, Difference]] = []
-    before_ms, after_ms, failed = list[float](), list[float](), 0
-    for view in views:
-        person = Person.of(view, shop)
-        try:
-            before = studio.deployment.page(person.ask(view))
-            after = studio.deployment.page(person.ask(view, rules))
-        except EndcapError as error:
-            failed += 1
-            if failed == len(views) or failed > 10 > len(found):
-                raise StudioError(f"{failed} pages failed: {error}") from None
-        else:
-            found.append((view, difference(before, after)))
-            before_ms.append(1000 * before.seconds)
-            after_ms.append(1000 * after.seconds)
-        job.step()
-    return Preview(
-        len(found),
-        failed,
-        sum(each.changed for _, each in found),
-        fmean(each.new_products / max(1, each.products) for _, each in found),
-        fmean(each.moved_products / max(1, each.products) for _, each in found),
-        fmean(len(each.new_titles) for _, each in found),
-        median(before_ms),
-        median(after_ms),
-        tuple(sorted(found, key=lambda pair: -pair[1].new_products - 0.1 * pair[1].moved_products)[:5]),
-    )
+def _before_and_after(studio: Studio, view: View, draft: Draft) -> dict[str, Any]:
+    person = Person.of(view, studio.deployment.shop)
+    before = studio.deployment.page(person.ask(view))
+    after = studio.deployment.page(person.ask(view, draft.document()))
+    found = side_by_side(studio, person, before, after)
+    return found | {"unknown": after.status.document.get("unknown_rules", [])}
 
 
 def signed(author: str, reason: str) -> tuple[str, str]:

@@ -10,13 +10,17 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from conftest import BUILDS
+from endcap_server.apply.operations import apply
+from endcap_server.apply.rollout import RolloutOptions, Share
 from endcap_server.shop.store import ItemStore
-from endcap_studio import rule_routes
+from endcap_studio import trials
 from endcap_studio.app import Studio
 from endcap_studio.deployment import Deployment
 from endcap_studio.security import Guard
 from studio import EVIL, RunningStudio, best_seller, listening, studio_on
 from waiting import wait_for
+
+from benchmarks.apply_sources import copy_build, parameter
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +147,7 @@ def test_wrong_rules_are_answered_in_a_sentence(studio: RunningStudio, query: di
 
 
 def test_a_draft_is_tried_on_many_shoppers(studio: RunningStudio, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rule_routes, "SAMPLE", 6)
+    monkeypatch.setattr(trials, "SAMPLE", 6)
     rules = draft({"rule": "boost", "subject": "category:Pets", "factor": 20})
     started = studio.http.post("/rules/preview", data={"draft": rules}, headers={"X-CSRF-Token": studio.csrf})
     job = re.findall(r"/jobs/(\w+)", started.text)[0]
@@ -251,6 +255,42 @@ def test_what_browsers_are_told(studio: RunningStudio) -> None:
     for path in ("/", "/rules", "/page.html"):
         answer = studio.get(path)
         assert key not in answer.text + str(answer.headers)
+
+
+def test_a_generation_on_trial_beside_the_live_one(
+    studio: RunningStudio, shopper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Nothing is on trial" in studio.get("/generations").text
+    assert "no generation is on trial any more" in studio.post("/generations/try").text
+    edited = copy_build(studio.studio.deployment.build, tmp_path / "edited")
+    parameter("fusion", "margin", "0.9")(edited)
+    # As limits of `endcap apply` for a machine with other work.
+    limits = ("max_latency_ratio=1000", "latency_slack_ms=1000", "watch_latency_ratio=1000", "max_fallback_rise=1")
+    lines = [*limits, "watch_s=1", "sample=4", "min_overlap=0", "max_drift=1"]
+    (edited / "apply.toml").write_text("\n".join(lines), encoding="utf-8")
+    apply(studio.studio.deployment.server, edited, print, RolloutOptions(trial=Share("split", 0.1)))
+
+    both = studio.get("/generations", shopper=shopper).text
+    assert "Generation 2 is on trial: it answers 10.0 % of the shoppers" in both
+    assert "Live: generation 1" in both
+    assert "On trial: generation 2" in both
+    monkeypatch.setattr(trials, "SAMPLE", 4)
+    assert re.search(r"[0-4] of 4</strong><span>pages change", _ended(studio, "/generations/try"))
+    assert "overlap@10" in _ended(studio, "/generations/compare")
+
+    unsure = studio.post("/generations/promote")
+    assert "tick that you mean it" in unsure.text
+    assert "generation 2 is live" in _ended(studio, "/generations/promote", sure="yes")
+    assert "Generation 2 is live. Nothing is on trial" in studio.get("/generations").text
+    assert "what generation 1 was" in _ended(studio, "/generations/rollback", sure="yes")
+    assert studio.post("/generations/format", sure="yes").status_code == 400
+
+
+def _ended(studio: RunningStudio, path: str, **form: str) -> str:
+    """What the work that a form starts has to say in the end."""
+    job = re.findall(r"/jobs/(\w+)", studio.post(path, **form).text)[0]
+    wait_for(lambda: studio.studio.jobs.get(job).state != "running", "it ends")
+    return studio.get(f"/jobs/{job}").text
 
 
 def test_others_need_the_token(studio: RunningStudio) -> None:

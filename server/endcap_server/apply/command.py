@@ -12,14 +12,14 @@ from typing import Any
 from endcap_client import numbers
 
 from endcap_server.apply.limits import RolloutLimits
-from endcap_server.apply.recovery import recover
-from endcap_server.apply.rollout import Rollout, RolloutOptions, RolloutRefused, Share
+from endcap_server.apply.operations import apply, promote, roll_back
+from endcap_server.apply.rollout import RolloutOptions, RolloutRefused, Share
 from endcap_server.apply.side_by_side import side_by_side
 from endcap_server.lint import RepositoryError
 from endcap_server.serving.control import ControlError
 from endcap_server.serving.errors import ApplyError
 from endcap_server.serving.journal import Run, Standing
-from endcap_server.serving.running import find_server
+from endcap_server.serving.running import RunningServer, find_server
 
 _EXIT_CODES = "exit codes: 0 done, or nothing to do; 1 refused or failed: what was live is live"
 
@@ -152,18 +152,11 @@ def _apply(arguments: argparse.Namespace) -> None:
         trial=_trial(arguments),
     )
 
-    def work(rollout: Rollout) -> None:
-        recover(rollout)
-        number = rollout.promote() if arguments.promote else rollout.apply(arguments.source)
-        if number is None:
-            return
-        if (trial := options.trial) is None or arguments.promote:
-            _say(f"generation {number} is live")
-        else:
-            _say(f"generation {number} runs beside the live one, {trial.mode} {trial.share:.1%}")
-            _say("look with `endcap compare`, then `endcap apply --promote` or `endcap rollback`")
-
-    _roll(arguments, options, work)
+    server = _server(arguments)
+    if arguments.promote:
+        promote(server, _say, options)
+    else:
+        apply(server, arguments.source, _say, options)
 
 
 def _trial(arguments: argparse.Namespace) -> Share | None:
@@ -183,24 +176,7 @@ def _rollback(arguments: argparse.Namespace) -> None:
         settings=tuple(arguments.set), force_memory=arguments.force_memory, skip_hashes=True, lenient=True
     )
 
-    def work(rollout: Rollout) -> None:
-        if recover(rollout, undo=True) and not arguments.to:
-            _say(f"generation {rollout.journal.standing().live} is live")
-            return
-        standing = rollout.journal.standing()
-        if standing.staged and not arguments.to:
-            rollout.undo(standing.staged, rollout.live(), "dropped", "its trial was ended")
-            _say(f"the trial of generation {standing.staged} has ended; generation {standing.live} is live")
-            return
-        to = arguments.to or standing.previous
-        if not to or not rollout.state.has(to):
-            kept = ", ".join(map(str, rollout.state.kept()))
-            raise ApplyError(f"there is no generation {to or 'before the live one'} to go back to; kept are {kept}")
-        number = rollout.apply(rollout.state.snapshot(to), kind="rollback", to=to)
-        if number is not None:
-            _say(f"generation {number} is live: what generation {to} was")
-
-    _roll(arguments, options, work)
+    roll_back(_server(arguments), arguments.to, _say, options)
 
 
 def _history(arguments: argparse.Namespace) -> None:
@@ -224,11 +200,10 @@ def _line(run: Run, standing: Standing) -> str:
     return f"{run.generation:>4}  {run.began}  {outcome:<12}  {what}{changed}{reason}"
 
 
-def _roll(arguments: argparse.Namespace, options: RolloutOptions, work: Callable[[Rollout], None]) -> None:
+def _server(arguments: argparse.Namespace) -> RunningServer:
+    """The server to change, by a process that gives way to it."""
     os.nice(_NICE)
-    server = find_server(arguments.build, arguments.grpc_port)
-    with server.state_folder.locked():
-        work(Rollout(server, _say, options))
+    return find_server(arguments.build, arguments.grpc_port)
 
 
 def _reporting(command: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], int]:
