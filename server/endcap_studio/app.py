@@ -58,6 +58,7 @@ class Studio:
         latencies: Seconds of the latest pages.
         refused: (title, why) of what checks have refused on the latest pages.
         catalogues: Names that rules may have.
+        outcomes: The report that was computed last; empty: none.
     """
 
     deployment: Deployment
@@ -66,6 +67,7 @@ class Studio:
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
     refused: deque[tuple[str, str]] = field(default_factory=lambda: deque(maxlen=_REFUSED))
     catalogues: Catalogues | None = None
+    outcomes: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @cached_property
@@ -101,7 +103,15 @@ class Studio:
 
 def create_app(studio: Studio) -> FastAPI:
     """The application."""
-    from endcap_studio import generation_routes, job_routes, login, page_routes, rule_routes, theme_routes
+    from endcap_studio import (
+        generation_routes,
+        job_routes,
+        login,
+        outcome_routes,
+        page_routes,
+        rule_routes,
+        theme_routes,
+    )
 
     app = FastAPI(
         title="endcap studio",
@@ -113,7 +123,8 @@ def create_app(studio: Studio) -> FastAPI:
     app.state.studio = studio
     app.middleware("http")(studio.guard.answer)
     _add_errors(app, studio)
-    for module in (login, page_routes, rule_routes, theme_routes, generation_routes, job_routes):
+    views = (page_routes, rule_routes, theme_routes, generation_routes, outcome_routes)
+    for module in (login, job_routes, *views):
         app.include_router(module.router)
     assets = _assets()
 

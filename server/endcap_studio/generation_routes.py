@@ -26,7 +26,8 @@ from endcap_studio.views import Person, View
 
 router = APIRouter()
 ViewOf = Annotated[View, Depends(View.read)]
-_EQUAL_REQUESTS = 16
+EQUAL_REQUESTS = 16
+"""Requests of a comparison as `endcap compare` makes it."""
 
 
 @router.get("/generations")
@@ -66,8 +67,8 @@ def compare(request: Request) -> Response:
     server = studio.deployment.server
 
     def work(job: Job) -> SideBySide:
-        job.report(f"{_EQUAL_REQUESTS} requests go to both generations")
-        return side_by_side(server, _EQUAL_REQUESTS)
+        job.report(f"{EQUAL_REQUESTS} requests go to both generations")
+        return side_by_side(server, EQUAL_REQUESTS)
 
     return studio.render(request, "job.jinja", job=studio.jobs.start("compare", work))
 

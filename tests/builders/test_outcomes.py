@@ -278,6 +278,14 @@ def test_the_report(tmp_path: Path) -> None:
     assert positions[2]["carts"]["count"] == 40
     assert {row["keyword"]: row["views"] for row in report["keywords"]} == {"soup": 160, "broth": 160, "tea": 80}
     assert {row["theme"]: row["carts"]["count"] for row in report["themes"]} == {"Soup": 0, "Tea": 40}
+    by_day = {(row["day"], row["theme"]): row["carts"]["count"] for row in report["over_time"]["theme"]}
+    assert by_day == {
+        ("2026-03-02", "Soup"): 0,
+        ("2026-03-02", "Tea"): 20,
+        ("2026-03-03", "Soup"): 0,
+        ("2026-03-03", "Tea"): 20,
+    }
+    assert {row["day"]: row["views"] for row in report["over_time"]["source"]} == {"2026-03-02": 160, "2026-03-03": 160}
     assert report["experiment"]["arms"]["treatment"]["generation"] == 2
     assert report["warnings"] == []
     days = report["drift"]["days"]

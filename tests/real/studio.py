@@ -1,5 +1,6 @@
 """The studio on a server of its own, and the browser of its tests."""
 
+import random
 import re
 import shutil
 import tempfile
@@ -7,11 +8,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import polars as pl
+import pyarrow as pa
 import uvicorn
+from endcap_server.exposures.record import SECRET_FILE, ShopperKeys
+from endcap_server.exposures.segments import schema, write_segment
 from endcap_server.launch import Server, ServerOptions
 from endcap_server.shop.columns import StringColumn
 from endcap_server.shop.facts_state import FactsState
@@ -85,7 +91,8 @@ def studio_on(build: Path, catalogue: Path) -> Iterator[RunningStudio]:
         _put_script(source)
         list_files(source)
         with Server(ServerOptions(build=source, grpc_port=0, http_port=0, metrics_port=0)) as server:
-            studio = Studio(Deployment(source, server.grpc_port, catalogue), Guard())
+            _write_past(server, source, folder / "events.parquet")
+            studio = Studio(Deployment(source, server.grpc_port, catalogue, folder / "events.parquet"), Guard())
             with listening(studio) as address, httpx.Client(base_url=address, timeout=60) as http:
                 yield RunningStudio(address, server, studio, http)
             studio.jobs.close()
@@ -96,6 +103,42 @@ def studio_on(build: Path, catalogue: Path) -> Iterator[RunningStudio]:
 
 def best_seller(store: ItemStore) -> int:
     return int(store.popularity.argmax())
+
+
+_PAST_DAYS, _PAST_SHOPPERS = 10, 45
+_PAST = (
+    ("Bought again", "classic:buy_again", 0.16),
+    ("Slow Sunday breakfasts", "generated", 0.11),
+    ("For the balcony", "generated", 0.08),
+    ("Goes with it", "classic:together", 0.05),
+)
+"""Title, source and cart adds per view of what pages of the past have shown."""
+
+
+def _write_past(server: Server, build: Path, events: Path) -> None:
+    """Pages of the last days, each with a shopper, and the cart adds that followed."""
+    keys, ids = ShopperKeys((build / SECRET_FILE).read_bytes().strip()), ItemStore.open(build).product_ids
+    chance, rows, followed = random.Random(7), [], []
+    today = datetime.now(UTC).replace(hour=9, minute=0, second=0, microsecond=0)
+    for number in range(_PAST_DAYS * _PAST_SHOPPERS):
+        day, shopper = divmod(number, _PAST_SHOPPERS)
+        time = today - timedelta(days=_PAST_DAYS - day, minutes=shopper)
+        placements = []
+        for place, (title, source, rate) in enumerate(_PAST):
+            shown = [ids[(number * 31 + place * 211 + rank) % len(ids)] for rank in range(6)]
+            scores = [1 - 0.1 * rank for rank in range(6)]
+            placements.append({"title": title, "source": source, "keywords": [], "products": shown, "scores": scores})
+            if chance.random() < rate * (1 + 0.06 * day):
+                followed.append((f"past-{shopper}", shown[0], time + timedelta(minutes=5), "cart"))
+        rows.append(
+            {"page_id": f"past-{number}", "ensemble": "storefront", "shopper": keys.hashed(f"past-{shopper}".encode())}
+            | {"time": time, "generation": 1, "query": "", "history": 4, "unknown_ids": 0, "placements": placements}
+            | {"process": "past", "sequence": number}
+        )
+    server.exposures.mkdir(parents=True, exist_ok=True)
+    write_segment(pa.Table.from_pylist(rows, schema()), server.exposures / "20200101T000000-1-past-000000000.parquet")
+    columns = ["user_id", "product_id", "timestamp", "type"]
+    pl.DataFrame(followed, schema=columns, orient="row").write_parquet(events)
 
 
 def _put_script(build: Path) -> None:

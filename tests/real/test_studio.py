@@ -3,9 +3,12 @@
 import html
 import json
 import re
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
+from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
@@ -13,12 +16,12 @@ from conftest import BUILDS
 from endcap_server.apply.operations import apply
 from endcap_server.apply.rollout import RolloutOptions, Share
 from endcap_server.shop.store import ItemStore
-from endcap_studio import trials
+from endcap_studio import generation_routes, trials
 from endcap_studio.app import Studio
 from endcap_studio.deployment import Deployment
 from endcap_studio.security import Guard
 from studio import EVIL, RunningStudio, best_seller, listening, studio_on
-from waiting import wait_for
+from waiting import HANGS_S, wait_for
 
 from benchmarks.apply_sources import copy_build, parameter
 
@@ -149,10 +152,7 @@ def test_wrong_rules_are_answered_in_a_sentence(studio: RunningStudio, query: di
 def test_a_draft_is_tried_on_many_shoppers(studio: RunningStudio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "SAMPLE", 6)
     rules = draft({"rule": "boost", "subject": "category:Pets", "factor": 20})
-    started = studio.http.post("/rules/preview", data={"draft": rules}, headers={"X-CSRF-Token": studio.csrf})
-    job = re.findall(r"/jobs/(\w+)", started.text)[0]
-    wait_for(lambda: studio.studio.jobs.get(job).state != "running", "it ends")
-    ended = studio.get(f"/jobs/{job}").text
+    ended = _ended(studio, "/rules/preview", draft=rules)
     assert re.search(r"[1-6] of 6</strong><span>pages change", ended)
     assert "median latency" in ended
     assert "Pages that change most" in ended
@@ -257,33 +257,38 @@ def test_what_browsers_are_told(studio: RunningStudio) -> None:
         assert key not in answer.text + str(answer.headers)
 
 
-def test_a_generation_on_trial_beside_the_live_one(
-    studio: RunningStudio, shopper: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert "Nothing is on trial" in studio.get("/generations").text
-    assert "no generation is on trial any more" in studio.post("/generations/try").text
-    edited = copy_build(studio.studio.deployment.build, tmp_path / "edited")
+@pytest.fixture(scope="module")
+def trial(studio: RunningStudio, tmp_path_factory: pytest.TempPathFactory) -> int:
+    """A generation on trial beside the live one: with other weights, so that pages differ."""
+    edited = copy_build(studio.studio.deployment.build, tmp_path_factory.mktemp("trial") / "spring weights")
     parameter("fusion", "margin", "0.9")(edited)
     # As limits of `endcap apply` for a machine with other work.
     limits = ("max_latency_ratio=1000", "latency_slack_ms=1000", "watch_latency_ratio=1000", "max_fallback_rise=1")
     lines = [*limits, "watch_s=1", "sample=4", "min_overlap=0", "max_drift=1"]
     (edited / "apply.toml").write_text("\n".join(lines), encoding="utf-8")
     apply(studio.studio.deployment.server, edited, print, RolloutOptions(trial=Share("split", 0.1)))
+    return studio.studio.deployment.staged
 
+
+def test_nothing_is_on_trial(studio: RunningStudio) -> None:
+    assert "Nothing is on trial" in studio.get("/generations").text
+    assert "no generation is on trial any more" in studio.post("/generations/try").text
+
+
+def test_a_generation_on_trial_beside_the_live_one(
+    studio: RunningStudio, trial: int, shopper: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     both = studio.get("/generations", shopper=shopper).text
-    assert "Generation 2 is on trial: it answers 10.0 % of the shoppers" in both
+    assert f"Generation {trial} is on trial: it answers 10.0 % of the shoppers" in both
     assert "Live: generation 1" in both
-    assert "On trial: generation 2" in both
-    monkeypatch.setattr(trials, "SAMPLE", 4)
-    assert re.search(r"[0-4] of 4</strong><span>pages change", _ended(studio, "/generations/try"))
+    assert f"On trial: generation {trial}" in both
+    monkeypatch.setattr(trials, "SAMPLE", 3)
+    monkeypatch.setattr(generation_routes, "EQUAL_REQUESTS", 4)
+    assert re.search(r"[0-3] of 3</strong><span>pages change", _ended(studio, "/generations/try"))
     assert "overlap@10" in _ended(studio, "/generations/compare")
-
-    unsure = studio.post("/generations/promote")
-    assert "tick that you mean it" in unsure.text
-    assert "generation 2 is live" in _ended(studio, "/generations/promote", sure="yes")
-    assert "Generation 2 is live. Nothing is on trial" in studio.get("/generations").text
-    assert "what generation 1 was" in _ended(studio, "/generations/rollback", sure="yes")
+    assert "tick that you mean it" in studio.post("/generations/promote").text
     assert studio.post("/generations/format", sure="yes").status_code == 400
+    assert studio.studio.deployment.staged == trial
 
 
 def _ended(studio: RunningStudio, path: str, **form: str) -> str:
@@ -291,6 +296,19 @@ def _ended(studio: RunningStudio, path: str, **form: str) -> str:
     job = re.findall(r"/jobs/(\w+)", studio.post(path, **form).text)[0]
     wait_for(lambda: studio.studio.jobs.get(job).state != "running", "it ends")
     return studio.get(f"/jobs/{job}").text
+
+
+def test_outcomes_over_time(studio: RunningStudio) -> None:
+    assert "Nothing is computed yet" in studio.get("/outcomes").text
+    assert "Show the outcomes" in _ended(studio, "/outcomes/compute")
+    by_source = studio.get("/outcomes").text
+    assert by_source.count("<polyline") == 3
+    assert by_source.count("<polygon") >= 1, "days of 45 shoppers have intervals"
+    for by, name in (("theme", "For the balcony"), ("position", "position 4"), ("generation", "generation 1")):
+        answer = studio.get("/outcomes", by=by, of="carts").text
+        assert f'<th scope="row">{name}</th>' in answer
+        assert "<polyline" in answer
+    assert studio.get("/outcomes", by="weather").status_code == 400
 
 
 def test_others_need_the_token(studio: RunningStudio) -> None:
@@ -326,3 +344,176 @@ def test_a_build_without_its_catalogue(studio: RunningStudio) -> None:
         assert "Products" in http.get("/find", params={"text": "cat"}).text
         assert http.get("/rules", params={"draft": draft({"rule": "campaign", "subject": "campaign:tea"})}).is_success
     deployment.close()
+
+
+# In a real browser.
+
+SCREENSHOTS = BUILDS / "screenshots/studio"
+"""Where pictures of every view are kept."""
+VIEWS = {
+    "page": "/?shopper={shopper}&q=cat+food",
+    "rules": "/rules?shopper={shopper}&draft="
+    + quote(draft({"rule": "boost", "subject": "category:Pets", "factor": 9})),
+    "themes": "/themes?source=",
+    "title": "/themes/title?title=For+the+balcony",
+    "generations": "/generations?shopper={shopper}",
+    "outcomes": "/outcomes",
+}
+
+
+@dataclass
+class Seen:
+    """What a browser has done: messages of its console, and addresses it has asked for."""
+
+    browser: Any
+    messages: list[str] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
+
+    def page(self, studio: RunningStudio, *, phone: bool = False) -> Any:
+        """A new window: a desktop's in light, or a phone's in dark."""
+        size = {"width": 390, "height": 844} if phone else {"width": 1440, "height": 900}
+        context = self.browser.new_context(
+            base_url=studio.address, viewport=size, color_scheme="dark" if phone else "light", reduced_motion="reduce"
+        )
+        context.set_default_timeout(1000 * HANGS_S)
+        context.on("console", lambda message: self.messages.append(f"{message.type}: {message.text}"))
+        context.on("weberror", lambda error: self.messages.append(f"error: {error.error}"))
+        context.on("request", lambda request: self.addresses.append(request.url))
+        return context.new_page()
+
+
+@pytest.fixture(scope="module")
+def browser(studio: RunningStudio) -> Iterator[Seen]:
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        # As root there is no sandbox; only pages of this test are opened.
+        running = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield Seen(running)
+        running.close()
+
+
+def test_a_person_finds_a_shopper_and_makes_up_a_history(studio: RunningStudio, browser: Seen) -> None:
+    page = browser.page(studio)
+    page.goto("/")
+    page.get_by_label("Find by what they bought").fill("cat food")
+    page.get_by_role("region").or_(page.locator("#hits")).get_by_role("link", name="shopper-").first.click()
+    page.get_by_role("heading", name="Page of shopper-").wait_for()
+    page.get_by_role("link", name="New shopper").click()
+    page.get_by_role("link", name="to the history").nth(1).click()
+    page.get_by_role("heading", name="Page of a made-up shopper").wait_for()
+    page.get_by_label("Searched just now").fill("warm socks")
+    page.get_by_role("button", name="Add", exact=True).click()
+    page.get_by_text("answers a search of this session").first.wait_for()
+    page.get_by_label("As this shopper").fill("notebook")
+    page.get_by_role("button", name="Search").click()
+    page.get_by_text("put it into the session").wait_for()
+    page.get_by_text("Signals").first.click()
+    assert page.get_by_text("relevance").first.is_visible()
+    page.context.close()
+
+
+def test_a_rule_by_keyboard_alone(studio: RunningStudio, browser: Seen, store: ItemStore) -> None:
+    page = browser.page(studio)
+    page.goto("/rules")
+
+    def tab_to(*names: str) -> None:
+        """Go on with the tab key until the focus is on one of these, by id or text."""
+        for _ in range(120):
+            page.keyboard.press("Tab")
+            said = page.evaluate("[document.activeElement.id, document.activeElement.textContent.trim()]")
+            if set(said) & set(names):
+                return
+        raise AssertionError(f"the tab key never came to {names}")
+
+    tab_to("what")
+    page.keyboard.type("Ban a brand")
+    tab_to("name")
+    page.keyboard.type(store.brands[3])
+    tab_to("Add to the draft")
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", name="before and after").wait_for()
+    for name, text in (("author", "Ada"), ("reason", "a recall")):
+        tab_to(name)
+        page.keyboard.type(text)
+    page.keyboard.press("Enter")
+    page.get_by_text("Published. The rules stand.").wait_for()
+    assert [(rule.subject, rule.author) for rule in studio.rules] == [(f"brand:{store.brands[3]}", "Ada")]
+    tab_to("Take back")
+    page.keyboard.press("Enter")
+    page.get_by_text("Taken back.").wait_for()
+    assert studio.rules == []
+    page.context.close()
+
+
+def test_what_is_tried_shows_progress_and_is_cancelled(studio: RunningStudio, browser: Seen) -> None:
+    page = browser.page(studio)
+    page.goto("/rules?draft=" + quote(draft({"rule": "price", "subject": "price:5..20"})))
+    page.get_by_role("button", name="Try on 100 shoppers").click()
+    page.get_by_role("progressbar").wait_for()
+    page.get_by_text(re.compile(r"[1-9]\d* of 100 shoppers")).wait_for()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_text("Cancelled after").wait_for()
+    page.context.close()
+
+
+def test_a_title_is_banned(studio: RunningStudio, browser: Seen) -> None:
+    page = browser.page(studio)
+    page.goto("/themes?source=")
+    page.get_by_role("link", name="Slow Sunday breakfasts").click()
+    page.get_by_label("Your name").fill("Ada")
+    page.get_by_label("Reason").fill("no breakfasts today")
+    page.get_by_role("button", name="Ban").click()
+    page.get_by_text("Banned. No page shows this title any more.").wait_for()
+    page.get_by_role("button", name="Take back: ban Slow Sunday breakfasts").click()
+    page.get_by_text("Taken back.").wait_for()
+    assert studio.rules == []
+    page.context.close()
+
+
+def test_every_view_has_no_fault_that_hinders_people(
+    studio: RunningStudio, browser: Seen, shopper: str, trial: int
+) -> None:
+    """By axe-core, in light on a desktop and in dark on a phone; pictures are kept."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    faults = []
+    for phone in (False, True):
+        page = browser.page(studio, phone=phone)
+        for name, address in VIEWS.items():
+            page.goto(address.format(shopper=shopper))
+            page.screenshot(path=SCREENSHOTS / f"{name}-{'phone-dark' if phone else 'desktop'}.png")
+            width = page.evaluate("document.documentElement.scrollWidth")
+            assert width <= (390 if phone else 1440), f"{name}: nothing needs scrolling sideways"
+            for fault in Axe().run(page).response["violations"]:
+                if fault["impact"] in ("serious", "critical"):
+                    faults.append((name, phone, fault["id"], [node["html"][:200] for node in fault["nodes"][:3]]))
+        page.context.close()
+    assert faults == []
+
+
+def test_a_generation_is_made_live(studio: RunningStudio, browser: Seen, trial: int) -> None:
+    page = browser.page(studio)
+    page.goto("/generations")
+    act = page.locator("form", has=page.get_by_role("button", name=f"Make generation {trial} live"))
+    act.get_by_label("I mean it").check()
+    act.get_by_role("button").click()
+    page.get_by_text(f"generation {trial} is live").wait_for()
+    page.get_by_role("link", name="Show the generations").click()
+    page.get_by_text(f"Generation {trial} is live. Nothing is on trial").wait_for()
+    page.context.close()
+
+
+def test_the_browser_asked_nobody_else_and_had_no_errors(studio: RunningStudio, browser: Seen) -> None:
+    assert browser.addresses
+    assert {urlsplit(address).netloc for address in browser.addresses} == {urlsplit(studio.address).netloc}
+    assert browser.messages == []
+
+
+@pytest.mark.long
+def test_a_generation_is_taken_back(studio: RunningStudio) -> None:
+    assert "what generation 1 was" in _ended(studio, "/generations/rollback", sure="yes")

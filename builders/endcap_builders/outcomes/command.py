@@ -12,7 +12,7 @@ from rich.console import Console
 from endcap_builders.outcomes.attribution import WINDOW_HOURS, attribute, with_outcomes
 from endcap_builders.outcomes.drift import drift, read_reference
 from endcap_builders.outcomes.errors import OutcomesError
-from endcap_builders.outcomes.events import KINDS, read_events, shopper_keys
+from endcap_builders.outcomes.events import KINDS, Track, read_events, shopper_keys
 from endcap_builders.outcomes.figures import documents, rates
 from endcap_builders.outcomes.metrics import write_metrics
 from endcap_builders.outcomes.report import write_outcomes
@@ -20,6 +20,8 @@ from endcap_builders.outcomes.shown import Shown, read_shown
 from endcap_builders.outcomes.trial import find_trial, run_trial
 from endcap_builders.step import progress_bar
 
+_THEMES_OVER_TIME = 8
+"""Most frequent themes whose rates are computed by day."""
 _NO_SHOPPER = (
     "expected pages with a hash of the shopper, got none; send SHOPPER with each request, or STATUS.page_id with each "
     "event (column page_id)"
@@ -64,30 +66,43 @@ def run_outcomes(request: OutcomesRequest, console: Console | None = None) -> di
         OutcomesError: no exposures or events, times in the future, another secret, an arm without shoppers.
         CatalogueError: the events are no table of events.
     """
-    shown_on, now = console or Console(stderr=True), datetime.now(UTC)
-    keys = shopper_keys(request.exposures, request.secret)
-    given = read_reference(request.reference) if request.reference else None
+    shown_on = console or Console(stderr=True)
 
     def track(items: Any, description: str, total: float | None = None) -> Any:
         with progress_bar(shown_on) as progress:
             yield from progress.track(items, description=description, total=total)
 
-    events = read_events(request.events, keys, now, track)
-    shown = read_shown(request.exposures, events, now, track)
-    _matched(request, shown, events)
-    report = {
-        "format": 1,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "exposures": str(request.exposures),
-        "events": str(request.events),
-        **outcomes_of(request, shown, events, given),
-    }
+    report = outcomes_report(request, track)
     for path in write_outcomes(report, request.out or request.exposures.resolve().parent / "outcomes"):
         shown_on.print(str(path), soft_wrap=True, highlight=False)
     if request.metrics is not None:
         write_metrics(report, request.metrics)
         shown_on.print(str(request.metrics), soft_wrap=True, highlight=False)
     return report
+
+
+def outcomes_report(request: OutcomesRequest, track: Track) -> dict[str, Any]:
+    """The report, without writing it.
+
+    Args:
+        request: What to compute.
+        track: For progress.
+
+    Raises:
+        OutcomesError, CatalogueError: As `run_outcomes`.
+    """
+    now, keys = datetime.now(UTC), shopper_keys(request.exposures, request.secret)
+    given = read_reference(request.reference) if request.reference else None
+    events = read_events(request.events, keys, now, track)
+    shown = read_shown(request.exposures, events, now, track)
+    _matched(request, shown, events)
+    return {
+        "format": 1,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "exposures": str(request.exposures),
+        "events": str(request.events),
+        **outcomes_of(request, shown, events, given),
+    }
 
 
 def outcomes_of(
@@ -111,7 +126,9 @@ def outcomes_of(
     unit = pl.when(pl.col("shopper") == "").then(pl.col("page_id")).otherwise(pl.col("shopper")).alias("unit")
     pages = with_outcomes(pages, attributed, ["page"]).with_columns(unit, day=pl.col("time").dt.date())
     placements = with_outcomes(shown.placements, attributed, ["page", "position"])
-    placements = placements.join(pages.select("page", "unit"), on="page", maintain_order="left")
+    placements = placements.join(pages.select("page", "unit", "day"), on="page", maintain_order="left")
+    titled = placements.filter(pl.col("title") != "").rename({"title": "theme"})
+    frequent = titled["theme"].value_counts(sort=True)["theme"].head(_THEMES_OVER_TIME).to_list()
     counts = {
         **_counts(shown, events, attributed, pages),
         "pages_after_the_last_event": of_ensemble.height - before.height,
@@ -133,7 +150,12 @@ def outcomes_of(
             placements.explode("keywords").filter(pl.col("keywords").is_not_null()).rename({"keywords": "keyword"}),
             ["keyword"],
         ),
-        "themes": (placements.filter(pl.col("title") != "").rename({"title": "theme"}), ["theme"]),
+        "themes": (titled, ["theme"]),
+    }
+    over_time = {
+        "source": placements,
+        "position": placements,
+        "theme": titled.filter(pl.col("theme").is_in(frequent)),
     }
     return {
         "ensemble": request.ensemble,
@@ -141,6 +163,7 @@ def outcomes_of(
         "counts": counts,
         "warnings": [*warnings, *_warnings(counts)],
         **{name: documents(rates(frame, by), by) for name, (frame, by) in views.items()},
+        "over_time": {name: documents(rates(frame, ["day", name]), ["day", name]) for name, frame in over_time.items()},
         "experiment": experiment,
         "drift": drift(shown, request.ensemble, request.reference_days, given),
     }
