@@ -15,7 +15,7 @@ from typing import Any
 from endcap_client.request_command import EXIT_CODES, add_request_command
 
 COMMANDS = "endcap.commands"
-_EXTRAS = {"endcap_builders": "build", "endcap_server": "serving", "benchmarks": "bench"}
+_EXTRAS = {"endcap_builders": "build", "endcap_server": "serving", "endcap_studio": "studio", "benchmarks": "bench"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

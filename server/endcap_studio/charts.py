@@ -1,5 +1,6 @@
 """Lines over days with their intervals, as places in a picture."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -62,14 +63,25 @@ def chart(rows: Sequence[Mapping[str, Any]], by: str, outcome: str) -> Chart | N
     # An interval of few views must not flatten the lines.
     largest = max(100 * row[outcome].get("value", 0.0) for row in shown)
     high = min(2 * largest, max(100 * row[outcome].get("high", row[outcome].get("value", 0.0)) for row in shown))
-    scale = _Scale(days, max(high, 1e-9))
+    step_y = _step(max(high, 1e-9))
+    scale = _Scale(days, step_y * -(-max(high, 1e-9) // step_y))
     lines = [_line(group, [row for row in shown if row[by] == group], outcome, scale) for group in groups]
     step = max(1, -(-len(days) // _MOST_DAYS_NAMED))
     return Chart(
         tuple(lines),
-        tuple((scale.y(value), f"{value:.3g}") for value in (scale.high * tick / _TICKS for tick in range(_TICKS + 1))),
+        tuple((scale.y(value), f"{value:g}") for value in _multiples(step_y, scale.high)),
         tuple((scale.x(day), day[5:]) for day in days[::step]),
     )
+
+
+def _step(high: float) -> float:
+    """A round number of which about `_TICKS` reach `high`."""
+    size = 10 ** math.floor(math.log10(high / _TICKS))
+    return next(size * each for each in (1, 2, 2.5, 5, 10) if size * each * _TICKS >= high)
+
+
+def _multiples(step: float, high: float) -> list[float]:
+    return [round(step * number, 9) for number in range(round(high / step) + 1)]
 
 
 @dataclass(frozen=True)

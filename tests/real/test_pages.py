@@ -1,12 +1,17 @@
 """Pages and searches as a ranking service gets them: through the client, from the real server."""
 
+import html
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from conftest import BUILDS
+from endcap_builders.catalogue import read_catalogue
+from endcap_builders.demo import demo_requests, write_pages
 from endcap_client import Client, Rules
 from endcap_server.launch import Server
 from endcap_server.shop.store import ItemStore
@@ -106,3 +111,12 @@ def test_versions_name_every_model(client: Client) -> None:
 
 def _ids(page: object) -> list[str]:
     return [product.product_id for placement in page.placements for product in placement.products]  # type: ignore[attr-defined]
+
+
+def test_the_pages_of_the_demo_as_one_file(server: Server, tmp_path: Path) -> None:
+    catalogue = read_catalogue(BUILDS / "catalogues/test")
+    requests = demo_requests(catalogue)
+    file = write_pages(server.grpc_address, requests, catalogue.folder, tmp_path / "pages.html")
+    text = html.unescape(file.read_text(encoding="utf-8"))
+    assert [f"<h2>{heading}</h2>" in text for heading, _ in requests] == [True] * 5
+    assert text.count('class="placement"') >= 10
