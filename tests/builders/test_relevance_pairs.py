@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from endcap_builders.relevance.augmentation import draw_searches
 from endcap_builders.relevance.calibration import FittedCalibration, calibrate
-from endcap_builders.relevance.data import Labelled
+from endcap_builders.relevance.data import Labelled, draw_held_out
 from endcap_builders.relevance.labelling import label_pairs
 from endcap_builders.relevance.labels import UNIT, LabelScale
 from endcap_builders.relevance.measure import group_figures
@@ -15,6 +15,7 @@ from endcap_builders.relevance.mining import Lexical, Shares, add_passed_over, d
 from endcap_builders.relevance.pairs import (
     RelevanceError,
     add_random_negatives,
+    among,
     held_out,
     make_pairs,
     merge_pairs,
@@ -114,6 +115,30 @@ def test_random_negatives_never_contradict_a_label():
     assert len(pairs) < len(more) <= 12
     assert more.target[more.product < 10].tolist() == [1] * 10
     assert set(more.target[more.product >= 10]) == {0}
+
+
+def test_labelled_pairs_keep_their_order_among_random_negatives():
+    pairs = make_pairs([f"query {row % 7}" for row in range(60)], np.arange(60)[::-1], np.ones(60))
+    more = add_random_negatives(pairs, products=500, share=0.5, rng=np.random.default_rng(0))
+    found = more.select(among(more, pairs))
+    assert (found.query.tolist(), found.product.tolist()) == (pairs.query.tolist(), pairs.product.tolist())
+
+
+def test_held_out_pairs_are_judged_ones_first():
+    judged = unlabelled(queries=40)
+    themes = make_pairs([f"theme {row // 5}" for row in range(400)], np.arange(400), np.ones(400))
+    labelled = Labelled(judged, themes, human=True, held_out_share=0.5)
+    kept, of_themes = labelled.part(training=False)
+
+    def drawn(most):
+        return draw_held_out(labelled, most, np.random.default_rng(0))
+
+    assert len(drawn(20)) == 20
+    assert set(drawn(20).queries) <= set(kept.queries)
+    both = drawn(len(kept) + 20)
+    assert len(both) == len(kept) + 20
+    assert set(kept.queries) <= set(both.queries)
+    assert len(drawn(10_000)) == len(kept) + len(of_themes)
 
 
 def test_passed_over_only_where_people_judged_what_is_near():

@@ -109,6 +109,13 @@ def draw_labelled(
     return add_random_negatives(both, len(store), settings.random_negatives, rng)
 
 
+def draw_held_out(labelled: Labelled, most: int, rng: np.random.Generator) -> Pairs:
+    """Pairs of held-out queries, at most `most`: judged ones first, then those of themes."""
+    judged, themes = labelled.part(training=False)
+    judged = sample_queries(judged, most, rng)
+    return merge_pairs([judged, sample_queries(themes, most - len(judged), rng)])
+
+
 def nearest(ctx: BuildContext, store: ItemStore, queries: list[str]) -> list[np.ndarray]:
     """Products that the bi-encoder finds for each query, best first: int64 [at most DEPTH] each."""
     if not queries:

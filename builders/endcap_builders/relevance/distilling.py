@@ -17,6 +17,7 @@ from endcap_builders.relevance.calibration import calibrate
 from endcap_builders.relevance.checkpoints import freeze_embeddings, load_model, save_model
 from endcap_builders.relevance.data import (
     Labelled,
+    draw_held_out,
     draw_labelled,
     pair_encoder,
     read_labelled,
@@ -54,11 +55,9 @@ def build_cross_encoder(ctx: BuildContext, settings: CrossEncoderSettings) -> di
     encoder = pair_encoder(ctx, store, tokenizer)
     human, mined = _training_pairs(ctx, settings, store, labelled, judge)
     ctx.log(f"{len(human) + len(mined):,} pairs, {len(mined):,} of them mined")
-    unseen = merge_pairs(list(labelled.part(training=False)))
+    unseen = draw_held_out(labelled, settings.held_out_pairs, np.random.default_rng((ctx.seed, 4)))
     figures = distil(ctx, settings, model, encoder, human, mined, unseen, ctx.work / "checkpoints")
-    quality = _calibrate(ctx, settings, unseen, len(store), judge, model, encoder)
-    # Only graded products: random negatives are too easy.
-    scores = predict(model, encoder.encode(unseen))[:, 0]
+    quality, scores = _calibrate(ctx, settings, unseen, len(store), judge, model, encoder)
     write_gates(ctx.output, relevance_gates(ctx, "cross_encoder", store, unseen, scores))
     write_student(ctx.output, model, tokenizer)
     if ctx.profile == "gpu":
@@ -169,8 +168,12 @@ def _calibrate(
     judge: Judge,
     model: Any,
     encoder: PairEncoder,
-) -> dict[str, Any]:
-    """Write calibration.json from queries that neither teacher nor student has seen."""
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Write calibration.json from queries that neither teacher nor student has seen.
+
+    Returns:
+        The figures, and the student's logits of `unseen`, float32 [n].
+    """
     if len(unseen) < 2:
         raise RelevanceError(
             f"cross_encoder: expected held-out queries to calibrate on, got {len(unseen)} pairs; raise "
@@ -181,14 +184,16 @@ def _calibrate(
     logits = predict(model, encoder.encode(with_random))[:, 0]
     calibration = calibrate(logits, with_random.target, with_random.offsets)
     calibration.save(ctx.output)
+    # Quality is that of graded products only: random negatives are too easy.
+    scores = logits[among(with_random, unseen)]
     quality: dict[str, Any] = {
-        "student": group_figures(predict(model, encoder.encode(unseen))[:, 0], unseen),
+        "student": group_figures(scores, unseen),
         "teacher": group_figures(judge.judge(unseen), unseen),
         "calibrated_mean_error": round(float(np.abs(calibration.relevance(logits) - with_random.target).mean()), 4),
     }
     for name in ("student", "teacher"):
         ctx.log("held-out queries, {}: pair accuracy {pair_accuracy}, nDCG@10 {ndcg}".format(name, **quality[name]))
-    return quality
+    return quality, scores
 
 
 def write_student(folder: Path, model: Any, tokenizer: Any) -> None:

@@ -111,6 +111,9 @@ class CrossEncoderSettings(AugmentationSettings, SampleSettings):
         1, ge=1, le=20, description="passes over labelled pairs in one over all: mined ones are many more"
     )
     least_steps: int = Field(1, ge=1, description="steps even where few pairs would make fewer")
+    held_out_pairs: int = Field(
+        4000, ge=2, description="most held-out pairs on which it is calibrated and measured; judged ones before themes"
+    )
     train_seconds: float = Field(300.0, gt=0, description="training ends after this time even within a pass")
     evaluations: int = Field(
         0, ge=0, le=1000, description="looks at held-out queries while training, of which the best stays; 0: the last"
