@@ -40,7 +40,7 @@ def config(**changes: int) -> BertConfig:
     return BertConfig(vocab_size=5 + len(WORDS) + 2 * len(LETTERS), **{**sizes, **changes})
 
 
-def write_sentence_checkpoint(folder: Path) -> None:
+def write_sentence_checkpoint(folder: Path, **changes: int) -> None:
     """A checkpoint that sentence-transformers loads (mean pooling, normalised, a prompt for queries)."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -48,7 +48,7 @@ def write_sentence_checkpoint(folder: Path) -> None:
     torch.manual_seed(1)
     base = folder.with_name(folder.name + "-base")
     base.mkdir(parents=True)
-    BertModel(config()).save_pretrained(base)
+    BertModel(config(**changes)).save_pretrained(base)
     write_tokenizer(base / "tokenizer.json")
     BertTokenizerFast(tokenizer_file=str(base / "tokenizer.json")).save_pretrained(base)
     encoder = Transformer(str(base))

@@ -68,10 +68,8 @@ def random_weights(sizes: Sizes, device: str, dtype: torch.dtype) -> BertWeights
     )
 
 
-def padded_scores(weights: BertWeights, ids: Tensor, types: Tensor, mask: Tensor) -> Tensor:
-    """Scores of padded sequences, float32 [N]: ids, types and mask are int64 [N, longest]."""
-    assert weights.pooler is not None
-    assert weights.score is not None
+def padded_states(weights: BertWeights, ids: Tensor, types: Tensor, mask: Tensor) -> Tensor:
+    """Last states of padded sequences, [N, longest, H]: ids, types and mask are int64 [N, longest]."""
     shape = (weights.hidden_size,)
     position = torch.arange(ids.shape[1], device=ids.device)
     states = embedding(ids, weights.words) + embedding(types, weights.types) + embedding(position, weights.positions)
@@ -85,5 +83,19 @@ def padded_scores(weights: BertWeights, ids: Tensor, types: Tensor, mask: Tensor
         states = layer_norm(states + attended, shape, layer.attention_gamma, layer.attention_beta, weights.eps)
         inner = linear(gelu(linear(states, layer.up, layer.up_bias)), layer.down, layer.down_bias)
         states = layer_norm(states + inner, shape, layer.output_gamma, layer.output_beta, weights.eps)
+    return states
+
+
+def padded_scores(weights: BertWeights, ids: Tensor, types: Tensor, mask: Tensor) -> Tensor:
+    """Scores of padded sequences, float32 [N]; arguments of `padded_states`."""
+    assert weights.pooler is not None
+    assert weights.score is not None
+    states = padded_states(weights, ids, types, mask)
     pooled = torch.tanh(linear(states[:, 0], weights.pooler, weights.pooler_bias))
     return linear(pooled, weights.score, weights.score_bias)[:, 0].float()
+
+
+def padded_vectors(weights: BertWeights, ids: Tensor, types: Tensor, mask: Tensor) -> Tensor:
+    """Unit vectors of padded texts by mean pooling, float32 [N, H]; arguments of `padded_states`."""
+    states = padded_states(weights, ids, types, mask).float() * mask[..., None]
+    return torch.nn.functional.normalize(states.sum(1) / mask.sum(1, keepdim=True), dim=1)

@@ -18,6 +18,8 @@ from benchmarks.kernels.run import Row, check, run
 HEADLINE = "packed_cross_encoder"
 BENCHMARKS = (
     HEADLINE,
+    "packed_ranker",
+    "packed_bi_encoder",
     "scan_top_k",
     "packed_attention",
     "layer_norms",
@@ -25,6 +27,7 @@ BENCHMARKS = (
     "margin_scores",
     "fuse_top_k",
     "margin_mse_loss",
+    "decoder_kernels",
 )
 """The headline first: a run that is cut short has what matters most."""
 ROWS, CHECKS, LIMITS, ACCURACY = "bench.csv", "checks.csv", "limits.json", "accuracy.json"

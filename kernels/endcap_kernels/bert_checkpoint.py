@@ -92,6 +92,12 @@ def bert_weights(
 ) -> BertWeights:
     """Arrange the tensors of a state dictionary for the packed encoder; raises ValueError."""
     check_config(config)
+    # Names of BERT's first checkpoints, which transformers 5 writes again for models that it has loaded.
+    renamed = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    tensors = {
+        next((name.removesuffix(old) + new for old, new in renamed.items() if name.endswith(old)), name): tensor
+        for name, tensor in tensors.items()
+    }
     prefix = "bert." if any(name.startswith("bert.") for name in tensors) else ""
 
     read, optional = reader_of(tensors, device, dtype)

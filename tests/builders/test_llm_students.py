@@ -179,11 +179,11 @@ def test_training_without_a_fitting_example():
 
 def test_matrices_from_scratch_get_muon_and_checkpoints_adamw(checkpoint):
     scratch, _ = make_student(TINY, theme_examples(40))
-    kinds = [type(optimizer).__name__ for optimizer in training.make_optimizers(scratch, TINY)]
+    kinds = [type(optimizer).__name__ for optimizer in training.make_optimizers(scratch, TINY, torch.float32)]
     assert kinds == ["AdamW", "Muon"]
     settings = StudentSettings(checkpoint=str(checkpoint), lora=False)
     given, _ = make_student(settings, [])
-    optimizers = training.make_optimizers(given, settings)
+    optimizers = training.make_optimizers(given, settings, torch.float32)
     assert [type(optimizer).__name__ for optimizer in optimizers] == ["AdamW"]
     trained = sum(len(group["params"]) for optimizer in optimizers for group in optimizer.param_groups)
     assert trained == len(list(given.parameters()))

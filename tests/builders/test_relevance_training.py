@@ -83,6 +83,23 @@ def test_training_ends_after_its_steps_and_learns(checkpoint):
     assert not model.training
 
 
+def test_checkpointing_changes_memory_not_the_result(checkpoint):
+    """What a GPU does by default; device and checkpointing are parameters of the same code."""
+    losses = []
+    for checkpointing in (False, True):
+        model, tokenizer = load_model(str(checkpoint), labels=1)
+        torch.manual_seed(0)
+        model.classifier.reset_parameters()
+        encoded = encoded_pairs(tokenizer)
+        rest = {"device": "cpu", "checkpointing": checkpointing}
+        figures = fit(
+            model, encoded, batches_of(encoded), squares(encoded), Schedule(12, 1e4, 1e-3), track, "training", **rest
+        )
+        losses.append((figures["first_loss"], figures["last_loss"]))
+        assert not model.is_gradient_checkpointing
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
 def test_training_ends_on_time(checkpoint):
     model, tokenizer = load_model(str(checkpoint), labels=1)
     encoded = encoded_pairs(tokenizer)

@@ -30,6 +30,14 @@ def main() -> None:
         matrix = kernels.ItemMatrix(normal(901, 48), quantised)
         matrix.search(normal(3, 48), 12, torch.full((113,), 0x5A, dtype=torch.uint8, device="cuda"))
     kernels.causal_attention(normal(count, 8, 32), 4, offsets)
+    for dtype in (torch.float32, torch.bfloat16):
+        x, gamma, residual = normal(31, 111, dtype=dtype), normal(111, dtype=dtype), normal(31, 111, dtype=dtype)
+        kernels.add_rms_norm(x, gamma, residual)
+        kernels.swiglu(x[:, :110])
+        kernels.candidate_logits(x, residual, gamma, x[:19], torch.arange(31, device="cuda"))
+        kernels.pool_normalise(normal(count, 111, dtype=dtype), offsets)
+        table = kernels.rotary_table({"max_position_embeddings": count}, 48, x.device)
+        kernels.rotate(normal(count, 3, 48, dtype=dtype), 2, torch.arange(count, device="cuda"), table)
     torch.cuda.synchronize()
 
 

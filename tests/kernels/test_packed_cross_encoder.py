@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from endcap_kernels import PackedCrossEncoder, recorded_launches
+from endcap_kernels.bert_checkpoint import bert_weights
 from endcap_kernels.pair_batches import block_size, lay_out
 from endcap_kernels.token_graphs import bucket, token_bucket, usual_buckets
 from hypothesis import given, settings
@@ -83,6 +84,16 @@ def test_hidden_states_equal_hugging_face(kind: type, tmp_path: Path) -> None:
         with torch.no_grad():
             expected = encoder(input_ids=row[None], token_type_ids=kinds[None]).last_hidden_state[0]
         torch.testing.assert_close(part, expected, rtol=0, atol=1e-4)
+
+
+def test_names_of_the_first_checkpoints(model: torch.nn.Module, packed: PackedCrossEncoder) -> None:
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in model.state_dict().items()
+    }
+    weights = bert_weights(model.config.to_dict(), old, torch.device(DEVICE), torch.float32)
+    assert torch.equal(weights.layers[1].output_gamma, packed.weights.layers[1].output_gamma)
+    assert torch.equal(weights.beta, packed.weights.beta)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

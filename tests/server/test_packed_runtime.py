@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_encoders
+from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
+from endcap_server.engines.packed_runtime import micro_batches
 from endcap_server.shop.store import ItemStore
 from transformers import BertForSequenceClassification
 
@@ -68,13 +70,11 @@ def test_late_pairs_are_dropped_between_micro_batches(build: Path) -> None:
     assert np.isfinite(second.scores).all()  # type: ignore[union-attr]
 
 
-def test_micro_batches_are_within_the_budget(build: Path) -> None:
-    runtime = open_engine(build)._packed
-    assert runtime is not None
+def test_micro_batches_are_within_the_budget() -> None:
     lengths = np.array([30, 30, 1, 70, 20, 40, 5])
-    batches = runtime._micro_batches(lengths)
+    batches = micro_batches(lengths, 60)
     assert [rows.tolist() for rows in batches] == [[0, 1], [2], [3], [4, 5], [6]]
-    assert runtime._micro_batches(lengths[:0]) == []
+    assert micro_batches(lengths[:0], 60) == []
 
 
 def test_a_folder_without_the_checkpoint_is_refused(build: Path, tmp_path: Path) -> None:
@@ -84,11 +84,47 @@ def test_a_folder_without_the_checkpoint_is_refused(build: Path, tmp_path: Path)
         CrossEncoder(tmp_path, ItemStore.open(build, linked=False), PACKED)
 
 
+@pytest.fixture(scope="module")
+def bi_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the build step writes it, without OpenVINO's files; `checkpoint` is what it was made of."""
+    from endcap_builders.export.packed import export_sentence_checkpoint
+    from sentence_transformers import SentenceTransformer
+
+    folder = tmp_path_factory.mktemp("bi-encoder")
+    tiny_encoders.write_sentence_checkpoint(folder / "checkpoint", hidden_size=64, num_attention_heads=2)
+    model = SentenceTransformer(str(folder / "checkpoint"), device="cpu")
+    assert export_sentence_checkpoint(model, folder) == "mean"
+    tiny_encoders.write_tokenizer(folder / "tokenizer.json")
+    (folder / "encoder.json").write_text('{"dimension": 64, "max_tokens": 16, "pooling": "mean"}', encoding="utf-8")
+    assert export_sentence_checkpoint(list(model)[:1], folder / "other") == ""
+    assert not (folder / "other").exists()
+    return folder
+
+
+def test_vectors_are_those_of_sentence_transformers(bi_encoder: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    packed = BiEncoder(bi_encoder, RuntimeOptions(implementation="packed", precision="f32", token_budget=40))
+    assert packed.precision == "f32"
+    expected = SentenceTransformer(str(bi_encoder / "checkpoint"), device="cpu").encode(TITLES[:7])
+    # The weights are in float16, as in the files that OpenVINO runs.
+    np.testing.assert_allclose(packed.encode(TITLES[:7]), expected, atol=2e-3)
+    assert packed.encode([]).shape == (0, 64)
+
+
+def test_a_bi_encoder_that_the_kernels_cannot_run_is_refused(bi_encoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((bi_encoder / "tokenizer.json").read_bytes())
+    (tmp_path / "encoder.json").write_text('{"dimension": 64, "max_tokens": 16}', encoding="utf-8")
+    with pytest.raises(EngineLoadError, match="expected a bi-encoder that the kernels can run"):
+        BiEncoder(tmp_path, PACKED)
+
+
 def test_without_a_gpu_it_is_refused_in_one_sentence(build: Path) -> None:
     code = f"""
 from pathlib import Path
 from endcap_server.engines.cross_encoder import CrossEncoder
 from endcap_server.engines.encoder_runtime import RuntimeOptions
+from endcap_server.engines.packed_runtime import micro_batches
 from endcap_server.shop.store import ItemStore
 build = Path({str(build)!r})
 CrossEncoder(build / "cross_encoder", ItemStore.open(build, linked=False), RuntimeOptions(implementation="packed"))

@@ -78,7 +78,7 @@ def train(
         # Of an adapter, only parameters inside the layers are trained, and their inputs would have no gradient.
         model.enable_input_require_grads()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizers = make_optimizers(model, settings)
+    optimizers = make_optimizers(model, settings, torch.bfloat16 if bf16 else torch.float32)
     # One shape for all steps, because compiling a CPU kernel for a new shape takes longer than a step.
     width = -(-max(len(ids) for ids, _ in encoded) // 64) * 64
     count = max(1, settings.tokens_per_step // width)
@@ -217,15 +217,14 @@ def endless_rows(encoded: list[Encoded], width: int, rng: random.Random) -> Iter
         yield from rows
 
 
-def make_optimizers(model: Any, settings: StudentSettings) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: Any, settings: StudentSettings, dtype: torch.dtype) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of a model from scratch, AdamW for everything else.
 
     In the few hundred steps of a minute on two cores, Muon reached a loss of 0.9, AdamW 3.3. For the adaptation of a
-    checkpoint, AdamW is sufficient.
+    checkpoint, AdamW is sufficient. ``dtype`` is the one in which Muon computes.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     embedding = model.get_input_embeddings().weight
-    dtype = torch.bfloat16 if computes_bf16() else torch.float32
     hidden = [parameter for parameter in trained if parameter.ndim == 2 and parameter is not embedding]
     if settings.checkpoint:
         hidden = []

@@ -78,6 +78,8 @@ def train_student(
     passes: np.ndarray | None = None,
     folder: Path | None = None,
     validate: Callable[[Any], float] | None = None,
+    device: str | torch.device | None = None,
+    checkpointing: bool | None = None,
 ) -> dict[str, Any]:
     """Train on margins within groups.
 
@@ -92,6 +94,8 @@ def train_student(
         passes: how often each pair occurs in an epoch, int [n], at least 1; default 1.
         folder: checkpoints of an interrupted training.
         validate: student -> figure on held-out queries, higher is better.
+        device: see `fit`, as is ``checkpointing``.
+        checkpointing: see there.
 
     Raises:
         RelevanceError: targets that are not finite, or no query with two products.
@@ -110,7 +114,6 @@ def train_student(
             "a margin needs two: add judgements or mine candidates"
         )
     targets, queries = torch.from_numpy(pairs.target), torch.from_numpy(pairs.query.astype(np.int64))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
 
     repeats = np.ones(len(pairs), dtype=np.int64) if passes is None else passes
 
@@ -124,7 +127,7 @@ def train_student(
     def loss(logits: torch.Tensor, indices: np.ndarray) -> torch.Tensor:
         chosen = torch.from_numpy(indices)
         groups = torch.unique(queries[chosen], return_inverse=True)[1]
-        return margin_mse(logits[:, 0], targets[chosen].to(device), groups.to(device), anchor=anchor)
+        return margin_mse(logits[:, 0], targets[chosen].to(logits.device), groups.to(logits.device), anchor=anchor)
 
     return fit(
         model,
@@ -136,6 +139,8 @@ def train_student(
         "training the student",
         folder=folder,
         validate=validate,
+        device=device,
+        checkpointing=checkpointing,
     )
 
 

@@ -65,6 +65,8 @@ def train_teacher(
     track: Track,
     folder: Path | None = None,
     validate: Callable[[RelevanceTeacher], float] | None = None,
+    device: str | torch.device | None = None,
+    checkpointing: bool | None = None,
 ) -> tuple[RelevanceTeacher, dict[str, Any]]:
     """Train a classifier on labelled pairs (targets in 0..1) by cross-entropy against soft targets.
 
@@ -79,6 +81,8 @@ def train_teacher(
         track: progress bar.
         folder: checkpoints of an interrupted training.
         validate: teacher -> figure on held-out queries, higher is better.
+        device: see `fit`, as is ``checkpointing``.
+        checkpointing: see there.
 
     Returns:
         The teacher and the figures of `fit`.
@@ -86,13 +90,12 @@ def train_teacher(
     levels = np.linspace(0, 1, grades)
     targets = torch.from_numpy(soft_targets(encoded.pairs.target, levels, spread))
     units = [np.array([index]) for index in range(len(encoded.pairs))]
-    device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def batches(epoch: int) -> Iterable[np.ndarray]:
         return length_grouped(encoded, units, batch_size, np.random.default_rng((schedule.seed, epoch)))
 
     def loss(logits: torch.Tensor, indices: np.ndarray) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(logits, targets[torch.from_numpy(indices)].to(device))
+        return torch.nn.functional.cross_entropy(logits, targets[torch.from_numpy(indices)].to(logits.device))
 
     figures = fit(
         model,
@@ -104,5 +107,7 @@ def train_teacher(
         "training the teacher",
         folder=folder,
         validate=None if validate is None else lambda trained: validate(RelevanceTeacher(trained, tokenizer, levels)),
+        device=device,
+        checkpointing=checkpointing,
     )
     return RelevanceTeacher(model, tokenizer, levels), figures

@@ -56,7 +56,14 @@ class Schedule:
     max_norm: float = 1.0
 
 
-def arguments(schedule: Schedule, folder: Path, *, evaluated: bool) -> TrainingArguments:
+def training_device(device: str | torch.device | None = None) -> torch.device:
+    """Where to train: by default the GPU if there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def arguments(
+    schedule: Schedule, folder: Path, *, evaluated: bool, device: torch.device, checkpointing: bool
+) -> TrainingArguments:
     """Trainer's options for a `Schedule`; without reports and downloads."""
     every = max(1, math.ceil(schedule.max_steps / max(1, schedule.evaluations)))
     return TrainingArguments(
@@ -64,7 +71,10 @@ def arguments(schedule: Schedule, folder: Path, *, evaluated: bool) -> TrainingA
         max_steps=schedule.max_steps,
         max_grad_norm=schedule.max_norm,
         seed=schedule.seed,
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=device.type == "cpu",
+        gradient_checkpointing=checkpointing,
+        # The older kind would need inputs with a gradient, which a frozen embedding does not give.
+        gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
         # `logits_of` casts only the body; Trainer's casting would round the head's logits, too.
         bf16=False,
         eval_strategy="steps" if evaluated else "no",

@@ -16,7 +16,7 @@ import torch
 from endcap_builders.relevance.checkpoints import quiet
 from endcap_builders.relevance.encode import EncodedPairs
 from endcap_builders.relevance.pairs import RelevanceError
-from endcap_builders.relevance.trainer import Clock, PairTrainer, Schedule, arguments, last_checkpoint
+from endcap_builders.relevance.trainer import Clock, PairTrainer, Schedule, arguments, last_checkpoint, training_device
 from endcap_builders.step import BuildContext
 
 __all__ = ["Batches", "Loss", "Schedule", "Track", "fit", "length_grouped", "steps_of", "tell_if_cut"]
@@ -40,6 +40,8 @@ def fit(
     *,
     folder: Path | None = None,
     validate: Callable[[Any], float] | None = None,
+    device: str | torch.device | None = None,
+    checkpointing: bool | None = None,
 ) -> dict[str, Any]:
     """Train the model.
 
@@ -53,6 +55,9 @@ def fit(
         description: text of the progress bar.
         folder: checkpoints; training continues from the last one. None: no checkpoints.
         validate: model -> figure on held-out queries, higher is better; for `schedule.evaluations`.
+        device: where to train, in bf16 on a GPU; by default the GPU if there is one.
+        checkpointing: compute activations again in the backward pass, which saves memory; by default on a GPU only, for
+            models that support it.
 
     Returns:
         steps, pairs, seconds, first_loss and last_loss (means over a tenth of the steps); with evaluations also
@@ -64,11 +69,14 @@ def fit(
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="endcap-training-") as temporary:
             return fit(model, encoded, batches, loss, schedule, track, description, folder=Path(temporary),
-                       validate=validate)  # fmt: skip
+                       validate=validate, device=device, checkpointing=checkpointing)  # fmt: skip
     evaluated = bool(schedule.evaluations and validate)
+    place = training_device(device)
+    if checkpointing is None:
+        checkpointing = place.type != "cpu" and bool(getattr(model, "supports_gradient_checkpointing", False))
     trainer = PairTrainer(
         model,
-        arguments(schedule, folder, evaluated=evaluated),
+        arguments(schedule, folder, evaluated=evaluated, device=place, checkpointing=checkpointing),
         batches=lambda first: _inputs(encoded, batches, schedule.max_steps, first),
         loss=loss,
         optimizer=_optimizer(model, schedule),
@@ -83,6 +91,8 @@ def fit(
             trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     except FloatingPointError as error:
         raise RelevanceError(f"{description}: {error}; lower learning_rate") from None
+    if checkpointing:
+        model.gradient_checkpointing_disable()
     model.eval()
     return trainer.figures()
 

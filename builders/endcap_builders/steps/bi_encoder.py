@@ -38,13 +38,16 @@ def packaged_checkpoint() -> Path:
 
 
 def run(ctx: BuildContext, settings: BiEncoderSettings) -> dict[str, Any]:
-    """Write model.xml, tokenizer.json and encoder.json; with the GPU profile also model.onnx and model.plan."""
+    """Write model.xml, tokenizer.json, encoder.json and, of a BERT, its checkpoint; with the GPU profile also
+    model.onnx and model.plan.
+    """
     if ctx.profile == "gpu":
         require_tensorrt()
     # Imported here, because it takes more than half a second and `endcap build --help` does not need it.
     from sentence_transformers import SentenceTransformer
 
     from endcap_builders.export.encoder import export_sentence_encoder, quiet
+    from endcap_builders.export.packed import export_sentence_checkpoint
 
     checkpoint = settings.checkpoint or str(packaged_checkpoint())
     try:
@@ -65,11 +68,13 @@ def run(ctx: BuildContext, settings: BiEncoderSettings) -> dict[str, Any]:
     backend.no_padding()
     backend.no_truncation()
     backend.save(str(ctx.output / "tokenizer.json"))
+    pooling = export_sentence_checkpoint(model, ctx.output)
     config = BiEncoderConfig(
         dimension=dimension,
         max_tokens=min(settings.max_tokens, model.max_seq_length or settings.max_tokens),
         query_prompt=_prompt(model.prompts, "query"),
         document_prompt=_prompt(model.prompts, "document", "passage"),
+        pooling=pooling,
     )
     (ctx.output / "encoder.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if ctx.profile == "gpu":

@@ -1,4 +1,4 @@
-"""The bi-encoder: texts to unit vectors, with OpenVINO and the ``tokenizers`` library only."""
+"""The bi-encoder: texts to unit vectors, on the CPU with OpenVINO and the ``tokenizers`` library only."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +8,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tokenizers import Tokenizer
 
-from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
+from endcap_server.engines.encoder_runtime import Encoder, EngineLoadError, RuntimeOptions
 from endcap_server.engines.encoders import open_encoder
+from endcap_server.engines.packed_runtime import PackedTexts
 from endcap_server.shop.columns import Array
 
 DEFAULT_OPTIONS = RuntimeOptions()
@@ -27,19 +28,26 @@ class BiEncoderConfig(BaseModel):
     """Prefix of every query (checkpoints such as E5 were trained with one)."""
     document_prompt: str = ""
     """Prefix of every text of a product."""
+    pooling: Literal["", "mean", "cls"] = ""
+    """What a vector is made of, for `implementation` packed; "": the checkpoint cannot run there."""
 
 
 class BiEncoder:
     """Encodes texts. Not re-entrant: one thread calls ``encode``."""
 
     def __init__(self, folder: Path, options: RuntimeOptions = DEFAULT_OPTIONS) -> None:
-        """Load ``model.xml``, ``tokenizer.json`` and ``encoder.json`` from ``folder``, a build's ``bi_encoder``."""
+        """Load model, ``tokenizer.json`` and ``encoder.json`` from ``folder``, a build's ``bi_encoder``."""
         self.config = _read_config(folder / "encoder.json")
         self.tokenizer = load_tokenizer(folder / "tokenizer.json")
         self.tokenizer.enable_truncation(self.config.max_tokens)
-        self._runtime = open_encoder(folder, options)
+        self._runtime = self._open(folder, options)
         self.dimension = self.config.dimension
         self.precision = self._runtime.options.precision
+
+    def _open(self, folder: Path, options: RuntimeOptions) -> Encoder:
+        if options.implementation == "packed":
+            return PackedTexts(folder, options, self.config.pooling)
+        return open_encoder(folder, options)
 
     def encode(self, texts: Sequence[str], kind: Literal["query", "document"] = "query") -> Array:
         """Return the vectors of ``texts``, float32 [len(texts), D] of unit length.

@@ -15,12 +15,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from endcap_server.declared.errors import InvalidRequest
-from endcap_server.declared.model import GpuProfile, Implementation, ModelDeclaration, tensor
+from endcap_server.declared.model import GpuProfile, ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters
 from endcap_server.engines.bi_encoder import load_tokenizer
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
-from endcap_server.engines.encoders import IMPLEMENTATIONS as ENCODERS
-from endcap_server.engines.encoders import open_encoder, precision_field
+from endcap_server.engines.encoders import IMPLEMENTATIONS, open_encoder, precision_field
 from endcap_server.engines.margins import pairwise_margins
 from endcap_server.engines.packed_runtime import PackedRuntime
 from endcap_server.engines.score_cache import ScoreCache
@@ -31,11 +30,6 @@ DEFAULT_OPTIONS = RuntimeOptions()
 MAX_TEXT_TOKENS = 32
 """Longer texts are cut (special tokens not counted); the students are trained with the same limit."""
 _NEVER_NS = 2**63 - 1
-
-IMPLEMENTATIONS = {
-    **ENCODERS,
-    "packed": Implementation("gpu", ("model.safetensors", "config.json", "tokenizer.json")),
-}
 
 
 class CrossEncoderParameters(ModelParameters):

@@ -38,8 +38,8 @@ class RuntimeOptions:
     token_budget: int = 640
     """Tokens of a micro-batch: about 20 pairs of query and product title. Fewer do not fill the matrix units."""
     implementation: str = "openvino"
-    """What computes: ``openvino`` (``model.xml``) on the CPU, or on a GPU ``tensorrt`` (``model.plan``) or, for the
-    cross-encoder, ``packed`` (the checkpoint; see ``packed_runtime``)."""
+    """What computes: ``openvino`` (``model.xml``) on the CPU, or on a GPU ``tensorrt`` (``model.plan``) or ``packed``
+    (the checkpoint; see ``packed_runtime``)."""
 
     def resolved(self) -> "RuntimeOptions":
         """Return the options with every 0 and ``auto`` replaced by values for this machine."""

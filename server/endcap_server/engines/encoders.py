@@ -12,6 +12,7 @@ from endcap_server.engines.tensorrt_runtime import TensorRtRuntime
 IMPLEMENTATIONS = {
     "openvino": Implementation("cpu", ("model.xml", "model.bin", "tokenizer.json")),
     "tensorrt": Implementation("gpu", ("model.plan", "tokenizer.json")),
+    "packed": Implementation("gpu", ("model.safetensors", "config.json", "tokenizer.json")),
 }
 """Implementations of both encoders."""
 
@@ -22,7 +23,10 @@ def precision_field(default: str, meaning: str) -> Any:
 
 
 def open_encoder(folder: Path, options: RuntimeOptions) -> Encoder:
-    """Load the encoder that a build step wrote to ``folder``; only the chosen implementation is imported."""
+    """Load what OpenVINO or TensorRT runs of an encoder; only the chosen implementation is imported.
+
+    For ``packed`` the engines open `packed_runtime` themselves: it runs the two encoders in different ways.
+    """
     if options.implementation == "openvino":
         return EncoderRuntime(folder / "model.xml", options)
     if options.implementation == "tensorrt":

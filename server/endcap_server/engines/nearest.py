@@ -39,12 +39,14 @@ def _boost(default: float, what: str) -> Any:
 class NearestParameters(ModelParameters):
     """Parameters of `nearest/config.pbtxt`."""
 
-    implementation: Literal["openvino", "tensorrt"] = Field("openvino", description="what runs the bi-encoder")
+    implementation: Literal["openvino", "tensorrt", "packed"] = Field(
+        "openvino", description="what runs the bi-encoder; packed: its checkpoint on endcap's own Triton kernels"
+    )
     faiss_device: Literal["cpu", "gpu", "kernels"] = Field(
         "cpu", description="what searches: FAISS on cpu or gpu, or endcap's kernels on a GPU; on a GPU exactly, in fp16"
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of encoding and searching; 0: all")
-    precision: str = precision_field("auto", "bf16, f32, or auto: by the CPU")
+    precision: str = precision_field("auto", "bf16, f32, or auto: bf16 where the CPU has it, or on a GPU (packed)")
     token_budget: int = Field(
         RuntimeOptions.token_budget,
         ge=16,
