@@ -91,6 +91,7 @@ def add_import_command(subparsers: Any) -> None:
     parser.add_argument("catalogue", type=Path, help="catalogue folder to write")
     parser.add_argument("--split", help="which queries and judgements to take, of layouts that have splits (train)")
     parser.add_argument("--locale", help="which locale to take, of layouts that have several (us)")
+    parser.add_argument("--until", metavar="TIME", help="leave out tags made later, of layouts that have tags (all)")
     parser.set_defaults(run=reporting(_import))
 
 
@@ -186,7 +187,7 @@ def _given(*values: Any) -> Any:
 def _import(arguments: argparse.Namespace) -> int:
     from endcap_builders.importers import run_importer
 
-    options = {"split": arguments.split, "locale": arguments.locale}
+    options = {"split": arguments.split, "locale": arguments.locale, "until": arguments.until}
     run_importer(arguments.layout, arguments.source, arguments.catalogue, **options)
     print(
         f"{arguments.catalogue} is ready; "

@@ -58,8 +58,8 @@ def caption_tokens(
     numbers: dict[str, int] = {}
     found, counts = array("i"), array("i")
     for title, description in zip(titles, descriptions, strict=True):
-        own = _caption_candidates(title)
-        for tokens in (own, _caption_candidates(description) - own):
+        own = caption_candidates(title)
+        for tokens in (own, caption_candidates(description) - own):
             found.extend([numbers.setdefault(token, len(numbers)) for token in tokens])
             counts.append(len(tokens))
     of_texts, lengths = np.array(found, np.int32), np.array(counts, np.int64)
@@ -93,7 +93,8 @@ def _chosen(positions: Array, lengths: Array, per_product: int) -> Ragged:
     return Ragged(positions[order].astype(np.int32), np.concatenate([[0], np.cumsum(sizes)]))
 
 
-def _caption_candidates(text: str) -> set[str]:
+def caption_candidates(text: str) -> set[str]:
+    """Stems of the words of a text, and runs of two of them, without stop words and numbers."""
     tokens = [stem(word) for word in words(text)]
     singles = {word for word in tokens if word not in _STOP and len(word) > 1 and not word.isdigit()}
     doubles = {f"{a} {b}" for a, b in pairwise(tokens) if a not in _STOP and b not in _STOP and not b.isdigit()}

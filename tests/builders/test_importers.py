@@ -214,6 +214,35 @@ def test_wands_reads_tab_separated_text(tmp_path: Path) -> None:
     assert catalogue.judgements.rows() == [("wooden bed", "0", 2.0), ("wooden bed", "1", 0.0)]
 
 
+def test_movielens_takes_good_ratings_and_tags_of_before(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    write(
+        source,
+        movies={
+            "movieId": [1, 2],
+            "title": ["Toy Story (1995)", "Nothing"],
+            "genres": ["Adventure|Comedy", "(no genres listed)"],
+        },
+        ratings={
+            "userId": [7, 7],
+            "movieId": [1, 2],
+            "rating": [4.0, 3.5],
+            "timestamp": [1_000_000_000, 1_000_000_001],
+        },
+        tags={"userId": [7, 7], "movieId": [1, 1], "tag": ["pixar", "late"], "timestamp": [1, 1_400_000_000]},
+    )
+    catalogue = run_importer("movielens", source, tmp_path / "shop", until="2010-01-01")
+    assert catalogue.products.select("title", "description", "category").rows() == [
+        ("Toy Story (1995)", "Adventure, Comedy. 1990s. pixar", "Adventure"),
+        ("Nothing", "", ""),
+    ]
+    assert catalogue.events is not None
+    assert catalogue.events.select("user_id", "product_id", "type").rows() == [("7", "1", "purchase")]
+    with pytest.raises(CatalogueError, match="option until: expected a time such as 2015-01-01, got 'soon'"):
+        run_importer("movielens", source, tmp_path / "other", until="soon")
+
+
 MARKED = "Caf&eacute; <b>mug</b>, <12in &amp; >6in"
 
 

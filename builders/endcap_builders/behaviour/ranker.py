@@ -201,19 +201,22 @@ def _orders(judged: Examples, models: dict[str, Array], factor: float) -> dict[s
 
 
 def _train(examples: Examples, columns: list[str], settings: RankerSettings, seed: int) -> lightgbm.Booster:
-    data = lightgbm.Dataset(
-        examples.features[:, [FEATURES.index(name) for name in columns]],
-        label=examples.bought,
-        weight=examples.weight,
-        feature_name=columns,
-    )
+    features = examples.features[:, [FEATURES.index(name) for name in columns]]
+    return fit_trees(features, examples.bought, examples.weight, columns, settings, seed)
+
+
+def fit_trees(
+    features: Array, bought: Array, weight: Array, columns: list[str], settings: RankerSettings, seed: int
+) -> lightgbm.Booster:
+    """Fit LightGBM to n examples: float32 [n, columns], bool [n] and float32 [n]."""
+    data = lightgbm.Dataset(features, label=bought, weight=weight, feature_name=columns)
     parameters = {
         # LambdaMART (objective lambdarank) is no better for all purchases, worse for new ones, and takes twice as long;
         # its scores are not comparable between shoppers.
         "objective": "binary",
         "num_leaves": settings.leaves,
         "learning_rate": settings.learning_rate,
-        "min_data_in_leaf": min(100, max(1, len(examples.bought) // 100)),
+        "min_data_in_leaf": min(100, max(1, len(bought) // 100)),
         "bagging_fraction": 0.7,
         "bagging_freq": 1,
         "feature_fraction": 0.6,

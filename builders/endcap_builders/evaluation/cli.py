@@ -20,6 +20,7 @@ def add_evaluate_command(subparsers: Any) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     _add_storefront(kinds)
     _add_search(kinds)
+    _add_captions(kinds)
 
 
 def _add_storefront(kinds: Any) -> None:
@@ -77,6 +78,43 @@ def _add_search(kinds: Any) -> None:
     )
     parser.add_argument("--name", default="", help="of the report (default: the folder of the queries)")
     parser.set_defaults(run=reporting(_search))
+
+
+def _add_captions(kinds: Any) -> None:
+    parser: argparse.ArgumentParser = kinds.add_parser(
+        "captions",
+        help="rankers with and without caption tokens, by what shoppers bought next",
+        description="Train LightGBM and a DLRM-type ranker on earlier purchases, with and without caption tokens, and "
+        "measure AUC, normalised entropy and nDCG on the last period, with 95 %% intervals over shoppers and seeds; "
+        "products that nobody had bought before apart. The build needs the step store; the catalogue may have later "
+        "events than the build. Ctrl-C keeps what is there; the same command goes on. See docs/captions.md.",
+    )
+    parser.add_argument("--build", type=Path, required=True, metavar="DIR", help="a build with the step store")
+    parser.add_argument("--catalogue", type=Path, metavar="DIR", help="its catalogue (default: as it was built)")
+    parser.add_argument(
+        "--next",
+        choices=("weeks", "basket"),
+        default="weeks",
+        help="predict the next weeks' purchases, or the rest of a basket for logs in which few shoppers come back "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--system", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    parser.add_argument("--seeds", type=numbers.count, default=5, help="runs of each system (default: %(default)s)")
+    parser.add_argument(
+        "--on",
+        choices=("validation", "test"),
+        default="test",
+        help="measure on the last period, or on the one before it to choose settings (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.SETTING=VALUE",
+        help="change a setting of tokens or dlrm, e.g. dlrm.id_dropout=0; may be repeated",
+    )
+    parser.add_argument("--name", default="captions", help="of the report (default: %(default)s)")
+    parser.set_defaults(run=reporting(_captions))
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -140,4 +178,27 @@ def _search(arguments: argparse.Namespace) -> int:
         run_built(asked)
     else:
         run_search(asked, arguments.address, arguments.timeout)
+    return 0
+
+
+def _captions(arguments: argparse.Namespace) -> int:
+    from endcap_builders.captions.dlrm import DlrmSettings
+    from endcap_builders.captions.tokens import TokenSettings
+    from endcap_builders.evaluation.captions import CaptionEvaluation, run_captions
+    from endcap_builders.evaluation.request import catalogue_of
+
+    given = settings_given(arguments.set)
+    run_captions(
+        CaptionEvaluation(
+            build=arguments.build,
+            catalogue=arguments.catalogue or catalogue_of(arguments.build),
+            baskets=arguments.next == "basket",
+            systems=tuple(arguments.system),
+            seeds=arguments.seeds,
+            on=arguments.on,
+            tokens=TokenSettings.model_validate(given.get("tokens", {})),
+            dlrm=DlrmSettings.model_validate(given.get("dlrm", {})),
+            name=arguments.name,
+        )
+    )
     return 0

@@ -10,6 +10,7 @@ from endcap_builders.importers.esci import import_esci
 from endcap_builders.importers.graded import import_crowdflower, import_homedepot
 from endcap_builders.importers.icecat import import_icecat
 from endcap_builders.importers.instacart import import_instacart
+from endcap_builders.importers.movielens import import_movielens
 from endcap_builders.importers.wands import import_wands
 
 IMPORTERS: dict[str, Callable[..., Catalogue]] = {
@@ -19,6 +20,7 @@ IMPORTERS: dict[str, Callable[..., Catalogue]] = {
     "instacart": import_instacart,
     "esci": import_esci,
     "icecat": import_icecat,
+    "movielens": import_movielens,
     "wands": import_wands,
 }
 
