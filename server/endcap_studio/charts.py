@@ -63,8 +63,8 @@ def chart(rows: Sequence[Mapping[str, Any]], by: str, outcome: str) -> Chart | N
     # An interval of few views must not flatten the lines.
     largest = max(100 * row[outcome].get("value", 0.0) for row in shown)
     high = min(2 * largest, max(100 * row[outcome].get("high", row[outcome].get("value", 0.0)) for row in shown))
-    step_y = _step(max(high, 1e-9))
-    scale = _Scale(days, step_y * -(-max(high, 1e-9) // step_y))
+    step_y = _step(high or 1.0)
+    scale = _Scale(days, step_y * max(1, math.ceil(high / step_y - 1e-9)))
     lines = [_line(group, [row for row in shown if row[by] == group], outcome, scale) for group in groups]
     step = max(1, -(-len(days) // _MOST_DAYS_NAMED))
     return Chart(
@@ -81,7 +81,7 @@ def _step(high: float) -> float:
 
 
 def _multiples(step: float, high: float) -> list[float]:
-    return [round(step * number, 9) for number in range(round(high / step) + 1)]
+    return [step * number for number in range(round(high / step) + 1)]
 
 
 @dataclass(frozen=True)

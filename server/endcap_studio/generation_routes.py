@@ -20,7 +20,7 @@ from endcap_studio.errors import StudioError
 from endcap_studio.jobs import Job
 from endcap_studio.reports import Report, read_reports
 from endcap_studio.rule_routes import side_by_side as both_pages
-from endcap_studio.security import form_of, text_of
+from endcap_studio.security import FormOf, text_of
 from endcap_studio.trials import sample_views
 from endcap_studio.views import Person, View
 
@@ -91,9 +91,9 @@ def try_both(request: Request) -> Response:
 
 
 @router.post("/generations/{decision}")
-async def decide(request: Request, decision: str) -> Response:
+def decide(request: Request, decision: str, form: FormOf) -> Response:
     """Promote what is on trial, end the trial, or go back to the generation before; the code of `endcap apply`."""
-    studio, form = studio_of(request), await form_of(request)
+    studio = studio_of(request)
     if decision not in ("promote", "rollback"):
         raise StudioError(f"expected promote or rollback, got {decision!r}")
     if text_of(form, "sure") != "yes":

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from endcap_studio.app import studio_of
-from endcap_studio.security import LOGIN, form_of, text_of
+from endcap_studio.security import LOGIN, FormOf, text_of
 
 router = APIRouter()
 
@@ -16,12 +16,10 @@ def ask(request: Request) -> Response:
 
 
 @router.post(LOGIN)
-async def take(request: Request) -> Response:
+def take(request: Request, form: FormOf) -> Response:
     """Take the token."""
     studio = studio_of(request)
     response: Response = RedirectResponse("/", 303)
-    if studio.guard.needs_login and not studio.guard.log_in(
-        request, response, text_of(await form_of(request), "token")
-    ):
+    if studio.guard.needs_login and not studio.guard.log_in(request, response, text_of(form, "token")):
         response = studio.render(request, "login.jinja", 403, wrong=True)
     return response

@@ -23,7 +23,7 @@ from endcap_studio.differences import difference
 from endcap_studio.drafts import CHOICES, Draft, NewRule, checked, said
 from endcap_studio.errors import StudioError
 from endcap_studio.page_routes import noted
-from endcap_studio.security import form_of, text_of
+from endcap_studio.security import FormOf, text_of
 from endcap_studio.shop import Shop
 from endcap_studio.trials import sample_views
 from endcap_studio.views import Person, View, drawn
@@ -113,9 +113,9 @@ def names(request: Request, new: Annotated[NewRule, Depends(new_rule)]) -> Respo
 
 
 @router.post("/rules/preview")
-async def preview(request: Request) -> Response:
+def preview(request: Request, form: FormOf) -> Response:
     """Begin to try the draft on many shoppers."""
-    studio, form = studio_of(request), await form_of(request)
+    studio = studio_of(request)
     drafted = Draft.read(text_of(form, "draft", _MOST_DRAFT), known_names(studio), own_columns(studio))
     if not drafted.rules:
         raise StudioError("the draft is empty; add a rule first")
@@ -131,23 +131,23 @@ async def preview(request: Request) -> Response:
 
 
 @router.post("/rules/publish")
-async def publish(request: Request) -> Response:
+def publish(request: Request, form: FormOf) -> Response:
     """Make the draft stand."""
-    studio, form = studio_of(request), await form_of(request)
+    studio = studio_of(request)
     known, columns = known_names(studio), own_columns(studio)
     drafted = Draft.read(text_of(form, "draft", _MOST_DRAFT), known, columns)
     if not drafted.rules:
         raise StudioError("the draft is empty; add a rule first")
     author, reason = signed(text_of(form, "author"), text_of(form, "reason"))
     set_rules(studio, checked(drafted.records(author, reason), known, columns))
-    view = View.of_form(dict(form), {name: form.getlist(name) for name in ("add", "session")})  # type: ignore[misc]
+    view = View.of_form(form)
     return RedirectResponse(address(view, Draft(), done="published"), 303)
 
 
 @router.post("/rules/take-back")
-async def take_back(request: Request) -> Response:
+def take_back(request: Request, form: FormOf) -> Response:
     """End a standing rule."""
-    studio, form = studio_of(request), await form_of(request)
+    studio = studio_of(request)
     kind, subject = text_of(form, "rule"), text_of(form, "subject")
     standing = FactsState.read(Path(studio.deployment.server.facts)).rules.values()
     rule = next((each for each in standing if (str(each.rule), each.subject) == (kind, subject)), None)

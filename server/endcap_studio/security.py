@@ -9,9 +9,10 @@ import hmac
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import HTTPException, Request, Response
+from fastapi import Depends, HTTPException, Request, Response
 from fastapi.responses import RedirectResponse
 from starlette.datastructures import FormData
 
@@ -134,6 +135,10 @@ class Guard:
 async def form_of(request: Request) -> FormData:
     """The form of a request."""
     return await request.form()
+
+
+FormOf = Annotated[FormData, Depends(form_of)]
+"""The form, for a handler that runs in a thread of its own."""
 
 
 def text_of(form: FormData, name: str, most: int = 500) -> str:

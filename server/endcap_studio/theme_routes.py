@@ -13,7 +13,7 @@ from endcap_studio.app import Studio, studio_of
 from endcap_studio.drafts import checked
 from endcap_studio.errors import StudioError
 from endcap_studio.rule_routes import known_names, set_rules, signed
-from endcap_studio.security import form_of, text_of
+from endcap_studio.security import FormOf, text_of
 from endcap_studio.theme_use import meaning, read_pages, read_uses, refusals
 
 router = APIRouter()
@@ -64,9 +64,9 @@ def title(request: Request, title: Annotated[str, Query(min_length=1, max_length
 
 
 @router.post("/themes/decide")
-async def decide(request: Request) -> Response:
+def decide(request: Request, form: FormOf) -> Response:
     """Approve, ban or rewrite a title, for every page from now on."""
-    studio, form = studio_of(request), await form_of(request)
+    studio = studio_of(request)
     decision, about = text_of(form, "decision"), text_of(form, "title")
     kind = _DECISIONS.get(decision)
     if kind is None:

@@ -1,6 +1,6 @@
 """What a person looks at, as the address of the page says it: shopper, made-up history, session, search."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Self
 from urllib.parse import urlencode
@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from endcap_client import Page
 from endcap_client.rendering import Section, page_sections
 from fastapi import Query
+from starlette.datastructures import FormData
 
 from endcap_studio.deployment import Ask
 from endcap_studio.shop import Shop
@@ -54,20 +55,21 @@ class View:
         return cls(shopper, added, texts, q.strip(), placements, products)
 
     @classmethod
-    def of_form(cls, values: Mapping[str, Any], lists: Mapping[str, Sequence[str]]) -> Self:
-        """The view of a form's hidden fields, as `fields` wrote them."""
+    def of_form(cls, form: FormData) -> Self:
+        """The view of a form's hidden fields, as `fields` wrote them; what is out of range has its default."""
+        texts = {name: [each for each in form.getlist(name) if isinstance(each, str)] for name in form}
 
-        def number(name: str, default: int, most: int) -> int:
-            text = str(values.get(name, ""))
-            return min(most, max(1, int(text))) if text.isdigit() else default
+        def number(name: str, most: int) -> int:
+            text = texts.get(name, [""])[0]
+            return int(text) if text.isdigit() and 1 <= int(text) <= most else getattr(View, name)
 
         return cls.read(
-            str(values.get("shopper", ""))[:256],
-            [each for each in lists.get("add", ()) if isinstance(each, str)][:MOST_ADDED],
-            [each for each in lists.get("session", ()) if isinstance(each, str)][:20],
+            texts.get("shopper", [""])[0][:256],
+            texts.get("add", [])[:MOST_ADDED],
+            texts.get("session", [])[:20],
             "",
-            number("placements", 4, 16),
-            number("products", 6, 24),
+            number("placements", 16),
+            number("products", 24),
         )
 
     @property

@@ -20,7 +20,7 @@ from endcap_studio import generation_routes, trials
 from endcap_studio.app import Studio
 from endcap_studio.deployment import Deployment
 from endcap_studio.security import Guard
-from studio import EVIL, RunningStudio, best_seller, listening, studio_on
+from studio_server import EVIL, RunningStudio, best_seller, listening, studio_on
 from waiting import HANGS_S, wait_for
 
 from benchmarks.apply_sources import copy_build, parameter
