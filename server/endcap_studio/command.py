@@ -3,10 +3,12 @@
 import argparse
 import re
 import secrets
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from endcap_client import numbers
@@ -72,6 +74,8 @@ def _studio(arguments: argparse.Namespace) -> int:
     from endcap_studio.errors import StudioError
     from endcap_studio.security import Guard
 
+    # As Ctrl-C: a server that was started for the studio ends with it.
+    signal.signal(signal.SIGTERM, _stop)
     host, _, port = arguments.address.rpartition(":")
     token = "" if host in _LOOPBACK else secrets.token_urlsafe(18)
     try:
@@ -86,13 +90,22 @@ def _studio(arguments: argparse.Namespace) -> int:
             print(f"The studio of {arguments.build} is at http://{arguments.address} (Ctrl-C stops)", flush=True)
             if token:
                 print(f"Log in with the token {token}", flush=True)
-            server.run()
-            studio.jobs.close()
-            deployment.close()
+            try:
+                server.run()
+            finally:
+                studio.jobs.close()
+                deployment.close()
             return 0 if server.started else 1
     except (LaunchError, StudioError) as error:
         print(f"endcap studio: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("endcap: the studio has stopped", flush=True)
+        return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 @contextmanager
