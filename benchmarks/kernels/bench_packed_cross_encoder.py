@@ -46,7 +46,7 @@ def cases(device: str, small: bool = False) -> Iterator[KernelCase]:
         model, dtype = MODELS[name], torch.bfloat16 if device == "cuda" else torch.float32
         weights = random_weights(model, device, dtype)
         heads, bodies, query = requests(pairs, queries, model.vocabulary, seed=3, longest=min(128, model.longest))
-        packed = _packed(weights, bodies)
+        packed, in_product = _packed(weights, bodies), _packed(weights, bodies, gelu_in_product=True)
         product = np.arange(pairs)
         lengths = packed.pair_lengths(heads, query, product)
         padded = (heads, bodies, query, device)
@@ -56,6 +56,7 @@ def cases(device: str, small: bool = False) -> Iterator[KernelCase]:
             scale=pairs,
             implementations={
                 ENDCAP: partial(packed.score_products, heads, query, product),
+                "GELU in product": partial(in_product.score_products, heads, query, product),
                 PLAIN: _padded(padded_scores, weights, *padded),
             },
             compiled=lambda weights=weights, padded=padded: _padded(  # type: ignore[misc]
@@ -68,8 +69,8 @@ def cases(device: str, small: bool = False) -> Iterator[KernelCase]:
         )
 
 
-def _packed(weights: BertWeights, bodies: list[np.ndarray]) -> PackedCrossEncoder:
-    packed = PackedCrossEncoder(weights)
+def _packed(weights: BertWeights, bodies: list[np.ndarray], gelu_in_product: bool = False) -> PackedCrossEncoder:
+    packed = PackedCrossEncoder(weights, gelu_in_product)
     packed.load_products(np.concatenate(bodies), np.cumsum([0, *map(len, bodies)]), SEPARATOR)
     return packed
 

@@ -24,9 +24,14 @@ from endcap_kernels.token_graphs import TokenGraphs, bucket
 class PackedCrossEncoder:
     """Scores pairs of texts. Not re-entrant: one thread calls it."""
 
-    def __init__(self, weights: BertWeights) -> None:
-        """Use these weights, on their device and in their type."""
-        self.weights = weights
+    def __init__(self, weights: BertWeights, gelu_in_product: bool = False) -> None:
+        """Use these weights, on their device and in their type.
+
+        Args:
+            weights: model.
+            gelu_in_product: see `packed_encoder.feed_forward`; off until a GPU shows a gain without a loss of nDCG.
+        """
+        self.weights, self._gelu_in_product = weights, gelu_in_product
         self.device, self.dtype = weights.words.device, weights.words.dtype
         self._products: ProductTokens | None = None
         self._separator = 0
@@ -79,7 +84,8 @@ class PackedCrossEncoder:
             ValueError: wrong shape, type or device, or (on the CPU) a sequence that is too long.
         """
         positions = checked_positions(self.weights, ids, types, offsets)
-        return encode(self.weights, ids, types, positions, offsets, tile_map(offsets, len(ids), self.dtype))
+        tiles = tile_map(offsets, len(ids), self.dtype)
+        return encode(self.weights, ids, types, positions, offsets, tiles, False, self._gelu_in_product)
 
     @torch.no_grad()
     def score(self, ids: Tensor, types: Tensor, offsets: Tensor) -> Tensor:
@@ -176,7 +182,7 @@ class PackedCrossEncoder:
             raise ValueError("checkpoint: expected a pooler and a classifier to score with, got an encoder alone")
         if len(weights.score) != 1:
             raise ValueError(f"checkpoint: expected one label to score with, got {len(weights.score)}")
-        states = encode(weights, ids, types, positions, offsets, tiles, first_only=True)
+        states = encode(weights, ids, types, positions, offsets, tiles, True, self._gelu_in_product)
         each = torch.arange(len(states) + 1, dtype=torch.int32, device=self.device)
         head = (weights.pooler, weights.pooler_bias, weights.score[0], weights.score_bias)
         scores = margin_scores(states, each, *head)

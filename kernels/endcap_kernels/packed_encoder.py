@@ -32,6 +32,7 @@ def encode(
     offsets: Tensor,
     tiles: Tensor,
     first_only: bool = False,
+    gelu_in_product: bool = False,
 ) -> Tensor:
     """Hidden states of all tokens, [tokens, H]; or only of the first token of each sequence, [N, H].
 
@@ -46,6 +47,7 @@ def encode(
         offsets: first token of each sequence, and the end of the last: int32 or int64 [N + 1].
         tiles: `packed_attention.tile_map` of the offsets.
         first_only: see above.
+        gelu_in_product: see `feed_forward`.
     """
     first = offsets[:-1].clamp(max=max(len(ids) - 1, 0)).long() if first_only else None
     if not len(ids):
@@ -54,12 +56,18 @@ def encode(
     hidden = embed_layer_norm(ids, types, positions, *tables, weights.gamma, weights.beta, weights.eps)
     for number, layer in enumerate(weights.layers):
         last = number == len(weights.layers) - 1
-        hidden = _layer(weights, layer, hidden, offsets, tiles, first if last else None)
+        hidden = _layer(weights, layer, hidden, offsets, tiles, first if last else None, gelu_in_product)
     return hidden
 
 
 def _layer(
-    weights: BertWeights, layer: BertLayer, hidden: Tensor, offsets: Tensor, tiles: Tensor, first: Tensor | None
+    weights: BertWeights,
+    layer: BertLayer,
+    hidden: Tensor,
+    offsets: Tensor,
+    tiles: Tensor,
+    first: Tensor | None,
+    gelu_in_product: bool,
 ) -> Tensor:
     qkv = linear(hidden, layer.qkv, layer.qkv_bias).view(len(hidden), 3, weights.heads, -1)
     attended = packed_attention(qkv, offsets, tiles)
@@ -68,9 +76,20 @@ def _layer(
     attended = linear(attended, layer.attention)
     norm = (layer.attention_gamma, layer.attention_beta, layer.attention_bias, weights.eps)
     hidden = add_layer_norm(attended, hidden, *norm)
-    inner = gelu_bias(linear(hidden, layer.up), layer.up_bias)
+    inner = feed_forward(hidden, layer.up, layer.up_bias, gelu_in_product)
     norm = (layer.output_gamma, layer.output_beta, layer.down_bias, weights.eps)
     return add_layer_norm(linear(inner, layer.down), hidden, *norm)
+
+
+def feed_forward(hidden: Tensor, up: Tensor, bias: Tensor, gelu_in_product: bool) -> Tensor:
+    """gelu(hidden @ up.T + bias): [tokens, I].
+
+    With ``gelu_in_product`` the matrix library adds the bias and computes GELU in the product's epilogue, which saves
+    one pass over the largest activations. On a GPU that is GELU's approximation by tanh, with an error up to 5e-4.
+    """
+    if gelu_in_product:
+        return torch._addmm_activation(bias, hidden, up.T, use_gelu=True)
+    return gelu_bias(linear(hidden, up), bias)
 
 
 def checked_positions(weights: BertWeights, ids: Tensor, types: Tensor, offsets: Tensor) -> Tensor:

@@ -116,6 +116,15 @@ def test_a_pair_alone_is_the_pair_in_any_batch(packed: PackedCrossEncoder) -> No
     assert torch.equal(together, score(packed, ids, types))
 
 
+def test_gelu_in_the_product_is_off_and_gives_nearly_the_same(packed: PackedCrossEncoder) -> None:
+    ids, types = sequences([9, 30])
+    other = PackedCrossEncoder(packed.weights, gelu_in_product=True)
+    with recorded_launches() as launched:
+        scores = score(other, ids, types)
+    assert "_gelu_bias_kernel" not in launched
+    torch.testing.assert_close(scores, score(packed, ids, types), rtol=0, atol=2e-2)
+
+
 def test_empty_sequences_and_none(packed: PackedCrossEncoder) -> None:
     ids, types = sequences([6])
     result = packed.score(ids[0], types[0], offsets_of([0, 6, 0]))
