@@ -13,11 +13,12 @@ from endcap_server.stages.ranking import Ranker
 from simulated_pages import PAGE, SHOPPERS, SimulatedPages, expected_purchases, store_of
 from test_ranker import context
 
-SEEDS = 2
+SEEDS = 4
 SETTINGS = RankerSettings(train_shoppers=1500, judge_shoppers=100, trees=80, kept=0.25, cuts=6)
 SHOPS = {
     "pages follow appeal": SimulatedPages(push=0.0, alone=0.0),
     "pages push products": SimulatedPages(push=1.5, alone=0.0),
+    "pages push products strongly": SimulatedPages(push=3.0, alone=0.0),
     "pages push products, half is found alone": SimulatedPages(push=1.5, alone=0.5),
 }
 TRAINED = ("log", "log and pages", "log and pages, uncorrected")
