@@ -15,7 +15,6 @@ import polars as pl
 import pyarrow as pa
 from endcap_server.exposures.record import SECRET_FILE, ShopperKeys
 from endcap_server.exposures.segments import schema
-from endcap_server.shop.store import ItemStore
 from pyarrow import parquet
 from tiny_store import write_tiny_keywords, write_tiny_products
 
@@ -115,8 +114,3 @@ class SimulatedPages:
 def expected_purchases(chance: np.ndarray, order: np.ndarray) -> float:
     """Purchases of a page that shows the products of ``order`` (int [at least PAGE], best first): the truth."""
     return float((chance[order[:PAGE]] * ATTENTION).sum())
-
-
-def store_of(build: Path) -> ItemStore:
-    """The store that was written."""
-    return ItemStore.open(build)
