@@ -1,17 +1,21 @@
 """The cross-encoder engine on the packed kernels: the checkpoint that OpenVINO runs, interpreted, gives the same."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import tiny_encoders
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
+from endcap_server.engines.lexical import ProductWords, write_lexical
 from endcap_server.engines.packed_runtime import micro_batches
 from endcap_server.shop.store import ItemStore
 from transformers import BertForSequenceClassification
@@ -110,6 +114,29 @@ def test_vectors_are_those_of_sentence_transformers(bi_encoder: Path) -> None:
     # The weights are in float16, as in the files that OpenVINO runs.
     np.testing.assert_allclose(packed.encode(TITLES[:7]), expected, atol=2e-3)
     assert packed.encode([]).shape == (0, 64)
+
+
+@pytest.mark.long
+def test_the_third_call_measures_both_engines(build: Path, bi_encoder: Path, tmp_path: Path) -> None:
+    """The command of the third call, with a whole small build and in the interpreter."""
+    whole = tmp_path / "build"
+    shutil.copytree(build, whole)
+    shutil.copytree(bi_encoder, whole / "bi_encoder")
+    (whole / "index").mkdir()
+    vectors = np.random.default_rng(1).standard_normal((len(TITLES), 64)).astype(np.float32)
+    for name in ("products", "keywords"):
+        index = faiss.IndexFlatIP(64)
+        index.add(vectors)
+        faiss.write_index(index, str(whole / "index" / f"{name}.faiss"))
+    (whole / "lexical").mkdir()
+    write_lexical(whole / "lexical", (ProductWords(f"p{n}", title) for n, title in enumerate(TITLES)), "english")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "benchmarks.kernels.engines", "--build", str(whole), "--out", str(tmp_path)]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "engines.json").read_text(encoding="utf-8"))
+    assert figures == {name: {"gpu": False, "requests": 1} for name in ("cross_encoder", "nearest")}
 
 
 def test_a_bi_encoder_that_the_kernels_cannot_run_is_refused(bi_encoder: Path, tmp_path: Path) -> None:
