@@ -1,7 +1,7 @@
 """How long the studio's search takes while a person types: products by words of their titles, and who bought them.
 
 `python -m benchmarks.studio --products 1000000` makes a catalogue of that many products, asks each query several times,
-and prints one JSON document with milliseconds.
+and prints one JSON document with milliseconds: of the clock (median), and of the processor (most).
 """
 
 import argparse
@@ -10,6 +10,7 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import polars as pl
@@ -43,18 +44,19 @@ def main() -> None:
         "products": len(products),
         "events": len(events),
         "opened_s": round(opened_s, 2),
-        "ms": {query: round(1000 * max(times), 1) for query, times in took.items()},
+        "ms": {query: round(1000 * median(clock for clock, _ in times), 1) for query, times in took.items()},
+        "cpu_ms": {query: round(1000 * max(cpu for _, cpu in times), 1) for query, times in took.items()},
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     print(json.dumps(document, indent=1))
 
 
-def _ask(titles: TitleSearch, shoppers: Shoppers, query: str) -> float:
-    began = time.perf_counter()
+def _ask(titles: TitleSearch, shoppers: Shoppers, query: str) -> tuple[float, float]:
+    began = time.perf_counter(), time.process_time()
     rows = titles.find(query, _FOUND)
     shoppers.named(query, 4)
     shoppers.who_bought(rows, _FOUND)
-    return time.perf_counter() - began
+    return time.perf_counter() - began[0], time.process_time() - began[1]
 
 
 def _log(products: pl.DataFrame, events: pl.DataFrame) -> EventLog:

@@ -1,8 +1,10 @@
 """The shoppers of a catalogue's events: found by what they bought, and when they bought it."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +39,7 @@ class Shopper:
 
 
 class Shoppers:
-    """All shoppers of a log of events."""
+    """All shoppers of a log of events, whose users are sorted."""
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
@@ -110,13 +112,8 @@ class Shoppers:
 
     def named(self, text: str, count: int) -> list[str]:
         """Shoppers whose user_id begins with a text."""
-        found = [text] if text in self._number else []
-        for name in self._log.users:
-            if len(found) >= count:
-                break
-            if name.startswith(text) and name != text:
-                found.append(name)
-        return found
+        first = bisect_left(self._log.users, text)
+        return list(takewhile(lambda name: name.startswith(text), self._log.users[first : first + count]))
 
     def sample(self, count: int) -> list[str]:
         """Shoppers spread evenly over all of them; always the same ones."""

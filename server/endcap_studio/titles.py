@@ -7,7 +7,10 @@ import numpy as np
 from endcap_server.shop.columns import Array
 
 _MOST_FOUND = 1_000
-"""Products that are looked at before the best sellers of them are chosen: a bound on the time."""
+"""Products that are found before the best sellers of them are chosen."""
+_MOST_LOOKED = 15_000
+"""Products with the rarest of the words that are looked at for the others: a bound on the time."""
+_SAMPLED_BYTES, _PIECE_BYTES = 1 << 20, 4096
 
 
 class TitleSearch:
@@ -25,15 +28,20 @@ class TitleSearch:
         ends = np.flatnonzero(np.frombuffer(self._block, np.uint8) == ord("\n"))
         self._starts: list[int] = [0, *(ends + 1).tolist()]
         self._weight = weight
+        step = max(_PIECE_BYTES, len(self._block) * _PIECE_BYTES // _SAMPLED_BYTES)
+        pieces = (self._block[place : place + _PIECE_BYTES] for place in range(0, len(self._block), step))
+        self._sample = b"".join(pieces)
 
     def find(self, text: str, count: int) -> list[int]:
         """Rows of products that have every word of `text`, as parts of words too; best sellers first."""
-        words = sorted((word.encode() for word in text.casefold().split()), key=len, reverse=True)
+        words = [word.encode() for word in text.casefold().split()]
         if not words:
             return []
+        words.sort(key=lambda word: (self._sample.count(word), -len(word)))
         found: list[int] = []
-        place = self._block.find(words[0])
-        while place >= 0 and len(found) < _MOST_FOUND:
+        looked, place = 0, self._block.find(words[0])
+        while place >= 0 and len(found) < _MOST_FOUND and looked < _MOST_LOOKED:
+            looked += 1
             row = bisect_right(self._starts, place) - 1
             end = self._starts[row + 1] - 1 if row + 1 < len(self._starts) else len(self._block)
             line = self._block[self._starts[row] : end]

@@ -13,9 +13,9 @@ from endcap_studio.why import Why
 from server.tiny_shop import build_shop
 
 ANN = [(0, 1, 100, True), (0, 2, 101, False), (0, 1, 121, True), (0, 1, 142, True), (0, 4, 150, True)]
-BOB, ANNIKA = [(1, 1, 90, True), (1, 4, 95, True), (1, 4, 99, True)], [(2, 7, 163, False)]
-SHOPPER, ROW, DAY, BOUGHT = (np.array(column) for column in zip(*ANN, *BOB, *ANNIKA, strict=True))
-LOG = EventLog(ROW, SHOPPER, DAY, BOUGHT, 64, ("ann", "bob", "annika"))
+ANNIKA, BOB = [(1, 7, 163, False)], [(2, 1, 90, True), (2, 4, 95, True), (2, 4, 99, True)]
+SHOPPER, ROW, DAY, BOUGHT = (np.array(column) for column in zip(*ANN, *ANNIKA, *BOB, strict=True))
+LOG = EventLog(ROW, SHOPPER, DAY, BOUGHT, 64, ("ann", "annika", "bob"))
 
 
 @pytest.fixture
@@ -30,8 +30,9 @@ def test_shoppers_by_what_they_bought() -> None:
     assert shoppers.who_bought([1, 4], 1) == [("ann", 4)]
     assert shoppers.who_bought([2, 7, 9], 5) == shoppers.who_bought([], 5) == [], "views are no purchases"
     assert shoppers.named("ann", 5) == ["ann", "annika"]
-    assert shoppers.named("", 2) == ["ann", "bob"]
-    assert shoppers.sample(2) == ["ann", "annika"]
+    assert shoppers.named("", 2) == ["ann", "annika"]
+    assert shoppers.named("bobby", 2) == shoppers.named("zoe", 2) == []
+    assert shoppers.sample(2) == ["ann", "bob"]
 
 
 def test_a_shopper() -> None:
