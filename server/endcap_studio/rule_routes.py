@@ -10,7 +10,7 @@ from endcap_client import Page
 from endcap_server.facts.catalogues import Catalogues
 from endcap_server.facts.place import Place
 from endcap_server.facts.records import KnownNames
-from endcap_server.shop.facts_state import FactsState, FactsWriter, RuleChange
+from endcap_server.shop.facts_state import FactsWriter, RuleChange
 from endcap_server.shop.standing_rules import RuleKind, StandingRule
 from endcap_server.stages.status import utc_time
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -69,7 +69,7 @@ def rules(
             return RedirectResponse(address(view, drafted.with_rule(rule)), 303)
         except StudioError as error:
             problem = str(error)
-    standing = list(FactsState.read(Path(studio.deployment.server.facts)).rules.values())
+    standing = shop.facts.rules()
     found = [rule for rule in standing if rule_text.casefold() in f"{rule.subject} {rule.reason}".casefold()]
     found = [rule for rule in found if rule.rule is not RuleKind.APPROVE]
     return studio.render(
@@ -149,7 +149,7 @@ def take_back(request: Request, form: FormOf) -> Response:
     """End a standing rule."""
     studio = studio_of(request)
     kind, subject = text_of(form, "rule"), text_of(form, "subject")
-    standing = FactsState.read(Path(studio.deployment.server.facts)).rules.values()
+    standing = studio.deployment.shop.facts.rules()
     rule = next((each for each in standing if (str(each.rule), each.subject) == (kind, subject)), None)
     if rule is None:
         raise StudioError("this rule does not stand any more; somebody else has taken it back")

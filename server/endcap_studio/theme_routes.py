@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from endcap_client.rendering import SOURCES
-from endcap_server.shop.facts_state import FactsState
 from endcap_server.shop.standing_rules import RuleKind, StandingRule, title_key
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
@@ -82,7 +81,7 @@ def decide(request: Request, form: FormOf) -> Response:
 def _decided(studio: Studio) -> dict[str, list[StandingRule]]:
     """`title_key` of a title -> what was decided about it."""
     found: dict[str, list[StandingRule]] = {}
-    for rule in FactsState.read(Path(studio.deployment.server.facts)).rules.values():
+    for rule in studio.deployment.shop.facts.rules():
         if rule.about == "title":
             found.setdefault(title_key(rule.name), []).append(rule)
     return found

@@ -201,6 +201,16 @@ def test_a_required_theme_stands_on_every_page(shop: Shop) -> None:
     assert texts_of(shop.page()["THEME_OUT"])[0] == "Rainy days"
 
 
+def test_rules_of_the_future_are_known(shop: Shop) -> None:
+    later = rule("ban", "product:p0", start=4e9)
+    shop.stand(later, rule("pin", "product:p1"))
+    facts = Facts(ItemStore.open(shop.stages[0].build), shop.stages[0].build / FOLDER)
+    assert [each.rule for each in facts.rules()] == ["ban", "pin"]
+    assert [each.rule for each in facts.now().standing.rules] == ["pin"]
+    shop.stand(later, remove=True)
+    assert [each.rule for each in facts.rules()] == ["pin"]
+
+
 def test_approved_titles_are_no_standing_rules_that_count(shop: Shop) -> None:
     approved = [rule("approve", f"title:Theme {number}") for number in range(1200)]
     shop.stand(*approved, *(rule("bury", f"product:p{number}", factor=0.5) for number in range(60)))

@@ -124,6 +124,12 @@ class Facts:
         with self._lock:
             return self._read()
 
+    def rules(self) -> tuple[StandingRule, ...]:
+        """All standing rules, those of the future and the past day too, in the order in which they were set."""
+        with self._lock:
+            self._read()
+            return self._rules
+
     def _read(self) -> FactsNow:
         before, news = self._now, _News(self._now.as_of, self._rules, self._now.problem)
         try:
