@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from endcap_server.shop.columns import Array
-from endcap_server.shop.prompts import KEYWORD_SEPARATOR, clean, leaf_name
+from endcap_server.shop.prompts import clean, leaf_name, usable_candidates
 
 from endcap_builders.words import content_stems, phrases
 
@@ -67,12 +67,7 @@ def known_keywords(products: pl.DataFrame, queries: pl.DataFrame | None, *, limi
 
 
 def _usable(text: str) -> bool:
-    return (
-        2 <= len(text) <= MAX_CHARACTERS
-        and any(char.isalpha() for char in text)
-        and text.isprintable()
-        and KEYWORD_SEPARATOR not in text
-    )
+    return 2 <= len(text) <= MAX_CHARACTERS and any(char.isalpha() for char in text) and bool(usable_candidates([text]))
 
 
 def _derived(products: pl.DataFrame, least: int) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 from endcap_server.declared.model import ModelDeclaration
 from endcap_server.engines.cross_encoder import CROSS_ENCODER
-from endcap_server.engines.llm_models import KEYWORD_LLM, THEME_LLM
+from endcap_server.engines.keyword_llm import KEYWORD_LLM
+from endcap_server.engines.llm_models import THEME_LLM
 from endcap_server.engines.nearest import NEAREST
 from endcap_server.ensembles import ENSEMBLES, STAGES, Ensemble
 

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 import xgrammar
 from endcap_builders.catalogue import Catalogue
-from endcap_builders.llm.examples import Example, listed_candidates
+from endcap_builders.llm.examples import Example
 from endcap_builders.merchandising.examples import keyword_examples, keyword_requests, theme_examples, theme_products
 from endcap_builders.merchandising.lexicon import DEFAULT_LEXICON, read_lexicon
 from endcap_builders.merchandising.merchandiser import Merchandiser
@@ -137,8 +137,8 @@ def test_every_catalogue_gives_examples_that_pass_the_checks(shops, name):
     answered = list(keyword_examples(merchandiser, asked, counts))
     assert len(answered) >= len(themes) * 0.8
     for example, choice in answered:
-        listed = listed_candidates(example.prompt)
-        assert set(prompts.parse_keywords(example.completion, listed)) == set(choice.keywords)
+        listed = prompts.listed_candidates(example.prompt)
+        assert tuple(listed[number] for number in example.order) == choice.keywords
     fit = theme_products(merchandiser, [choice for _, choice in answered], rng)
     assert fit.columns == ["text", "row", "product_id", "relevance"]
     assert fit["relevance"].is_between(0, 1).all()

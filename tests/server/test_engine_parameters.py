@@ -8,7 +8,7 @@ import pytest
 from endcap_server.declared.errors import ParameterError
 from endcap_server.engines.cross_encoder import CrossEncoderParameters
 from endcap_server.engines.llm_engine import LlmError
-from endcap_server.engines.llm_models import LLM_PARAMETERS, LlmParameters, open_llm
+from endcap_server.engines.llm_models import LlmParameters, open_llm
 from endcap_server.models import ENGINES as DECLARATIONS
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
@@ -52,9 +52,9 @@ def test_profiles_choose_their_implementations(name: str) -> None:
         profile: DECLARATIONS[name].parameters.from_strings(name, strings(read(REPOSITORY / name / file))).model_dump()
         for profile, file in (("cpu", "config.pbtxt"), ("gpu", "configs/gpu.pbtxt"))
     }
-    llm = name.endswith("_llm")
-    assert chosen["cpu"]["implementation"] == ("openvino_genai" if llm else "openvino")
-    assert chosen["gpu"]["implementation"] == ("tensorrt_llm" if llm else "tensorrt")
+    decodes = name == "theme_llm"
+    assert chosen["cpu"]["implementation"] == ("openvino_genai" if decodes else "openvino")
+    assert chosen["gpu"]["implementation"] == ("tensorrt_llm" if decodes else "tensorrt")
     if name == "nearest":
         assert (chosen["cpu"]["faiss_device"], chosen["gpu"]["faiss_device"]) == ("cpu", "gpu")
 
@@ -72,15 +72,6 @@ def test_options_of_the_cross_encoder() -> None:
     assert (options.implementation, options.token_budget, options.threads) == ("tensorrt", 4096, 3)
 
 
-def test_each_student_has_its_precision() -> None:
-    assert {name: each().model_dump()["precision"] for name, each in LLM_PARAMETERS.items()} == {
-        "theme_llm": "f32",
-        "keyword_llm": "auto",
-    }
-    with pytest.raises(ParameterError, match="keyword_llm, parameter precision: expected"):
-        LLM_PARAMETERS["keyword_llm"].from_strings("keyword_llm", {"precision": "int8"})
-
-
 def test_the_llm_asked_for_is_the_one_opened(tmp_path: Path) -> None:
     with pytest.raises(LlmError, match=r"expected an exported LLM with openvino_model\.xml"):
         open_llm(tmp_path, LlmParameters())
@@ -92,6 +83,7 @@ def test_the_cpu_profile_imports_nothing_of_the_gpu_profile() -> None:
     code = """
 import sys
 import endcap_server.engines.cross_encoder, endcap_server.engines.nearest, endcap_server.engines.llm
+import endcap_server.engines.keyword_llm
 import endcap_server.engines.packed_runtime
 print(sorted({"torch", "triton", "endcap_kernels", "tensorrt", "tensorrt_llm", "polygraphy"} & set(sys.modules)))
 """
@@ -103,6 +95,7 @@ def test_the_gpu_profile_imports_no_openvino() -> None:
     code = """
 import sys
 import endcap_server.engines.cross_encoder, endcap_server.engines.nearest, endcap_server.engines.trtllm
+import endcap_server.engines.keyword_llm
 import endcap_server.engines.tensorrt_runtime
 print(sorted({"openvino", "openvino_genai"} & set(sys.modules)))
 """

@@ -1,26 +1,9 @@
 import pytest
 from endcap_server.shop import prompts
-from endcap_server.shop.grammar import keyword_grammar, theme_grammar, trie_rules
+from endcap_server.shop.grammar import theme_grammar
 from endcap_server.shop.prompts import ThemeDraft
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 xgrammar = pytest.importorskip("xgrammar")
-
-TRICKY = [
-    "butter",
-    "buttermilk",
-    "butterproof boots",
-    "waterproof",
-    'a"b',
-    "c\\d",
-    "a",
-    "ab",
-    "1/2 in. pvc",
-    "crème",
-    "日本",
-]
-KEYWORD = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="|"), min_size=1, max_size=8)
 
 
 def accepts(grammar: str, text: str) -> bool:
@@ -32,65 +15,6 @@ def accepts(grammar: str, text: str) -> bool:
     )
     matcher = xgrammar.GrammarMatcher(compiled)
     return all(matcher.accept_token(byte) for byte in text.encode()) and matcher.accept_token(256)
-
-
-def test_a_trie_accepts_its_texts_and_nothing_else():
-    grammar = "root ::= text\n" + trie_rules("text", TRICKY)
-    for text in TRICKY:
-        assert accepts(grammar, text)
-    for text in ["", "butterproof", "butterm", "waterproof boots", "abb", "butter boots", "milk", "c", "cd", "日"]:
-        assert not accepts(grammar, text)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(KEYWORD, min_size=2, max_size=12, unique=True), st.data())
-def test_splices_of_texts_are_refused(texts, data):
-    grammar = "root ::= text\n" + trie_rules("text", texts)
-    assert all(accepts(grammar, text) for text in texts)
-    first, second = data.draw(st.sampled_from(texts)), data.draw(st.sampled_from(texts))
-    splice = first[: data.draw(st.integers(0, len(first)))] + second[data.draw(st.integers(0, len(second))) :]
-    assert accepts(grammar, splice) == (splice in texts)
-
-
-@pytest.mark.parametrize("count", [1, 9, 10, 37, 100])
-def test_keywords_are_numbers_of_candidates(count):
-    grammar = keyword_grammar([f"keyword {number}" for number in range(count)], 1)
-    for number in range(1, count + 1):
-        assert accepts(grammar, f" {number}")
-    for text in [" 0", "1", " 01", f" {count + 1}", " 1 1", " ", f" {count}0", " 1000"]:
-        assert not accepts(grammar, text)
-
-
-def test_exactly_as_many_keywords_as_asked():
-    grammar = keyword_grammar(["a", "b c", "d"], 2)
-    assert accepts(grammar, " 1 3")
-    for text in [" 1", " 1 2 3", " 1,2", " 1  2", "1 2"]:
-        assert not accepts(grammar, text)
-
-
-@pytest.mark.parametrize(
-    ("candidates", "choose", "message"),
-    [
-        ([], 1, "got 0"),
-        (["a"], 2, "got 2"),
-        (["a"], 0, "got 0"),
-        (["a|b"], 1, "usable_candidates"),
-        (["a\n"], 1, "usable_candidates"),
-        (["a", "a"], 1, "usable_candidates"),
-    ],
-)
-def test_unusable_candidates(candidates, choose, message):
-    with pytest.raises(ValueError, match=message):
-        keyword_grammar(candidates, choose)
-
-
-def test_trie_has_one_rule_for_each_branching():
-    rules = trie_rules("keyword", ["milk", "milk chocolate", "milk powder", "bread"]).splitlines()
-    assert rules == [
-        'keyword ::= "milk" keyword-0 | "bread"',
-        'keyword-0 ::= " " keyword-0-0 | ""',
-        'keyword-0-0 ::= "chocolate" | "powder"',
-    ]
 
 
 def page(*titles: str) -> str:

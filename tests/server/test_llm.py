@@ -8,7 +8,7 @@ import pytest
 from endcap_server.engines.llm import Llm
 from endcap_server.engines.llm_engine import AbandonedError, Completion, LlmError, LlmRequest
 from endcap_server.shop import prompts
-from endcap_server.shop.grammar import keyword_grammar, theme_grammar, trie_rules
+from endcap_server.shop.grammar import theme_grammar
 
 pytest.importorskip("optimum.intel")
 from tiny_llm import THINGS, write_llm
@@ -55,22 +55,10 @@ def test_a_grammar_makes_any_student_write_valid_themes(llm):
 
 
 def test_every_request_has_its_own_grammar(llm):
-    counts = list(range(3, len(THINGS) + 1))
-    texts = [prompts.keyword_prompt("Any", ["thing"], THINGS[:count]) for count in counts]
-    grammars = [keyword_grammar(THINGS[:count], 3) for count in counts]
-    for count, answer in zip(counts, llm.generate(texts, grammars, 100), strict=True):
-        assert answer.finish == "stop"
-        assert len(answer.text.split()) == 3
-        assert all(1 <= int(number) <= count for number in answer.text.split())
-
-
-def test_a_trie_is_sound_in_the_engine_too(llm):
-    """openvino-genai splices "butterproof" out of a flat alternation of these."""
-    texts = ["butter", "buttermilk", "waterproof", "water", "milkshake", "butterproof boots"]
-    grammar = 'root ::= text "|" text "|" text\n' + trie_rules("text", texts)
-    asked = [prompts.theme_prompt(f"likes:{thing}", count) for thing in THINGS for count in (1, 2, 3)]
-    for answer in llm.generate(asked, [grammar] * len(asked), 200):
-        assert set(answer.text.split("|")) <= set(texts)
+    counts = list(range(1, 6))
+    texts = [prompts.theme_prompt("likes:salsa", count) for count in counts]
+    answers = llm.generate(texts, [theme_grammar(count) for count in counts], 1500)
+    assert [len(prompts.parse_themes(answer.text)) for answer in answers] == counts
 
 
 def test_answers_do_not_depend_on_company(llm):
@@ -115,8 +103,8 @@ def test_a_wrong_grammar_costs_nobody_else_an_answer(llm, grammar):
         done.release()
 
     deadline_ns = time.monotonic_ns() + int(60e9)
-    for text in (keyword_grammar(THINGS, 2), grammar, keyword_grammar(THINGS, 3)):
-        llm.submit(LlmRequest(PROMPT, text, 300, deadline_ns, on_done))
+    for text in (theme_grammar(1), grammar, theme_grammar(2)):
+        llm.submit(LlmRequest(PROMPT, text, 1500, deadline_ns, on_done))
     for _ in range(3):
         assert done.acquire(timeout=60)
     assert sum(isinstance(result, LlmError) for result in results) == 1
@@ -153,7 +141,7 @@ def test_a_closed_engine_answers(folder):
 def test_more_prompts_than_may_wait(folder):
     engine = Llm(folder, cache_mb=16, max_waiting=4)
     try:
-        answers = engine.generate([PROMPT] * 40, [keyword_grammar(THINGS, 1)] * 40, 200)
+        answers = engine.generate([PROMPT] * 40, ['root ::= "salsa"'] * 40, 200)
     finally:
         engine.close()
     assert {answer.finish for answer in answers} == {"stop"}

@@ -112,21 +112,16 @@ def test_malformed_themes(text):
         prompts.parse_themes(text)
 
 
-def test_keyword_prompt_numbers_what_the_grammar_allows():
+def test_a_keyword_prompt_numbers_its_candidates():
     candidates = ["salsa", "a|b", "", " x", "two\nlines", "salsa", '1/2" pipe']
     assert prompts.usable_candidates(candidates) == ["salsa", '1/2" pipe']
-    prompt = prompts.keyword_prompt("Taco: night", ["taco, shells"], candidates)
-    assert prompt == 'Taco night:taco shells\nsalsa 1|1/2" pipe 2\nchoose\n'
+    prompt = prompts.keyword_prompt("Taco <|1|> night", ["taco, shells"], ["salsa", '1/2" pipe'])
+    assert prompt == 'Taco 1 night:taco shells\nsalsa<|1|>1/2" pipe<|2|>\n'
+    assert prompts.listed_candidates(prompt) == ["salsa", '1/2" pipe']
 
 
 def test_at_most_a_hundred_candidates():
     assert len(prompts.usable_candidates(f"k{i}" for i in range(500))) == prompts.MAX_CANDIDATES
-
-
-def test_keywords_survive_writing_and_reading():
-    candidates = ["salsa", "rice", "a|b", "milk"]
-    assert prompts.keyword_completion(["milk", "salsa"], candidates) == " 1 3"
-    assert prompts.parse_keywords(" 1 3", candidates) == ["salsa", "milk"]
 
 
 @pytest.mark.parametrize(
@@ -140,11 +135,6 @@ def test_keywords_survive_writing_and_reading():
 )
 def test_leaf_names(path, name):
     assert prompts.leaf_name(path) == name
-
-
-@pytest.mark.parametrize("text", [" 2 2 9 0 1", "2 1 x ² -1 1000000000000", " 2 1 1"])
-def test_keywords_are_distinct_candidates(text):
-    assert prompts.parse_keywords(text, ["salsa", "rice"]) == ["rice", "salsa"]
 
 
 def test_what_a_page_quotes_is_read_from_the_shopper_text():

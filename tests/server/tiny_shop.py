@@ -15,7 +15,7 @@ from endcap_server.declared.deadline import left_ms
 from endcap_server.declared.errors import EngineError, EngineTimeout
 from endcap_server.declared.reasons import Cause
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
-from endcap_server.shop.prompts import ThemeDraft, theme_completion
+from endcap_server.shop.prompts import ThemeDraft, listed_candidates, theme_completion
 from endcap_server.shop.store import ItemStore, Ragged, write_columns
 from tiny_store import write_tiny_keywords, write_tiny_products
 
@@ -92,7 +92,10 @@ def build_shop(build: Path, out_of_stock: tuple[int, ...] = (), categories: bool
 
 
 class TinyEngines:
-    """Engines over a tiny shop; ``broken[name]`` is "dead", "late" or what it answers, line by line."""
+    """Engines over a tiny shop; ``broken[name]`` is "dead", "late" or what it answers.
+
+    That is a text for each prompt, line by line; of `keyword_llm`, the numbers of the candidates that it prefers.
+    """
 
     def __init__(self, build: Path, broken: dict[str, str] | None = None):
         self.store = ItemStore.open(build)
@@ -110,7 +113,12 @@ class TinyEngines:
         answer: dict[str, Any] = getattr(self, engine)(inputs)
         if failure:
             texts = failure.split("\n")
-            answer["TEXT"] = bytes_tensor([texts[i % len(texts)] for i in range(len(answer["TEXT"]))])
+            if engine == "keyword_llm":
+                for line in range(len(answer["LOGIT"])):
+                    for place, number in enumerate(texts[line % len(texts)].split()):
+                        answer["LOGIT"][line, int(number) - 1] = 100 - place
+            else:
+                answer["TEXT"] = bytes_tensor([texts[i % len(texts)] for i in range(len(answer["TEXT"]))])
         return {name: answer[name] for name in outputs}
 
     def nearest(self, inputs: Tensors) -> dict[str, Any]:
@@ -168,6 +176,12 @@ class TinyEngines:
         return {"TEXT": bytes_tensor(texts), "FINISH": bytes_tensor(["stop"] * len(texts))}
 
     def keyword_llm(self, inputs: Tensors) -> dict[str, Any]:
-        counts = [len(prompt.splitlines()[1].split("|")) for prompt in texts_of(inputs["PROMPT"])]
-        texts = ["".join(f" {number}" for number in range(1, min(count, 5) + 1)) for count in counts]
-        return {"TEXT": bytes_tensor(texts), "FINISH": bytes_tensor(["stop"] * len(texts))}
+        """The nearest first."""
+        counts = inputs["COUNT"]
+        assert [len(listed_candidates(prompt)) for prompt in texts_of(inputs["PROMPT"])] == counts.tolist()
+        places = np.arange(int(counts.max()), dtype=np.int32)
+        given = places < counts[:, None]
+        return {
+            "ORDER": np.where(given, places, -1).astype(np.int32),
+            "LOGIT": np.where(given, -places, 0).astype(np.float32),
+        }

@@ -9,10 +9,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import openvino as ov
 import torch
+from endcap_server.shop.prompts import CANDIDATE_TOKENS
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 _EXAMPLE_SHAPE = (3, 11)
@@ -47,6 +50,30 @@ class SentenceVectors(nn.Module):
         for module in self.model:
             features = module(features)
         return features["sentence_embedding"]
+
+
+class CandidateLogits(nn.Module):
+    """LLM 2: the logits of the candidates' tokens after each prompt, [batch, candidates]."""
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+        super().__init__()
+        tokens = tokenizer.convert_tokens_to_ids(list(CANDIDATE_TOKENS))
+        self.decoder = model.get_decoder()
+        self.head = nn.Parameter(model.get_output_embeddings().weight[tokens].detach().clone())
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the logits, float [batch, candidates]; padding is on the right."""
+        hidden = self.decoder(input_ids=input_ids, use_cache=False).last_hidden_state
+        last = (attention_mask.sum(dim=1) - 1)[:, None, None].expand(-1, 1, hidden.shape[-1])
+        return hidden.gather(1, last).squeeze(1) @ self.head.T
+
+
+def export_candidate_logits(model: Any, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    """Write a causal LM that orders candidates as OpenVINO IR ``path``.
+
+    Inputs ``input_ids``, ``attention_mask`` int64 [batch, length]; output ``logits`` float [batch, candidates].
+    """
+    _export(CandidateLogits(model, tokenizer), ("input_ids", "attention_mask"), "logits", path)
 
 
 def export_cross_encoder(model: nn.Module, path: Path) -> None:

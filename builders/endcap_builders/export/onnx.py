@@ -6,12 +6,13 @@ tokens are accurate.
 
 import copy
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
 
-from endcap_builders.export.encoder import CrossEncoderScores, SentenceVectors, encoder_program, quiet
+from endcap_builders.export.encoder import CandidateLogits, CrossEncoderScores, SentenceVectors, encoder_program, quiet
 
 Precision = Literal["fp16", "bf16"]
 _DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -25,8 +26,9 @@ class _FloatOutput(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
-        return self.model(input_ids, attention_mask, token_type_ids).float()
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        types = () if token_type_ids is None else (token_type_ids,)
+        return self.model(input_ids, attention_mask, *types).float()
 
 
 class _FloatTokens(nn.Module):
@@ -63,6 +65,19 @@ def export_sentence_encoder_onnx(
     modules = [copy.deepcopy(module).cpu().float() for module in model]
     modules[0] = _FloatTokens(modules[0].to(_DTYPES[precision]))
     _write(SentenceVectors(nn.Sequential(*modules)), inputs, "vectors", path)
+    return inputs
+
+
+def export_candidate_logits_onnx(
+    model: Any, tokenizer: PreTrainedTokenizerFast, path: Path, precision: Precision = "bf16"
+) -> tuple[str, ...]:
+    """Write a causal LM that orders candidates; `model` is not changed.
+
+    Output ``logits`` float32 [batch, candidates]. Returns the names of the inputs, all int64 [batch, length].
+    """
+    inputs = ("input_ids", "attention_mask")
+    half = copy.deepcopy(model).cpu().to(_DTYPES[precision])
+    _write(_FloatOutput(CandidateLogits(half, tokenizer)), inputs, "logits", path)
     return inputs
 
 

@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from endcap_server.engines.keyword_llm import KeywordLlm
 from endcap_server.engines.llm import Llm
 from endcap_server.engines.llm_engine import Completion
 from endcap_server.shop import prompts
-from endcap_server.shop.grammar import keyword_grammar, theme_grammar
+from endcap_server.shop.grammar import theme_grammar
 from endcap_server.shop.prompts import ThemeDraft
 
 from endcap_builders.gates import Gate
-from endcap_builders.llm.examples import Example, listed_candidates
+from endcap_builders.llm.examples import Example, OrderExample
 
 _THEME_TOKENS = 60
-_KEYWORD_TOKENS = 5
 
 
 def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) -> tuple[dict[str, Any], list[Gate]]:
@@ -68,42 +68,53 @@ def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) 
     return figures, [gate]
 
 
-def evaluate_keywords(folder: Path, examples: Sequence[Example]) -> tuple[dict[str, Any], list[Gate]]:
-    """Let the student make the held-out choices.
+def evaluate_keywords(folder: Path, examples: Sequence[OrderExample]) -> tuple[dict[str, Any], list[Gate]]:
+    """Let the student order the held-out candidates.
 
     Returns:
-        valid: share of answers with only candidates, in full number; precision: share of its keywords that the teacher
-        chose; nearest_precision: the same of the nearest candidates, which need no LLM; repeated: share of keywords
-        chosen twice; tokens, ms: medians of one answer. And the gate: student and nearest candidates.
+        ndcg: agreement of its first candidates with the teacher's, in the teacher's order; nearest_ndcg: the same of
+        the nearest candidates, which need no LLM; precision, nearest_precision: share of as many first ones that the
+        teacher chose; ms: median of one prompt. And the gate: student and nearest candidates, by ndcg.
     """
-    candidates = [listed_candidates(example.prompt) for example in examples]
-    wanted = [
-        prompts.parse_keywords(example.completion, texts) for example, texts in zip(examples, candidates, strict=True)
-    ]
-    pairs = list(zip(candidates, wanted, strict=True))
-    grammars = [keyword_grammar(texts, len(chosen)) for texts, chosen in pairs]
-    answers, figures = _answer(folder, examples, grammars, _KEYWORD_TOKENS * max(len(chosen) for chosen in wanted))
-    valid, hits, nearest, repeated = 0, [], [], []
-    agreement, of_nearest = np.zeros(len(pairs)), np.zeros(len(pairs))
-    for row, ((texts, chosen), answer) in enumerate(zip(pairs, answers, strict=True)):
-        numbers = answer.text.split()
-        in_range = all(1 <= int(number) <= len(texts) for number in numbers)
-        valid += answer.finish == "stop" and in_range and len(numbers) == len(chosen)
-        distinct = prompts.parse_keywords(answer.text, texts)
-        repeated.append(1 - len(distinct) / len(numbers))
-        hits += [text in chosen for text in distinct]
-        nearest += [text in chosen for text in texts[: len(chosen)]]
-        agreement[row] = _agreement(set(distinct), set(chosen))
-        of_nearest[row] = _agreement(set(texts[: len(chosen)]), set(chosen))
+    engine = KeywordLlm(folder)
+    asked = [example.prompt for example in examples]
+    counts = np.array([len(prompts.listed_candidates(prompt)) for prompt in asked])
+    (answer,) = engine.run([engine.request(asked, counts)])
+    if isinstance(answer, Exception):
+        raise answer
+    times = []
+    for prompt, count in list(zip(asked, counts, strict=True))[:20]:
+        start = time.perf_counter()
+        engine.run([engine.request([prompt], np.array([count]))])
+        times.append(time.perf_counter() - start)
+    orders = [example.order for example in examples]
+    found = [line[: len(order)].tolist() for line, order in zip(answer.order, orders, strict=True)]
+    nearest = [list(range(len(order))) for order in orders]
+    ndcg, of_nearest = (
+        np.array([order_agreement(one, order) for one, order in zip(each, orders, strict=True)])
+        for each in (found, nearest)
+    )
     figures = {
-        "valid": round(valid / len(examples), 4),
-        "precision": _mean(hits),
-        "nearest_precision": _mean(nearest),
-        "repeated": _mean(repeated),
-        **figures,
+        "ndcg": _mean(ndcg),
+        "nearest_ndcg": _mean(of_nearest),
+        "precision": _mean([len({*one} & {*order}) / len(order) for one, order in zip(found, orders, strict=True)]),
+        "nearest_precision": _mean(
+            [len({*one} & {*order}) / len(order) for one, order in zip(nearest, orders, strict=True)]
+        ),
+        "ms": round(1000 * float(np.median(times)), 1),
     }
-    gate = Gate.of("keyword_llm", "keywords that the teacher chose (F1)", agreement, "nearest keywords", of_nearest)
-    return figures, [gate]
+    return figures, [
+        Gate.of("keyword_llm", "the teacher's order of keywords (nDCG)", ndcg, "nearest keywords", of_nearest)
+    ]
+
+
+def order_agreement(found: Sequence[int], wanted: Sequence[int]) -> float:
+    """NDCG of a list of candidates; the gain of the teacher's first of k is k, of the last 1, of others 0."""
+    gain = {candidate: len(wanted) - place for place, candidate in enumerate(wanted)}
+    discounts = 1 / np.log2(np.arange(2, len(wanted) + 2))
+    gains = np.array([gain.get(candidate, 0) for candidate in found[: len(wanted)]])
+    best = np.arange(len(wanted), 0, -1)
+    return float((gains * discounts[: len(gains)]).sum() / (best * discounts).sum())
 
 
 def _answer(

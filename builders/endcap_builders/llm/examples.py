@@ -1,11 +1,12 @@
-"""Training examples of a student: prompt and completion, one JSON object a line."""
+"""Training examples of a student, one JSON object a line: texts to write, or candidates to order."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from endcap_server.shop.prompts import KEYWORD_SEPARATOR
+from pydantic import TypeAdapter
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,29 @@ class Example:
     prompt: str
     completion: str
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What the tokenizer learns from."""
+        return self.prompt, self.completion
 
-def write_examples(path: Path, examples: Iterable[Example]) -> int:
+
+@dataclass(frozen=True)
+class OrderExample:
+    """A prompt with candidates, and those that the teacher chose: numbers from 0, the best first."""
+
+    prompt: str
+    order: tuple[int, ...]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What the tokenizer learns from."""
+        return (self.prompt,)
+
+
+AnyExample = TypeVar("AnyExample", Example, OrderExample)
+
+
+def write_examples(path: Path, examples: Iterable[Example | OrderExample]) -> int:
     """Write one JSON object a line; return how many."""
     count = 0
     with path.open("w", encoding="utf-8") as file:
@@ -26,38 +48,31 @@ def write_examples(path: Path, examples: Iterable[Example]) -> int:
     return count
 
 
-def read_examples(path: Path) -> list[Example]:
+def read_examples(path: Path, kind: type[AnyExample]) -> list[AnyExample]:
     """Read the file of `write_examples`.
 
     Raises:
         ValueError: names file and line of an invalid example.
     """
-    examples = []
+    adapter, examples = TypeAdapter(kind), []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
-                row = json.loads(line)
-                examples.append(Example(str(row["prompt"]), str(row["completion"])))
-            except (ValueError, KeyError, TypeError) as error:
+                examples.append(adapter.validate_json(line))
+            except ValueError as error:
                 raise ValueError(
-                    f"{path}, line {number}: expected an object with prompt and completion, got {line[:80]!r}; "
-                    "run endcap build merchandising"
+                    f"{path}, line {number}: expected an object with {' and '.join(kind.__annotations__)}, got "
+                    f"{line[:80]!r}; run endcap build merchandising"
                 ) from error
     return examples
 
 
-def listed_candidates(prompt: str) -> list[str]:
-    """Read the candidates from a keyword prompt."""
-    listed = prompt.split("\n")[1].split(KEYWORD_SEPARATOR)
-    return [text.rpartition(" ")[0] for text in listed]
-
-
-def split_held_out(examples: list[Example], held_out: int) -> tuple[list[Example], list[Example]]:
+def split_held_out(examples: Sequence[AnyExample], held_out: int) -> tuple[list[AnyExample], list[AnyExample]]:
     """Split into training and held-out examples, spread evenly; no held-out prompt is among the training prompts."""
     held_out = min(held_out, len(examples) // 5)
     if held_out == 0:
-        return examples, examples[:1]
+        return list(examples), list(examples[:1])
     step = len(examples) // held_out
-    test = examples[::step][:held_out]
+    test = list(examples[::step][:held_out])
     prompts = {example.prompt for example in test}
     return [example for example in examples if example.prompt not in prompts], test

@@ -28,12 +28,8 @@ class StudentSettings(Settings):
         0.0, ge=0, description="peak learning rate of AdamW; 0: what suits (from scratch 0.03, LoRA 2e-4, whole 3e-5)"
     )
     matrix_learning_rate: float = Field(0.02, gt=0, description="peak learning rate of Muon, for models from scratch")
-    prompt_weight: float = Field(
-        0.1, ge=0, le=1, description="weight of the prompt's tokens in the loss; answers have 1"
-    )
     max_tokens: int = Field(1024, ge=64, description="longest example in tokens; longer ones are left out")
     held_out: int = Field(120, ge=1, description="examples kept aside to measure the student on")
-    weights: str = Field("int8", pattern="^(int8|int4|fp16)$", description="weight format of the export")
 
     @property
     def peak_rate(self) -> float:

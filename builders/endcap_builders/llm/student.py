@@ -1,7 +1,7 @@
 """The student model: a small Llama from scratch, or any local checkpoint (full training or LoRA)."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,20 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from endcap_builders.llm.examples import Example
+from endcap_builders.llm.examples import Example, OrderExample
 from endcap_builders.llm.settings import StudentSettings
 from endcap_builders.llm.tokenizer import load_tokenizer, train_tokenizer
 
 
-def make_student(settings: StudentSettings, examples: list[Example]) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def make_student(
+    settings: StudentSettings, examples: Sequence[Example | OrderExample], tokens: Sequence[str] = ()
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load the checkpoint, or make a Llama and its tokenizer from scratch.
+
+    Args:
+        settings: shape, or checkpoint.
+        examples: texts from which a new tokenizer learns.
+        tokens: texts that are one token each; a checkpoint that does not know them gets them.
 
     Raises:
         ValueError: the checkpoint folder does not hold a causal LM.
@@ -26,9 +33,14 @@ def make_student(settings: StudentSettings, examples: list[Example]) -> tuple[Pr
             raise ValueError(f"checkpoint {folder}: expected a folder with config.json, got none")
         tokenizer = load_tokenizer(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-        return _with_lora(model) if settings.lora and settings.train_tokens else model, tokenizer
-    texts = (text for example in examples for text in (example.prompt, example.completion))
-    tokenizer = train_tokenizer(texts, settings.vocabulary)
+        tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(len(tokenizer))
+        if not (settings.lora and settings.train_tokens):
+            return model, tokenizer
+        return _with_lora(model, tokenizer.convert_tokens_to_ids(list(tokens))), tokenizer
+    texts = (text for example in examples for text in example.texts)
+    tokenizer = train_tokenizer(texts, settings.vocabulary, tokens)
     # A dictionary, because the type checker does not know the decorators of the configuration classes.
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
@@ -53,6 +65,13 @@ def make_student(settings: StudentSettings, examples: list[Example]) -> tuple[Pr
     return fresh, tokenizer
 
 
+def load_student(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Load what `save_student` wrote."""
+    with no_progress_bars():
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    return model.eval(), load_tokenizer(folder)
+
+
 def save_student(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Save a plain Hugging Face checkpoint; LoRA weights are merged into it."""
     if hasattr(model, "merge_and_unload"):
@@ -74,8 +93,16 @@ def no_progress_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _with_lora(model: PreTrainedModel) -> Any:
+def _with_lora(model: PreTrainedModel, tokens: Sequence[int]) -> Any:
+    """Adapters for all matrices; the rows of `tokens` in the embedding are trained as they are."""
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=16,
+        lora_alpha=32,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        trainable_token_indices=list(tokens) or None,
+        task_type="CAUSAL_LM",
+    )
     return get_peft_model(model, config)

@@ -4,7 +4,7 @@ A decoding step takes the same time for any token, so answers should have few to
 two texts is one token. An item has the same tokens everywhere in prompt and answer, which makes copying easy to learn.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -25,10 +25,11 @@ _PIECES = (
 )
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train a tokenizer of at most `vocabulary` tokens (at least 300: 256 bytes and the fixed pieces)."""
-    if vocabulary < 300:
-        raise ValueError(f"vocabulary: expected at least 300 tokens, got {vocabulary}")
+def train_tokenizer(texts: Iterable[str], vocabulary: int, tokens: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Train a tokenizer of at most `vocabulary` tokens: at least 300 (256 bytes and the fixed pieces) and `tokens`."""
+    least = 300 + len(tokens)
+    if vocabulary < least:
+        raise ValueError(f"vocabulary: expected at least {least} tokens, got {vocabulary}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -39,7 +40,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=[PAD, END],
+        special_tokens=[PAD, END, *tokens],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )

@@ -4,17 +4,15 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from endcap_builders.llm.examples import Example
 from endcap_builders.llm.muon import Muon
 from endcap_builders.llm.student import StudentSettings
 from endcap_builders.machine import computes_bf16
@@ -36,10 +34,27 @@ class TrainingFigures:
     left_out: int
 
 
+Encoded = tuple[np.ndarray[Any, Any], Any]
+"""An example: token ids int64 [length], and what its objective needs beside them."""
+
+
+class Objective(Protocol):
+    """What a student learns from its examples."""
+
+    def encode(self, tokenizer: PreTrainedTokenizerFast, examples: Sequence[Any], max_tokens: int) -> list[Encoded]:
+        """Tokenise the examples; drop what is too long."""
+        ...
+
+    def loss(self, model: Any, rows: list[list[Encoded]], width: int, device: torch.device) -> Tensor:
+        """The loss of rows of examples, each at most `width` tokens long in all."""
+        ...
+
+
 def train(
     model: Any,
     tokenizer: PreTrainedTokenizerFast,
-    examples: list[Example],
+    objective: Objective,
+    examples: Sequence[Any],
     settings: StudentSettings,
     seed: int,
     report: Callable[[float, float], None] = lambda done, loss: None,
@@ -54,7 +69,8 @@ def train(
     Args:
         model: a causal LM.
         tokenizer: its tokenizer.
-        examples: what to learn.
+        objective: what to learn.
+        examples: of the kind that the objective learns from.
         settings: tokens, time, batch size, learning rate.
         seed: of the order of the batches.
         report: called after each step with the share of the budget spent (0..1) and the smoothed loss.
@@ -64,7 +80,7 @@ def train(
     Raises:
         ValueError: no example fits into `max_tokens`.
     """
-    encoded = encode_examples(tokenizer, examples, settings.max_tokens)
+    encoded = objective.encode(tokenizer, examples, settings.max_tokens)
     if not encoded:
         raise ValueError(
             f"examples: expected some of at most {settings.max_tokens} tokens, got none of {len(examples)}"
@@ -90,9 +106,8 @@ def train(
         for optimizer in optimizers:
             _set_rate(optimizer, schedule(done))
         examples_of_rows = list(itertools.islice(rows, count))
-        batch = pack(examples_of_rows, width, tokenizer.pad_token_id, settings.prompt_weight).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            loss = weighted_loss(model, batch)
+            loss = objective.loss(model, examples_of_rows, width, device)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:
@@ -123,74 +138,6 @@ def schedule(done: float) -> float:
     if done < _WARM_UP:
         return max(done / _WARM_UP, 0.02)
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (done - _WARM_UP) / (1 - _WARM_UP)))
-
-
-Encoded = tuple[np.ndarray[Any, Any], int]
-"""Token ids int64 [length] of prompt, completion and end; length of the prompt."""
-
-
-def encode_examples(tokenizer: PreTrainedTokenizerFast, examples: list[Example], max_tokens: int) -> list[Encoded]:
-    """Tokenise prompt and completion apart (as serving does) and end the completion; drop what is too long."""
-    prompts = tokenizer([example.prompt for example in examples], add_special_tokens=True)["input_ids"]
-    answers = tokenizer([example.completion for example in examples], add_special_tokens=False)["input_ids"]
-    encoded = []
-    for prompt, answer in zip(prompts, answers, strict=True):
-        ids = [*prompt, *answer, tokenizer.eos_token_id]
-        if len(ids) <= max_tokens:
-            encoded.append((np.asarray(ids, np.int64), len(prompt)))
-    return encoded
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Examples packed into B rows of L tokens."""
-
-    ids: Tensor  # int64 [B, L]
-    positions: Tensor  # int64 [B, L], from 0 within each example
-    mask: Tensor  # bool [B, 1, L, L], true where a token may look: back, within its own example
-    weights: (
-        Tensor  # float32 [B, L] of each token as a target: 1 answer, prompt_weight prompt, 0 padding and first token
-    )
-
-    def to(self, device: torch.device) -> "Packed":
-        """The same rows on a device."""
-        return Packed(*(tensor.to(device) for tensor in (self.ids, self.positions, self.mask, self.weights)))
-
-
-def pack(batch: list[list[Encoded]], width: int, pad: int, prompt_weight: float) -> Packed:
-    """Pack the examples of each row one after another into `width` tokens."""
-    shape = (len(batch), width)
-    ids, positions = np.full(shape, pad, np.int64), np.zeros(shape, np.int64)
-    owner = np.full(shape, -1, np.int64)
-    weights = np.zeros(shape, np.float32)
-    for row, examples in enumerate(batch):
-        end = 0
-        for number, (tokens, prompt) in enumerate(examples):
-            start, end = end, end + len(tokens)
-            ids[row, start:end] = tokens
-            positions[row, start:end] = np.arange(len(tokens))
-            owner[row, start:end] = number
-            weights[row, start + 1 : start + prompt] = prompt_weight
-            weights[row, start + prompt : end] = 1.0
-    mask = (owner[:, :, None] == owner[:, None, :]) & np.tril(np.ones((width, width), bool))
-    return Packed(
-        ids=torch.from_numpy(ids),
-        positions=torch.from_numpy(positions),
-        mask=torch.from_numpy(mask[:, None]),
-        weights=torch.from_numpy(weights),
-    )
-
-
-def weighted_loss(model: Any, batch: Packed) -> Tensor:
-    """Weighted mean of the cross-entropy of each next token."""
-    logits = model(
-        input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
-    ).logits[:, :-1]
-    losses = functional.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]).float(), batch.ids[:, 1:].reshape(-1), reduction="none"
-    )
-    weights = batch.weights[:, 1:].reshape(-1)
-    return (losses * weights).sum() / weights.sum().clamp(min=1e-6)
 
 
 def endless_rows(encoded: list[Encoded], width: int, rng: random.Random) -> Iterator[list[Encoded]]:

@@ -12,7 +12,7 @@ from endcap_server.shop import prompts
 from endcap_server.shop.prompts import ThemeDraft
 from endcap_server.shop.words import stems
 
-from endcap_builders.llm.examples import Example
+from endcap_builders.llm.examples import Example, OrderExample
 from endcap_builders.merchandising.merchandiser import Merchandiser
 from endcap_builders.merchandising.quality import prune_keywords, prune_page
 from endcap_builders.merchandising.statistics import Statistics
@@ -78,16 +78,14 @@ def keyword_requests(
 
 def keyword_examples(
     teacher: CopyTeacher, requests: Sequence[KeywordRequest], counts: Counter[str]
-) -> Iterable[tuple[Example, Choice]]:
+) -> Iterable[tuple[OrderExample, Choice]]:
     """Yield an example and its choice for each request that the teacher answers well."""
     for request, chosen in zip(requests, teacher.choose_keywords(requests), strict=True):
         kept = prune_keywords(chosen, request.candidates, request.choose, counts)
         if kept:
             prompt = prompts.keyword_prompt(request.theme.title, request.theme.concepts, request.candidates)
-            yield (
-                Example(prompt, prompts.keyword_completion(kept, request.candidates)),
-                Choice(request.theme, tuple(kept)),
-            )
+            order = tuple(request.candidates.index(text) for text in kept)
+            yield OrderExample(prompt, order), Choice(request.theme, tuple(kept))
 
 
 def theme_products(merchandiser: Merchandiser, choices: Sequence[Choice], rng: random.Random) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """Step ``theme_llm``: the student that writes themes (LLM 1)."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,38 @@ class ThemeStudentSettings(StudentSettings):
         ge=0,
         description="tokens to train on (some four minutes on two cores); 0: use the checkpoint as it is",
     )
+    prompt_weight: float = Field(
+        0.1, ge=0, le=1, description="weight of the prompt's tokens in the loss; answers have 1"
+    )
+    weights: str = Field("int8", pattern="^(int8|int4|fp16)$", description="weight format of the export")
 
 
 def run(ctx: BuildContext, settings: ThemeStudentSettings) -> dict[str, Any]:
     """Train, export and measure."""
-    from endcap_builders.llm.build import build_student
+    from endcap_builders.llm.build import Lesson, build_student
     from endcap_builders.llm.evaluation import evaluate_themes
+    from endcap_builders.llm.writing import Writing
 
     folder = ctx.input("merchandising")
     known = {*StringColumn.open(ctx.input("store"), "keywords"), *StringColumn.open(ctx.input("topics"), "topics")}
-    figures = build_student(
-        ctx, settings, folder / "themes.jsonl", lambda exported, held_out: evaluate_themes(exported, held_out, known)
+    lesson = Lesson(
+        Example,
+        lambda tokenizer: Writing(settings.prompt_weight),
+        partial(_export, settings.weights),
+        lambda exported, held_out: evaluate_themes(exported, held_out, known),
     )
-    return {**figures, "title_words": _write_words(ctx.output, read_examples(folder / "themes.jsonl"))}
+    figures = build_student(ctx, settings, folder / "themes.jsonl", lesson)
+    return {**figures, "title_words": _write_words(ctx.output, read_examples(folder / "themes.jsonl", Example))}
+
+
+def _export(weights: str, ctx: BuildContext, trained: Path) -> None:
+    """Write the served model; with the GPU profile also the checkpoint for TensorRT-LLM."""
+    from endcap_builders.export.trtllm import export_for_tensorrt_llm
+    from endcap_builders.llm.export import export_student
+
+    export_student(trained, ctx.output, weights)
+    if ctx.profile == "gpu":
+        export_for_tensorrt_llm(trained, ctx.output / "trtllm")
 
 
 def _write_words(output: Path, examples: Iterable[Example]) -> int:

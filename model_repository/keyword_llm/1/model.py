@@ -1,5 +1,5 @@
-"""The keyword_llm engine; its adapter is `endcap_server.triton.llm_model`."""
+"""The keyword_llm engine; its adapter is `endcap_server.triton.keyword_llm_model`."""
 
-from endcap_server.triton.llm_model import llm_model
+from endcap_server.triton.keyword_llm_model import TritonPythonModel
 
-TritonPythonModel = llm_model("keyword_llm")
+__all__ = ["TritonPythonModel"]

@@ -1,5 +1,5 @@
-"""The theme_llm engine; its adapter is `endcap_server.triton.llm_model`."""
+"""The theme_llm engine; its adapter is `endcap_server.triton.theme_llm_model`."""
 
-from endcap_server.triton.llm_model import llm_model
+from endcap_server.triton.theme_llm_model import TritonPythonModel
 
-TritonPythonModel = llm_model("theme_llm")
+__all__ = ["TritonPythonModel"]

@@ -95,13 +95,13 @@ ENGINE_SECONDS = Metric(
 )
 ENGINE_QUEUE = Metric(
     "endcap_engine_queue_seconds",
-    "time that a request waits for its batch to begin (nearest, cross_encoder)",
+    "time that a request waits for its batch to begin (all engines but theme_llm)",
     ("engine",),
     _SECONDS,
 )
 ENGINE_BATCH = Metric(
     "endcap_engine_batch_requests",
-    "requests of a batch (nearest, cross_encoder), or in flight with one that arrives (LLMs), itself included",
+    "requests of a batch, or in flight with one that arrives (theme_llm), itself included",
     ("engine",),
     _IN_FLIGHT,
 )
@@ -346,8 +346,9 @@ class EngineMetrics:
         engine = self.engine
         yield from ((ENGINE_REQUESTS, (engine, outcome)) for outcome in ENGINE_OUTCOMES)
         yield from ((metric, (engine,)) for metric in (ENGINE_SECONDS, ENGINE_BATCH))
-        if engine in ("nearest", "cross_encoder"):
+        if engine != "theme_llm":
             yield ENGINE_QUEUE, (engine,)
+        if engine in ("nearest", "cross_encoder"):
             yield from ((ENGINE_CACHE, (engine, result)) for result in ("hit", "miss"))
 
     def take(self) -> Sums:
@@ -367,7 +368,7 @@ class EngineMetrics:
         self.counts.observe(ENGINE_SECONDS, (self.engine,), seconds)
 
     def batch(self, requests: int, waited_seconds: list[float]) -> None:
-        """Count a batch and the waiting time of each of its requests; for LLMs, the requests in flight."""
+        """Count a batch and the waiting time of each of its requests; for `theme_llm`, the requests in flight."""
         self.counts.observe(ENGINE_BATCH, (self.engine,), requests)
         for seconds in waited_seconds:
             self.counts.observe(ENGINE_QUEUE, (self.engine,), seconds)

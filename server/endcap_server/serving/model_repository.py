@@ -53,14 +53,7 @@ TritonPythonModel = stage_model({stage.__name__})
 
 
 def _engine_code(engine: str) -> str:
-    """One import of the engine's adapter; the students share one."""
-    if engine.endswith("_llm"):
-        return f'''"""The {engine} engine; its adapter is `endcap_server.triton.llm_model`."""
-
-from endcap_server.triton.llm_model import llm_model
-
-TritonPythonModel = llm_model("{engine}")
-'''
+    """One import of the engine's adapter."""
     return f'''"""The {engine} engine; its adapter is `endcap_server.triton.{engine}_model`."""
 
 from endcap_server.triton.{engine}_model import TritonPythonModel

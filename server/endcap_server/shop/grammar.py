@@ -1,20 +1,8 @@
-"""Grammars (EBNF, as xgrammar reads it) that make every LLM answer well-formed.
+"""The grammar (EBNF, as xgrammar reads it) that makes every answer of LLM 1 well-formed."""
 
-Alternatives are written as a trie of rules, one rule for each branching node. From a flat alternation of literals,
-openvino-genai 2026.4 (like xgrammar before 0.2.2) also accepts texts that are none of them.
-"""
+from collections.abc import Sequence
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-
-from endcap_server.shop.prompts import (
-    MAX_CANDIDATES,
-    MAX_PLACEMENTS,
-    TITLE_CHARACTERS,
-    clean,
-    quoted_texts,
-    usable_candidates,
-)
+from endcap_server.shop.prompts import MAX_PLACEMENTS, TITLE_CHARACTERS, clean, quoted_texts
 
 # Letters of common scripts. Ranges, because EBNF character classes know no Unicode properties.
 _LETTERS = r"a-zA-Z\u00c0-\u024f\u0370-\u03ff\u0400-\u04ff\u0590-\u05ff\u0620-\u064a\u0900-\u097f\u0e01-\u0e3a"
@@ -74,69 +62,6 @@ def _quoting_title(search: str) -> str:
     around = f'(word " "){{1,{before}}} {_literal(search)} (" " word){{0,{min(4, free - before)}}}'
     first = f'{_literal(search[:1].upper() + search[1:])} (" " word){{0,{before}}}'
     return f"({around} | {first}) [?!]?"
-
-
-def keyword_grammar(candidates: Sequence[str], choose: int) -> str:
-    """Make the grammar of LLM 2's answer: the numbers of exactly `choose` of the prompt's `candidates`.
-
-    No grammar keeps the keywords distinct: `prompts.parse_keywords` drops repetitions.
-
-    Args:
-        candidates: as `prompts.usable_candidates` returns them (1..100).
-        choose: number of keywords, at most the number of candidates.
-
-    Returns:
-        EBNF with the start rule ``root``.
-    """
-    if not 1 <= len(candidates) <= MAX_CANDIDATES:
-        raise ValueError(f"candidates: expected 1..{MAX_CANDIDATES} keywords, got {len(candidates)}")
-    if usable_candidates(candidates) != list(candidates):
-        raise ValueError(f"candidates: expected what usable_candidates returns, got {list(candidates)[:8]}")
-    if not 1 <= choose <= len(candidates):
-        raise ValueError(f"choose: expected 1..{len(candidates)} (the number of candidates), got {choose}")
-    numbers = (str(number) for number in range(1, len(candidates) + 1))
-    return f'root ::= (" " number){{{choose}}}\n{trie_rules("number", numbers)}'
-
-
-def trie_rules(name: str, texts: Iterable[str]) -> str:
-    """Write the rule `name` that matches exactly the `texts` (distinct, not empty), one rule a branching node."""
-    root = _Node()
-    for text in texts:
-        root.add(text)
-    return "\n".join(_rules(name, root)) + "\n"
-
-
-@dataclass
-class _Node:
-    ends: bool = False
-    children: dict[str, "_Node"] = field(default_factory=dict)
-
-    def add(self, text: str) -> None:
-        node = self
-        for character in text:
-            node = node.children.setdefault(character, _Node())
-        node.ends = True
-
-
-def _rules(name: str, node: _Node) -> Iterator[str]:
-    alternatives: list[str] = []
-    below: list[tuple[str, _Node]] = []
-    for number, (character, child) in enumerate(node.children.items()):
-        run = character
-        while len(child.children) == 1 and not child.ends:
-            ((following, child),) = child.children.items()
-            run += following
-        if child.children:
-            rule = f"{name}-{number}"
-            below.append((rule, child))
-            alternatives.append(f"{_literal(run)} {rule}")
-        else:
-            alternatives.append(_literal(run))
-    if node.ends:
-        alternatives.append('""')
-    yield f"{name} ::= {' | '.join(alternatives)}"
-    for rule, child in below:
-        yield from _rules(rule, child)
 
 
 def _literal(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What the two LLMs read and write: the canonical shopper text, both prompts, and the parsers of both answers.
+"""What the two LLMs read and write: the canonical shopper text, both prompts, and the parser of LLM 1's answer.
 
 Builders write training examples with these functions, and stages write requests with them, so a student always reads
 the format that it was trained on. Texts from outside (session queries, campaigns, rules) are cleaned: a part of a
@@ -21,7 +21,8 @@ MAX_PLACEMENTS = 20
 """Most themes of one prompt: a page of 16, and spare themes to replace those that quality checks drop."""
 MAX_CANDIDATES = 100
 """Most candidate keywords of one prompt (P2: about 100)."""
-KEYWORD_SEPARATOR = "|"
+CANDIDATE_TOKENS = tuple(f"<|{number}|>" for number in range(1, MAX_CANDIDATES + 1))
+"""Tokens of LLM 2 that stand for the candidates of a prompt, in their order; no other text of a prompt has a ``|``."""
 TITLE_CHARACTERS = 60
 QUOTED_SEARCHES = 2
 """Searches of a session that get their own placement."""
@@ -43,6 +44,7 @@ _MOST_WORDS = 5
 _PLAIN_WORD = r"(?:[^\W_][\w&'%.+/-]{0,19}|&)"
 _PLAIN = re.compile(rf"{_PLAIN_WORD}(?: {_PLAIN_WORD}){{0,{_MOST_WORDS - 1}}}")
 _SPACES = re.compile(r"\s+")
+_CANDIDATE_TOKEN = re.compile(r"<\|\d+\|>")
 
 
 class MalformedAnswer(ValueError):  # noqa: N818  (an answer, not an error of ours)
@@ -254,41 +256,28 @@ def parse_themes(text: str) -> list[ThemeDraft]:
 
 
 def usable_candidates(candidates: Iterable[str]) -> list[str]:
-    """Keep the keywords that can stand in a prompt and its grammar: not empty, one line, no separator, distinct."""
+    """Keep the keywords that can stand in a prompt: not empty, one line, no part of a candidate's token, distinct."""
     kept: dict[str, None] = {}
     for text in candidates:
-        if text and text == text.strip() and KEYWORD_SEPARATOR not in text and text.isprintable():
+        if text and text == text.strip() and "|" not in text and text.isprintable():
             kept.setdefault(text)
     return list(kept)[:MAX_CANDIDATES]
 
 
 def keyword_prompt(theme: str, concepts: Sequence[str], candidates: Sequence[str]) -> str:
-    """Ask LLM 2 which of the `candidates` (nearest first, at most 100) fit a theme and its concepts.
+    """Ask LLM 2 which of the `candidates` (nearest first, as `usable_candidates` returns them) fit a theme.
 
-    Each candidate is followed by its number, and the answer consists of numbers. A number is one token, where the
-    keyword's text would be several, and small students learn selection faster than spelling. Candidates that
-    `usable_candidates` drops are left out; pass the same list to `keyword_grammar` and `parse_keywords`.
+    Each candidate is followed by the token of its number. The logits of these tokens at the end of the prompt order the
+    candidates, so LLM 2 writes nothing (FIRST, arXiv 2406.15657).
     """
     wanted = ",".join(_items(concepts, MAX_CONCEPTS, CONCEPT_CHARACTERS))
-    usable = usable_candidates(candidates)
-    listed = KEYWORD_SEPARATOR.join(f"{text} {number}" for number, text in enumerate(usable, 1))
-    return f"{clean(theme, TITLE_CHARACTERS)}:{wanted}\n{listed}\nchoose\n"
+    listed = "".join(f"{text}{token}" for text, token in zip(candidates, CANDIDATE_TOKENS, strict=False))
+    return f"{clean(theme, TITLE_CHARACTERS)}:{wanted}\n{listed}\n"
 
 
-def keyword_completion(keywords: Sequence[str], candidates: Sequence[str]) -> str:
-    """Write chosen candidates in the format of LLM 2's answer: their numbers, ascending (nearest first)."""
-    number = {text: position for position, text in enumerate(usable_candidates(candidates), 1)}
-    return "".join(f" {chosen}" for chosen in sorted(number[keyword] for keyword in keywords))
-
-
-def parse_keywords(text: str, candidates: Sequence[str]) -> list[str]:
-    """Read LLM 2's answer: the candidates that it numbers, without repetitions, in the order chosen.
-
-    Numbers without a candidate are dropped. A number that a deadline cut in half can only name another candidate.
-    """
-    usable = usable_candidates(candidates)
-    numbers = [int(part) for part in text.split() if part.isascii() and part.isdigit() and len(part) <= 3]
-    return list(dict.fromkeys(usable[number - 1] for number in numbers if 1 <= number <= len(usable)))
+def listed_candidates(prompt: str) -> list[str]:
+    """Read the candidates from a prompt of `keyword_prompt`."""
+    return _CANDIDATE_TOKEN.split(prompt.split("\n")[1])[:-1]
 
 
 def placement_text(theme: str, keywords: Sequence[str]) -> str:

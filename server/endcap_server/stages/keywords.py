@@ -1,4 +1,4 @@
-"""Keywords: LLM 2 chooses each theme's search keywords among the known ones nearest to its concepts (P2)."""
+"""Keywords: LLM 2 orders the known search keywords nearest to each theme's concepts; the first ones are taken (P2)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +14,10 @@ from endcap_server.declared.errors import EngineError
 from endcap_server.declared.model import ModelDeclaration
 from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.reasons import Cause, Source
-from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
+from endcap_server.declared.tensors import Tensors, bytes_tensor
 from endcap_server.shop import prompts
 from endcap_server.shop.exclusion import ExcludedNames, Exclusions
 from endcap_server.shop.gates import is_installed
-from endcap_server.shop.grammar import keyword_grammar
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.words import distinct_things
 from endcap_server.stages import documents
@@ -33,10 +32,8 @@ class KeywordsCheck(StrEnum):
     """What the quality checks of keywords find."""
 
     THEME_WITHOUT_KEYWORDS = "theme_without_keywords"
-    NOT_A_CANDIDATE = "not_a_candidate"
     KEYWORD_FIT = "keyword_fit"
     KEYWORD_REPEATS = "keyword_repeats"
-    CUT_ANSWER = "cut_answer"
     KEYWORD_EXCLUDED = "keyword_excluded"
     KEYWORD_ADDED = "keyword_added"
 
@@ -51,10 +48,12 @@ class KeywordsCause(StrEnum):
 class KeywordsParameters(CacheParameters):
     """Parameters of ``keywords/config.pbtxt``."""
 
-    candidates: int = Field(60, ge=5, le=prompts.MAX_CANDIDATES, description="known keywords that LLM 2 chooses among")
+    candidates: int = Field(60, ge=5, le=prompts.MAX_CANDIDATES, description="known keywords that LLM 2 orders")
     keywords: int = Field(5, ge=1, le=16, description="keywords chosen for each theme, at most")
     min_keywords: int = Field(2, ge=1, le=16, description="keywords below which the nearest ones are added")
-    max_tokens: int = Field(96, ge=8, le=512, description="most tokens that LLM 2 may write for one theme")
+    popularity_prior: float = Field(
+        0.0, ge=-10, le=10, description="taken off LLM 2's logit for each e-fold of a keyword's searches; < 0: added"
+    )
     checks_ms: float = Field(5.0, ge=0, le=1000, description="milliseconds of the budget kept for the checks")
     fit_floor: float = Field(0.25, ge=-1, le=1, description="least cosine of a keyword and its theme (AIQA)")
 
@@ -77,7 +76,7 @@ class Keywords(Stage):
 
     declaration = ModelDeclaration(
         name="keywords",
-        summary="Stage 3: LLM 2 chooses each theme's search keywords among the known ones nearest to its concepts.",
+        summary="Stage 3: LLM 2 orders the known keywords nearest to each theme's concepts; the first ones are taken.",
         inputs=(documents.THEMES,),
         outputs=(documents.KEYWORDS,),
         parameters=KeywordsParameters,
@@ -184,57 +183,56 @@ class Keywords(Stage):
             work.fit = dict(zip(work.rows, fits.tolist(), strict=True))
 
     async def _choose(self, works: Sequence[_Work], deadline_ns: int, status: StatusPart) -> bool:
-        """Let LLM 2 choose for all themes in one call; returns whether every answer is complete."""
+        """Let LLM 2 order the candidates of all themes in one call; returns whether it did."""
         if not self.installed:
             # The build measured that the nearest keywords are better. This is no failure.
             status.source = Source.COMPUTED
             for work in works:
                 self._complete(work, False, status)
             return True
-        answers, finishes = await self._ask(works, deadline_ns, status)
-        fallen = 0
-        for work, text in zip(works, answers, strict=True):
-            row_of = dict(zip(work.texts, work.rows, strict=True))
-            parts = prompts.parse_keywords(text, work.texts) if text else []
-            valid = [row_of[part] for part in parts]
-            status.count(KeywordsCheck.NOT_A_CANDIDATE, len(set(text.split())) - len(valid))
-            fitting = [row for row in valid if work.fit[row] >= self.settings.fit_floor]
-            status.count(KeywordsCheck.KEYWORD_FIT, len(valid) - len(fitting))
-            distinct = self._distinct(fitting)
-            status.count(KeywordsCheck.KEYWORD_REPEATS, len(fitting) - len(distinct))
-            work.chosen = distinct[: self.settings.keywords]
-            work.ranked = bool(fitting)
-            fallen += not fitting
+        logits = await self._ask(works, deadline_ns, status)
+        for row, work in enumerate(works):
+            if logits is not None:
+                best = np.argsort(self._prior(work) - logits[row, : len(work.rows)], kind="stable")
+                # The first ones, and some to replace those that do not fit or repeat another.
+                first = [work.rows[place] for place in best[: 2 * self.settings.keywords].tolist()]
+                fitting = [each for each in first if work.fit[each] >= self.settings.fit_floor]
+                status.count(KeywordsCheck.KEYWORD_FIT, len(first) - len(fitting))
+                distinct = self._distinct(fitting)
+                status.count(KeywordsCheck.KEYWORD_REPEATS, len(fitting) - len(distinct))
+                work.chosen, work.ranked = distinct[: self.settings.keywords], bool(fitting)
             self._complete(work, work.ranked, status)
+        fallen = sum(not work.ranked for work in works)
         if fallen:
             missing = f"{fallen} of {len(works)} themes have the nearest keywords"
             status.fall_back(missing, KeywordsCause.TOO_FEW, whole=fallen == len(works))
             status.extra["nearest_keyword_themes"] = fallen
-        return all(finish == "stop" for finish in finishes) and not fallen
+        return not fallen
 
-    async def _ask(self, works: Sequence[_Work], deadline_ns: int, status: StatusPart) -> tuple[list[str], list[str]]:
-        """LLM 2's answers and finish reasons for each theme; after a failure, empty texts and a note in ``status``."""
-        nothing = [""] * len(works)
-        llm_deadline_ns = deadline_ns - int(self.settings.checks_ms * 1e6)
+    def _prior(self, work: _Work) -> np.ndarray:
+        """What the popularity of each candidate takes off its logit, float32 [n]."""
+        counts = self.store.keyword_counts[work.rows].astype(np.float32)
+        return (self.settings.popularity_prior * np.log1p(counts)).astype(np.float32)
+
+    async def _ask(self, works: Sequence[_Work], deadline_ns: int, status: StatusPart) -> np.ndarray | None:
+        """LLM 2's logits of each theme's candidates, float32 [n, most]; after a failure, a note in ``status``."""
         if not works:
-            return nothing, nothing
+            return None
+        llm_deadline_ns = deadline_ns - int(self.settings.checks_ms * 1e6)
         if left_ms(llm_deadline_ns) <= 0:
             status.fall_back("keyword_llm: the budget leaves it no time", Cause.NO_TIME, "keyword_llm")
-            return nothing, nothing
-        choose = self.settings.keywords
+            return None
+        counts = np.array([len(work.texts) for work in works], np.int32)
         inputs = {
             "PROMPT": bytes_tensor([prompts.keyword_prompt(work.theme, work.concepts, work.texts) for work in works]),
-            "GRAMMAR": bytes_tensor([keyword_grammar(work.texts, min(choose, len(work.texts))) for work in works]),
-            "MAX_TOKENS": np.array([self.settings.max_tokens], np.int32),
+            "COUNT": counts,
         }
         try:
-            answer = await self.engines.call("keyword_llm", inputs, llm_deadline_ns, ("TEXT", "FINISH"))
+            answer = await self.engines.call("keyword_llm", inputs, llm_deadline_ns, ("LOGIT",))
         except EngineError as error:
             status.fall_back_on(error)
-            return nothing, nothing
-        texts, finishes = texts_of(answer["TEXT"]), texts_of(answer["FINISH"])
-        status.count(KeywordsCheck.CUT_ANSWER, sum(finish != "stop" for finish in finishes))
-        return texts, finishes
+            return None
+        return answer["LOGIT"]
 
     def _complete(self, work: _Work, chosen_by_llm: bool, status: StatusPart) -> None:
         """Add the nearest keywords that fit: up to `min_keywords`, or up to `keywords` if nothing was chosen."""

@@ -149,8 +149,10 @@ class EngineModel(ABC):
 
 
 class BatchingModel(EngineModel):
-    """A model whose engine answers a list of requests in one batch, and caches parts of its answers."""
+    """A model whose engine answers a list of requests in one batch."""
 
+    caches = True
+    """Whether the engine caches parts of its answers and counts hits and misses."""
     max_batch_cost: float = 64.0
     """Cost of jobs at which a batch is full."""
 
@@ -195,7 +197,8 @@ class BatchingModel(EngineModel):
             for job, result in zip(live, results, strict=True):
                 job.send(result)
             self.metrics.batch(len(live), [(begun_ns - job.arrived_ns) / 1e9 for job in live])
-            self.metrics.cache(*self.engine.cache_use())
+            if self.caches:
+                self.metrics.cache(*self.engine.cache_use())
 
     def _next_batch(self) -> list[Job] | None:
         """Wait for a job, then take waiting jobs up to the batch's cost; None when the model is unloaded."""

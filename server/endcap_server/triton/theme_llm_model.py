@@ -1,4 +1,4 @@
-"""A student LLM (`theme_llm`, `keyword_llm`) as a Triton model: prompts of all requests are batched in flight."""
+"""The `theme_llm` engine as a Triton model: prompts of all requests are batched in flight."""
 
 import threading
 import time
@@ -9,21 +9,14 @@ from pathlib import Path
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.engines.llm_engine import AbandonedError, Completion, LlmEngine, LlmRequest
-from endcap_server.engines.llm_models import KEYWORD_LLM, THEME_LLM, LlmParameters, open_llm
+from endcap_server.engines.llm_models import THEME_LLM, LlmParameters, open_llm
 from endcap_server.triton.engine_model import EngineModel, Job
 
 
-def llm_model(model_name: str) -> type:
-    """The `TritonPythonModel` of the student of the build step `model_name`."""
-
-    class TritonPythonModel(LlmModel):
-        declaration = next(each for each in (THEME_LLM, KEYWORD_LLM) if each.name == model_name)
-
-    return TritonPythonModel
-
-
-class LlmModel(EngineModel):
+class TritonPythonModel(EngineModel):
     """PROMPT [n], GRAMMAR [n], MAX_TOKENS [1] -> TEXT [n], FINISH [n]."""
+
+    declaration = THEME_LLM
 
     def open(self, build: Path, settings: LlmParameters) -> LlmEngine:
         """Load and return the engine."""
