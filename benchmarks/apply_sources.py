@@ -126,9 +126,9 @@ def other_build(build: Path, folder: Path, tag: str) -> Path:
     for name in ("bi_encoder/encoder.json", "cross_encoder/calibration.json", "ranker/ranker.json"):
         text = (folder / name).read_text(encoding="utf-8")
         put(folder / name, text.rstrip("\n") + "\n" * (1 + len(tag)))
-    for name in ("theme_llm", "keyword_llm"):
-        text = (folder / name / "config.json").read_text(encoding="utf-8")
-        put(folder / name / "config.json", text.rstrip("\n") + "\n" * (1 + len(tag)))
+    for name in ("theme_llm/config.json", "keyword_llm/tokenizer.json"):
+        text = (folder / name).read_text(encoding="utf-8")
+        put(folder / name, text.rstrip("\n") + "\n" * (1 + len(tag)))
     list_files(folder)
     return folder
 
@@ -259,7 +259,7 @@ GOOD = (
     Edit("keywords: cache", parameter("keywords", "cache_entries", "10000")),
     Edit("rerank: personal share", parameter("rerank", "personal_share", "0.3")),
     Edit("theme: tokens", parameter("theme", "tokens_per_theme", "60")),
-    Edit("keyword_llm: queue", parameter("keyword_llm", "max_waiting", "200")),
+    Edit("keyword_llm: batch", parameter("keyword_llm", "max_batch_prompts", "48")),
     Edit("fusion: diversity", parameter("fusion", "diversity", "0.14")),
     Edit("retrieval: half-life", parameter("retrieval", "half_life", "22.0")),
     Edit("fusion: search weight", parameter("fusion", "search_similarity", "0.16")),

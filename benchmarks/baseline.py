@@ -20,6 +20,7 @@ from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
 from endcap_server.engines.allowed_rows import AllowedRows
 from endcap_server.shop.store import ItemStore
 
+from benchmarks.huggingface import ordered
 from benchmarks.inprocess import InProcessAnswer, InProcessShop
 from benchmarks.replay import ReplayedRequest
 
@@ -43,7 +44,7 @@ class NaiveEngines:
         from sentence_transformers import CrossEncoder, SentenceTransformer
         from transformers.utils import logging
 
-        from benchmarks.huggingface import HuggingFaceLlm
+        from benchmarks.huggingface import HuggingFaceLlm, HuggingFaceOrder
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         logging.set_verbosity_error()
@@ -67,7 +68,8 @@ class NaiveEngines:
         # Texts that tokenise to exactly the tokens in the store.
         tokenizer = load_tokenizer(build / "store/tokenizer.json")
         self._texts = tokenizer.decode_batch([store.tokens.row(row).tolist() for row in range(len(store))])
-        self._llms = {name: HuggingFaceLlm(build / name / "hf") for name in ("theme_llm", "keyword_llm")}
+        self._theme_llm = HuggingFaceLlm(build / "theme_llm/hf")
+        self._keyword_llm = HuggingFaceOrder(build / "keyword_llm/hf")
         self._encoded: dict[str, np.ndarray] = {}
 
     async def call(self, engine: str, inputs: Tensors, deadline_ns: int, outputs: tuple[str, ...]) -> Tensors:
@@ -76,7 +78,10 @@ class NaiveEngines:
             return self._nearest(inputs)
         if engine == "cross_encoder":
             return self._score(inputs)
-        answers = self._llms[engine].generate(
+        if engine == "keyword_llm":
+            logits = self._keyword_llm.logits(texts_of(inputs["PROMPT"]))
+            return dict(zip(("ORDER", "LOGIT"), ordered(inputs["COUNT"], logits), strict=True))
+        answers = self._theme_llm.generate(
             texts_of(inputs["PROMPT"]), texts_of(inputs["GRAMMAR"]), int(inputs["MAX_TOKENS"][0])
         )
         return {

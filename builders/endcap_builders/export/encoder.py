@@ -4,6 +4,7 @@ The model goes through ``torch.export``: tracing to TorchScript fails in the mas
 its ONNX path writes assumptions about the mask into the graph.
 """
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
@@ -58,22 +59,51 @@ class CandidateLogits(nn.Module):
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
         tokens = tokenizer.convert_tokens_to_ids(list(CANDIDATE_TOKENS))
-        self.decoder = model.get_decoder()
+        self.last = _Place()
+        self.decoder = copy.deepcopy(model.get_decoder())
+        # Of the last layer, the other tokens' outputs are not needed. They get what the residual adds to the last one.
+        layer = self.decoder.layers[-1]
+        layer.mlp, layer.self_attn.o_proj = (_OfLast(part, self.last) for part in (layer.mlp, layer.self_attn.o_proj))
         self.head = nn.Parameter(model.get_output_embeddings().weight[tokens].detach().clone())
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return the logits, float [batch, candidates]; padding is on the right."""
+        self.last.index = (attention_mask.sum(dim=1) - 1)[:, None, None]
         hidden = self.decoder(input_ids=input_ids, use_cache=False).last_hidden_state
-        last = (attention_mask.sum(dim=1) - 1)[:, None, None].expand(-1, 1, hidden.shape[-1])
-        return hidden.gather(1, last).squeeze(1) @ self.head.T
+        return self.last.of(hidden).squeeze(1) @ self.head.T
 
 
-def export_candidate_logits(model: Any, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
-    """Write a causal LM that orders candidates as OpenVINO IR ``path``.
+class _Place:
+    """The last token of each sequence of a batch."""
+
+    index: Tensor  # int64 [batch, 1, 1]
+
+    def of(self, values: Tensor) -> Tensor:
+        """The last token's of values [batch, length, width]: [batch, 1, width]; the same if there is only that one."""
+        return values.gather(1, self.index.expand(-1, 1, values.shape[-1]))
+
+
+class _OfLast(nn.Module):
+    """A part of a layer, computed for the last token only: [batch, 1, width], which broadcasts where it is added."""
+
+    def __init__(self, part: nn.Module, last: _Place) -> None:
+        super().__init__()
+        self.part, self.last = part, last
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.part(self.last.of(values))
+
+
+def export_candidate_logits(
+    model: Any, tokenizer: PreTrainedTokenizerFast, path: Path, weights: str = "int8"
+) -> None:
+    """Write a causal LM that orders candidates as OpenVINO IR ``path``; `weights` are "int8", "int4" or "fp16".
+
+    With 8-bit weights, OpenVINO quantises activations too, which is several times faster on CPUs with VNNI.
 
     Inputs ``input_ids``, ``attention_mask`` int64 [batch, length]; output ``logits`` float [batch, candidates].
     """
-    _export(CandidateLogits(model, tokenizer), ("input_ids", "attention_mask"), "logits", path)
+    _export(CandidateLogits(model, tokenizer), ("input_ids", "attention_mask"), "logits", path, weights)
 
 
 def export_cross_encoder(model: nn.Module, path: Path) -> None:
@@ -106,13 +136,19 @@ def encoder_program(module: nn.Module, inputs: tuple[str, ...]) -> torch.export.
         )
 
 
-def _export(module: nn.Module, inputs: tuple[str, ...], output: str, path: Path) -> None:
+def _export(module: nn.Module, inputs: tuple[str, ...], output: str, path: Path, weights: str = "fp16") -> None:
     program = encoder_program(module.cpu().float(), inputs)
     with torch.no_grad(), quiet():
         converted = ov.convert_model(program)
     for port, name in zip(converted.inputs, inputs, strict=True):
         port.get_tensor().set_names({name})
     converted.outputs[0].get_tensor().set_names({output})
+    if weights != "fp16":
+        import nncf  # takes seconds
+
+        mode = {"int8": nncf.CompressWeightsMode.INT8_ASYM, "int4": nncf.CompressWeightsMode.INT4_ASYM}[weights]
+        with quiet():
+            converted = nncf.compress_weights(converted, mode=mode)
     path.parent.mkdir(parents=True, exist_ok=True)
     ov.save_model(converted, path, compress_to_fp16=True)
 

@@ -30,6 +30,7 @@ class StudentSettings(Settings):
     matrix_learning_rate: float = Field(0.02, gt=0, description="peak learning rate of Muon, for models from scratch")
     max_tokens: int = Field(1024, ge=64, description="longest example in tokens; longer ones are left out")
     held_out: int = Field(120, ge=1, description="examples kept aside to measure the student on")
+    weights: str = Field("int8", pattern="^(int8|int4|fp16)$", description="weight format of the export")
 
     @property
     def peak_rate(self) -> float:

@@ -26,7 +26,6 @@ class ThemeStudentSettings(StudentSettings):
     prompt_weight: float = Field(
         0.1, ge=0, le=1, description="weight of the prompt's tokens in the loss; answers have 1"
     )
-    weights: str = Field("int8", pattern="^(int8|int4|fp16)$", description="weight format of the export")
 
 
 def run(ctx: BuildContext, settings: ThemeStudentSettings) -> dict[str, Any]:
