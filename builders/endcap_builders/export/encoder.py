@@ -94,9 +94,7 @@ class _OfLast(nn.Module):
         return self.part(self.last.of(values))
 
 
-def export_candidate_logits(
-    model: Any, tokenizer: PreTrainedTokenizerFast, path: Path, weights: str = "int8"
-) -> None:
+def export_candidate_logits(model: Any, tokenizer: PreTrainedTokenizerFast, path: Path, weights: str = "int8") -> None:
     """Write a causal LM that orders candidates as OpenVINO IR ``path``; `weights` are "int8", "int4" or "fp16".
 
     With 8-bit weights, OpenVINO quantises activations too, which is several times faster on CPUs with VNNI.

@@ -12,6 +12,7 @@ from endcap_builders.step import BuildContext, Step
 class KeywordStudentSettings(StudentSettings):
     """Settings of the keyword student."""
 
+    layers: int = Field(2, ge=1, le=64, description="layers of a model made from scratch")
     train_tokens: int = Field(
         280_000,
         ge=0,
