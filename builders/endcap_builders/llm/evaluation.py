@@ -95,8 +95,8 @@ def evaluate_keywords(folder: Path, examples: Sequence[OrderExample]) -> tuple[d
         for each in (found, nearest)
     )
     figures = {
-        "ndcg": _mean(ndcg),
-        "nearest_ndcg": _mean(of_nearest),
+        "ndcg": _mean(ndcg.tolist()),
+        "nearest_ndcg": _mean(of_nearest.tolist()),
         "precision": _mean([len({*one} & {*order}) / len(order) for one, order in zip(found, orders, strict=True)]),
         "nearest_precision": _mean(
             [len({*one} & {*order}) / len(order) for one, order in zip(nearest, orders, strict=True)]
