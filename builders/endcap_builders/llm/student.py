@@ -34,11 +34,11 @@ def make_student(
         tokenizer = load_tokenizer(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
-        if len(tokenizer) > int(model.get_input_embeddings().weight.shape[0]):
+        if len(tokenizer) > int(model.config.vocab_size):
             model.resize_token_embeddings(len(tokenizer))
         if not (settings.lora and settings.train_tokens):
             return model, tokenizer
-        return _with_lora(model, [tokenizer.convert_tokens_to_ids(token) for token in tokens]), tokenizer
+        return _with_lora(model, [tokenizer.get_vocab()[token] for token in tokens]), tokenizer
     texts = (text for example in examples for text in example.texts)
     tokenizer = train_tokenizer(texts, settings.vocabulary, tokens)
     # A dictionary, because the type checker does not know the decorators of the configuration classes.
