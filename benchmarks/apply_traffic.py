@@ -66,18 +66,27 @@ class ApplyTraffic:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stopped.set()
+        self.resume()
         for thread in self._threads:
             thread.join(60)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Send no requests within the context, which begins after a second, so that running ones can end."""
-        self._may_ask.clear()
-        time.sleep(1.0)
+        """Send no requests within the context."""
+        self.pause()
         try:
             yield
         finally:
-            self._may_ask.set()
+            self.resume()
+
+    def pause(self) -> None:
+        """Send no requests until `resume`; returns after a second, so that running ones can end."""
+        self._may_ask.clear()
+        time.sleep(1.0)
+
+    def resume(self) -> None:
+        """Send requests again."""
+        self._may_ask.set()
 
     def latencies(self, begin: float, end: float) -> np.ndarray:
         """Latencies in seconds of the answers that arrived between two moments: float64 [n]."""
@@ -97,6 +106,8 @@ class ApplyTraffic:
         with Client(self.address, options=Options(timeout_s=TIMEOUT_S, retry=None)) as client:
             while not self._stopped.is_set():
                 self._may_ask.wait()
+                if self._stopped.is_set():
+                    return
                 number += self.clients
                 try:
                     new = self.new_every and number // self.clients % self.new_every == 0

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +82,28 @@ def other_server(build: Path) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def rollouts(build: Path) -> Iterator[Bench]:
+def small_bench(build: Path) -> AbstractContextManager[Bench]:
     """A server on a copy of the build that may be edited and rolled out, under a constant stream of requests."""
     # Requests compete with the rollouts for the CPU: a constant stream need not be a dense one.
-    with bench(build, clients=2, pause_s=0.4) as running:
+    return bench(build, clients=2, pause_s=0.4)
+
+
+@pytest.fixture(scope="session")
+def _shared_rollouts(build: Path) -> Iterator[Bench]:
+    with small_bench(build) as running:
+        running.traffic.pause()
         yield running
+
+
+@pytest.fixture(scope="module")
+def rollouts(_shared_rollouts: Bench) -> Iterator[Bench]:
+    """The same server for several modules: they roll out copies of what is live, and leave its source as it is."""
+    traffic = _shared_rollouts.traffic
+    traffic.seen.clear()
+    traffic.failed.clear()
+    traffic.resume()
+    yield _shared_rollouts
+    traffic.pause()
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from conftest import small_bench
 from endcap_client import Client
 
 from benchmarks.apply_bench import FAST, Bench
@@ -17,6 +19,13 @@ from benchmarks.apply_sources import FAULTY, GOOD, code, copy_build, other_build
 NAMES = ("misspelt tensor", "absurd weight", "ranker that is no model", "code that fails on every request")
 SOME_KILL = ("switch", "after")
 KILLS = [at if at == SOME_KILL else pytest.param(at, marks=pytest.mark.long) for at in KILLED_AT]
+
+
+@pytest.fixture(scope="module")
+def rollouts(build: Path) -> Iterator[Bench]:
+    """A server of its own, whose source is edited too."""
+    with small_bench(build) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

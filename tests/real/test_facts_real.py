@@ -78,7 +78,7 @@ def test_stock_bans_and_titles_act_at_once(rollouts: Bench, asked: Client, set_f
 def test_facts_stay_when_a_generation_goes_live(rollouts: Bench, asked: Client, set_facts: SetFacts) -> None:
     first = ids(asked.search("paint"))[0]
     set_facts({"product_id": first, "stock": 0})
-    edited = copy_build(rollouts.source, rollouts.folder / "with_facts")
+    edited = copy_build(rollouts.state.snapshot(rollouts.standing.live), rollouts.folder / "with_facts")
     parameter("fusion", "order_weight", "0.021")(edited)
     outcome = rollouts.apply(edited, *FAST)
     assert outcome.code == 0, outcome.output

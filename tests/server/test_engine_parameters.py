@@ -62,7 +62,7 @@ def test_profiles_choose_their_implementations(name: str) -> None:
 @pytest.mark.parametrize("name", ENGINES)
 def test_unknown_implementation_is_refused(name: str) -> None:
     with pytest.raises(
-        ParameterError, match=rf"{name}, parameter implementation: expected ('\w+', )?'\w+' or '\w+', got 'onnx'"
+        ParameterError, match=rf"{name}, parameter implementation: expected ('\w+', )*'\w+' or '\w+', got 'onnx'"
     ):
         DECLARATIONS[name].parameters.from_strings(name, {"implementation": "onnx"})
 
