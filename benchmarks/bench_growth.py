@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from endcap_builders.pipeline import Pipeline
 from endcap_builders.step import BuildContext, Step
-from endcap_builders.steps import behaviour, catalogue, index, lexical, store, topics
+from endcap_builders.steps import behaviour, captions, catalogue, index, lexical, store, topics
 from endcap_builders.steps.store import StoreSettings, write_store
 from endcap_client import numbers
 from endcap_server.engines.allowed_rows import AllowedRows
@@ -150,7 +150,7 @@ def _step(name: str, build: Path, out: Path, folder: Path) -> dict[str, Any]:
 def _steps(run_store: Callable[[BuildContext, StoreSettings], dict[str, Any]]) -> list[Step]:
     """The build's steps that grow with the catalogue and train no model; each is run by itself."""
     of_store = replace(store.STEP, run=run_store)
-    steps = (catalogue.STEP, of_store, index.STEP, lexical.STEP, topics.STEP, behaviour.STEP)
+    steps = (catalogue.STEP, captions.STEP, of_store, index.STEP, lexical.STEP, topics.STEP, behaviour.STEP)
     return [replace(step, needs=()) for step in steps]
 
 

@@ -9,7 +9,7 @@ import tiny_encoders
 import torch
 from endcap_builders.pipeline import Pipeline
 from endcap_builders.step import BuildContext, Settings, Step
-from endcap_builders.steps import bi_encoder, catalogue, cross_encoder, lexical, store, teacher
+from endcap_builders.steps import bi_encoder, captions, catalogue, cross_encoder, lexical, store, teacher
 from rich.console import Console
 from transformers import BertForSequenceClassification, BertTokenizerFast
 
@@ -52,7 +52,10 @@ def write_theme_products(ctx: BuildContext, settings: Settings) -> dict[str, Any
 
 
 MERCHANDISING = Step("merchandising", "writing theme products", ("store",), Settings, write_theme_products)
-STEPS = [catalogue.STEP, bi_encoder.STEP, store.STEP, lexical.STEP, MERCHANDISING, teacher.STEP, cross_encoder.STEP]
+STEPS = [
+    *(catalogue.STEP, bi_encoder.STEP, captions.STEP, store.STEP, lexical.STEP),
+    *(MERCHANDISING, teacher.STEP, cross_encoder.STEP),
+]
 
 
 def pipeline(folder: Path, **overrides: dict[str, Any]) -> Pipeline:
@@ -86,7 +89,7 @@ def write_shop(folder: Path) -> None:
     write_catalogue(folder / "catalogue", graded_by_words())
     write_checkpoints(folder)
     steps = pipeline(folder)
-    for step in ("catalogue", "bi_encoder", "store", "lexical"):
+    for step in ("catalogue", "bi_encoder", "captions", "store", "lexical"):
         steps.run(step)
 
 

@@ -38,7 +38,7 @@ def test_other_faults_exit_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["store", "--refresh"], 2, "expected no step, got store; to learn a step anew, say --retrain store"),
         (["--retrain", "ranker", "store"], 2, "--retrain: expected steps that learn (teacher, cross_encoder, "),
         (["--retrain", "bi_encoder"], 2, "run endcap build without --refresh"),
-        (["--refresh"], 1, "expected them built, found no catalogue, bi_encoder, store"),
+        (["--refresh"], 1, "expected them built, found no catalogue, bi_encoder, captions"),
     ],
 )
 def test_what_a_refresh_refuses(

@@ -49,6 +49,7 @@ def test_reads_every_table_in_its_final_types(folder: Path) -> None:
         **dict.fromkeys(["product_id", "title", "description", "brand", "category"], pl.String),
         "price": pl.Float32,
         "image": pl.String,
+        "caption": pl.String,
         "in_stock": pl.Boolean,
         "identifiers": pl.String,
     }

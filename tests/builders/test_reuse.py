@@ -11,7 +11,7 @@ import tiny_encoders
 from endcap_builders.catalogue import write_catalogue
 from endcap_builders.pipeline import Pipeline
 from endcap_builders.reuse import text_hashes
-from endcap_builders.steps import bi_encoder, catalogue, store
+from endcap_builders.steps import bi_encoder, captions, catalogue, store
 from endcap_server.shop.store import ItemStore
 from rich.console import Console
 
@@ -50,7 +50,7 @@ class Shop:
             "bi_encoder": {"checkpoint": str(self.checkpoint), **(encoder or {})},
             "store": {"keyword_least_similarity": 1.0, "keyword_least_products": 1000, **settings},
         }
-        steps = [catalogue.STEP, bi_encoder.STEP, store.STEP]
+        steps = [catalogue.STEP, bi_encoder.STEP, captions.STEP, store.STEP]
         quiet = Console(quiet=True)
         pipeline = Pipeline(steps, self.folder / name, self.folder / "catalogue", overrides=overrides, console=quiet)
         manifest = pipeline.run("store" if force else None, force=force)

@@ -11,14 +11,14 @@ import pytest
 import tiny_encoders
 from endcap_builders.pipeline import Pipeline
 from endcap_builders.step import BuildError
-from endcap_builders.steps import bi_encoder, catalogue, index, lexical, store
+from endcap_builders.steps import bi_encoder, captions, catalogue, index, lexical, store
 from endcap_server.engines.bi_encoder import BiEncoder, load_tokenizer
 from endcap_server.engines.encoder_runtime import RuntimeOptions
 from endcap_server.engines.nearest import Nearest, NearestRequest, NearestResult
 from endcap_server.shop.store import ItemStore, tokenizer_digest
 from rich.console import Console
 
-STEPS = [catalogue.STEP, bi_encoder.STEP, store.STEP, index.STEP, lexical.STEP]
+STEPS = [catalogue.STEP, bi_encoder.STEP, captions.STEP, store.STEP, index.STEP, lexical.STEP]
 N = 120
 
 

@@ -8,19 +8,23 @@ import polars as pl
 
 from endcap_builders.catalogue.schema import Catalogue
 
-TEXTS, FACTS = "texts", "facts"
+TEXTS, CAPTIONS, FACTS = "texts", "captions", "facts"
 EVENTS, QUERIES, JUDGEMENTS = "events", "queries", "judgements"
-GROUPS = (TEXTS, FACTS, EVENTS, QUERIES, JUDGEMENTS)
+GROUPS = (TEXTS, CAPTIONS, FACTS, EVENTS, QUERIES, JUDGEMENTS)
 FACT_COLUMNS = ("price", "in_stock")
-"""Columns of products that change often; all others are texts."""
+"""Columns of products that change often; all others but the captions are texts."""
+CAPTION_COLUMNS = ("caption",)
+_COLUMNS_OF = {FACTS: FACT_COLUMNS, CAPTIONS: CAPTION_COLUMNS}
 _ROWS = 65_536
 
 
 def group_digests(catalogue: Catalogue) -> dict[str, str]:
     """Hash of each group's values, independent of files; "" for a missing table."""
     facts = [name for name in catalogue.products.columns if name in FACT_COLUMNS]
+    captions = [name for name in catalogue.products.columns if name in CAPTION_COLUMNS]
     return {
-        TEXTS: _digest(catalogue.products.drop(facts)),
+        TEXTS: _digest(catalogue.products.drop(*facts, *captions)),
+        CAPTIONS: _digest(catalogue.products.select("product_id", *captions)),
         # Include the ids: the same prices of other products are other facts.
         FACTS: _digest(catalogue.products.select("product_id", *facts)),
         **{name: _digest(getattr(catalogue, name)) for name in (EVENTS, QUERIES, JUDGEMENTS)},
@@ -29,7 +33,8 @@ def group_digests(catalogue: Catalogue) -> dict[str, str]:
 
 def restricted(catalogue: Catalogue, groups: frozenset[str]) -> Catalogue:
     """The catalogue for a step that reads only these groups, without the others."""
-    products = catalogue.products if FACTS in groups else catalogue.products.drop(FACT_COLUMNS, strict=False)
+    unread = [name for group, names in _COLUMNS_OF.items() if group not in groups for name in names]
+    products = catalogue.products.drop(unread, strict=False)
     values = {each.name: getattr(catalogue, each.name) for each in fields(Catalogue)}
     found = _Restricted(**values | {"products": products})
     object.__setattr__(found, "groups", groups)

@@ -19,8 +19,8 @@ class Catalogue:
     Attributes:
         folder: where it was read from.
         products: one row a product: product_id, title, description ("" if none), brand (""), category ("a > b > c" or
-            ""), identifiers ("a|b" or ""), image (""), all String; price Float32 (null if unknown); in_stock Boolean
-            (true if unknown).
+            ""), identifiers ("a|b" or ""), image (""), caption (""), all String; price Float32 (null if unknown);
+            in_stock Boolean (true if unknown).
         events: user_id, product_id String, timestamp Datetime(us, UTC), type String (view, cart or purchase); sorted by
             user_id, then timestamp. None if the catalogue has no events.parquet.
         queries: query String, count Int64; most frequent first. None without queries.parquet.
@@ -96,6 +96,7 @@ PRODUCTS = Table(
         Column("price", "price", False, "leave an unknown price null"),
         Column("identifiers", "text", False, 'store part numbers, EANs and model numbers as text: "006R90321|4053162"'),
         Column("image", "text", False, "store the address of the image as text"),
+        Column("caption", "text", False, "store captions as text"),
         Column("in_stock", "flag", False, "store it as boolean"),
     ),
 )

@@ -7,6 +7,7 @@ from endcap_builders.step import Step
 STEP_NAMES = (
     "catalogue",
     "bi_encoder",
+    "captions",
     "store",
     "index",
     "lexical",

@@ -24,6 +24,7 @@ from endcap_builders.markup import plain_text
 from endcap_builders.reuse import FOLDER as REUSE
 from endcap_builders.reuse import Encoder, TextEncoder
 from endcap_builders.step import BuildContext, BuildError, Settings, Step
+from endcap_builders.steps.captions import FILE as CAPTIONS_FILE
 from endcap_builders.words import caption_tokens
 
 _CHUNK = 256
@@ -147,7 +148,7 @@ def _write_products(ctx: BuildContext, settings: StoreSettings, texts: TextEncod
     tokenizer = _tokenizer(ctx, tokenizer_path)
     vocabulary, captions = caption_tokens(
         products["title"],
-        products["description"].str.slice(0, 1000),
+        _captions(ctx, products),
         least=settings.caption_least_products,
         most=max(int(settings.caption_most_share * products.height), settings.caption_least_products),
         vocabulary=settings.caption_vocabulary,
@@ -172,6 +173,17 @@ def _write_products(ctx: BuildContext, settings: StoreSettings, texts: TextEncod
         max_product_tokens=settings.max_product_tokens,
     )
     return len(Ragged.open(ctx.output, "tokens").values), vocabulary
+
+
+def _captions(ctx: BuildContext, products: pl.DataFrame) -> pl.Series:
+    """Captions and descriptions, whose words are caption tokens after those of the titles."""
+    made = pl.read_parquet(ctx.input("captions") / CAPTIONS_FILE, columns=["product_id", "caption"])
+    joined = products.select("product_id", "description").join(made, on="product_id", how="left", maintain_order="left")
+    described = pl.col("description").str.slice(0, 1000)
+    texts = (
+        pl.when(pl.col("caption") == "").then(described).otherwise(pl.concat_str("caption", described, separator=". "))
+    )
+    return joined.select(texts).to_series()
 
 
 def _labels(ctx: BuildContext, products: pl.DataFrame) -> dict[str, Label]:
@@ -243,7 +255,7 @@ _RANKED_BY = (
 
 STEP = Step(
     name="store",
-    needs=("catalogue", "bi_encoder"),
+    needs=("catalogue", "bi_encoder", "captions"),
     settings=StoreSettings,
     run=run,
     help="writing the item store",
@@ -251,5 +263,5 @@ STEP = Step(
         **dict.fromkeys(("tokenizer", "max_product_tokens"), ("cross_encoder",)),
         **dict.fromkeys(_RANKED_BY, ("ranker",)),
     },
-    reads={"catalogue": (TEXTS, FACTS, EVENTS, QUERIES)},
+    reads={"catalogue": (TEXTS, FACTS, EVENTS, QUERIES), "captions": (CAPTIONS_FILE,)},
 )
