@@ -61,22 +61,38 @@ def compared(ours: dict[str, Array], theirs: dict[str, Array]) -> dict[str, Inte
 def _of_seed(visits: Visits, logit: Array, chosen: Array, times: Array) -> dict[str, Array]:
     visit, logit = visits.visit[chosen], np.asarray(logit, np.float64)[chosen]
     bought, weight = visits.bought[chosen], visits.weight[chosen].astype(np.float64)
-    order = np.argsort(logit, kind="stable")
+    count, drawn = len(visits.sizes), times.astype(np.float64)
+    loss = drawn @ np.bincount(visit, weight * np.logaddexp(0, np.where(bought, -logit, logit)), count)
+    positive = drawn @ np.bincount(visit, weight * bought, count)
+    negative = drawn @ np.bincount(visit, weight * ~bought, count)
+    won = _won(visit, logit, bought, weight, count)
+    auc = np.einsum("rv,rv->r", drawn @ won, drawn) / np.maximum(positive * negative, 1e-9)
+    rate = np.clip(positive / np.maximum(positive + negative, 1e-9), 1e-9, 1 - 1e-9)
+    base = -(positive * np.log(rate) + negative * np.log(1 - rate))
+    gain, of_visit = _ndcg(visit, logit, bought, count)
+    counted = drawn[:, of_visit]
+    ndcg = counted @ gain / np.maximum(counted.sum(axis=1), 1)
+    return {"auc": auc, "entropy": loss / np.maximum(base, 1e-9), "ndcg": ndcg}
+
+
+def _won(visit: Array, logit: Array, bought: Array, weight: Array, count: int) -> Array:
+    """Weight of the pairs in which a bought example of one visit is above another example of a second: float64 [v, v].
+
+    With it, the AUC of any draw of visits is a quadratic form. Ties count half.
+    """
+    order = np.lexsort((logit, visit))
     visit, logit, bought, weight = visit[order], logit[order], bought[order], weight[order]
-    loss = weight * np.logaddexp(0, np.where(bought, -logit, logit))
-    gain, of_visit = _ndcg(visit, logit, bought, len(visits.sizes))
-    auc, entropy = np.empty(len(times)), np.empty(len(times))
-    for place, drawn in enumerate(times):
-        mass = weight * drawn[visit]
-        positive, negative = mass * bought, mass * ~bought
-        below = np.cumsum(negative) - negative / 2
-        total, others = positive.sum(), negative.sum()
-        auc[place] = positive @ below / max(total * others, 1e-9)
-        rate = np.clip(total / max(total + others, 1e-9), 1e-9, 1 - 1e-9)
-        base = -(total * np.log(rate) + others * np.log(1 - rate))
-        entropy[place] = loss @ drawn[visit] / max(base, 1e-9)
-    counted = times[:, of_visit]
-    return {"auc": auc, "entropy": entropy, "ndcg": counted @ gain / np.maximum(counted.sum(axis=1), 1)}
+    wanted, of_wanted, mass = logit[bought], visit[bought], weight[bought]
+    won = np.zeros((count, count))
+    ends = np.searchsorted(visit, np.arange(count + 1))
+    for other in range(count):
+        rows = slice(ends[other], ends[other + 1])
+        others = ~bought[rows]
+        values = logit[rows][others]
+        below = np.r_[0, np.cumsum(weight[rows][others])]
+        sides = (below[np.searchsorted(values, wanted, side)] for side in ("left", "right"))
+        won[:, other] = np.bincount(of_wanted, mass * sum(sides) / 2, count)
+    return won
 
 
 def _ndcg(visit: Array, logit: Array, bought: Array, visits: int) -> tuple[Array, Array]:
