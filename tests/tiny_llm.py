@@ -36,7 +36,7 @@ def theme_examples(count: int, seed: int = 1) -> list[Example]:
         liked = rng.sample(THINGS, 3)
         page = [ThemeDraft(f"More {thing} for you", (thing, rng.choice(THINGS) + " mix")) for thing in liked[:2]]
         examples.append(
-            Example(prompts.theme_prompt(prompts.shopper_text(liked), len(page)), prompts.theme_completion(page))
+            Example(prompts.theme_prompt(prompts.shopper_text([liked]), len(page)), prompts.theme_completion(page))
         )
     return examples
 

@@ -28,6 +28,7 @@ from endcap_builders.merchandising.topics import presentable
 from endcap_builders.step import BuildError
 from endcap_server.shop import prompts
 from endcap_server.shop.grammar import theme_grammar
+from endcap_server.shop.kind_lists import kind_lists
 from endcap_server.shop.prompts import ThemeDraft
 from endcap_server.shop.store import ItemStore
 
@@ -97,7 +98,7 @@ def test_concepts_are_what_shoppers_type_for_a_topic(full):
 
 
 def test_a_page_is_about_its_shopper(full):
-    request = ThemeTask(Profile(favourites=("lamps", "tools"), season="winter"), 4)
+    request = ThemeTask(Profile(likes=(("lamps", "tools"),), season="winter"), 4)
     (page,) = full.themes([request])
     concepts = {text for theme in page for text in theme.concepts}
     assert len(page) == 4
@@ -106,7 +107,7 @@ def test_a_page_is_about_its_shopper(full):
 
 
 def test_searches_and_campaigns_come_first(full):
-    profile = Profile(favourites=("lamps",), session=("wool rug",), campaign="Green tea week")
+    profile = Profile(likes=(("lamps",),), session=("wool rug",), campaign="Green tea week")
     (page,) = full.themes([ThemeTask(profile, 3)])
     assert page[0].title == "Green tea week"
     assert "green tea" in page[0].concepts
@@ -115,7 +116,7 @@ def test_searches_and_campaigns_come_first(full):
 
 
 def test_the_same_shopper_gets_the_same_page(full):
-    request = ThemeTask(Profile(favourites=("seeds",), season="spring"), 5)
+    request = ThemeTask(Profile(likes=(("seeds",),), season="spring"), 5)
     assert next(full.themes([request])) == next(full.themes([request]))
 
 
@@ -175,7 +176,9 @@ def test_profiles_come_from_histories_and_new_shoppers(shops):
     merchandiser, catalogue = shops["full"]
     sampler = ProfileSampler(catalogue, merchandiser.statistics, merchandiser.lexicon, random.Random(2))
     drawn = [sampler.draw() for _ in range(300)]
-    assert any(not request.profile.favourites for request in drawn)
+    assert any(not request.profile.bought for request in drawn)
+    assert any(request.profile.new for request in drawn)
+    assert all(name in request.profile.text() for request in drawn for name in request.profile.new)
     assert any(request.profile.campaign for request in drawn)
     assert any(request.profile.session for request in drawn)
     assert {request.profile.season for request in drawn} == {*SEASONS, ""}
@@ -239,7 +242,7 @@ def test_what_lasts_is_not_restocked(tmp_path):
     names = [topic.name for topic in statistics.topics.topics]
     assert {name for name, again in zip(names, statistics.restocked, strict=True) if again} == {"tools"}
     merchandiser = Merchandiser(statistics, read_lexicon(), lambda texts: np.stack([tiny_shop.embed(t) for t in texts]))
-    (page,) = merchandiser.themes([ThemeTask(Profile(favourites=("lamps", "tools"), due=("tools",)), 4)])
+    (page,) = merchandiser.themes([ThemeTask(Profile(likes=(("lamps", "tools"),), due=("tools",)), 4)])
     titles = {theme.title for theme in page}
     assert "Time for more tools" in titles
     restock = [title.format(topic="lamps", Topic="Lamps") for title in read_lexicon().titles.restock]
@@ -247,10 +250,15 @@ def test_what_lasts_is_not_restocked(tmp_path):
 
 
 def test_themes_list_what_a_shopper_buys(full):
-    kinds = ("lamps", "rugs", "seeds", "tools")
-    (page,) = full.themes([ThemeTask(Profile(favourites=kinds), 4)])
-    named = [{kind for kind in kinds if kind in theme.title.lower()} for theme in page]
+    kinds = ("lamps", "seeds", "rugs", "tools")
+    statistics = full.statistics
+    names = [topic.name for topic in statistics.topics.topics]
+    lists = kind_lists([names.index(kind) for kind in kinds], [], names, statistics.affinity)
+    likes = tuple(tuple(names[topic] for topic in topics) for topics in lists)
     # Lamps and rugs are bought together, and so are seeds and tools.
+    assert likes == (("lamps", "rugs"), ("seeds", "tools"))
+    (page,) = full.themes([ThemeTask(Profile(likes=likes, new=frozenset(("rugs", "tools"))), 4)])
+    named = [{kind for kind in kinds if kind in theme.title.lower()} for theme in page]
     assert named[:2] == [{"lamps", "rugs"}, {"seeds", "tools"}]
     assert [set(theme.concepts) for theme in page[:2]] == named[:2]
 
@@ -356,7 +364,7 @@ def openai_teacher(endpoint: Endpoint, full: Merchandiser, path: Path, **setting
     return OpenAITeacher(options, full.statistics, path, lambda text: None)
 
 
-REQUESTS = [ThemeTask(Profile(favourites=("lamps",), season=season), 2) for season in SEASONS]
+REQUESTS = [ThemeTask(Profile(likes=(("lamps",),), season=season), 2) for season in SEASONS]
 
 
 def test_openai_teacher_writes_themes_and_keywords(endpoint, full, tmp_path):

@@ -70,7 +70,7 @@ def test_required_titles_come_first():
 
 
 def test_searches_and_campaigns_are_quoted():
-    shopper = prompts.shopper_text(["salsa"], session=["tea!?", "Maple  Syrup", "dog bed"], campaign="game day")
+    shopper = prompts.shopper_text([["salsa"]], session=["tea!?", "Maple  Syrup", "dog bed"], campaign="game day")
     grammar = theme_grammar(4, (), shopper)
 
     def answer(campaign: str, first: str, concept: str, second: str) -> str:

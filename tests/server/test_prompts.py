@@ -13,7 +13,7 @@ PAGE = [
 
 
 def test_shopper_text_is_short_and_canonical():
-    text = prompts.shopper_text(["Taco Kits", "salsa"], ["Acme & Co"], ["milk", "dog food"], "winter", "Game day")
+    text = prompts.shopper_text([["Taco Kits", "salsa"]], ["Acme & Co"], ["milk", "dog food"], "winter", "Game day")
     assert text == "likes:taco kits,salsa|brands:Acme & Co|searched:dog food,milk|season:winter|campaign:Game day"
 
 
@@ -23,8 +23,19 @@ def test_nothing_known_is_a_valid_shopper():
 
 
 def test_shopper_text_takes_the_best_and_the_newest():
-    text = prompts.shopper_text([f"c{i}" for i in range(12)], session=["a", "b", "c", "d", "d"])
-    assert text == "likes:c0,c1,c2,c3,c4,c5|searched:d,c,b"
+    text = prompts.shopper_text(brands=["A", "B", "C", "D"], session=["a", "b", "c", "d", "d"])
+    assert text == "brands:A,B,C|searched:d,c,b"
+
+
+def test_lists_of_kinds_stand_apart_and_new_kinds_are_marked():
+    text = prompts.shopper_text([["Milk", "+bread", "pet; food"], ["milk", "Soup"]], new_kinds=["Bread", "soup"])
+    assert text == "likes:milk,+bread,pet food;+soup"
+    assert prompts.liked_kinds(text) == ["milk", "bread", "pet food", "soup"]
+    assert prompts.liked_kinds(prompts.shopper_text()) == []
+
+
+def test_who_has_bought_nothing_is_new_whatever_may_come_next():
+    assert prompts.shopper_text([["salsa"]], new_kinds=["salsa"]) == "new shopper|likes:+salsa"
 
 
 def test_outside_texts_cannot_leave_their_place():
@@ -138,7 +149,7 @@ def test_leaf_names(path, name):
 
 
 def test_what_a_page_quotes_is_read_from_the_shopper_text():
-    shopper = prompts.shopper_text(["milk"], session=["tea!?", "Dog  bed", "c", "oat milk"], campaign="Game day")
+    shopper = prompts.shopper_text([["milk"]], session=["tea!?", "Dog  bed", "c", "oat milk"], campaign="Game day")
     assert prompts.quoted_texts(shopper) == ("Game day", ["oat milk", "c"])
     assert prompts.quoted_texts(prompts.shopper_text()) == ("", [])
 

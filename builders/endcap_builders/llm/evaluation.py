@@ -43,7 +43,8 @@ def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) 
     for row, (example, answer, count) in enumerate(zip(examples, answers, counts, strict=True)):
         placements = [set(theme.concepts) for theme in prompts.parse_themes(example.completion)]
         wanted = set().union(*placements)
-        of_categories[row] = _page_agreement([{kind} for kind in _liked(example.prompt)[:count]], placements)
+        liked = prompts.liked_kinds(example.prompt.split("\n")[0])
+        of_categories[row] = _page_agreement([{kind} for kind in liked[:count]], placements)
         try:
             page = prompts.parse_themes(answer.text)
         except prompts.MalformedAnswer:
@@ -142,12 +143,6 @@ def _agreement(found: set[str], wanted: set[str]) -> float:
 def _page_agreement(found: Sequence[set[str]], wanted: Sequence[set[str]]) -> float:
     """Mean over the wanted placements of the F1 of the found one that comes nearest; sets of concepts."""
     return float(np.mean([max((_agreement(each, one) for each in found), default=0.0) for one in wanted]))
-
-
-def _liked(prompt: str) -> list[str]:
-    """Kinds of products that a shopper likes, best first, as the first line of a prompt names them."""
-    parts = dict(part.partition(":")[::2] for part in prompt.split("\n")[0].split("|"))
-    return [text for text in parts.get("likes", "").split(",") if text]
 
 
 def _quotes(example: Example, page: Sequence[ThemeDraft]) -> list[bool]:

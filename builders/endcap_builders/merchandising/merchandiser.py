@@ -70,7 +70,7 @@ class Merchandiser:
 
     def _ideas(self, profile: Profile, searches: Sequence[str]) -> Iterator[Idea]:
         """All placements that this shopper could see, best first; the page takes the first that are distinct."""
-        known = self._topics(profile.favourites)
+        known = self._topics(profile.bought)
         due = self._topics(profile.due)
         if profile.campaign:
             yield (
@@ -80,28 +80,16 @@ class Merchandiser:
         for place, search in enumerate(searches):
             # Nothing but the search: what is near it is found by its vector, whatever shoppers type.
             yield self._title("session", place, query=search), [search]
-        yield from self._lists(known, self._topics(profile.next))
+        new = self._topics(sorted(profile.new))
+        lists = [topics for names in profile.likes if len(topics := self._topics(names)) > 1]
+        for place, topics in enumerate(lists):
+            yield self._list(topics, new, place)
         yield from self._bought_again(due)
         yield from self._about([topic for topic in known if topic not in due[:2]], known, profile)
         if not known:
             for place, brand in enumerate(profile.brands):
                 yield from self._of_brand(brand, [], place)
         yield from self._general(profile)
-
-    def _lists(self, known: list[int], new: list[int]) -> Iterator[Idea]:
-        """Placements of two or three kinds each, those that go together in one: the shopper's and what comes next."""
-        topics = self.statistics.topics
-        kinds = [*known[:2], *new[:1], *known[2:4], *new[1:2], *known[4:], *new[2:]]
-        distinct = set(distinct_things(topics[topic].name for topic in kinds))
-        left, place = [topic for topic in kinds if topics[topic].name in distinct], 0
-        while len(left) > 1:
-            first = left.pop(0)
-            mates = sorted(left, key=lambda topic: -self._affinity(first, topic))[:2]
-            if len(left) == 3:
-                mates = mates[:1]  # two and two rather than three and one
-            left = [topic for topic in left if topic not in mates]
-            yield self._list([first, *mates], new, place)
-            place += 1
 
     def _list(self, topics: list[int], new: list[int], place: int) -> Idea:
         """Kinds by the names that the shopper text has, so that a student copies them; they are the concepts too."""
@@ -113,11 +101,6 @@ class Merchandiser:
         if not _fits(title):
             title = self._title(f"pair{again}", place, -1, **slots)
         return title, names
-
-    def _affinity(self, one: int, two: int) -> float:
-        topics = self.statistics.topics
-        same = bool(topics[one].parent) and topics[one].parent == topics[two].parent
-        return float(self.statistics.lift[one, two]) + 10.0 * same
 
     def _topics(self, names: Sequence[str]) -> list[int]:
         return [self._topic_of_name[name] for name in names if name in self._topic_of_name]

@@ -2,10 +2,12 @@
 
 import itertools
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 
 import numpy as np
+from endcap_server.shop.kind_lists import kind_lists
 from endcap_server.shop.prompts import MAX_FAVOURITES, MAX_NEXT, MAX_PLACEMENTS, due, favourites, season_of
 
 from endcap_builders.catalogue import Catalogue
@@ -14,7 +16,7 @@ from endcap_builders.merchandising.statistics import SEASONS, Statistics
 from endcap_builders.merchandising.teacher import Profile, ThemeTask
 
 _MAX_HISTORY = 200
-_FOCUSED = 0.3
+_FOCUSED, _LISTED = 0.2, 0.25
 _OF_TOPIC = 0.6
 _EVENNESS = 0.25
 _DUE = 0.5
@@ -47,6 +49,7 @@ class ProfileSampler:
         queries = catalogue.queries
         self.queries: list[str] = list(statistics.store.keywords) if queries is None else queries["query"].to_list()
         counts = np.ones(len(self.queries)) if queries is None else queries["count"].to_numpy().astype(float)
+        self._position = statistics.topics.by_name()
         # Square root, so that a student sees rare searches, too.
         weights = np.sqrt(np.maximum(counts, 1.0))
         self.query_weights = (weights / weights.sum()).cumsum().tolist() if len(weights) else []
@@ -54,8 +57,11 @@ class ProfileSampler:
     def draw(self) -> ThemeTask:
         """Draw one request."""
         rng = self.rng
-        if rng.random() < _FOCUSED:
+        turn = rng.random()
+        if turn < _FOCUSED:
             return self._focused()
+        if turn < _FOCUSED + _LISTED:
+            return self._listed()
         if rng.random() < 0.12:
             profile = Profile(season=self._season())
         elif len(self.starts) > 1 and rng.random() < 0.85:
@@ -95,8 +101,31 @@ class ProfileSampler:
             campaign = self._campaign(season)
         elif about < 0.95 and self.statistics.brands:
             brands = rng.sample(list(self.statistics.brands), min(len(self.statistics.brands), rng.randint(1, 2)))
-        profile = Profile(tuple(topics), tuple(brands), tuple(session), season, campaign, tuple(needed))
+        likes, new = self._lists(topics)
+        profile = Profile(likes, tuple(brands), tuple(session), season, campaign, tuple(needed), new)
         return ThemeTask(profile, rng.randint(1, 3))
+
+    def _listed(self) -> ThemeTask:
+        """Draw lists of any kinds, and a page of these lists: the student learns to copy kinds that it rarely sees."""
+        rng, topics = self.rng, self.statistics.topics
+        count = rng.randint(2, MAX_FAVOURITES + MAX_NEXT)
+        drawn = rng.choices(range(len(topics)), cum_weights=self.topic_weights, k=count)
+        names = [topics[topic].name for topic in dict.fromkeys(drawn)]
+        bought = rng.randint(min(1, len(names)), min(len(names), MAX_FAVOURITES))
+        likes, new = self._lists(names[:bought], names[bought : bought + MAX_NEXT])
+        lists = sum(len(kinds) > 1 for kinds in likes)
+        return ThemeTask(Profile(likes, season=self._season(), new=new), max(1, lists))
+
+    def _lists(
+        self, bought: Sequence[str], new: Sequence[str] = ()
+    ) -> tuple[tuple[tuple[str, ...], ...], frozenset[str]]:
+        """Names of topics in lists as `retrieval` writes them, and which of the names are new."""
+        topics, position = self.statistics.topics, self._position
+        names = [topic.name for topic in topics.topics]
+        lists = kind_lists(
+            [position[name] for name in bought], [position[name] for name in new], names, self.statistics.affinity
+        )
+        return tuple(tuple(names[kind] for kind in kinds) for kinds in lists), frozenset(new)
 
     def _from_history(self) -> Profile:
         rng, statistics = self.rng, self.statistics
@@ -116,12 +145,13 @@ class ProfileSampler:
         store = statistics.store
         brands = [store.brands[brand] if brand >= 0 else "" for brand in store.brand[rows].tolist()]
         season = season_of(self.dates[cut - 1]) if rng.random() < 0.6 else self._season()
+        likes, new = self._lists(favourites(labels, MAX_FAVOURITES), self._next(set(labels)))
         return Profile(
-            favourites=tuple(favourites(labels, MAX_FAVOURITES)),
+            likes=likes,
             brands=tuple(favourites(brands, 3)),
             season=season,
             due=tuple(due(labels, self.restocked, 3)),
-            next=self._next(set(labels)),
+            new=new,
         )
 
     def _events_of_topic(self) -> list[np.ndarray]:
@@ -144,9 +174,8 @@ class ProfileSampler:
             brands = list(dict.fromkeys(statistics.store.brands[brand] for brand in found if brand >= 0))[:3]
         names = [statistics.topics[topic].name for topic in topics][:MAX_FAVOURITES]
         needed = [name for name in names if name in self.restocked and rng.random() < _DUE][:3]
-        return Profile(
-            tuple(names), tuple(brands), season=self._season(), due=tuple(needed), next=self._next(set(names))
-        )
+        likes, new = self._lists(names, self._next(set(names)))
+        return Profile(likes, tuple(brands), season=self._season(), due=tuple(needed), new=new)
 
     def _next(self, bought: set[str]) -> tuple[str, ...]:
         """Kinds that a shopper has not bought: of the popular ones, and of those that go with what was bought."""

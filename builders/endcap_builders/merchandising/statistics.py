@@ -21,6 +21,7 @@ _PRIOR_BASKETS = 4.0
 _PRIOR_SHOPPERS, _PRIOR_REPEAT = 6.0, 0.1
 _RESTOCKED = 0.25
 _LATER_DAYS = 3
+_SAME_PARENT = 10.0
 _MAX_OCCASIONS = 200
 _OCCASION_PRODUCTS, _OCCASION_TOPICS = 24, 5
 
@@ -60,6 +61,7 @@ class Statistics:
     topic_vectors: Array  # float32 [T, D], unit length
     popularity: Array  # float32 [T], share of the shop's interest
     lift: Array  # float32 [T, T], bought together more often than by chance (1), diagonal 0
+    affinity: Array  # float32 [T, T], how well two topics suit one placement
     season_lift: Array  # float32 [T, 4], in the order of SEASONS; 1 where nothing is known
     restocked: Array  # bool [T], whether shoppers buy it repeatedly; all false without events
     occasions: list[Occasion]  # most searched first
@@ -91,47 +93,42 @@ def compute_statistics(catalogue: Catalogue, store: ItemStore, lexicon: Lexicon)
         ValueError: no topic can be found (a catalogue of a handful of products without categories).
     """
     topics = _found_topics(catalogue, store)
-    vectors = np.stack([store.vectors[topic.rows[:200]].astype(np.float32).mean(axis=0) for topic in topics.topics])
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    vectors = _topic_vectors(store, topics)
     events = _topic_events(catalogue, store, topics)
     size = np.array([len(topic.rows) for topic in topics.topics], np.float32)
-    restocked = np.zeros(len(topics), bool)
-    if events is None or not len(events):
-        popularity, lift = size / size.sum(), _similar_topics(vectors)
+    lift = _lift(events, vectors)
+    if events is None:
+        popularity = size / size.sum()
         season_lift = np.ones((len(topics), len(SEASONS)), np.float32)
     else:
         counts = np.bincount(events["topic"].to_numpy(), minlength=len(topics)).astype(np.float32)
         popularity = (counts + 1) / (counts + 1).sum()
-        lift, season_lift = _lift(events, vectors), _season_lift(events, len(topics))
-        restocked = _restocked(events, len(topics))
-        # A topic without co-purchases goes with similar topics.
-        unknown = lift.max(axis=1) <= 1.1
-        lift[unknown] = _similar_topics(vectors)[unknown]
+        season_lift = _season_lift(events, len(topics))
     return Statistics(
         store=store,
         topics=topics,
         topic_vectors=vectors,
         popularity=popularity,
         lift=lift,
+        affinity=_affinity(topics, lift),
         season_lift=season_lift,
-        restocked=restocked,
+        restocked=_restocked(events, len(topics)),
         occasions=_occasions(store, topics, lift, season_lift),
         attributes=_attributes(store, topics, lexicon.ignored_attributes),
         brands=_brands(store, topics),
     )
 
 
-def topics_of(catalogue: Catalogue, store: ItemStore) -> tuple[Topics, Array]:
-    """The topics, and which of them are bought again (bool [T], all false without events).
+def topics_of(catalogue: Catalogue, store: ItemStore) -> tuple[Topics, Array, Array]:
+    """The topics, which of them are bought again (bool [T], all false without events), and their affinity.
 
     Raises:
         ValueError: as of `compute_statistics`.
     """
     topics = _found_topics(catalogue, store)
     events = _topic_events(catalogue, store, topics)
-    if events is None or not len(events):
-        return topics, np.zeros(len(topics), bool)
-    return topics, _restocked(events, len(topics))
+    lift = _lift(events, _topic_vectors(store, topics))
+    return topics, _restocked(events, len(topics)), _affinity(topics, lift)
 
 
 def _found_topics(catalogue: Catalogue, store: ItemStore) -> Topics:
@@ -144,6 +141,21 @@ def _found_topics(catalogue: Catalogue, store: ItemStore) -> Topics:
     return topics
 
 
+def _topic_vectors(store: ItemStore, topics: Topics) -> Array:
+    """float32 [T, D], unit length."""
+    vectors = np.stack([store.vectors[topic.rows[:200]].astype(np.float32).mean(axis=0) for topic in topics.topics])
+    unit: Array = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    return unit
+
+
+def _affinity(topics: Topics, lift: Array) -> Array:
+    """float32 [T, T]: what is bought together suits one placement, and above all what is of one category."""
+    parents = np.array([topic.parent for topic in topics.topics])
+    same = (parents[:, None] == parents) & (parents != "")
+    found: Array = (lift + _SAME_PARENT * same).astype(np.float32)
+    return found
+
+
 def _topic_events(catalogue: Catalogue, store: ItemStore, topics: Topics) -> pl.DataFrame | None:
     """Events of known products with their topics; only purchases and carts if there are enough of them."""
     if catalogue.events is None:
@@ -152,10 +164,22 @@ def _topic_events(catalogue: Catalogue, store: ItemStore, topics: Topics) -> pl.
     events = catalogue.events.with_columns(topic=pl.Series(np.where(rows >= 0, topics.of_product[rows], -1)))
     events = events.filter(pl.col("topic") >= 0)
     bought = events.filter(pl.col("type") != "view")
-    return bought if len(bought) >= 0.1 * len(events) else events
+    if len(bought) >= 0.1 * len(events):
+        events = bought
+    return events if len(events) else None
 
 
-def _lift(events: pl.DataFrame, vectors: Array) -> Array:
+def _lift(events: pl.DataFrame | None, vectors: Array) -> Array:
+    """What topics go with, float32 [T, T]: by co-purchases; a topic without any goes with similar topics."""
+    if events is None:
+        return _similar_topics(vectors)
+    lift = _lift_of_weeks(events, vectors)
+    unknown = lift.max(axis=1) <= 1.1
+    lift[unknown] = _similar_topics(vectors)[unknown]
+    return lift
+
+
+def _lift_of_weeks(events: pl.DataFrame, vectors: Array) -> Array:
     """Lift of two topics within a shopper's week (a single basket holds too few products in some data).
 
     The estimate is the mean of a gamma posterior. Its prior has the weight of `_PRIOR_BASKETS` expected baskets and is
@@ -184,13 +208,15 @@ def _lift(events: pl.DataFrame, vectors: Array) -> Array:
     return lift
 
 
-def _restocked(events: pl.DataFrame, count: int) -> Array:
-    """Which topics are bought again: bool [T].
+def _restocked(events: pl.DataFrame | None, count: int) -> Array:
+    """Which topics are bought again: bool [T], all false without events.
 
     The share of shoppers who buy from a topic again on a later day, among those who came back on at least `_LATER_DAYS`
     days after their first purchase of it. The estimate is the mean of a beta posterior, because there can be few
     shoppers. Durable goods are not listed anywhere; they fail by their events.
     """
+    if events is None:
+        return np.zeros(count, bool)
     days = events.select("user_id", "topic", pl.col("timestamp").dt.date().rank("dense").over("user_id").alias("visit"))
     found = (
         days.with_columns(visits=pl.col("visit").max().over("user_id"))

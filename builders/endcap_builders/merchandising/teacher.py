@@ -11,17 +11,22 @@ from endcap_server.shop.prompts import ThemeDraft, shopper_text
 class Profile:
     """The input of a page: exactly the contents of the shopper text, so that a student can learn from the text."""
 
-    favourites: tuple[str, ...] = ()  # names of topics, best first
+    likes: tuple[tuple[str, ...], ...] = ()  # lists of names of topics that suit one placement each, best first
     brands: tuple[str, ...] = ()
     session: tuple[str, ...] = ()  # search texts, oldest first
     season: str = ""
     campaign: str = ""
     due: tuple[str, ...] = ()  # names of topics that the shopper probably needs again
-    next: tuple[str, ...] = ()  # names of topics that the shopper has not bought and will probably buy
+    new: frozenset[str] = frozenset()  # names in `likes` that the shopper has not bought and will probably buy
 
     def text(self) -> str:
         """The canonical shopper text."""
-        return shopper_text(self.favourites, self.brands, self.session, self.season, self.campaign, self.due, self.next)
+        return shopper_text(self.likes, self.brands, self.session, self.season, self.campaign, self.due, self.new)
+
+    @property
+    def bought(self) -> list[str]:
+        """Names of the topics that the shopper buys."""
+        return [name for names in self.likes for name in names if name not in self.new]
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ def run(ctx: BuildContext, settings: Settings) -> dict[str, Any]:
     """Write what `endcap_server.shop.kinds` reads to describe shoppers; the training examples use the same names."""
     store = ItemStore.open(ctx.build)
     try:
-        topics, restocked = topics_of(ctx.catalogue, store)
+        topics, restocked, affinity = topics_of(ctx.catalogue, store)
     except ValueError as error:
         raise BuildError(str(error)) from None
     StringColumn.write(ctx.output, "topics", [topic.name for topic in topics.topics])
     save_array(ctx.output, "product_topic", topics.of_product, np.int32)
     save_array(ctx.output, "topic_restocked", restocked, np.bool_)
+    save_array(ctx.output, "topic_affinity", affinity, np.float32)
     figures = {"topics": len(topics), "restocked": int(restocked.sum())}
     ctx.log("{topics:,} topics, {restocked:,} of them restocked".format(**figures))
     return figures

@@ -29,6 +29,7 @@ QUOTED_SEARCHES = 2
 CONCEPT_CHARACTERS = 40
 
 MAX_FAVOURITES, MAX_NEXT, _MAX_DUE, _MAX_BRANDS, _MAX_SESSION = 6, 3, 3, 3, 3
+_NEW, _NEXT_LIST = "+", ";"
 MAX_CONCEPTS = 4
 _SEASONS = ("winter", "spring", "summer", "autumn")
 HALF_LIFE = 20.0
@@ -161,33 +162,39 @@ def season_of(day: date, *, southern: bool = False) -> str:
 
 
 def shopper_text(
-    favourite_kinds: Sequence[str] = (),
+    likes: Sequence[Sequence[str]] = (),
     brands: Sequence[str] = (),
     session: Sequence[str] = (),
     season: str = "",
     campaign: str = "",
     due_kinds: Sequence[str] = (),
-    next_kinds: Sequence[str] = (),
+    new_kinds: Collection[str] = (),
 ) -> str:
     """Describe a shopper to LLM 1. All arguments are optional: a shopper without any data is valid.
 
     Args:
-        favourite_kinds: names of kinds of products (`endcap_server.shop.kinds`), best first; 6 are used.
+        likes: lists of names of kinds of products, best first; the kinds of a list suit one placement
+            (`endcap_server.shop.kind_lists`).
         brands: best first; 3 are used.
         session: this session's search texts, oldest first; the last 3 are used.
         season: as `season_of` names it.
         campaign: the merchandiser's steering text.
         due_kinds: kinds that the shopper probably needs again, from `due`; 3 are used.
-        next_kinds: kinds that the shopper has not bought and will probably buy, best first; 3 are used.
+        new_kinds: those kinds of ``likes`` that the shopper has not bought yet; the text marks them with "+".
 
     Returns:
         One short line. Similar shoppers have the same line, which is a part of the key of cached themes.
     """
-    liked = _items(favourite_kinds, MAX_FAVOURITES, CONCEPT_CHARACTERS, lower=True)
+    unknown = {_kind(name) for name in new_kinds}
+    lists: list[list[str]] = []
+    named: set[str] = set()
+    for kinds in likes:
+        names = [name for name in dict.fromkeys(map(_kind, kinds)) if name and name not in named]
+        named.update(names)
+        lists.append([f"{_NEW}{name}" if name in unknown else name for name in names])
     searched = _items(reversed(session), _MAX_SESSION, CONCEPT_CHARACTERS, lower=True)
     parts = [
-        ("likes", ",".join(liked)),
-        ("next", ",".join(_items(next_kinds, MAX_NEXT, CONCEPT_CHARACTERS, lower=True))),
+        ("likes", _NEXT_LIST.join(",".join(names) for names in lists if names)),
         ("due", ",".join(_items(due_kinds, _MAX_DUE, CONCEPT_CHARACTERS, lower=True))),
         ("brands", ",".join(_items(brands, _MAX_BRANDS, 30))),
         ("searched", ",".join(searched)),
@@ -195,9 +202,19 @@ def shopper_text(
         ("campaign", clean(campaign, TITLE_CHARACTERS)),
     ]
     known = [f"{name}:{value}" for name, value in parts if value]
-    if not (liked or searched):
+    if not (named - unknown or searched):
         known.insert(0, NEW_SHOPPER)
     return "|".join(known)
+
+
+def _kind(name: str) -> str:
+    return clean(name, CONCEPT_CHARACTERS).lower().lstrip(f"{_NEW} ")
+
+
+def liked_kinds(shopper: str) -> list[str]:
+    """Read the kinds of products from a shopper text, in its order, new ones without their mark."""
+    likes = dict(part.partition(":")[::2] for part in shopper.split("|")).get("likes", "")
+    return [text.removeprefix(_NEW) for text in likes.replace(_NEXT_LIST, ",").split(",") if text]
 
 
 def quoted_texts(shopper: str) -> tuple[str, list[str]]:

@@ -77,9 +77,9 @@ class Description:
             "" if settings.seasons == "none" else prompts.season_of(date.today(), southern=settings.seasons == "south")
         )
         return prompts.shopper_text(
-            favourite_kinds=liked,
+            likes=self._kinds.lists(liked, following),
+            new_kinds=following,
             due_kinds=self._kinds.due(history, _DUE),
-            next_kinds=following,
             brands=prompts.favourites(brands, _BRANDS, settings.half_life),
             session=session,
             season=season,

@@ -176,7 +176,7 @@ class Retrieval(Stage):
             following: list[str] = []
             if worth is not None:
                 likely, following = self.description.likely(candidates, worth, taken, request.products)
-                liked = list(dict.fromkeys([*likely, *liked]))
+                liked = list(dict.fromkeys([*likely, *liked]))[: prompts.MAX_FAVOURITES]
             categories = self.description.categories(taken, candidates)
             shopper = self.description.text(taken, liked, following, quotable, request)
             found, sources = Found.of(candidates.rows, candidates.similarity), candidates.sources
