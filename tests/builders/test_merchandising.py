@@ -129,7 +129,7 @@ def test_every_catalogue_gives_examples_that_pass_the_checks(shops, name):
     made = list(theme_examples(merchandiser, [sampler.draw() for _ in range(60)], counts))
     assert len(made) >= 55
     for example, page in made:
-        assert prompts.parse_themes(example.completion) == page
+        assert prompts.parse_themes(example.completion, example.prompt.split("\n")[0]) == page
         assert example.prompt.endswith(f"\n{len(page)} themes\n")
     strays = [example for example, page in made if not written_under(example, len(page))]
     assert not strays
@@ -377,7 +377,7 @@ def test_openai_teacher_writes_themes_and_keywords(endpoint, full, tmp_path):
     assert (path, key) == ("/v1/chat/completions", "Bearer secret")
     assert body["response_format"]["json_schema"]["strict"] is True
     assert "lamps" in body["messages"][0]["content"]
-    assert "likes:lamps" in body["messages"][1]["content"]
+    assert "likes:{1}lamps" in body["messages"][1]["content"]
     assert teacher.figures()["asked"] == 5
     assert teacher.cost == pytest.approx(5 * (1000 * 1.0 + 100 * 10.0) / 1e6)
 

@@ -62,6 +62,14 @@ def test_concepts_that_break_the_format(concepts):
     assert not accepts(theme_grammar(1), prompts.theme_completion([ThemeDraft("Title", concepts)]))
 
 
+def test_slots_are_those_of_the_shopper_text():
+    grammar = theme_grammar(1, (), prompts.shopper_text([["salsa", "chips"]]))
+    assert accepts(grammar, prompts.theme_completion([ThemeDraft("{1}, dips and {2}", ("{2}", "salsa dips"))]))
+    for wrong in (ThemeDraft("{3}", ("{1}", "x")), ThemeDraft("{1}", ("{1}{2}", "x")), ThemeDraft("{1}", ("{0}", "x"))):
+        assert not accepts(grammar, prompts.theme_completion([wrong]))
+    assert not accepts(theme_grammar(1), prompts.theme_completion([ThemeDraft("{1}", ("x", "y"))]))
+
+
 def test_required_titles_come_first():
     grammar = theme_grammar(2, ['Big "game" day'])
     assert accepts(grammar, page("Big game day", "Anything"))

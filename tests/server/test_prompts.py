@@ -1,3 +1,4 @@
+import json
 from datetime import date
 
 import pytest
@@ -14,7 +15,7 @@ PAGE = [
 
 def test_shopper_text_is_short_and_canonical():
     text = prompts.shopper_text([["Taco Kits", "salsa"]], ["Acme & Co"], ["milk", "dog food"], "winter", "Game day")
-    assert text == "likes:taco kits,salsa|brands:Acme & Co|searched:dog food,milk|season:winter|campaign:Game day"
+    assert text == "likes:{1}taco kits,{2}salsa|brands:Acme & Co|searched:dog food,milk|season:winter|campaign:Game day"
 
 
 def test_nothing_known_is_a_valid_shopper():
@@ -29,13 +30,40 @@ def test_shopper_text_takes_the_best_and_the_newest():
 
 def test_lists_of_kinds_stand_apart_and_new_kinds_are_marked():
     text = prompts.shopper_text([["Milk", "+bread", "pet; food"], ["milk", "Soup"]], new_kinds=["Bread", "soup"])
-    assert text == "likes:milk,+bread,pet food;+soup"
+    assert text == "likes:{1}milk,+{2}bread,{3}pet food;+{4}soup"
     assert prompts.liked_kinds(text) == ["milk", "bread", "pet food", "soup"]
     assert prompts.liked_kinds(prompts.shopper_text()) == []
 
 
+def test_a_shopper_text_has_nine_kinds_at_most():
+    text = prompts.shopper_text([[f"c{number}" for number in range(7)], ["c0", "c7", "c8", "c9", "c10"], ["c11"]])
+    assert prompts.liked_kinds(text) == [f"c{number}" for number in range(9)]
+
+
+def test_an_answer_names_the_kinds_of_the_shopper_text_by_slots():
+    shopper = prompts.shopper_text([["milk", "oat milk", "bread"]], session=["bread"], campaign="Milk week")
+    page = [
+        ThemeDraft("Milk week", ("milk", "bread")),
+        ThemeDraft("Your bread", ("bread",)),
+        ThemeDraft("Oat milk, breadcrumbs and milk", ("oat milk", "breadcrumbs")),
+    ]
+    text = prompts.theme_completion(page, shopper)
+    assert [(theme["title"], theme["concepts"]) for theme in json.loads(text)] == [
+        ("Milk week", ["{1}", "{3}"]),
+        ("Your bread", ["bread"]),
+        ("{2}, breadcrumbs and {1}", ["{2}", "breadcrumbs"]),
+    ]
+    assert prompts.parse_themes(text, shopper) == page
+
+
+def test_a_slot_without_kind_is_malformed():
+    text = prompts.theme_completion([ThemeDraft("{2} for you", ("{1}",))])
+    with pytest.raises(prompts.MalformedAnswer, match="slots 1 to 1"):
+        prompts.parse_themes(text, prompts.shopper_text([["milk"]]))
+
+
 def test_who_has_bought_nothing_is_new_whatever_may_come_next():
-    assert prompts.shopper_text([["salsa"]], new_kinds=["salsa"]) == "new shopper|likes:+salsa"
+    assert prompts.shopper_text([["salsa"]], new_kinds=["salsa"]) == "new shopper|likes:+{1}salsa"
 
 
 def test_outside_texts_cannot_leave_their_place():

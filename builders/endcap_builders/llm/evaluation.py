@@ -34,19 +34,19 @@ def evaluate_themes(folder: Path, examples: Sequence[Example], known: set[str]) 
         of titles among all answers; tokens, ms: medians of one answer. And the gate: agreement with the teacher's
         placements, of the student and of a page with one liked kind per placement (about the fallback).
     """
-    counts = [len(prompts.parse_themes(example.completion)) for example in examples]
+    counts = [len(_page_of(example, example.completion)) for example in examples]
     shoppers = [example.prompt.split("\n")[0] for example in examples]
     grammars = [theme_grammar(count, (), shopper) for count, shopper in zip(counts, shoppers, strict=True)]
     answers, figures = _answer(folder, examples, grammars, _THEME_TOKENS * max(counts))
     valid, titles, shared, in_catalogue, quoted = 0, [], [], [], []
     agreement, of_categories = np.zeros(len(examples)), np.zeros(len(examples))
     for row, (example, answer, count) in enumerate(zip(examples, answers, counts, strict=True)):
-        placements = [set(theme.concepts) for theme in prompts.parse_themes(example.completion)]
+        placements = [set(theme.concepts) for theme in _page_of(example, example.completion)]
         wanted = set().union(*placements)
-        liked = prompts.liked_kinds(example.prompt.split("\n")[0])
+        liked = prompts.liked_kinds(_shopper(example))
         of_categories[row] = _page_agreement([{kind} for kind in liked[:count]], placements)
         try:
-            page = prompts.parse_themes(answer.text)
+            page = _page_of(example, answer.text)
         except prompts.MalformedAnswer:
             continue
         valid += len(page) == count and answer.finish == "stop"
@@ -145,11 +145,19 @@ def _page_agreement(found: Sequence[set[str]], wanted: Sequence[set[str]]) -> fl
     return float(np.mean([max((_agreement(each, one) for each in found), default=0.0) for one in wanted]))
 
 
+def _shopper(example: Example) -> str:
+    return example.prompt.split("\n", 1)[0]
+
+
+def _page_of(example: Example, answer: str) -> list[ThemeDraft]:
+    return prompts.parse_themes(answer, _shopper(example))
+
+
 def _quotes(example: Example, page: Sequence[ThemeDraft]) -> list[bool]:
     """Whether each search or campaign of the shopper text that the teacher quotes is quoted here."""
-    parts = dict(part.partition(":")[::2] for part in example.prompt.split("\n")[0].split("|"))
+    parts = dict(part.partition(":")[::2] for part in _shopper(example).split("|"))
     said = [*parts.get("searched", "").split(","), parts.get("campaign", "").lower()]
-    teacher, student = _all_text(prompts.parse_themes(example.completion)), _all_text(page)
+    teacher, student = _all_text(_page_of(example, example.completion)), _all_text(page)
     return [text in student for text in said if text and text in teacher]
 
 

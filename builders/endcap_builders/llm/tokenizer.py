@@ -1,7 +1,8 @@
 """The students' own tokenizer: a small byte-level BPE, trained on the examples.
 
 A decoding step takes the same time for any token, so answers should have few tokens: each fixed piece of JSON between
-two texts is one token. An item has the same tokens everywhere in prompt and answer, which makes copying easy to learn.
+two texts is one token, and so is a slot. An item has the same tokens everywhere in prompt and answer, which makes
+copying easy to learn.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ _PIECES = (
     r'"\]\},\{"title":"',
     r'"\]\}\]',
     r'","',
+    r" ?\{\p{N}\}",
     r" ?\p{L}+",
     r" ?\p{N}+",
     r" ?[^\s\p{L}\p{N}]",

@@ -43,7 +43,7 @@ def theme_examples(
             continue
         # The prompt requests the number of themes that the page has, so that the student learns to count.
         prompt = prompts.theme_prompt(request.profile.text(), len(page))
-        yield Example(prompt, prompts.theme_completion(page)), page
+        yield Example(prompt, prompts.theme_completion(page, request.profile.text())), page
 
 
 def keyword_requests(

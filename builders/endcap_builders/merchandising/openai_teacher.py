@@ -60,7 +60,7 @@ You are the merchandiser of an online shop. Write the themed placements of one s
 Each has a short, natural title (2 to 6 words, sentence case, no punctuation but ? or !) and 2 to 4 product concepts:
 things that a shopper would type into the search box, in lower case, without brands.
 The shopper's line says what the shopper likes (kinds of products; those between two semicolons suit one placement, "+"
-marks what the shopper has never bought and may buy next) and what is due again.
+marks what the shopper has never bought and may buy next; write names without their {{numbers}}) and what is due again.
 Mix what the shopper buys again, what comes next, what goes with it, occasions, the season, and brands; answer searches
 and the campaign first. No two placements about the same things. Stay within what the shop sells.
 Some categories: {categories}."""

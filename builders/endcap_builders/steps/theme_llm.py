@@ -61,8 +61,9 @@ def _write_words(output: Path, examples: Iterable[Example]) -> int:
     about_searches: list[tuple[str, str]] = []
     others: list[str] = []
     for example in examples:
-        searches = quoted_texts(example.prompt.split("\n", 1)[0])[1]
-        for theme in parse_themes(example.completion):
+        shopper = example.prompt.split("\n", 1)[0]
+        searches = quoted_texts(shopper)[1]
+        for theme in parse_themes(example.completion, shopper):
             if theme.concepts[0] in searches:
                 about_searches.append((theme.title, theme.concepts[0]))
             else:

@@ -16,6 +16,8 @@ from functools import lru_cache
 from itertools import pairwise
 from statistics import median
 
+from endcap_server.shop.slots import MAX_SLOTS, Slots, slot, without_slots
+
 NEW_SHOPPER = "new shopper"
 MAX_PLACEMENTS = 20
 """Most themes of one prompt: a page of 16, and spare themes to replace those that quality checks drop."""
@@ -187,11 +189,12 @@ def shopper_text(
     """
     unknown = {_kind(name) for name in new_kinds}
     lists: list[list[str]] = []
-    named: set[str] = set()
+    named: dict[str, None] = {}
     for kinds in likes:
         names = [name for name in dict.fromkeys(map(_kind, kinds)) if name and name not in named]
-        named.update(names)
-        lists.append([f"{_NEW}{name}" if name in unknown else name for name in names])
+        numbered = enumerate(names[: MAX_SLOTS - len(named)], len(named) + 1)
+        lists.append([f"{_NEW if name in unknown else ''}{slot(number)}{name}" for number, name in numbered])
+        named.update(dict.fromkeys(names[: MAX_SLOTS - len(named)]))
     searched = _items(reversed(session), _MAX_SESSION, CONCEPT_CHARACTERS, lower=True)
     parts = [
         ("likes", _NEXT_LIST.join(",".join(names) for names in lists if names)),
@@ -202,7 +205,7 @@ def shopper_text(
         ("campaign", clean(campaign, TITLE_CHARACTERS)),
     ]
     known = [f"{name}:{value}" for name, value in parts if value]
-    if not (named - unknown or searched):
+    if not (named.keys() - unknown or searched):
         known.insert(0, NEW_SHOPPER)
     return "|".join(known)
 
@@ -212,9 +215,9 @@ def _kind(name: str) -> str:
 
 
 def liked_kinds(shopper: str) -> list[str]:
-    """Read the kinds of products from a shopper text, in its order, new ones without their mark."""
+    """Read the kinds of products from a shopper text, in the order of their slots."""
     likes = dict(part.partition(":")[::2] for part in shopper.split("|")).get("likes", "")
-    return [text.removeprefix(_NEW) for text in likes.replace(_NEXT_LIST, ",").split(",") if text]
+    return [without_slots(text.removeprefix(_NEW)) for text in likes.replace(_NEXT_LIST, ",").split(",") if text]
 
 
 def quoted_texts(shopper: str) -> tuple[str, list[str]]:
@@ -237,18 +240,33 @@ def theme_prompt(shopper: str, placements: int) -> str:
     return f"{_SPACES.sub(' ', shopper).strip()}\n{placements} themes\n"
 
 
-def theme_completion(themes: Sequence[ThemeDraft]) -> str:
-    """Write themes in the format of LLM 1's answer: compact JSON, because every token costs a decoding step."""
-    items = [{"title": theme.title, "concepts": list(theme.concepts)} for theme in themes]
+def theme_completion(themes: Sequence[ThemeDraft], shopper: str = "") -> str:
+    """Write themes in the format of LLM 1's answer: compact JSON, because every token costs a decoding step.
+
+    Names of kinds that the shopper text lists become slots, but for what the page has to quote (`quoted_texts`).
+    """
+    slots = Slots(liked_kinds(shopper))
+    campaign, searches = quoted_texts(shopper)
+    items = []
+    for theme in themes:
+        quotes = bool(theme.concepts) and theme.concepts[0] in searches
+        title = theme.title if quotes or theme.title.lower() == campaign.lower() else slots.title(theme.title)
+        concepts = list(theme.concepts) if quotes else [slots.concept(text) for text in theme.concepts]
+        items.append({"title": title, "concepts": concepts})
     return json.dumps(items, ensure_ascii=False, separators=(",", ":"))
 
 
-def parse_themes(text: str) -> list[ThemeDraft]:
+def parse_themes(text: str, shopper: str = "") -> list[ThemeDraft]:
     """Read LLM 1's answer. From an answer that was cut (deadline, length), take the complete themes.
 
+    Args:
+        text: the answer.
+        shopper: the shopper text of the prompt, whose kinds fill the slots of the answer.
+
     Raises:
-        MalformedAnswer: not a JSON list of ``{"title", "concepts"}`` objects, complete or cut.
+        MalformedAnswer: not a JSON list of ``{"title", "concepts"}`` objects, complete or cut; or a slot without kind.
     """
+    slots = Slots(liked_kinds(shopper))
     if not text.startswith("["):
         raise MalformedAnswer(f"themes: expected a JSON list, got {text[:80]!r}")
     decoder = json.JSONDecoder()
@@ -262,7 +280,7 @@ def parse_themes(text: str) -> list[ThemeDraft]:
             if error.pos >= len(text) or error.msg.startswith("Unterminated"):
                 return themes
             raise MalformedAnswer(f"themes: {error.msg} at {error.pos} of {text[:200]!r}") from None
-        themes.append(_draft(item))
+        themes.append(_draft(item, slots))
         closing = text[position : position + 1]
         if closing == "]" and not text[position + 1 :].strip():
             return themes
@@ -314,11 +332,14 @@ def _items(texts: Iterable[str], limit: int, characters: int, *, lower: bool = F
     return list(kept)
 
 
-def _draft(item: object) -> ThemeDraft:
+def _draft(item: object, slots: Slots) -> ThemeDraft:
     if isinstance(item, dict):
         title, concepts = item.get("title"), item.get("concepts")
         if isinstance(title, str) and title and isinstance(concepts, list) and concepts:
             texts = [concept for concept in concepts if isinstance(concept, str) and concept]
             if len(texts) == len(concepts) and set(item) == {"title", "concepts"}:
-                return ThemeDraft(title, tuple(dict.fromkeys(texts)))
+                try:
+                    return ThemeDraft(slots.fill_title(title), tuple(dict.fromkeys(map(slots.fill, texts))))
+                except ValueError as error:
+                    raise MalformedAnswer(f"themes: {error}") from None
     raise MalformedAnswer(f"themes: expected an object with a title and concepts, got {json.dumps(item)[:120]}")

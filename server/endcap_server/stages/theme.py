@@ -155,7 +155,7 @@ class Theme(Stage):
         }
         try:
             answer = await self.engines.call("theme_llm", inputs, llm_deadline_ns, ("TEXT", "FINISH"))
-            drafts = prompts.parse_themes(texts_of(answer["TEXT"])[0])
+            drafts = prompts.parse_themes(texts_of(answer["TEXT"])[0], shopper)
         except MalformedAnswer as error:
             status.count(ThemeCheck.MALFORMED_ANSWER)
             status.fall_back(f"theme_llm: {error}", Cause.FAILED, "theme_llm")
