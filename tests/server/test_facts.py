@@ -90,6 +90,7 @@ def test_stock_changes_on_pages_and_searches(shop: Shop) -> None:
     assert json_of(after["STATUS"])["facts_as_of"] == "1970-01-01T00:16:41.000Z"
     shop.set("in_stock", **{before[0]: 0.25})
     assert before[0] in shown(shop.page("desk lamp"))
+    assert before[0] in shown(shop.page(HISTORY=history))
 
 
 def test_every_product_sold_out_is_an_empty_page_and_no_error(shop: Shop) -> None:

@@ -262,3 +262,42 @@ def test_without_a_limit_nothing_is_refused(shop: Path) -> None:
         found = asyncio.run(stage.run({"QUERY": bytes_tensor(["lamp"])}))
         assert len(found["CANDIDATE_ROW"])
         assert "in_flight" not in part_of(found["PAGE"])
+
+
+def test_an_equal_request_gets_the_candidates_that_were_found(shop: Path) -> None:
+    engines = TinyEngines(shop)
+    stage = Retrieval(shop, {}, engines)
+
+    def run(**inputs: np.ndarray) -> Tensors:
+        return asyncio.run(stage.run({"HISTORY": ids(0, 2, 40), "SESSION": bytes_tensor(["desk lamp"])} | inputs))
+
+    first, calls = run(), list(engines.calls)
+    again = run(SHOPPER=bytes_tensor(["who"]), BUDGET_MS=np.array([5000], np.int32))
+    assert engines.calls == calls
+    assert part_of(first["PAGE"])["source"] == "computed"
+    assert part_of(again["PAGE"])["source"] == "cached"
+    assert part_of(again["PAGE"])["budget_ms"] == 5000
+    for name in ("CANDIDATE_ROW", "CANDIDATE_SOURCE", "CANDIDATE_SIMILARITY"):
+        np.testing.assert_array_equal(again[name], first[name])
+    assert content_and_ticket(again["THEME_REQUEST"])[0] == content_and_ticket(first["THEME_REQUEST"])[0]
+    others = (
+        {"HISTORY": ids(0, 40, 2)},
+        {"SESSION": bytes_tensor(["rug"])},
+        {"RULES": bytes_tensor(['{"exclude": {"products": ["p4"]}}'])},
+        {"PRODUCTS": np.array([3], np.int32)},
+    )
+    for other in others:
+        assert part_of(run(**other)["PAGE"])["source"] == "computed"
+
+
+def test_what_an_engine_did_not_answer_is_asked_for_again(shop: Path) -> None:
+    stage = Retrieval(shop, {}, TinyEngines(shop, {"nearest": "dead"}))
+    for _ in range(2):
+        assert "reason" in part_of(asyncio.run(stage.run({"HISTORY": ids(0, 2)}))["PAGE"])
+        assert len(stage.recent) == 0
+
+
+def test_no_shopper_is_kept_where_none_shall_be(shop: Path) -> None:
+    stage = Retrieval(shop, {"cached_shoppers": "0"}, TinyEngines(shop))
+    sources = [part_of(asyncio.run(stage.run({"HISTORY": ids(0)}))["PAGE"])["source"] for _ in range(2)]
+    assert sources == ["computed", "computed"]

@@ -9,6 +9,8 @@ ranker.
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,18 +21,20 @@ from endcap_server.declared.deadline import after_ms, left_ms
 from endcap_server.declared.errors import OverloadError
 from endcap_server.declared.model import ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters
+from endcap_server.declared.reasons import Source
 from endcap_server.declared.tensors import Tensors
 from endcap_server.exposures.record import ShopperKeys
 from endcap_server.shop import behaviour, kinds, prompts
 from endcap_server.shop.behaviour import Behaviour
 from endcap_server.shop.exclusion import Exclusions
 from endcap_server.shop.facts import Facts, facts_folder
-from endcap_server.shop.rule_index import RuleIndex
+from endcap_server.shop.rule_index import CompiledRules, RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.understanding import Understanding
 from endcap_server.stages import contract, documents, ranking
 from endcap_server.stages.admission import Admission, Refusal
-from endcap_server.stages.allowed import AllowedOf
+from endcap_server.stages.allowed import Allowed, AllowedOf
+from endcap_server.stages.answer_cache import Recent
 from endcap_server.stages.base import Engines, Stage, StageAnswer
 from endcap_server.stages.candidates import Found, popular_rows
 from endcap_server.stages.description import Description
@@ -55,6 +59,29 @@ class RetrievalCheck(StrEnum):
 
     SESSION_EXCLUDED = "session_excluded"
     SESSION_NOT_QUOTED = "session_not_quoted"
+
+
+@dataclass(frozen=True)
+class _Sought:
+    """What retrieval finds for a search or a shopper.
+
+    Attributes:
+        found: Candidates.
+        sources: uint8 [C], bits of `CandidateSource` of each.
+        keywords: int32 [K], known keywords that a search is matched to, -1 padded.
+        shopper: The shopper text for LLM 1, "" for a search.
+        categories: Positions of the shopper's categories, best first.
+        searches: Answers to the session's searches.
+        counts: What checks counted.
+    """
+
+    found: Found
+    sources: np.ndarray
+    keywords: np.ndarray
+    shopper: str = ""
+    categories: tuple[int, ...] = ()
+    searches: tuple[AnsweredSearch, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class Retrieval(Stage):
@@ -91,6 +118,7 @@ class Retrieval(Stage):
     )
     # Without QUERY, Triton would report a deadlock of the ensemble: its tensor is optional there, and required here.
     requires: ClassVar = {"QUERY_THEMES": ("QUERY", "exactly 1 text of 1 to 512 characters")}
+    sources = (Source.COMPUTED, Source.CACHED, Source.FALLBACK)
     checks = RetrievalCheck
     refusals = Refusal
     settings: RetrievalParameters
@@ -111,6 +139,7 @@ class Retrieval(Stage):
         )
         self._draining = self.run_folder / DRAINING
         self.shopper_keys = ShopperKeys.configured()
+        self.recent: Recent[_Sought] = Recent(self.settings.cached_shoppers)
         self.recorder = Recorder(self.run_folder, self.model, self.settings.recorded_requests)
         nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         popular = popular_rows(self.store)
@@ -152,34 +181,17 @@ class Retrieval(Stage):
         allowed = self.allowed(facts, rules)
         own_deadline_ns = status.started_ns + int(request.budget_ms * self.settings.retrieval_share * 1e6)
 
-        keyword_rows = np.full(self.settings.search_keywords, -1, np.int32)
-        shopper, categories = "", np.empty(0, np.int32)
-        searches: tuple[AnsweredSearch, ...] = ()
-        if request.query is not None:
-            status.extra["not_understood"] = self.understanding.doubt(request.query)
-            found, keyword_rows = await self.searches.search(
-                request.query, request.products, allowed, own_deadline_ns, status
-            )
-            sources = found.sources
+        if request.is_search:
+            sought = await self._search(request, allowed, own_deadline_ns, status)
         else:
-            # What is excluded is no interest to write themes about either; the ranker still knows the whole history.
-            taken = history[rules.allowed(history)]
-            session = self._session(request.session, rules.of_themes, status)
-            quotable = tuple(text for text in session if prompts.is_quotable(text))
-            status.count(RetrievalCheck.SESSION_NOT_QUOTED, len(session) - len(quotable))
-            candidates, liked, searches = await asyncio.gather(
-                self.candidates.find(taken, session, allowed, own_deadline_ns, status),
-                self.description.favourites(taken, own_deadline_ns, status),
-                self.searches.answer(quotable, request.products, allowed, own_deadline_ns, status),
-            )
-            candidates, worth = self.purchases.order(candidates, history, status)
-            following: list[str] = []
-            if worth is not None:
-                likely, following = self.description.likely(candidates, worth, taken, request.products)
-                liked = list(dict.fromkeys([*likely, *liked]))[: prompts.MAX_FAVOURITES]
-            categories = self.description.categories(taken, candidates)
-            shopper = self.description.text(taken, liked, following, quotable, request)
-            found, sources = Found.of(candidates.rows, candidates.similarity), candidates.sources
+            content = _content(request, history, facts.epoch)
+            recent = self.recent.get(content)
+            if recent is not None:
+                sought, status.source, status.aiqa = recent, Source.CACHED, dict(recent.counts)
+            else:
+                sought = await self._shopper(request, history, rules, allowed, own_deadline_ns, status)
+                if status.can_be_kept and not status.reasons:
+                    self.recent.put(content, replace(sought, counts=dict(status.aiqa)))
 
         placements = 0 if request.is_search else request.placements
         ticket = self._ticket(request.budget_ms, deadline_ns)
@@ -188,7 +200,7 @@ class Retrieval(Stage):
             "unknown_ids": unknown + rules.unknown_products,
             "unknown_rules": [*rules.unknown, *allowed.unknown_columns][:20],
             "known_history": len(history),
-            "candidates": len(found.rows),
+            "candidates": len(sought.found.rows),
         }
         page = PageRequest(
             ticket=ticket,
@@ -197,29 +209,70 @@ class Retrieval(Stage):
             products=request.products,
             rules=request.rules,
             history=tuple(history.tolist()),
-            named=tuple(found.rows[found.named].tolist()),
-            searches=searches,
+            named=tuple(sought.found.rows[sought.found.named].tolist()),
+            searches=sought.searches,
         )
         themes = ThemeRequest(
             ticket=ticket,
-            shopper=shopper,
+            shopper=sought.shopper,
             placements=placements,
             rules={} if request.is_search else rules.of_themes,
-            categories=tuple(categories.tolist()),
-            searches=tuple(search.text for search in searches),
+            categories=sought.categories,
+            searches=tuple(search.text for search in sought.searches),
         )
         return StageAnswer(
             {
-                "CANDIDATE_ROW": found.rows,
-                "CANDIDATE_SOURCE": sources,
-                "CANDIDATE_SIMILARITY": found.similarity,
-                "CANDIDATE_LEXICAL": found.lexical,
+                "CANDIDATE_ROW": sought.found.rows,
+                "CANDIDATE_SOURCE": sought.sources,
+                "CANDIDATE_SIMILARITY": sought.found.similarity,
+                "CANDIDATE_LEXICAL": sought.found.lexical,
                 "THEME_REQUEST": themes.tensor(),
                 "QUERY_THEMES": Themes(titles=(request.query or "",)).tensor(),
-                "QUERY_KEYWORDS": KeywordRows.of(keyword_rows.reshape(1, -1)).tensor(),
+                "QUERY_KEYWORDS": KeywordRows.of(sought.keywords.reshape(1, -1)).tensor(),
             },
             status.document,
             page.json_text(),
+        )
+
+    async def _search(
+        self, request: contract.Request, allowed: Allowed, deadline_ns: int, status: StatusPart
+    ) -> "_Sought":
+        query = request.query or ""
+        status.extra["not_understood"] = self.understanding.doubt(query)
+        found, keywords = await self.searches.search(query, request.products, allowed, deadline_ns, status)
+        return _Sought(found, found.sources, keywords=keywords)
+
+    async def _shopper(
+        self,
+        request: contract.Request,
+        history: np.ndarray,
+        rules: CompiledRules,
+        allowed: Allowed,
+        deadline_ns: int,
+        status: StatusPart,
+    ) -> "_Sought":
+        # What is excluded is no interest to write themes about either; the ranker still knows the whole history.
+        taken = history[rules.allowed(history)]
+        session = self._session(request.session, rules.of_themes, status)
+        quotable = tuple(text for text in session if prompts.is_quotable(text))
+        status.count(RetrievalCheck.SESSION_NOT_QUOTED, len(session) - len(quotable))
+        candidates, liked, searches = await asyncio.gather(
+            self.candidates.find(taken, session, allowed, deadline_ns, status),
+            self.description.favourites(taken, deadline_ns, status),
+            self.searches.answer(quotable, request.products, allowed, deadline_ns, status),
+        )
+        candidates, worth = self.purchases.order(candidates, history, status)
+        following: list[str] = []
+        if worth is not None:
+            likely, following = self.description.likely(candidates, worth, taken, request.products)
+            liked = list(dict.fromkeys([*likely, *liked]))[: prompts.MAX_FAVOURITES]
+        return _Sought(
+            found=Found.of(candidates.rows, candidates.similarity),
+            sources=candidates.sources,
+            shopper=self.description.text(taken, liked, following, quotable, request),
+            categories=tuple(self.description.categories(taken, candidates).tolist()),
+            searches=searches,
+            keywords=np.full(self.settings.search_keywords, -1, np.int32),
         )
 
     def _session(self, session: tuple[str, ...], rules: Mapping[str, Any], status: StatusPart) -> tuple[str, ...]:
@@ -264,3 +317,9 @@ def _kind(request: contract.Request) -> str:
     """Requests that cost about the same: stages do less in a short budget, and fewer placements are less work."""
     size = "search" if request.is_search else f"storefront {request.placements.bit_length()}"
     return f"{size} {request.budget_ms.bit_length()}"
+
+
+def _content(request: contract.Request, history: np.ndarray, epoch: int) -> bytes:
+    """All that determines what is found for a shopper: the request, the facts, and the season."""
+    parts = (epoch, date.today().isoformat(), request.products, request.session, request.rules.model_dump_json())
+    return repr(parts).encode() + history.tobytes()

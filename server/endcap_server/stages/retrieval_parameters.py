@@ -55,6 +55,12 @@ class RetrievalParameters(ModelParameters):
         0.85, ge=0, le=1, description="least cosine of a query and a known keyword that says the same"
     )
     seasons: Literal["north", "south", "none"] = Field("north", description="whose seasons LLM 1 is told, if any")
+    cached_shoppers: int = Field(
+        1000,
+        ge=0,
+        le=1_000_000,
+        description="shoppers whose candidates are kept for an equal request, until a fact changes; 0: none",
+    )
     recorded_requests: int = Field(
         64, ge=0, le=1000, description="latest requests kept for endcap apply to replay, at most 4 a second; 0: none"
     )
