@@ -127,7 +127,7 @@ def test_every_catalogue_gives_examples_that_pass_the_checks(shops, name):
     sampler = ProfileSampler(catalogue, merchandiser.statistics, merchandiser.lexicon, rng)
     counts: Counter[str] = Counter()
     made = list(theme_examples(merchandiser, [sampler.draw() for _ in range(60)], counts))
-    assert len(made) >= 55
+    assert len(made) >= 50
     for example, page in made:
         assert prompts.parse_themes(example.completion, example.prompt.split("\n")[0]) == page
         assert example.prompt.endswith(f"\n{len(page)} themes\n")

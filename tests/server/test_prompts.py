@@ -45,13 +45,15 @@ def test_an_answer_names_the_kinds_of_the_shopper_text_by_slots():
     page = [
         ThemeDraft("Milk week", ("milk", "bread")),
         ThemeDraft("Your bread", ("bread",)),
-        ThemeDraft("Oat milk, breadcrumbs and milk", ("oat milk", "breadcrumbs")),
+        ThemeDraft("Oat milk, breadcrumbs and milk", ("oat milk", "milk")),
+        ThemeDraft("Your usual milk", ("milk", "cream")),
     ]
     text = prompts.theme_completion(page, shopper)
     assert [(theme["title"], theme["concepts"]) for theme in json.loads(text)] == [
-        ("Milk week", ["{1}", "{3}"]),
+        ("Milk week", ["milk", "bread"]),
         ("Your bread", ["bread"]),
-        ("{2}, breadcrumbs and {1}", ["{2}", "breadcrumbs"]),
+        ("{2}, breadcrumbs and {1}", ["{2}", "{1}"]),
+        ("Your usual milk", ["milk", "cream"]),
     ]
     assert prompts.parse_themes(text, shopper) == page
 

@@ -16,7 +16,7 @@ from endcap_builders.merchandising.statistics import SEASONS, Statistics
 from endcap_builders.merchandising.teacher import Profile, ThemeTask
 
 _MAX_HISTORY = 200
-_FOCUSED, _LISTED = 0.2, 0.25
+_FOCUSED, _LISTED = 0.3, 0.1
 _OF_TOPIC = 0.6
 _EVENNESS = 0.25
 _DUE = 0.5

@@ -243,15 +243,17 @@ def theme_prompt(shopper: str, placements: int) -> str:
 def theme_completion(themes: Sequence[ThemeDraft], shopper: str = "") -> str:
     """Write themes in the format of LLM 1's answer: compact JSON, because every token costs a decoding step.
 
-    Names of kinds that the shopper text lists become slots, but for what the page has to quote (`quoted_texts`).
+    A theme whose concepts are all kinds of the shopper text is written with slots. Other themes are not, because what
+    goes with a kind is learned by its name; nor is what the page has to quote (`quoted_texts`).
     """
     slots = Slots(liked_kinds(shopper))
     campaign, searches = quoted_texts(shopper)
     items = []
     for theme in themes:
-        quotes = bool(theme.concepts) and theme.concepts[0] in searches
-        title = theme.title if quotes or theme.title.lower() == campaign.lower() else slots.title(theme.title)
-        concepts = list(theme.concepts) if quotes else [slots.concept(text) for text in theme.concepts]
+        title, concepts = theme.title, list(theme.concepts)
+        if set(concepts) <= set(slots.names) - set(searches):
+            concepts = [slots.concept(text) for text in concepts]
+            title = title if title.lower() == campaign.lower() else slots.title(title)
         items.append({"title": title, "concepts": concepts})
     return json.dumps(items, ensure_ascii=False, separators=(",", ":"))
 
