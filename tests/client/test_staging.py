@@ -76,6 +76,19 @@ def test_a_trial_that_ends_is_forgotten(service: Service, address: str, shoppers
 
 
 @pytest.mark.usefixtures("both_clients")
+@pytest.mark.parametrize("mode", ["split", "shadow"])
+def test_a_client_that_takes_part_in_no_trials(
+    service: Service, address: str, shoppers: tuple[str, str], mode: str
+) -> None:
+    says(service, status(mode=mode))
+    with Client(address, options=Options(trials=False)) as client:
+        for shopper in (*shoppers, shoppers[0]):
+            client.storefront(shopper=shopper)
+        assert client.counts.shadows == 0
+    assert asked(service) == ["storefront"] * 3
+
+
+@pytest.mark.usefixtures("both_clients")
 def test_live_is_asked_where_a_trial_fails(service: Service, address: str, shoppers: tuple[str, str]) -> None:
     says(service, status())
     service.missing = {"storefront__g3"}
