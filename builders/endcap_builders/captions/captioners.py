@@ -50,13 +50,14 @@ class CheckpointCaptioner:
         kind = torch.bfloat16 if self._device == "cuda" else torch.float32
         try:
             self._processor = AutoProcessor.from_pretrained(settings.checkpoint, local_files_only=True)
-            model = AutoModelForImageTextToText.from_pretrained(settings.checkpoint, local_files_only=True, dtype=kind)
+            load = AutoModelForImageTextToText.from_pretrained
+            model: Any = load(settings.checkpoint, local_files_only=True, dtype=kind)
         except (OSError, ValueError, KeyError) as error:
             raise BuildError(
                 f"captions.checkpoint: expected an image-text-to-text checkpoint in {settings.checkpoint!r}, "
                 f"got {type(error).__name__}: {str(error).splitlines()[0][:200]}"
             ) from error
-        self._model = model.to(self._device).eval()
+        self._model: Any = model.to(self._device).eval()
         # Answers follow the prompts, so shorter prompts are padded on the left.
         self._processor.tokenizer.padding_side = "left"
 

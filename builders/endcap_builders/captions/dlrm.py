@@ -86,7 +86,8 @@ class Dlrm(nn.Module):
             {name: nn.EmbeddingBag(sizes[name], width, mode="sum") for name in ("product", "category")}
         )
         for table in (*self.tables.values(), *self.past.values()):
-            nn.init.normal_(table.weight, std=0.1)
+            for weight in table.parameters():
+                nn.init.normal_(weight, std=0.1)
         self.bags = nn.ModuleDict({name: Bags(size, width, settings.profile) for name, size in tokens.items()})
         fields = 1 + len(sizes) + 2 + len(tokens) * (2 if settings.profile else 1)
         self.pairs = torch.triu_indices(fields, fields, 1)

@@ -7,10 +7,12 @@ picture is untrusted: sizes are checked before anything is decoded, and addresse
 import io
 import ipaddress
 import socket
+import ssl
 import threading
 import urllib.parse
 import urllib.request
 import zipfile
+from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any
@@ -168,7 +170,8 @@ class _Checked:
         for *_, place in places:
             if not self.private and not ipaddress.ip_address(str(place[0]).partition("%")[0]).is_global:
                 raise PictureError("address not allowed", f"{self.host} is of a private network")
-        return socket.create_connection(places[0][4][:2], self.timeout)
+        host, port = places[0][4][:2]
+        return socket.create_connection((str(host), int(port)), self.timeout)
 
 
 class _HttpConnection(_Checked, HTTPConnection):
@@ -178,24 +181,35 @@ class _HttpConnection(_Checked, HTTPConnection):
 
 class _HttpsConnection(_Checked, HTTPSConnection):
     def connect(self) -> None:
-        self.sock = self._context.wrap_socket(self._connected(), server_hostname=self.host)
+        self.sock = ssl.create_default_context().wrap_socket(self._connected(), server_hostname=self.host)
+
+
+def _opener(kind: type[HTTPConnection], private: bool) -> Callable[..., HTTPConnection]:
+    """Connections of a kind that may lead into private networks, or may not."""
+
+    def connection(host: str, /, **options: Any) -> HTTPConnection:
+        made = kind(host, **options)
+        made.private = private  # type: ignore[attr-defined]
+        return made
+
+    return connection
 
 
 class _Http(urllib.request.HTTPHandler):
     def __init__(self, private: bool):
         super().__init__()
-        self._kind = type("Connection", (_HttpConnection,), {"private": private})
+        self._connection = _opener(_HttpConnection, private)
 
     def http_open(self, request: urllib.request.Request) -> HTTPResponse:
-        answer: HTTPResponse = self.do_open(self._kind, request)
+        answer: HTTPResponse = self.do_open(self._connection, request)
         return answer
 
 
 class _Https(urllib.request.HTTPSHandler):
     def __init__(self, private: bool):
         super().__init__()
-        self._kind = type("Connection", (_HttpsConnection,), {"private": private})
+        self._connection = _opener(_HttpsConnection, private)
 
     def https_open(self, request: urllib.request.Request) -> HTTPResponse:
-        answer: HTTPResponse = self.do_open(self._kind, request)
+        answer: HTTPResponse = self.do_open(self._connection, request)
         return answer

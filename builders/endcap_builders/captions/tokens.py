@@ -97,4 +97,4 @@ def _k_means(values: Array, clusters: int, seed: int) -> tuple[Array, Array]:
     )
     means.train(values)
     _, code = means.index.search(values, 1)
-    return code[:, 0].astype(np.int64), means.centroids
+    return code[:, 0].astype(np.int64), np.asarray(means.centroids)

@@ -78,11 +78,15 @@ Scores = tuple[Array, Array]
 """Logits of the validation's and of the judged examples."""
 
 
+_RANKER, _BEHAVIOUR = RankerSettings.model_validate({}), BehaviourSettings.model_validate({})
+"""What builds use by default."""
+
+
 def _trees(columns: list[str]) -> Callable[[_Data, CaptionEvaluation, int], Scores]:
     def scores(data: _Data, request: CaptionEvaluation, seed: int) -> Scores:
         places = [FEATURES.index(name) for name in columns]
         train = data.train
-        booster = fit_trees(train.features[:, places], train.bought, train.weight, columns, RankerSettings(), seed)
+        booster = fit_trees(train.features[:, places], train.bought, train.weight, columns, _RANKER, seed)
         return _raw(booster, data.validation.features[:, places]), _raw(booster, data.judged.features[:, places])
 
     return scores
@@ -221,9 +225,7 @@ def _data(request: CaptionEvaluation, folder: Path, track: Any) -> tuple[_Data, 
         asked = f"{catalogue.digest} {len(store)} {request.baskets} {periods} {most}"
         path = folder / f"visits_{_digest(asked)}.npz"
         if not path.exists():
-            found = visits_of(
-                log, periods, store, BehaviourSettings(), baskets=request.baskets, most=most, seed=1, track=track
-            )
+            found = visits_of(log, periods, store, _BEHAVIOUR, baskets=request.baskets, most=most, seed=1, track=track)
             found.write(path)
         return Visits.read(path)
 
