@@ -22,7 +22,9 @@ from benchmarks.refresh import NEW, RENAMED, changed_catalogue, refreshing
 
 INDEXES = ("index/products.faiss", "index/keywords.faiss")
 """Of the vectors, which differ in their last digits with the size of the batches in which texts are encoded."""
-VECTORS = ("store/vectors.npy", "store/keyword_vectors.npy", *INDEXES)
+AFFINITY = "topics/topic_affinity.npy"
+"""Derived from vectors and events."""
+VECTORS = ("store/vectors.npy", "store/keyword_vectors.npy", AFFINITY, *INDEXES)
 SERVED = ("cross_encoder", "theme_llm", "keyword_llm", "ranker")
 
 
@@ -70,6 +72,7 @@ def test_every_file_is_as_without_reuse(builds: Builds) -> None:
     for name in ("vectors", "keyword_vectors"):
         first, second = (getattr(store, name).astype(np.float32) for store in stores)
         np.testing.assert_allclose(first, second, atol=1e-3)
+    np.testing.assert_allclose(np.load(builds.refreshed / AFFINITY), np.load(builds.anew / AFFINITY), rtol=1e-2)
 
 
 def test_models_are_kept_and_lint_accepts_them(builds: Builds) -> None:

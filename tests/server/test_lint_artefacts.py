@@ -132,7 +132,7 @@ def test_an_artefact_that_was_never_built(build: Path) -> None:
 
 
 def test_an_implementation_whose_artefacts_are_missing(build: Path) -> None:
-    path = build / "repository/keyword_llm/config.pbtxt"
+    path = build / "repository/theme_llm/config.pbtxt"
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace('"openvino_genai"', '"tensorrt_llm"'), encoding="utf-8")
     line = text[: text.index('"openvino_genai"')].count("\n") + 1
