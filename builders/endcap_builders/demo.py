@@ -29,12 +29,12 @@ QUICK: dict[str, dict[str, Any]] = {
     "teacher": {"max_pairs": 3000, "epochs": 1.0, "train_seconds": 25, "learning_rate": 5e-5},
     "cross_encoder": {"max_pairs": 3000, "mined_queries": 50, "train_seconds": 30, "held_out_pairs": 1000},
     "theme_llm": {"train_seconds": 60},
-    "keyword_llm": {"train_seconds": 30},
+    "keyword_llm": {"train_seconds": 60},
 }
 """Settings with which the demo takes eight minutes on two slow cores.
 
-The demo's queries are easy: vectors and words answer them so well that a cross-encoder needs several times this training
-to be better. On slow cores the gates leave it out, and the build says so.
+The demo's queries are easy: vectors and words answer them so well that a cross-encoder needs several times this
+training to be better. On slow cores the gates leave it out, and the build says so.
 """
 
 DemoRequest = StorefrontRequest | SearchRequest

@@ -25,7 +25,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from rich.console import Console
 
 from endcap_builders.build_folder import file_hashes, locked, recover_folder, replace_folder, utc_now
@@ -33,7 +32,7 @@ from endcap_builders.catalogue import Catalogue, catalogue_digest
 from endcap_builders.catalogue.cut import EventCut
 from endcap_builders.code_digest import code_digest
 from endcap_builders.manifest import read_manifest, write_manifest
-from endcap_builders.step import BuildContext, BuildError, SettingError, Settings, Step, files_read
+from endcap_builders.step import BuildContext, BuildError, SettingError, Step, files_read, read_settings
 
 _TOOLS = ("torch", "transformers", "openvino", "openvino-genai", "faiss-cpu", "lightgbm", "polars", "numpy")
 
@@ -63,7 +62,9 @@ class Pipeline:
         # Settings of earlier calls hold until they are changed.
         told = read_manifest(build).get("overrides", {})
         self.overrides = {name: {**told.get(name, {}), **(overrides or {}).get(name, {})} for name in self.steps}
-        self.settings = {step.name: _settings(step, self.overrides[step.name]) for step in steps}
+        self.settings = {
+            step.name: read_settings(step.settings, step.name, self.overrides[step.name]) for step in steps
+        }
 
     def run(
         self, only: str | None = None, *, force: bool = False, keep: Collection[str] = frozenset()
@@ -283,17 +284,6 @@ class Pipeline:
             "files": file_hashes(self.build / step.name),
         }
         write_manifest(self.build, manifest)
-
-
-def _settings(step: Step, values: dict[str, Any]) -> Settings:
-    try:
-        return step.settings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        known = ", ".join(step.settings.model_fields) or "none"
-        problem = f"setting {step.name}.{name}: {first['msg']}, got {first['input']!r}"
-        raise SettingError(f"{problem}; the step's settings are {known}") from None
 
 
 def _check_packages(step: Step) -> None:

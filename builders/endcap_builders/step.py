@@ -1,13 +1,13 @@
 """What a step of a build is: its settings, its context, what it reads, and its errors."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -36,6 +36,36 @@ class Settings(BaseModel):
     """A step's settings: the description of a field is its help text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def read_settings(kind: type[S], section: str, values: Mapping[str, Any]) -> S:
+    """Settings of a step, or of another section of ``--set``.
+
+    Raises:
+        SettingError: a setting that does not exist, or is out of range.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        known = ", ".join(kind.model_fields) or "none"
+        problem = f"setting {section}.{name}: {first['msg']}, got {first['input']!r}"
+        raise SettingError(f"{problem}; the settings of {section} are {known}") from None
+
+
+def check_sections(given: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse settings of a section that does not exist.
+
+    Raises:
+        SettingError: names the section.
+    """
+    for section in given:
+        if section not in known:
+            raise SettingError(f"--set: expected a setting of {' or '.join(known)}, got {section!r}")
 
 
 @dataclass(frozen=True)

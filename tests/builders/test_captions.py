@@ -1,6 +1,7 @@
 """Caption tokens, the DLRM-type ranker, and their evaluation."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from endcap_builders.captions.visits import Visits, baskets_of, weeks_of
 from endcap_builders.catalogue.write import write_catalogue
 from endcap_builders.evaluation import captions
 from endcap_builders.evaluation.captions import CaptionEvaluation, run_captions
+from endcap_client.cli import main
 from endcap_server.shop.columns import Ragged
 from endcap_server.stages.ranking_features import FEATURES
 from rich.console import Console
@@ -170,5 +172,23 @@ def test_an_evaluation_goes_on_and_reports(tmp_path: Path, monkeypatch: pytest.M
     assert "DLRM + captions over DLRM" in (folder / "report.md").read_text(encoding="utf-8")
     assert (folder / "auc.png").stat().st_size > 1000
     assert report["tokens"]["from"] == "text"
-    monkeypatch.setattr(captions, "SYSTEMS", {})  # nothing is trained again
+    monkeypatch.setattr(captions, "SYSTEMS", dict.fromkeys(captions.SYSTEMS))  # nothing is trained again
     assert run_captions(request, Console(quiet=True))["over"] == report["over"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--system", "DRLM"], r"--system: expected one of LightGBM, .*, got 'DRLM'"),
+        (["--set", "drlm.hidden=8"], r"--set: expected a setting of tokens or dlrm, got 'drlm'"),
+        (["--set", "dlrm.hiden=8"], r"setting dlrm\.hiden: .*, got '8'; the settings of dlrm are "),
+        (["--set", "tokens.least=0"], r"setting tokens\.least: .*, got '0'; the settings of tokens are "),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    catalogue = ["--catalogue", str(tmp_path)]
+    assert main(["evaluate", "captions", "--build", str(tmp_path / "none"), *catalogue, *options]) == 2
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+    assert not (tmp_path / "none").exists()

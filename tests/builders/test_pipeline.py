@@ -166,7 +166,7 @@ def test_one_step_alone(tmp_path: Path, catalogue: Path) -> None:
     ("overrides", "message"),
     [
         ({"count": {"factor": 0}}, r"count\.factor: .*greater than or equal to 1, got 0"),
-        ({"count": {"faktor": 2}}, r"count\.faktor: .*not permitted, got 2; the step's settings are factor"),
+        ({"count": {"faktor": 2}}, r"count\.faktor: .*not permitted, got 2; the settings of count are factor"),
         ({"counts": {}}, "unknown step 'counts' .* the steps are count, double"),
     ],
 )

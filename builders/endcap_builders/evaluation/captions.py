@@ -29,7 +29,7 @@ from endcap_builders.catalogue import read_catalogue
 from endcap_builders.evaluation.captions_report import write_captions
 from endcap_builders.logistic import fit_logistic
 from endcap_builders.machine import machine
-from endcap_builders.step import build_context
+from endcap_builders.step import SettingError, build_context
 
 _LEVELS = (64, 64, 64)
 _CONTENT = ("history_cosine", "recent_cosine")
@@ -138,13 +138,19 @@ def run_captions(request: CaptionEvaluation, console: Console | None = None) -> 
     """Evaluate and write the report into `evaluation/NAME` of the build; the report.
 
     Scores of a system and seed are kept there, so that an interrupted run goes on.
+
+    Raises:
+        SettingError: a system that does not exist.
     """
+    names = list(request.systems or SYSTEMS)
+    for name in names:
+        if name not in SYSTEMS:
+            raise SettingError(f"--system: expected one of {', '.join(SYSTEMS)}, got {name!r}")
     torch.set_num_threads(1)
     folder = request.build / "evaluation" / request.name
     folder.mkdir(parents=True, exist_ok=True)
     ctx = build_context(request.build, request.catalogue, folder, console or Console())
     data, figures = _data(request, folder.parent, ctx.track)
-    names = list(request.systems or SYSTEMS)
     kept_in = folder / "scores" / _digest(f"{request.on} {request.baskets} {request.tokens} {request.dlrm}")
     kept_in.mkdir(parents=True, exist_ok=True)
     runs = [(name, seed) for seed in range(request.seeds) for name in names]

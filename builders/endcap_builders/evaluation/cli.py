@@ -186,8 +186,10 @@ def _captions(arguments: argparse.Namespace) -> int:
     from endcap_builders.captions.tokens import TokenSettings
     from endcap_builders.evaluation.captions import CaptionEvaluation, run_captions
     from endcap_builders.evaluation.request import catalogue_of
+    from endcap_builders.step import check_sections, read_settings
 
     given = settings_given(arguments.set)
+    check_sections(given, ("tokens", "dlrm"))
     run_captions(
         CaptionEvaluation(
             build=arguments.build,
@@ -196,8 +198,8 @@ def _captions(arguments: argparse.Namespace) -> int:
             systems=tuple(arguments.system),
             seeds=arguments.seeds,
             on=arguments.on,
-            tokens=TokenSettings.model_validate(given.get("tokens", {})),
-            dlrm=DlrmSettings.model_validate(given.get("dlrm", {})),
+            tokens=read_settings(TokenSettings, "tokens", given.get("tokens", {})),
+            dlrm=read_settings(DlrmSettings, "dlrm", given.get("dlrm", {})),
             name=arguments.name,
         )
     )

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from endcap_server.shop.store import ItemStore
-from pydantic import ValidationError
 from rich.console import Console
 
 from endcap_builders.evaluation.queries import EvaluationError, Judged, read_judged
@@ -16,7 +15,7 @@ from endcap_builders.manifest import read_manifest
 from endcap_builders.relevance.data import Labelled
 from endcap_builders.relevance.labels import LabelScale
 from endcap_builders.relevance.settings import CrossEncoderSettings, TeacherSettings
-from endcap_builders.step import BuildContext, Settings, build_context
+from endcap_builders.step import BuildContext, S, build_context, check_sections, read_settings
 
 FOLDER, WORK = "evaluation", ".evaluation"
 """Within a build: the reports, and the models of the grid."""
@@ -60,20 +59,10 @@ def catalogue_of(build: Path) -> Path:
 def settings_of(request: EvaluationRequest) -> tuple[EvaluationSettings, TeacherSettings, CrossEncoderSettings]:
     """The options of the evaluation, of its teachers, and of its students."""
     overrides = request.overrides or {}
-    unknown = sorted(set(overrides) - {"evaluate", "teacher", "cross_encoder"})
-    if unknown:
-        raise EvaluationError(f"settings of {unknown[0]!r}: an evaluation has evaluate, teacher and cross_encoder")
+    check_sections(overrides, ("evaluate", "teacher", "cross_encoder"))
 
-    def read(kind: type[Settings], name: str, defaults: dict[str, Any]) -> Any:
-        try:
-            return kind.model_validate({**defaults, **overrides.get(name, {})})
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise EvaluationError(
-                f"setting {name}.{where}: {first['msg']}, got {first['input']!r}; the settings are "
-                + ", ".join(kind.model_fields)
-            ) from None
+    def read(kind: type[S], name: str, defaults: dict[str, Any]) -> S:
+        return read_settings(kind, name, {**defaults, **overrides.get(name, {})})
 
     return (
         read(EvaluationSettings, "evaluate", {}),
