@@ -4,9 +4,18 @@ import numpy as np
 import onnx
 import pytest
 import tiny_encoders
+import tiny_llm
 import torch
-from endcap_builders.export.onnx import Precision, export_cross_encoder_onnx, export_sentence_encoder_onnx
+from endcap_builders.export.encoder import CandidateLogits
+from endcap_builders.export.onnx import (
+    Precision,
+    export_candidate_logits_onnx,
+    export_cross_encoder_onnx,
+    export_sentence_encoder_onnx,
+)
+from endcap_builders.llm.student import make_student
 from endcap_server.engines import openvino_cpu
+from endcap_server.shop.prompts import CANDIDATE_TOKENS
 from transformers import BertForSequenceClassification
 
 
@@ -66,3 +75,18 @@ def test_sentence_encoder_equals_torch(tmp_path: Path) -> None:
     vectors = run(path, feed)
     assert vectors.dtype == np.float32
     assert (vectors * expected).sum(axis=1).min() > 0.9999
+
+
+def test_candidate_logits_equal_torch(tmp_path: Path) -> None:
+    examples = tiny_llm.keyword_examples(40)
+    model, tokenizer = make_student(tiny_llm.TINY, examples, CANDIDATE_TOKENS)
+    path = tmp_path / "model.onnx"
+    inputs = export_candidate_logits_onnx(model, tokenizer, path, "fp16")
+    graph = onnx.load(str(path))
+    assert [each.name for each in graph.graph.input] == list(inputs)
+    encoded = tokenizer([example.prompt for example in examples[:5]], padding=True, return_tensors="np")
+    feed = {name: encoded[name].astype(np.int64) for name in inputs}
+    with torch.no_grad():
+        logits = CandidateLogits(model.eval(), tokenizer)
+        expected = logits(**{name: torch.from_numpy(value) for name, value in feed.items()}).numpy()
+    assert np.abs(run(path, feed) - expected).max() < 0.01 * np.abs(expected).max()
