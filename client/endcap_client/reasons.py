@@ -22,7 +22,7 @@ _OF_SOURCE = {
     "classic:together": "goes with what the shopper buys",
     "classic:popular": "sells well now",
 }
-_DOUBTFUL = 0.05
+_DOUBTFUL, _AVERAGE = 0.05, 0.5
 
 
 def reason(placement: Placement, product: ScoredProduct) -> str:
@@ -53,7 +53,9 @@ def reasons(placement: Placement, product: ScoredProduct) -> list[str]:
     if value["lexical"] > 0:
         found.append(f"has the words of the search {value['lexical']:.2f}")
     if value["ranker"] >= _DOUBTFUL:
-        found.append(f"likely to be bought {value['ranker']:.2f}")
+        # The signal maps the mean candidate's probability to 0.5; it is no probability itself.
+        more = "more" if value["ranker"] >= _AVERAGE else "less"
+        found.append(f"{more} likely to be bought than average ({value['ranker']:.2f})")
     if value["rule"] > 0 and abs(value["rule"] - 1) > 1e-6:
         found.append(f"{'raised' if value['rule'] > 1 else 'lowered'} by a rule x {value['rule']:g}")
     if value["diversity"] > 0:

@@ -91,9 +91,13 @@ def test_what_a_shop_shows_of_a_product():
 @pytest.mark.parametrize(
     ("source", "signals", "said"),
     [
-        ("generated", {"relevance": 0.91, "ranker": 0.3}, "Fits the theme 0.91; likely to be bought 0.30"),
+        (
+            "generated",
+            {"relevance": 0.91, "ranker": 0.3},
+            "Fits the theme 0.91; less likely to be bought than average (0.30)",
+        ),
         ("generated", {"similarity": 0.5, "diversity": 0.1}, "Close to the theme 0.50; lowered, because it is like"),
-        ("classic:buy_again", {"ranker": 0.4}, "Bought before; likely to be bought 0.40"),
+        ("classic:buy_again", {"ranker": 0.4}, "Bought before; less likely to be bought than average (0.40)"),
         ("search", {"relevance": 0.5, "lexical": 1.0}, "Fits the search 0.50; has the words of the search 1.00"),
         ("generated", {"relevance": 0.5, "rule": 1.5}, "Fits the theme 0.50; raised by a rule x 1.5"),
         ("generated", {"pinned": 1.0, "rule": 1.0}, "Put first by a rule"),

@@ -47,7 +47,7 @@ def test_the_page_of_a_shopper_and_why(studio: RunningStudio, shopper: str) -> N
     assert page.status_code == 200
     for each in (f"Page of {shopper}", "Add to history", "What each stage did", "retrieval", "products in", " ms"):
         assert each in page.text
-    assert re.search(r'class="reason">(Bought|Viewed|Goes with|Fits|Likely)', page.text)
+    assert re.search(r'class="reason">(Bought|Viewed|Goes with|Fits|More likely|Less likely)', page.text)
     assert f"/?shopper={shopper}&amp;add=" in page.text
     assert "No shopper “nobody” is in the events" in studio.get("/", shopper="nobody").text
 

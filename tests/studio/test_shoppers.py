@@ -52,7 +52,10 @@ def test_why(shop: Shop) -> None:
     def said(row: int, source: str = "generated", **signals: float) -> str:
         return why(Placement("Rain", (), (), source), ScoredProduct(shop.store.product_ids[row], 0.5, signals))
 
-    assert said(1, "classic:buy_again", ranker=0.8) == "Bought 3 times, every 3 weeks, due; likely to be bought 0.80"
+    assert (
+        said(1, "classic:buy_again", ranker=0.8)
+        == "Bought 3 times, every 3 weeks, due; more likely to be bought than average (0.80)"
+    )
     assert said(4, relevance=0.9) == "Bought once, 13 days ago; fits the theme 0.90"
     assert said(2) == "Viewed before"
     assert said(9, "classic:popular", popularity=0.9) == "Sells well now"
