@@ -65,7 +65,7 @@ def check_sections(given: Mapping[str, Any], known: Sequence[str]) -> None:
     """
     for section in given:
         if section not in known:
-            raise SettingError(f"--set: expected a setting of {' or '.join(known)}, got {section!r}")
+            raise SettingError(f"--set: expected a setting of {', '.join(known[:-1])} or {known[-1]}, got {section!r}")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from endcap_builders.evaluation.summary import summarise
 from endcap_builders.evaluation.systems import Searched
 from endcap_builders.relevance.labels import LabelScale
 from endcap_builders.relevance.pairs import RelevanceError, make_pairs
+from endcap_builders.step import BuildError
 from rich.console import Console
 from tiny_relevance import TITLES, copy_shop, pipeline, write_shop
 
@@ -214,7 +215,7 @@ def test_queries_that_training_has_seen_are_left_out(shop, tmp_path):
         ({"split": "test"}, "split 'test'"),
         ({"queries": Path("nowhere")}, "expected a Parquet file"),
         ({"overrides": {"evaluate": {"seeds": "one"}}}, r"setting evaluate\.seeds"),
-        ({"overrides": {"store": {}}}, "evaluate, teacher and cross_encoder"),
+        ({"overrides": {"store": {}}}, "evaluate, teacher or cross_encoder, got 'store'"),
         ({"overrides": {"evaluate": {"labelled_pairs": 60, "multiples": "0,500"}}}, "lower multiples"),
     ],
 )
@@ -222,7 +223,7 @@ def test_what_cannot_be_evaluated_is_named(shop, changes, message):
     if "multiples" in str(changes):
         asked = request(shop).overrides
         changes["overrides"] = {**asked, "evaluate": {**asked["evaluate"], "multiples": "0,500", "seeds": "1"}}
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(BuildError, match=message):
         run_evaluation(request(shop, **changes), Console(quiet=True))
 
 
