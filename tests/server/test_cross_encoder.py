@@ -32,7 +32,7 @@ def engine(model: tuple[Path, BertForSequenceClassification]) -> CrossEncoder:
     return make_engine(model[0])
 
 
-def make_engine(build: Path, precision: str = "f32", **options: int) -> CrossEncoder:
+def make_engine(build: Path, precision: str = RuntimeOptions.precision, **options: int) -> CrossEncoder:
     runtime = RuntimeOptions(threads=2, precision=precision, token_budget=64, **options)
     return CrossEncoder(build / "cross_encoder", ItemStore.open(build), runtime)
 
@@ -74,7 +74,7 @@ def test_scores_and_margins_follow_from_logits(engine: CrossEncoder) -> None:
     assert result.scores.dtype == result.margins.dtype == np.float32
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("f32", 1e-5), ("auto", 0.05)])
+@pytest.mark.parametrize(("precision", "tolerance"), [(RuntimeOptions.precision, 1e-5), ("bf16", 0.05)])
 def test_row_of_a_batch_equals_the_same_row_alone(
     model: tuple[Path, BertForSequenceClassification], precision: str, tolerance: float
 ) -> None:

@@ -40,7 +40,7 @@ class CrossEncoderParameters(ModelParameters):
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: all")
     streams: int = Field(0, ge=0, le=64, description="micro-batches computed side by side; 0: one a thread, at most 8")
-    precision: str = precision_field("auto", "bf16, f32, or auto: bf16 where the CPU has it, or on a GPU (packed)")
+    precision: str = precision_field()
     token_budget: int = Field(
         RuntimeOptions.token_budget, ge=16, le=65536, description="tokens of a micro-batch; tensorrt counts padding"
     )
@@ -70,7 +70,13 @@ CROSS_ENCODER = ModelDeclaration(
     # The TensorRT engine is built for 16384 tokens.
     gpu=GpuProfile(
         "TensorRT on one GPU",
-        {"implementation": "tensorrt", "token_budget": 16384, "max_batch_pairs": 8192, "cache_pairs": 5_000_000},
+        {
+            "implementation": "tensorrt",
+            "precision": "auto",
+            "token_budget": 16384,
+            "max_batch_pairs": 8192,
+            "cache_pairs": 5_000_000,
+        },
     ),
 )
 

@@ -33,8 +33,9 @@ class RuntimeOptions:
     """CPU threads; 0: all that are available to this process."""
     streams: int = 0
     """Micro-batches computed in parallel; 0: one per thread, at most 8. Products of this size do not use two cores."""
-    precision: str = "auto"
-    """``f32``, ``bf16``, or ``auto``: bf16 where the CPU computes with it."""
+    precision: str = "f32"
+    """``f32``, ``bf16``, or ``auto``: bf16 where the CPU computes with it. In bf16, what a sequence yields depends on
+    its micro-batch (by some 1e-3), so that near ties may change places from one answer to the next."""
     token_budget: int = 640
     """Tokens of a micro-batch: about 20 pairs of query and product title. Fewer do not fill the matrix units."""
     implementation: str = "openvino"

@@ -17,9 +17,12 @@ IMPLEMENTATIONS = {
 """Implementations of both encoders."""
 
 
-def precision_field(default: str, meaning: str) -> Any:
-    """The parameter `precision` of an engine."""
-    return Field(default, pattern="^(auto|f32|bf16)$", description=meaning)
+PRECISION_MEANING = "bf16 is faster where the CPU has it, but near ties may then change places; auto: if it has it"
+
+
+def precision_field(meaning: str = PRECISION_MEANING) -> Any:
+    """The parameter `precision` of an engine; by default, equal requests have equal answers."""
+    return Field(RuntimeOptions.precision, pattern="^(auto|f32|bf16)$", description=meaning)
 
 
 def open_encoder(folder: Path, options: RuntimeOptions) -> Encoder:

@@ -34,7 +34,7 @@ class KeywordLlmParameters(ModelParameters):
     implementation: Literal["openvino", "tensorrt"] = Field("openvino", description="what runs the student")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: all")
     streams: int = Field(0, ge=0, le=64, description="micro-batches computed side by side; 0: one a thread, at most 8")
-    precision: str = precision_field("auto", "f32, bf16, or auto: bf16 where the CPU computes with it")
+    precision: str = precision_field()
     token_budget: int = Field(
         RuntimeOptions.token_budget, ge=16, le=65536, description="tokens of a micro-batch; tensorrt counts padding"
     )

@@ -24,9 +24,7 @@ class LlmParameters(ModelParameters):
 
     implementation: Literal["openvino_genai", "tensorrt_llm"] = Field("openvino_genai", description="what decodes")
     threads: int = Field(2, ge=1, le=1024, description="CPU threads of a decoding step")
-    precision: str = precision_field(
-        "f32", "of what is not 8-bit, on the CPU; auto: bf16 where the CPU computes with it"
-    )
+    precision: str = precision_field("of what is not 8-bit, on the CPU; auto: bf16 if the CPU has it")
     cache_mb: int = Field(64, ge=1, le=65536, description="memory for keys and values, MB (2**20 bytes)")
     max_sequences: int = Field(32, ge=1, le=1024, description="sequences decoded together")
     max_waiting: int = Field(256, ge=1, description="prompts that may wait; more are refused at once")

@@ -46,7 +46,7 @@ class NearestParameters(ModelParameters):
         "cpu", description="what searches: FAISS on cpu or gpu, or endcap's kernels on a GPU; on a GPU exactly, in fp16"
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of encoding and searching; 0: all")
-    precision: str = precision_field("auto", "bf16, f32, or auto: bf16 where the CPU has it, or on a GPU (packed)")
+    precision: str = precision_field()
     token_budget: int = Field(
         RuntimeOptions.token_budget,
         ge=16,
@@ -112,6 +112,7 @@ NEAREST = ModelDeclaration(
         "TensorRT and FAISS on one GPU",
         {
             "implementation": "tensorrt",
+            "precision": "auto",
             "faiss_device": "gpu",
             "token_budget": 16384,
             "max_batch_requests": 256,
