@@ -123,7 +123,7 @@ class NaiveEngines:
         return np.stack(list(map(self._encoded.__getitem__, texts)))
 
     def _score(self, inputs: Tensors) -> Tensors:
-        from endcap_server.engines.margins import pairwise_margins
+        from endcap_server.shop.margins import pairwise_margins
 
         texts, rows = texts_of(inputs["TEXT"]), inputs["ROW"]
         given = rows >= 0

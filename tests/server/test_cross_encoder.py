@@ -8,7 +8,7 @@ import torch
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest, CrossEncoderResult
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
-from endcap_server.engines.margins import pairwise_margins
+from endcap_server.shop.margins import pairwise_margins
 from endcap_server.shop.store import ItemStore
 from tokenizers import Tokenizer
 from transformers import BertForSequenceClassification

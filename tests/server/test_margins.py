@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from endcap_server.engines.margins import pairwise_margins
+from endcap_server.shop.margins import pairwise_margins
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -20,10 +20,10 @@ from endcap_server.declared.parameters import ModelParameters
 from endcap_server.engines.bi_encoder import load_tokenizer
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
 from endcap_server.engines.encoders import IMPLEMENTATIONS, open_encoder, precision_field
-from endcap_server.engines.margins import pairwise_margins
 from endcap_server.engines.packed_runtime import PackedRuntime
 from endcap_server.engines.score_cache import ScoreCache
 from endcap_server.shop.columns import Array
+from endcap_server.shop.margins import pairwise_margins
 from endcap_server.shop.store import STORE_FILES, ItemStore, tokenizer_digest
 
 DEFAULT_OPTIONS = RuntimeOptions()
