@@ -23,6 +23,7 @@ CHECKS = {
     ThemeCheck.TITLE_WORD: "a word that neither the catalogue nor the learned titles have",
     ThemeCheck.TITLE_BRAND: "a brand that the shopper does not buy",
     ThemeCheck.TITLE_REPEATS: "the title lists a thing twice",
+    ThemeCheck.TITLE_BROKEN: "joining words follow each other as in no learned title",
     ThemeCheck.TITLE_SEARCH: "speaks of a search that this shopper has not made",
     ThemeCheck.NO_CONCEPTS: "nothing was left to search products with",
     ThemeCheck.CONCEPT_POLICY: "a search text against the text policy",

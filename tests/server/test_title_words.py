@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 from endcap_server.shop.store import ItemStore
-from endcap_server.shop.title_checks import SEARCH_WORDS, TITLE_WORDS, WordCheck, search_words, title_words
+from endcap_server.shop.title_checks import (
+    SEARCH_WORDS,
+    TITLE_JOINS,
+    TITLE_WORDS,
+    WordCheck,
+    search_words,
+    title_joins,
+    title_words,
+)
 from tiny_shop import build_shop
 
 
@@ -58,3 +66,40 @@ def test_words_that_only_titles_about_a_search_have(store: ItemStore, tmp_path: 
     assert check is not None
     assert check.speaks_of_a_search("Still looking for rugs?")
     assert not check.speaks_of_a_search("Running low on rugs?")
+
+
+@pytest.mark.parametrize(
+    ("title", "broken"),
+    [
+        ("From tea to cheese", False),
+        ("Goes with your cheese", False),
+        ("Tea plus plus plus", True),
+        ("From to go with your tea", True),
+        ("Cheese and", True),
+        ("Cheese for the with", True),
+        ("What lamps are on", False),
+    ],
+)
+def test_little_words_meet_as_in_the_learned_titles(store: ItemStore, tmp_path: Path, title: str, broken: bool) -> None:
+    learned = ["From milk to eggs", "Milk plus eggs", "Goes with your milk and eggs", "For the table"]
+    joins = title_joins(learned)
+    assert joins == ["for the", "with your"]
+    (tmp_path / TITLE_WORDS).write_text("\n".join(title_words(learned)), encoding="utf-8")
+    (tmp_path / TITLE_JOINS).write_text("\n".join([*joins, "on ."]), encoding="utf-8")
+    check = WordCheck.of(store, tmp_path)
+    assert check is not None
+    assert check.is_broken(title, "likes:tea") is broken
+
+
+def test_what_the_shopper_searched_may_be_joined_as_they_did(store: ItemStore, tmp_path: Path) -> None:
+    (tmp_path / TITLE_WORDS).write_text("gift\n", encoding="utf-8")
+    check = WordCheck.of(store, tmp_path)
+    assert check is not None
+    assert not check.is_broken("Gifts for to from", ""), "a student without the list is not checked"
+    (tmp_path / TITLE_JOINS).write_text("with your\n", encoding="utf-8")
+    check = WordCheck.of(store, tmp_path)
+    assert check is not None
+    assert check.is_broken("Snacks for on the go", "likes:snacks")
+    assert not check.is_broken("Snacks for on the go", "searched:snacks for on the go|likes:tea")
+    assert not check.is_broken("A lamp to put on", "likes:tea|searched:a lamp to put on")
+    assert check.is_broken("A lamp and", "likes:tea|searched:a lamp to put on")

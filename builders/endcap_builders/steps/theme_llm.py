@@ -7,7 +7,14 @@ from typing import Any
 
 from endcap_server.shop.columns import StringColumn
 from endcap_server.shop.prompts import parse_themes, quoted_texts
-from endcap_server.shop.title_checks import SEARCH_WORDS, TITLE_WORDS, search_words, title_words
+from endcap_server.shop.title_checks import (
+    SEARCH_WORDS,
+    TITLE_JOINS,
+    TITLE_WORDS,
+    search_words,
+    title_joins,
+    title_words,
+)
 from pydantic import Field
 
 from endcap_builders.llm.examples import Example, read_examples
@@ -57,7 +64,7 @@ def _export(weights: str, ctx: BuildContext, trained: Path) -> None:
 
 
 def _write_words(output: Path, examples: Iterable[Example]) -> int:
-    """Write the words that titles may have, and those that only titles about a search may have; return how many."""
+    """Write the words that titles may have, those about searches, and how little words meet; return how many words."""
     about_searches: list[tuple[str, str]] = []
     others: list[str] = []
     for example in examples:
@@ -68,8 +75,14 @@ def _write_words(output: Path, examples: Iterable[Example]) -> int:
                 about_searches.append((theme.title, theme.concepts[0]))
             else:
                 others.append(theme.title)
-    words = title_words([*(title for title, _ in about_searches), *others])
-    for name, listed in ((TITLE_WORDS, words), (SEARCH_WORDS, search_words(about_searches, others))):
+    titles = [*(title for title, _ in about_searches), *others]
+    words = title_words(titles)
+    lists = {
+        TITLE_WORDS: words,
+        SEARCH_WORDS: search_words(about_searches, others),
+        TITLE_JOINS: title_joins(titles),
+    }
+    for name, listed in lists.items():
         (output / name).write_text("\n".join([*listed, ""]), encoding="utf-8")
     return len(words)
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -89,20 +90,26 @@ TITLE_WORDS = "title_words.txt"
 """File that the build step writes beside a theme student: the words of its training titles, one per line."""
 SEARCH_WORDS = "search_words.txt"
 """The words that only its titles about a search have ("searched"), one per line."""
+TITLE_JOINS = "title_joins.txt"
+"""The pairs of neighbouring little words that its titles have ("with your"), one per line; "." is the title's end."""
+_END = "."
+_TEXTS_END = re.compile(r"[|;,:{}\"]")
 _LEAST_TITLES = 3
 
 
 @dataclass(frozen=True)
 class WordCheck:
-    """Finds misspelled words, which neither the catalogue nor LLM 1's training titles have, and words about searches.
+    """What LLM 1's training titles say of its titles: their words, those about searches, and how little words meet.
 
     Attributes:
         known: words of the catalogue and of the titles.
         of_searches: words that only titles about a search have.
+        joins: pairs of neighbouring little words of the titles; None: they are not known.
     """
 
     known: frozenset[str]
     of_searches: frozenset[str] = frozenset()
+    joins: frozenset[str] | None = None
 
     @classmethod
     def of(cls, store: ItemStore, student: Path) -> "WordCheck | None":
@@ -114,9 +121,8 @@ class WordCheck:
         for texts in (store.keywords, store.categories, store.category_labels, store.brands):
             for text in texts:
                 known.update(_words(text))
-        searches = student / SEARCH_WORDS
-        of_searches = searches.read_text(encoding="utf-8").split() if searches.exists() else []
-        return cls(frozenset(known), frozenset(of_searches))
+        searches, joins = _lines(student / SEARCH_WORDS), _lines(student / TITLE_JOINS)
+        return cls(frozenset(known), frozenset(searches or ()), None if joins is None else frozenset(joins))
 
     def unknown_in(self, title: str, context: str) -> list[str]:
         """Words of at least four letters that neither the check nor ``context`` (the prompt of LLM 1) contains."""
@@ -126,6 +132,12 @@ class WordCheck:
     def speaks_of_a_search(self, title: str) -> bool:
         """Whether the title has a word that belongs to a search: "Your search for cheese"."""
         return not self.of_searches.isdisjoint(_words(title))
+
+    def is_broken(self, title: str, context: str) -> bool:
+        """Whether little words meet that meet neither in the training titles nor in ``context``: "Cheese plus from"."""
+        if self.joins is None:
+            return False
+        return not _joins(title) <= self.joins.union(*map(_joins, _TEXTS_END.split(context)))
 
 
 def search_words(about_searches: Iterable[tuple[str, str]], others: Iterable[str]) -> list[str]:
@@ -145,6 +157,23 @@ def search_words(about_searches: Iterable[tuple[str, str]], others: Iterable[str
 def title_words(titles: Iterable[str]) -> list[str]:
     """The distinct folded words of ``titles``, sorted: what `TITLE_WORDS` holds."""
     return sorted({word for title in titles for word in _words(title)})
+
+
+def title_joins(titles: Iterable[str]) -> list[str]:
+    """The distinct pairs of neighbouring little words of ``titles``, sorted: what `TITLE_JOINS` holds."""
+    return sorted({join for title in titles for join in _joins(title)})
+
+
+def _joins(title: str) -> set[str]:
+    """Each little word with what follows it, if that is another one or the title's end."""
+    words = [*_words(title), _END]
+    ends = {*LITTLE_WORDS, _END}
+    return {f"{one} {two}" for one, two in pairwise(words) if one in LITTLE_WORDS and two in ends}
+
+
+def _lines(path: Path) -> list[str] | None:
+    """The lines of a list, None without the file."""
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else None
 
 
 def _words(text: str) -> list[str]:

@@ -10,7 +10,10 @@ from endcap_server.shop.text import folded_name
 
 _WORD = re.compile(r"[^\W_]+(?:['’.-][^\W_]+)*")
 LITTLE_WORDS = frozenset(
-    ("a", "an", "and", "at", "by", "for", "from", "in", "into", "of", "on", "or", "our", "the", "to", "with", "your")
+    (
+        *("a", "an", "and", "at", "by", "for", "from", "in", "into", "of", "on", "or", "our", "plus", "the", "to"),
+        *("with", "your"),
+    )
 )
 _stemmer = snowballstemmer.stemmer("english")
 

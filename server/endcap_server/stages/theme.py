@@ -217,6 +217,8 @@ class Theme(Stage):
             status.count(ThemeCheck.TITLE_SEARCH, text=title)
         elif lists_a_thing_twice(title):
             status.count(ThemeCheck.TITLE_REPEATS, text=title)
+        elif self.words is not None and self.words.is_broken(title, shopper):
+            status.count(ThemeCheck.TITLE_BROKEN, text=title)
         elif standing.bans_title(title):
             status.count(ThemeCheck.TITLE_BANNED, text=title)
         elif excluded is not None and excluded.names(title):

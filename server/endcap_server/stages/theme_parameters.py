@@ -24,6 +24,7 @@ class ThemeCheck(StrEnum):
     TITLE_WORD = "title_word"
     TITLE_BRAND = "title_brand"
     TITLE_REPEATS = "title_repeats"
+    TITLE_BROKEN = "title_broken"
     TITLE_SEARCH = "title_search"
     POLICY_PROFANITY = "policy_profanity"
     POLICY_HATE = "policy_hate"
