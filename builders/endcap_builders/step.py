@@ -65,7 +65,8 @@ def check_sections(given: Mapping[str, Any], known: Sequence[str]) -> None:
     """
     for section in given:
         if section not in known:
-            raise SettingError(f"--set: expected a setting of {', '.join(known[:-1])} or {known[-1]}, got {section!r}")
+            expected = " or ".join(filter(None, (", ".join(known[:-1]), known[-1])))
+            raise SettingError(f"--set: expected a setting of {expected}, got {section!r}")
 
 
 @dataclass(frozen=True)

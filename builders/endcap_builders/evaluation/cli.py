@@ -1,4 +1,4 @@
-"""`endcap evaluate storefront|search` on the command line."""
+"""`endcap evaluate storefront|search|quality|captions` on the command line."""
 
 import argparse
 from pathlib import Path
@@ -20,6 +20,7 @@ def add_evaluate_command(subparsers: Any) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     _add_storefront(kinds)
     _add_search(kinds)
+    _add_quality(kinds)
     _add_captions(kinds)
 
 
@@ -63,9 +64,7 @@ def _add_search(kinds: Any) -> None:
         "catalogue. --grid trains teachers and students of several sizes instead (hours). See docs/relevance.md.",
     )
     _add_common(parser)
-    parser.add_argument("--queries", type=Path, metavar="PATH", help="queries.parquet, or its folder")
-    parser.add_argument("--labels", type=Path, metavar="PATH", help="labels.parquet, or its folder")
-    parser.add_argument("--split", default="dev", help="of the queries, if they have splits (default: %(default)s)")
+    _add_queries(parser)
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--models-only", action="store_true", help="ask no server")
     how.add_argument("--grid", action="store_true", help="train teachers and students by amount of data and layers")
@@ -78,6 +77,35 @@ def _add_search(kinds: Any) -> None:
     )
     parser.add_argument("--name", default="", help="of the report (default: the folder of the queries)")
     parser.set_defaults(run=reporting(_search))
+
+
+def _add_quality(kinds: Any) -> None:
+    parser: argparse.ArgumentParser = kinds.add_parser(
+        "quality",
+        help="how often the quality checks are wrong",
+        description="Measure the quality checks (AIQA) with 95 %% intervals: products against what people judged about "
+        "queries that no model has seen (those of --queries and --labels, or the held-out ones of the catalogue). See "
+        "docs/quality.md.",
+    )
+    parser.add_argument("--build", type=Path, required=True, metavar="DIR", help="a build")
+    parser.add_argument("--catalogue", type=Path, metavar="DIR", help="its catalogue (default: as it was built)")
+    _add_queries(parser)
+    parser.add_argument("--part", action="append", default=[], help="only this part: products; may be repeated")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="quality.SETTING=VALUE",
+        help="change a setting, e.g. quality.most_false_drops=0.05; may be repeated",
+    )
+    parser.add_argument("--name", default="quality", help="of the report (default: %(default)s)")
+    parser.set_defaults(run=reporting(_quality))
+
+
+def _add_queries(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--queries", type=Path, metavar="PATH", help="queries.parquet, or its folder")
+    parser.add_argument("--labels", type=Path, metavar="PATH", help="labels.parquet, or its folder")
+    parser.add_argument("--split", default="dev", help="of the queries, if they have splits (default: %(default)s)")
 
 
 def _add_captions(kinds: Any) -> None:
@@ -178,6 +206,22 @@ def _search(arguments: argparse.Namespace) -> int:
         run_built(asked)
     else:
         run_search(asked, arguments.address, arguments.timeout)
+    return 0
+
+
+def _quality(arguments: argparse.Namespace) -> int:
+    from endcap_builders.evaluation.quality import QualityEvaluation, quality_settings, run_quality
+    from endcap_builders.evaluation.request import EvaluationRequest, catalogue_of
+
+    asked = EvaluationRequest(
+        arguments.build,
+        arguments.catalogue or catalogue_of(arguments.build),
+        arguments.queries,
+        arguments.labels,
+        arguments.split,
+    )
+    settings = quality_settings(settings_given(arguments.set))
+    run_quality(QualityEvaluation(asked, settings, tuple(arguments.part), arguments.name))
     return 0
 
 

@@ -1,5 +1,6 @@
 """Reads and checks the request of `endcap evaluate search`: settings, build, queries."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,13 +72,16 @@ def settings_of(request: EvaluationRequest) -> tuple[EvaluationSettings, Teacher
     )
 
 
-def context_of(request: EvaluationRequest, console: Console) -> BuildContext:
-    """The context of the build, with a folder for the models of the grid."""
+def context_of(
+    request: EvaluationRequest, console: Console, steps: Sequence[str] = ("bi_encoder", "store", "lexical")
+) -> BuildContext:
+    """The context of a build that has these steps, with a folder for the models of the grid."""
     manifest = read_manifest(request.build)
-    for step in ("bi_encoder", "store", "lexical"):
+    for step in steps:
         if step not in manifest["steps"] or not (request.build / step).is_dir():
+            expected = f"{', '.join(steps[:-1])} and {steps[-1]}"
             raise EvaluationError(
-                f"{request.build}: expected a build with the steps bi_encoder, store and lexical, got none of {step}; "
+                f"{request.build}: expected a build with the steps {expected}, got none of {step}; "
                 f"run `endcap build {step} --catalogue {request.catalogue} --out {request.build}` first"
             )
     work = request.build / WORK

@@ -1,0 +1,104 @@
+"""The report of `endcap evaluate quality`: report.json, report.md and plots."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib import pyplot
+
+from endcap_builders.evaluation.plots import OTHER, STUDENT, STYLE, TEACHER
+from endcap_builders.evaluation.report import table_line
+
+_COLOURS = (STUDENT, OTHER, TEACHER)
+
+
+def write_quality(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write the report; the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "report.json", folder / "report.md"]
+    paths[0].write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    paths[1].write_text(markdown(report), encoding="utf-8")
+    if "products" in report:
+        paths.append(_plot_products(report["products"], folder / "products.png"))
+    return paths
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The tables with captions."""
+    sections = [_TABLES[name](report[name]) for name in _TABLES if name in report]
+    return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
+
+
+def rate_text(rate: Mapping[str, Any]) -> str:
+    """A share with its interval, in percent; a dash without cases."""
+    if "value" not in rate:
+        return "–"
+    return f"{rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
+
+
+def _products(found: Mapping[str, Any]) -> list[str]:
+    asked = found["asked"]
+    lines = [
+        f"## Products\n\n{found['source']}: {found['queries']:,} queries, {found['fits']:,} products that fit, "
+        f"{found['misfits']:,} misfits, {found['between']:,} between. Served: {found['serves']}. 95 % intervals over "
+        "queries.",
+        "",
+        f"The floor that drops at most {asked['most_false_drops']:.0%} of what fits, chosen on four fifths of the "
+        "queries and measured on the others:",
+        "",
+        *_head("score", "floor", "false drops", "misfits found", "reached"),
+    ]
+    for name, row in found["scores"].items():
+        point, reached = row["point"], row["reached"]
+        floor = "{value:.3f} [{low:.3f}, {high:.3f}]".format(**point["floor"])
+        missed = [each.replace("_", " ") for each, met in reached.items() if not met]
+        rates = (rate_text(point[each]) for each in ("false_drops", "misfits_found"))
+        lines.append(table_line([name, floor, *rates, f"no: {', '.join(missed)}" if missed else "yes"]))
+    lines += ["", "The floors that serve:", "", *_head("score", "floor", "false drops", "misfits found")]
+    for name, row in found["scores"].items():
+        if "served" in row:
+            rates = (rate_text(row["served"][each]) for each in ("false_drops", "misfits_found"))
+            lines.append(table_line([name, f"{row['served']['floor']:g}", *rates]))
+    return lines
+
+
+_TABLES = {"products": _products}
+
+
+def _head(*names: str) -> list[str]:
+    return [table_line(list(names)), table_line(["---"] * len(names))]
+
+
+def _plot_products(found: Mapping[str, Any], path: Path) -> Path:
+    """Misfits found by false drops, with the served floors."""
+    asked = found["asked"]
+    with pyplot.rc_context(STYLE):
+        figure, axes = pyplot.subplots(figsize=(6.4, 4.4), layout="constrained")
+        for (name, row), colour in zip(found["scores"].items(), _COLOURS, strict=False):
+            curve = row["curve"]
+            x, y = ([100 * each[key] for each in curve] for key in ("false_drops", "misfits_found"))
+            axes.plot(x, y, color=colour, label=name)
+            point = {key: row["point"][key] for key in ("false_drops", "misfits_found")}
+            _cross(axes, point, colour, "o")
+            if "served" in row:
+                _cross(axes, row["served"], colour, "s")
+        axes.plot([0, 50], [0, 50], color=OTHER, lw=0.8, ls=":", label="chance")
+        axes.axvline(100 * asked["most_false_drops"], color="black", lw=0.8, ls="--")
+        axes.axhline(100 * asked["least_found"], color="black", lw=0.8, ls="--", label="asked for")
+        axes.set(
+            xlim=(0, 50), ylim=(0, 100), xlabel="false drops, % of what fits", ylabel="misfits found, %",
+            title=f"Product check, {found['queries']:,} unseen queries\n(circle: chosen floor, square: served floor)",
+        )  # fmt: skip
+        axes.legend(fontsize=9, loc="upper left")
+        figure.savefig(path, dpi=110)
+        pyplot.close(figure)
+    return path
+
+
+def _cross(axes: Any, rates: Mapping[str, Any], colour: str, marker: str) -> None:
+    x, y = rates["false_drops"], rates["misfits_found"]
+    errors = [[[100 * abs(each["value"] - each[end])] for end in ("low", "high")] for each in (x, y)]
+    axes.errorbar(
+        100 * x["value"], 100 * y["value"], xerr=errors[0], yerr=errors[1], color=colour, fmt=marker, ms=5, lw=1
+    )

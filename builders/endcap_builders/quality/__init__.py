@@ -1,0 +1,1 @@
+"""How often the quality checks of titles, products and placements are wrong, and how good pages are."""
