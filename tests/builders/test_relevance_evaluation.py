@@ -245,5 +245,5 @@ def test_exponential_gains_leave_the_lowest_grade_out():
 
 def test_places_of_a_search_order_the_judged_products():
     pairs = make_pairs(["a", "a", "a", "b"], np.array([0, 1, 2, 3]), np.zeros(4))
-    found = Searched([np.array([7, 2, 0]), np.array([], np.int64)], np.array([1.0, 2.0]), 0)
+    found = Searched([np.array([7, 2, 0]), np.array([], np.int64)], np.array([1.0, 2.0]), 0, np.array([3, 0]))
     assert found.scores(pairs).tolist() == [-2, -100, -1, -100]

@@ -5,6 +5,7 @@ from pathlib import Path
 from endcap_builders.evaluation.command import run_search
 from endcap_builders.evaluation.request import EvaluationRequest, catalogue_of
 from endcap_server.launch import Server
+from endcap_server.stages.rerank import RerankParameters
 from rich.console import Console
 
 
@@ -19,4 +20,5 @@ def test_search_is_measured_beside_the_models(build: Path, server: Server) -> No
     for name in ("ndcg", "ndcg_exponential", "corpus_ndcg", "corpus_ndcg_exponential", "corpus_recall"):
         assert served["figures"][name]["value"] > report["systems"]["random"]["figures"][name]["value"]
     assert report["served"]["p95_ms"] >= report["served"]["p50_ms"] > 0
+    assert 0 < report["served"]["pairs"] <= RerankParameters().search_cut
     assert "Searches, one at a time" in (build / "evaluation/test-search/built.md").read_text(encoding="utf-8")

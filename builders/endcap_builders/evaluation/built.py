@@ -83,7 +83,7 @@ def searched(client: Client, store: ItemStore, ctx: BuildContext, queries: list[
     Raises:
         EvaluationError: it does not answer.
     """
-    ranked, ms, degraded = [], [], 0
+    ranked, ms, pairs, degraded = [], [], [], 0
     for query in ctx.track(queries, "searches", len(queries)):
         try:
             result = client.search(query, products=RETURNED)
@@ -92,8 +92,9 @@ def searched(client: Client, store: ItemStore, ctx: BuildContext, queries: list[
         rows = store.product_ids.find([product.product_id for product in result.products])
         ranked.append(rows[rows >= 0].astype(np.int64))
         ms.append(1e3 * result.seconds)
+        pairs.append(result.status.document["stages"].get("rerank", {}).get("pairs", 0))
         degraded += bool(result.status.degraded)
-    return Searched(ranked, np.array(ms), degraded)
+    return Searched(ranked, np.array(ms), degraded, np.array(pairs, np.int64))
 
 
 def served_scores(engine: CrossEncoder, pairs: Pairs) -> np.ndarray:

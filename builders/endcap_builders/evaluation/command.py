@@ -132,7 +132,13 @@ def run_built(
     }
     if answered:
         p50, p95 = np.percentile(answered.ms, (50, 95)).round(1).tolist()
-        report["served"] = {"machine": machine(), "p50_ms": p50, "p95_ms": p95, "degraded": answered.degraded}
+        report["served"] = {
+            "machine": machine(),
+            "p50_ms": p50,
+            "p95_ms": p95,
+            "degraded": answered.degraded,
+            "pairs": float(np.median(answered.pairs)),
+        }
     for path in write_built(report, request.build / FOLDER / name_of(request)):
         ctx.log(str(path))
     return report

@@ -61,7 +61,7 @@ def _served(served: Mapping[str, Any] | None) -> list[str]:
     return [
         "",
         f"Searches, one at a time ({on}): p50 {served['p50_ms']} ms, p95 {served['p95_ms']} ms; of "
-        f"{served['degraded']} a part fell back.",
+        f"{served['degraded']} a part fell back. Products of a search to score (median): {served['pairs']:g}.",
     ]
 
 

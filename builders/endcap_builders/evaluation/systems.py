@@ -95,11 +95,13 @@ class Searched:
         ranked: rows of the products of each query, best first: int64 [at most 100] each.
         ms: round trips, float64 [queries].
         degraded: queries with a fallback in some stage.
+        pairs: products of each query that the cross-encoder is to score, int64 [queries].
     """
 
     ranked: list[np.ndarray]
     ms: np.ndarray
     degraded: int
+    pairs: np.ndarray
 
     def scores(self, pairs: Pairs) -> np.ndarray:
         """Scores of judged pairs by rank, float64 [n]; equal for products that were not returned."""

@@ -22,7 +22,7 @@ from endcap_server.shop.kinds import FILES as KINDS_FILES
 from endcap_server.shop.kinds import Kinds
 from endcap_server.shop.rule_index import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
-from endcap_server.stages import documents, ranking
+from endcap_server.stages import documents, first_cut, ranking
 from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.base import Engines, Stage, StageAnswer
 from endcap_server.stages.classic import classic_placements
@@ -134,6 +134,7 @@ class Fusion(Stage):
         self.ranker = Ranker.installed(build)
         judged = is_installed(build, "cross_encoder")
         self.weights = {search: blend_weights(self.settings.weights(search), judged) for search in (False, True)}
+        self.unread = blend_weights(self.settings.weights(True), judged=False)
         self.versions = read_versions(build) | {"generation": str(self.settings.generation)}
         self.trial = Trial(self.run_folder)
         self.sink: ExposureSink | None = open_sink(self.settings)
@@ -249,7 +250,8 @@ class Fusion(Stage):
             answers_query = page.is_search or source is PlacementSource.SESSION
             shown_rows, about = products.rows[members], () if answers_query else themes.about(index)
             own_kind = of_named_kind(self.kinds, shown_rows, about)
-            pool = products.pool(members, measured, self.weights[answers_query], belongs=own_kind)
+            unread = self.unread if page.is_search else None
+            pool = products.pool(members, measured, self.weights[answers_query], belongs=own_kind, unread=unread)
             pool.fit[:] = own_kind | self._fits(pool.signals, answers_query)
             if not answers_query:
                 about_keywords = np.array(keywords.rows[index], np.int32)
@@ -292,6 +294,9 @@ class Fusion(Stage):
         fit: np.ndarray
         if answers_query:
             fit = ~(relevance < self.settings.search_relevance_floor)
+            if self.settings.search_relevance_floor:
+                # With a floor, what the cross-encoder did not read is not known to reach it.
+                fit &= ~first_cut.unread(signals)
             return fit if fit.any() else np.ones(len(fit), bool)
         fit = ~(relevance < self.settings.relevance_floor)
         return fit & ~(np.isnan(relevance) & (similarity < self.settings.similarity_floor))

@@ -7,6 +7,7 @@ import numpy as np
 
 from endcap_server.declared.reasons import Cause
 from endcap_server.shop.store import ItemStore
+from endcap_server.stages import first_cut
 from endcap_server.stages.allowed import Allowed
 from endcap_server.stages.page import BLENDED, SIGNALS, Pool, blend
 from endcap_server.stages.ranking import RANKER, Ranker
@@ -107,6 +108,7 @@ class Products:
         weights: np.ndarray,
         pinned: float | np.ndarray = 0.0,
         belongs: np.ndarray | None = None,
+        unread: np.ndarray | None = None,
     ) -> Pool:
         """A placement of the products at ``members``, all taken to fit.
 
@@ -117,6 +119,8 @@ class Products:
             pinned: Whether a rule put them there, 1 or 0; float32 [m] or one for all.
             belongs: bool [m], those that belong there by what they are. How well they fit does not order them: in the
                 score, each has the best fit of all.
+            unread: Weights float [BLENDED] for the order of products that the cross-encoder did not read, below all
+                that it read; None: they are blended like the others.
         """
         columns = {
             **dict.fromkeys(("margin", "relevance", "similarity", "lexical", "retrieval"), np.nan),
@@ -131,10 +135,13 @@ class Products:
         for column, name in enumerate(SIGNALS):
             signals[:, column] = columns[name]
         signals[:, :BLENDED] = np.clip(signals[:, :BLENDED], 0.0, 1.0)
+        score = blend(signals if belongs is None else _as_the_best(signals, belongs), weights)
+        if unread is not None:
+            score = first_cut.below(score, signals, unread)
         return Pool(
             self.rows[members],
             signals,
-            blend(signals if belongs is None else _as_the_best(signals, belongs), weights) * self.factors[members],
+            score * self.factors[members],
             np.ones(len(members), bool),
             self.vectors[members],
             self.brand[members],

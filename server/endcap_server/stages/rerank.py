@@ -20,7 +20,7 @@ from endcap_server.shop.kinds import Kinds
 from endcap_server.shop.rule_index import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.understanding import Understanding
-from endcap_server.stages import documents
+from endcap_server.stages import documents, first_cut
 from endcap_server.stages.allowed import Allowed, AllowedOf
 from endcap_server.stages.base import Engines, Stage, StageAnswer
 from endcap_server.stages.documents import AnsweredSearch, KeywordRows, PageRequest, PlacementSource, Themes
@@ -34,7 +34,14 @@ class RerankParameters(ModelParameters):
     """Parameters of ``rerank/config.pbtxt``."""
 
     pairs_per_placement: int = Field(40, ge=4, le=512, description="products of one placement that are scored, at most")
-    search_pairs: int = Field(100, ge=4, le=1024, description="products of a search that are scored, at most")
+    search_pairs: int = Field(100, ge=4, le=1024, description="products of a search; more if more are asked for")
+    search_cut: int = Field(
+        40,
+        ge=0,
+        le=1024,
+        description="how many of them the cross-encoder reads, the first by words and vectors; the others stay below"
+        " these; 0: all",
+    )
     personal_share: float = Field(
         0.9, ge=0, le=1, description="share of a placement's pairs for the shopper's own candidates near its theme"
     )
@@ -107,8 +114,10 @@ class Rerank(Stage):
         rows = np.full((len(lists), max((len(each) for each in lists), default=0)), -1, np.int32)
         for index, each in enumerate(lists):
             rows[index, : len(each)] = each
+        read = rows
         if page.is_search:
-            relevance, margin = await self._score(texts, rows, deadline_ns, status)
+            read = np.where(first_cut.chosen(allowed.factors(rows[0]), self.settings.search_cut), rows, -1)
+            relevance, margin = await self._score(texts, read, deadline_ns, status)
             # The calibration holds for texts that the models know.
             relevance *= np.float32(self.understanding.relevance_factor(texts[0]))
             similarity, lexical = self._search_similarity(rows, keyword_rows[0], inputs)
@@ -123,7 +132,7 @@ class Rerank(Stage):
                 relevance[index] *= np.float32(self.understanding.relevance_factor(search.text))
                 similarity[index, : len(search.rows)] = search.similarity
                 lexical[index, : len(search.rows)] = search.lexical
-        status.extra["pairs"] = int((rows >= 0).sum())
+        status.extra["pairs"] = int((read >= 0).sum())
         figures = {"margin": margin, "relevance": relevance, "similarity": similarity, "lexical": lexical}
         measured = np.stack([figures[name] for name in MEASURED], axis=-1)
         return StageAnswer({"ROW": rows, "MEASURED": measured}, status.document)
