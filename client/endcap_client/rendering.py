@@ -30,6 +30,7 @@ _UNBOUNDED = ("rule",)
 """Signals that are factors, not shares of 1."""
 SOURCES = {
     "generated": "written by LLM 1",
+    "prepared": "written by LLM 1 before",
     "required": "required by a rule",
     "session": "answers a search of this session",
     "category": "a category stands in for a theme",

@@ -140,7 +140,7 @@ class Placement:
         theme: its title.
         keywords: its known search keywords; none for a classic placement.
         products: best first.
-        source: its source in STATUS.placements ("generated", "session", "classic:buy_again", ...); "" if unknown.
+        source: its source in STATUS.placements ("generated", "prepared", "classic:buy_again", ...); "" if unknown.
     """
 
     theme: str
@@ -154,7 +154,7 @@ class StageStatus:
     """The status of one stage.
 
     Attributes:
-        source: "generated", "cached", "computed" or "fallback".
+        source: "generated", "prepared", "cached", "computed" or "fallback".
         ms: time the stage took, milliseconds.
         reason: why it, or a part of it, is a fallback; "" otherwise.
         aiqa: counts of what quality checks removed, by reason.

@@ -18,7 +18,7 @@ from endcap_studio.theme_use import meaning, read_pages, read_uses, refusals
 router = APIRouter()
 _TITLES, _PAGES = 100, 8
 _DECISIONS = {"ban": RuleKind.BAN, "approve": RuleKind.APPROVE, "rewrite": RuleKind.REWRITE}
-_SOURCES = ("generated", "session", "required", "category", "classic:buy_again", "classic:together", "classic:popular")
+_SOURCES = tuple(SOURCES)
 
 
 @router.get("/themes")

@@ -16,6 +16,7 @@ class Source(StrEnum):
 
     COMPUTED = "computed"
     GENERATED = "generated"
+    PREPARED = "prepared"
     CACHED = "cached"
     FALLBACK = "fallback"
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.model import GpuProfile, ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters
+from endcap_server.declared.tensors import Tensors
 from endcap_server.engines.bi_encoder import load_tokenizer
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
 from endcap_server.engines.encoders import IMPLEMENTATIONS, open_encoder, precision_field
@@ -74,6 +75,11 @@ class KeywordLlmResult:
 
     order: Array  # int32 [T, M], candidates from 0, the best first, of equal ones the earlier; -1 padded
     logits: Array  # float32 [T, M], of each candidate in the prompt's order; 0 padded
+
+    @property
+    def tensors(self) -> Tensors:
+        """The engine's outputs."""
+        return {"ORDER": self.order, "LOGIT": self.logits}
 
 
 class KeywordLlm:

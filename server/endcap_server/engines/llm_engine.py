@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer
 
+from endcap_server.declared.errors import InvalidRequest
+from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
+
 Finish = Literal["stop", "length", "cancelled"]
 
 
@@ -129,3 +132,38 @@ def bytes_per_token(config: dict[str, Any]) -> int:
     heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
     size = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
     return 2 * 2 * int(config["num_hidden_layers"]) * heads * size
+
+
+def read_prompts(tensors: Tensors) -> tuple[list[str], list[str], int]:
+    """(prompts, grammars, max_tokens) of the engine's inputs.
+
+    Raises:
+        InvalidRequest: Names the tensor.
+    """
+    prompts, grammars = texts_of(tensors["PROMPT"]), texts_of(tensors["GRAMMAR"])
+    if not prompts or len(prompts) != len(grammars):
+        raise InvalidRequest("GRAMMAR", f"one for each of the {len(prompts)} prompts", str(len(grammars)))
+    max_tokens = int(tensors["MAX_TOKENS"][0])
+    if max_tokens < 1:
+        raise InvalidRequest("MAX_TOKENS", "at least 1", str(max_tokens))
+    return prompts, grammars, max_tokens
+
+
+def answer_of(answers: Sequence[Completion | Exception | None]) -> Tensors | Exception:
+    """The engine's outputs for the answers of a request's prompts, or the error of the whole.
+
+    The answer of a late prompt is empty and "cancelled", so that the other answers are not lost.
+    """
+    texts, finishes = [], []
+    for answer in answers:
+        if isinstance(answer, Completion):
+            texts.append(answer.text)
+            finishes.append(answer.finish)
+        elif isinstance(answer, AbandonedError):
+            texts.append("")
+            finishes.append("cancelled")
+        else:
+            return answer if isinstance(answer, Exception) else RuntimeError("the engine gave no answer")
+    if all(finish == "cancelled" for finish in finishes):
+        return TimeoutError("the deadline passed before the answer was written")
+    return {"TEXT": bytes_tensor(texts), "FINISH": bytes_tensor(finishes)}

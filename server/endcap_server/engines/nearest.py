@@ -13,6 +13,7 @@ from pydantic import Field
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.model import GpuProfile, ModelDeclaration, tensor
 from endcap_server.declared.parameters import ModelParameters
+from endcap_server.declared.tensors import Tensors, texts_of
 from endcap_server.engines.allowed_rows import AllowedRows, LatestAllowed
 from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.encoder_runtime import EngineLoadError, RuntimeOptions
@@ -133,6 +134,26 @@ class NearestRequest:
     allowed: Array | None = None  # uint8 [ceil(n / 8)], a bit a product, the lowest first; None: every product
     deadline_ns: int = _NEVER_NS  # on the clock of time.monotonic_ns
 
+    @classmethod
+    def read(cls, tensors: Tensors, deadline_ns: int) -> "NearestRequest":
+        """The request of the engine's inputs.
+
+        Raises:
+            InvalidRequest: An input is missing.
+        """
+        if "INDEX" in tensors and "K" not in tensors:
+            raise InvalidRequest("K", "this tensor, with INDEX", "none")
+        if "TEXT" not in tensors and "VECTOR" not in tensors:
+            raise InvalidRequest("TEXT", "TEXT or VECTOR", "neither")
+        return cls(
+            texts=texts_of(tensors["TEXT"]) if "TEXT" in tensors else (),
+            vectors=tensors.get("VECTOR"),
+            index=texts_of(tensors["INDEX"])[0] if "INDEX" in tensors else None,
+            k=int(tensors["K"][0]) if "K" in tensors else 0,
+            allowed=tensors.get("ALLOWED"),
+            deadline_ns=deadline_ns,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class NearestResult:
@@ -142,6 +163,11 @@ class NearestResult:
     similarity: Array  # float32 [T, K], cosine, for "words" the lexical score; NaN where padded
     vectors: Array  # float32 [T, D], the query vectors, of unit length; for "words" [0, D]
     exact: Array  # bool [T, K], for "words": the text names this product
+
+    @property
+    def tensors(self) -> Tensors:
+        """The engine's outputs."""
+        return {"ROW": self.rows, "SIMILARITY": self.similarity, "VECTOR": self.vectors, "EXACT": self.exact}
 
 
 class Nearest:

@@ -45,6 +45,11 @@ class ShopperKeys:
         file = os.environ.get(SECRET_VARIABLE)
         return cls(Path(file).read_bytes().strip() if file else b"")
 
+    @property
+    def identity(self) -> str:
+        """What tells this secret from others, without telling it; "" without a secret."""
+        return self.hashed(b"\0identity of the secret")
+
     def hashed(self, shopper: bytes) -> str:
         """HMAC-SHA-256 of a key, its first 16 bytes in hexadecimal digits; "" for an empty key or without a secret."""
         if not shopper or not self._secret:

@@ -9,12 +9,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from endcap_server.exposures.record import FOLDER as EXPOSURES
 from endcap_server.lint.repository import CONFIG
+from endcap_server.prepared.stores import FOLDER as PREPARED
 from endcap_server.serving.errors import ApplyError
 from endcap_server.shop.facts import FOLDER as FACTS
 
 REPOSITORY = "repository"
-_NOT_SERVED = {REPOSITORY, "logs", "serving", FACTS}
+_NOT_SERVED = {REPOSITORY, "logs", "serving", FACTS, EXPOSURES, PREPARED}
 
 
 def source_folders(source: Path, artefacts: Path) -> tuple[Path, Path]:

@@ -27,6 +27,8 @@ from endcap_server.launch.options import ServerOptions
 from endcap_server.launch.server_log import ServerLog
 from endcap_server.launch.watchdog import CONTROL_TIMEOUT_S, Watchdog
 from endcap_server.models import ENGINES, ENSEMBLES
+from endcap_server.prepared.stores import FOLDER as PREPARED
+from endcap_server.prepared.stores import FOLDER_VARIABLE as PREPARED_VARIABLE
 from endcap_server.serving.access import connect, ensure_key, headers, key_file_of, restriction_flags
 from endcap_server.serving.control import Control
 from endcap_server.serving.errors import ApplyError, LaunchError
@@ -144,6 +146,8 @@ class Server:
         backends = self.installation.link_python_backend(self._run_folder / "backends")
         folders = {"ENDCAP_RUN_DIR": str(self._run_folder), FOLDER_VARIABLE: str(self.facts)}
         folders |= {EXPOSURES_VARIABLE: str(self.exposures), SECRET_VARIABLE: str(self._exposures_secret)}
+        # Not that of a generation's own files: `endcap prepare` writes while the server runs.
+        folders |= {PREPARED_VARIABLE: str(self.options.build.resolve() / PREPARED)}
         environment = self.installation.environment() | folders
         with self.log.open() as log:
             self._started_before = True

@@ -19,6 +19,7 @@ from endcap_server.declared.tensors import Tensors
 from endcap_server.ensembles import ENSEMBLES, STAGES
 from endcap_server.exposures import sink as exposures
 from endcap_server.stages.documents import TICKETED, ticket_of
+from endcap_server.stages.prepared_themes import PreparedResult
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _IN_FLIGHT = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -75,6 +76,9 @@ CANDIDATES = Metric(
 )
 STAGE_CACHE = Metric("endcap_stage_cache_total", "requests whose answer a stage had kept, or not", ("stage", "result"))
 STAGE_CACHE_ENTRIES = Metric("endcap_stage_cache_entries", "answers that a stage keeps", ("stage",), is_gauge=True)
+PREPARED = Metric(
+    "endcap_prepared_total", "requests of shoppers that may have a prepared page, by what came of it", ("result",)
+)
 REQUEST_PRODUCTS = Metric(
     "endcap_request_products_total",
     "products of requests: those of histories that the catalogue has, and those of histories and rules that it has not",
@@ -113,7 +117,7 @@ ENGINE_CACHE = Metric(
 
 STAGE_METRICS = (
     *(STAGE_REQUESTS, STAGE_SECONDS, STAGE_BUDGET, DEGRADED, AIQA, CANDIDATES),
-    *(STAGE_CACHE, STAGE_CACHE_ENTRIES),
+    *(STAGE_CACHE, STAGE_CACHE_ENTRIES, PREPARED),
 )
 FACTS_AGE = Metric(
     "endcap_facts_age_seconds", "age of the stock and prices that pages show; none without facts", (), is_gauge=True
@@ -227,6 +231,8 @@ class StageMetrics:
         if self._cache is not None:
             yield from ((STAGE_CACHE, (stage, result)) for result in ("hit", "miss"))
             yield STAGE_CACHE_ENTRIES, (stage,)
+        if stage == "theme":
+            yield from ((PREPARED, (result,)) for result in PreparedResult)
         if stage in ("retrieval", "rerank"):
             yield CANDIDATES, (stage,)
         if stage == "retrieval":
@@ -291,7 +297,9 @@ class StageMetrics:
     def _part(self, part: Mapping[str, Any]) -> None:
         stage, counts = self.stage, self.counts
         counts.observe(STAGE_SECONDS, (stage,), part["ms"] / 1e3)
-        if self._cache is not None:
+        if "prepared" in part:
+            counts.add(PREPARED, (part["prepared"],))
+        if self._cache is not None and part["source"] != Source.PREPARED:
             counts.add(STAGE_CACHE, (stage, "hit" if part["source"] == Source.CACHED else "miss"))
         if part["source"] == Source.CACHED:
             return  # findings of the checks were counted when the answer was generated

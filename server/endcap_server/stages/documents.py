@@ -67,12 +67,18 @@ class Ticket(StageDocument):
         deadline_ns: Deadline of the page; also the key of the request in that table.
         theme_ns: Deadline of theme.
         keywords_ns: Deadline of keywords.
+        shopper: Hash of SHOPPER; "" without one.
+        histories: With a shopper, digests of HISTORY; see `endcap_server.prepared.page.history_digests`.
+        searches: With a shopper, digests of SESSION; see `search_digests` there.
     """
 
     table: str = Field(pattern="^[A-Za-z0-9_]+$")
     deadline_ns: int
     theme_ns: int = 0
     keywords_ns: int = 0
+    shopper: str = ""
+    histories: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
 
 
 class Ticketed(StageDocument):
@@ -148,7 +154,6 @@ class PageRequest(Ticketed):
         history: Rows of the known products of HISTORY, oldest first.
         named: Rows of the products that a search names by id, part number, EAN or model number.
         searches: The latest searches of the session, newest first, with their results.
-        shopper: Hash of SHOPPER, for the exposure.
     """
 
     placements: int
@@ -157,7 +162,6 @@ class PageRequest(Ticketed):
     history: tuple[int, ...] = ()
     named: tuple[int, ...] = ()
     searches: tuple[AnsweredSearch, ...] = ()
-    shopper: str = ""
 
     @property
     def is_search(self) -> bool:
@@ -188,6 +192,8 @@ class Themes(StageDocument):
 
     Attributes:
         titles: Q titles; empty where no theme passed the checks.
+        keywords: Rows of the keywords that were prepared for each theme, best first; empty for a theme without.
+        ranked: Whether LLM 2 ordered those keywords.
         concepts: What each theme is about, in words of searches. For a theme that answers a search of the session, the
             first is that search. None for a search.
         sources: Where each theme comes from; none for a search.
@@ -197,6 +203,8 @@ class Themes(StageDocument):
     titles: tuple[str, ...]
     concepts: tuple[tuple[str, ...], ...] = ()
     sources: tuple[PlacementSource, ...] = ()
+    keywords: tuple[tuple[int, ...], ...] = ()
+    ranked: tuple[bool, ...] = ()
     rules: dict[str, Any] = {}
 
     def about(self, index: int) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ def exposure_of(
     return Exposure(
         page_id=page_id,
         ensemble="search" if is_search else "storefront",
-        shopper=page.shopper,
+        shopper=page.ticket.shopper,
         time_ns=time.time_ns(),
         generation=generation,
         query=shown.titles[0] if is_search else "",

@@ -86,7 +86,7 @@ class Keywords(Stage):
         ordered=(("min_keywords", "keywords"),),
         reserve=("checks_ms", "keywords_share"),
     )
-    sources = (Source.GENERATED, Source.CACHED, Source.FALLBACK)
+    sources = (Source.GENERATED, Source.PREPARED, Source.CACHED, Source.FALLBACK)
     checks = KeywordsCheck
     causes = KeywordsCause
     settings: KeywordsParameters
@@ -117,8 +117,11 @@ class Keywords(Stage):
             _Work(title, list(dict.fromkeys(filter(None, concepts))) or [title])
             for title, concepts in zip(themes.titles, themes.concepts, strict=True)
         ]
-        asked = [work for work in works if work.theme]
-        if asked and await self._find_candidates(asked, excluded, deadline_ns, status):
+        prepared = self._take_prepared(works, themes, excluded, status)
+        asked = [work for work in works if work.theme and not work.chosen]
+        if prepared and not asked:
+            status.source, complete = Source.PREPARED, False
+        elif asked and await self._find_candidates(asked, excluded, deadline_ns, status):
             complete = await self._choose([work for work in asked if work.rows], deadline_ns, status)
         else:
             complete = False
@@ -132,9 +135,21 @@ class Keywords(Stage):
         for row, work in enumerate(works):
             rows[row, : len(work.chosen)] = work.chosen
         chosen = KeywordRows.of(rows, [work.ranked for work in works]).json_text()
-        if complete and status.can_be_kept:
+        if complete and not prepared and status.can_be_kept:
             self.cache.put(content, CachedAnswer(chosen, status.lasting))
         return StageAnswer({}, status.document, chosen)
+
+    def _take_prepared(
+        self, works: Sequence[_Work], themes: Themes, excluded: ExcludedNames | None, status: StatusPart
+    ) -> int:
+        """Give prepared themes their keywords, as far as the request allows these; returns how many have some."""
+        for work, rows, ranked in zip(works, themes.keywords, themes.ranked, strict=False):
+            work.chosen = self._allowed(list(rows), excluded, status)[: self.settings.keywords]
+            work.ranked = ranked and bool(work.chosen)
+        taken = sum(bool(work.chosen) for work in works)
+        if taken:
+            status.extra["prepared_keyword_themes"] = taken
+        return taken
 
     async def _find_candidates(
         self, works: Sequence[_Work], excluded: ExcludedNames | None, deadline_ns: int, status: StatusPart

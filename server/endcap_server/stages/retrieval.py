@@ -24,6 +24,7 @@ from endcap_server.declared.parameters import ModelParameters
 from endcap_server.declared.reasons import Source
 from endcap_server.declared.tensors import Tensors
 from endcap_server.exposures.record import ShopperKeys
+from endcap_server.prepared.page import history_digests, search_digests
 from endcap_server.shop import behaviour, kinds, prompts
 from endcap_server.shop.behaviour import Behaviour
 from endcap_server.shop.exclusion import Exclusions
@@ -194,7 +195,7 @@ class Retrieval(Stage):
                     self.recent.put(content, replace(sought, counts=dict(status.aiqa)))
 
         placements = 0 if request.is_search else request.placements
-        ticket = self._ticket(request.budget_ms, deadline_ns)
+        ticket = self._ticket(request, deadline_ns)
         status.extra |= {
             "budget_ms": request.budget_ms,
             "unknown_ids": unknown + rules.unknown_products,
@@ -204,7 +205,6 @@ class Retrieval(Stage):
         }
         page = PageRequest(
             ticket=ticket,
-            shopper=self.shopper_keys.hashed(request.shopper),
             placements=placements,
             products=request.products,
             rules=request.rules,
@@ -297,19 +297,24 @@ class Retrieval(Stage):
                 break
         return rows[rows >= 0][-self.settings.history_used :].astype(np.int32), len(rows) - known
 
-    def _ticket(self, budget_ms: int, deadline_ns: int) -> Ticket:
-        """The request's ticket: theme and keywords have their shares, of less where retrieval took more than its own.
+    def _ticket(self, request: contract.Request, deadline_ns: int) -> Ticket:
+        """The request's ticket, with what tells how far the shopper has moved on.
 
-        What theme does not need of its share, keywords may use.
+        Theme and keywords have their shares, of less where retrieval took more than its own. What theme does not need
+        of its share, keywords may use.
         """
         settings = self.settings
         later = 1 - settings.retrieval_share
-        base_ms = min(float(budget_ms), max(0.0, left_ms(deadline_ns)) / later)
+        shopper = self.shopper_keys.hashed(request.shopper)
+        base_ms = min(float(request.budget_ms), max(0.0, left_ms(deadline_ns)) / later)
         return Ticket(
             table=self.model,
             deadline_ns=deadline_ns,
             theme_ns=after_ms(base_ms * settings.theme_share),
             keywords_ns=after_ms(base_ms * (settings.theme_share + settings.keywords_share)),
+            shopper=shopper,
+            histories=history_digests(request.history) if shopper and not request.is_search else (),
+            searches=search_digests(request.session) if shopper else (),
         )
 
 

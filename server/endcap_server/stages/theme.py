@@ -26,8 +26,15 @@ from endcap_server.stages import documents
 from endcap_server.stages.answer_cache import AnswerCache, CachedAnswer
 from endcap_server.stages.base import Engines, Stage, StageAnswer
 from endcap_server.stages.category_themes import CategoryThemes
-from endcap_server.stages.documents import PlacementSource, ThemeRequest, Themes, content_and_ticket, with_ticket
+from endcap_server.stages.documents import (
+    PlacementSource,
+    ThemeRequest,
+    Themes,
+    content_and_ticket,
+    with_ticket,
+)
 from endcap_server.stages.nearest_client import NearestClient
+from endcap_server.stages.prepared_themes import Prepared, PreparedResult, PreparedThemes
 from endcap_server.stages.status import StatusPart
 from endcap_server.stages.theme_parameters import ThemeCause, ThemeCheck, ThemeParameters
 
@@ -49,7 +56,7 @@ class Theme(Stage):
         ordered=(("min_title", "max_title"),),
         reserve=("checks_ms", "theme_share"),
     )
-    sources = (Source.GENERATED, Source.CACHED, Source.FALLBACK)
+    sources = (Source.GENERATED, Source.PREPARED, Source.CACHED, Source.FALLBACK)
     checks = ThemeCheck
     causes = ThemeCause
     settings: ThemeParameters
@@ -68,25 +75,62 @@ class Theme(Stage):
         self.exclusions = Exclusions(store)
         self.nearest = NearestClient(engines, len(store), len(store.keywords))
         self.cache = AnswerCache(self.settings.cache_entries, self.settings.cache_ttl_s)
+        self.prepared = PreparedThemes(build, store, self.settings)
 
     def recall(self, inputs: Tensors) -> StageAnswer | None:
-        """Themes that were generated for an equal request, with the ticket of this one."""
+        """Themes that were generated for an equal request, unless the shopper may have prepared ones."""
         content, ticket = content_and_ticket(inputs["THEME_REQUEST"])
+        if self.prepared.asked(ticket):
+            return None
+        return self._known(content, ticket)
+
+    def close(self) -> None:
+        """Close the store of prepared pages."""
+        self.prepared.close()
+
+    def _known(self, content: bytes, ticket: str, result: PreparedResult | None = None) -> StageAnswer | None:
+        """The kept answer with the ticket of this request, and what came of the look for a prepared one."""
         known = self.cache.get(content)
         if known is None:
             return None
         standing = self.facts.now().standing
         if standing.banned_titles and any(map(standing.bans_title, Themes.read_text(known.document).titles)):
             return None
-        return StageAnswer({}, self.status(Source.CACHED, known.status).document, with_ticket(known.document, ticket))
+        said = {"prepared": result} if result else {}
+        status = self.status(Source.CACHED, {**known.status, **said})
+        return StageAnswer({}, status.document, with_ticket(known.document, ticket))
 
     async def answer(self, inputs: Tensors) -> StageAnswer:
         """Answer THEMES of Q = P + spare themes, required ones first, padded with empty ones."""
-        status = self.status(Source.GENERATED)
         content, ticket = content_and_ticket(inputs["THEME_REQUEST"])
         request = ThemeRequest.read(inputs["THEME_REQUEST"])
-        deadline_ns = request.ticket.theme_ns
-        shopper, placements = request.shopper, request.placements
+        result: PreparedResult | None = None
+        if self.prepared.asked(ticket):
+            found = await self.prepared.find(request)
+            if isinstance(found, Prepared):
+                status = self.status(Source.PREPARED, {"prepared": PreparedResult.TAKEN, "prepared_age_s": found.age_s})
+                themes, complete = await self._page(request, status, found)
+                if complete:
+                    return StageAnswer({}, status.document, with_ticket(themes.json_text(), ticket))
+                found = PreparedResult.REFUSED
+            result = found
+            if (known := self._known(content, ticket, result)) is not None:
+                return known
+        status = self.status(Source.GENERATED)
+        themes, complete = await self._page(request, status)
+        text = themes.json_text()
+        if complete and status.can_be_kept:
+            self.cache.put(content, CachedAnswer(text, status.lasting))
+        if result is not None:
+            # Not kept: another shopper may get the answer.
+            status.extra["prepared"] = result
+        return StageAnswer({}, status.document, with_ticket(text, ticket))
+
+    async def _page(
+        self, request: ThemeRequest, status: StatusPart, prepared: Prepared | None = None
+    ) -> tuple[Themes, bool]:
+        """The themes of a page, of prepared ones or of LLM 1's; and whether they are all that there should be."""
+        deadline_ns, shopper, placements = request.ticket.theme_ns, request.shopper, request.placements
         wanted = placements + self.settings.spare
         standing = self.facts.now().standing
         required = [title for title in request.rules.get("required_themes", ()) if not standing.bans_title(title)]
@@ -97,13 +141,20 @@ class Theme(Stage):
             required = required[:placements]
 
         excluded = self.exclusions.of(request.rules)
-        drafts, complete = await self._generate(shopper, wanted, required, deadline_ns, status)
+        if prepared is not None:
+            drafts, complete = [*(ThemeDraft(title, ()) for title in required), *prepared.drafts], True
+        else:
+            drafts, complete = await self._generate(shopper, wanted, required, deadline_ns, status)
         themes = self._required(required, drafts, excluded, status)
         checked = (self._check(draft, shopper, excluded, standing, status) for draft in drafts[len(required) :])
         written = [draft for draft in checked if draft]
         searches = [text for text in request.searches if prompts.plain_words(text)][: placements - len(required)]
         fresh = [*self._of_searches(searches, written, shopper, excluded, standing, status), *written]
-        vectors, about = await self._vectors([*themes, *fresh], excluded, deadline_ns, status)
+        if prepared is not None and excluded is None and not required and len(fresh) == len(written):
+            # Their vectors were compared when they were prepared.
+            vectors, about = None, np.zeros(len(fresh), bool)
+        else:
+            vectors, about = await self._vectors([*themes, *fresh], excluded, deadline_ns, status)
         if about[len(required) :].any():
             status.count(ThemeCheck.THEME_EXCLUDED, int(about[len(required) :].sum()))
             kept = np.flatnonzero(~about | (np.arange(len(about)) < len(required)))
@@ -116,23 +167,25 @@ class Theme(Stage):
         least = placements if drafts else wanted
         filling = self._fill(themes, least - len(themes), request.categories, excluded, standing)
         themes += filling
-        status.extra |= {"generated_themes": generated, "category_themes": len(filling)}
+        origin = "generated" if prepared is None else "prepared"
+        status.extra |= {f"{origin}_themes": generated, "category_themes": len(filling)}
         if filling and drafts:
             sentence = f"{len(filling)} of {len(themes)} themes are categories"
             status.fall_back(sentence, ThemeCause.TOO_FEW, whole=generated == 0, again=complete)
         sources = [PlacementSource.REQUIRED] * len(required) + [PlacementSource.SESSION] * answered
-        sources += [PlacementSource.GENERATED] * (len(themes) - len(filling) - len(sources))
+        written_by = PlacementSource.GENERATED if prepared is None else PlacementSource.PREPARED
+        sources += [written_by] * (len(themes) - len(filling) - len(sources))
         sources += [PlacementSource.CATEGORY] * len(filling)
         themes = themes[:wanted] + [ThemeDraft("", ())] * (wanted - len(themes))
         found = Themes(
             titles=tuple(theme.title for theme in themes),
             concepts=tuple(theme.concepts[:MAX_CONCEPTS] for theme in themes),
             sources=tuple(sources[:wanted]) + (PlacementSource.GENERATED,) * (wanted - len(sources)),
+            keywords=() if prepared is None else tuple(map(prepared.rows, themes)),
+            ranked=() if prepared is None else tuple(theme.title in prepared.ranked for theme in themes),
             rules={name: request.rules[name] for name in OF_NAMES if name in request.rules},
-        ).json_text()
-        if complete and status.can_be_kept:
-            self.cache.put(content, CachedAnswer(found, status.lasting))
-        return StageAnswer({}, status.document, with_ticket(found, ticket))
+        )
+        return found, complete and (prepared is None or not filling)
 
     async def _generate(
         self, shopper: str, wanted: int, required: Sequence[str], deadline_ns: int, status: StatusPart

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from endcap_server.declared.parameters import IsFile
+from endcap_server.prepared.page import MOST_DRIFT
 from endcap_server.shop import prompts
 from endcap_server.stages.answer_cache import CacheParameters
 
@@ -78,3 +79,15 @@ class ThemeParameters(CacheParameters):
     )
     max_similarity: float = Field(0.92, gt=0, le=1, description="cosine from which two titles are near-duplicates")
     max_overlap: float = Field(0.67, gt=0, le=1, description="share of common words from which they are")
+    prepared_store: str = Field(
+        "", description="folder or redis:// address of prepared pages; empty: the folder prepared of the served build"
+    )
+    prepared_drift: int = Field(
+        2, ge=-1, le=MOST_DRIFT, description="new purchases and searches up to which they are taken; -1: never"
+    )
+    prepared_ttl_s: float = Field(
+        604_800.0, ge=0, le=100_000_000, description="seconds for which one may be taken, 0: no limit"
+    )
+    prepared_timeout_ms: float = Field(
+        20.0, gt=0, le=1000, description="milliseconds that a request waits for their store at most"
+    )

@@ -35,4 +35,4 @@ class TritonPythonModel(BatchingModel):
 
     def tensors(self, result: KeywordLlmResult) -> Tensors:
         """The outputs of one answer."""
-        return {"ORDER": result.order, "LOGIT": result.logits}
+        return result.tensors

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from endcap_server.declared.errors import InvalidRequest
-from endcap_server.declared.tensors import Tensors, texts_of
+from endcap_server.declared.tensors import Tensors
 from endcap_server.engines.nearest import NEAREST, Nearest, NearestParameters, NearestRequest, NearestResult
 from endcap_server.triton.engine_model import BatchingModel
 
@@ -23,21 +22,10 @@ class TritonPythonModel(BatchingModel):
 
     def read(self, tensors: Tensors, deadline_ns: int) -> NearestRequest:
         """The request; raises InvalidRequest."""
-        if "INDEX" in tensors and "K" not in tensors:
-            raise InvalidRequest("K", "this tensor, with INDEX", "none")
-        if "TEXT" not in tensors and "VECTOR" not in tensors:
-            raise InvalidRequest("TEXT", "TEXT or VECTOR", "neither")
-        request = NearestRequest(
-            texts=texts_of(tensors["TEXT"]) if "TEXT" in tensors else (),
-            vectors=tensors.get("VECTOR"),
-            index=texts_of(tensors["INDEX"])[0] if "INDEX" in tensors else None,
-            k=int(tensors["K"][0]) if "K" in tensors else 0,
-            allowed=tensors.get("ALLOWED"),
-            deadline_ns=deadline_ns,
-        )
+        request = NearestRequest.read(tensors, deadline_ns)
         self.engine.check(request)
         return request
 
     def tensors(self, result: NearestResult) -> Tensors:
         """The outputs of one answer."""
-        return {"ROW": result.rows, "SIMILARITY": result.similarity, "VECTOR": result.vectors, "EXACT": result.exact}
+        return result.tensors

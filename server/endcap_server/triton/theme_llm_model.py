@@ -6,9 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from endcap_server.declared.errors import InvalidRequest
-from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
-from endcap_server.engines.llm_engine import AbandonedError, Completion, LlmEngine, LlmRequest
+from endcap_server.declared.tensors import Tensors
+from endcap_server.engines.llm_engine import Completion, LlmEngine, LlmRequest, answer_of, read_prompts
 from endcap_server.engines.llm_models import THEME_LLM, LlmParameters, open_llm
 from endcap_server.triton.engine_model import EngineModel, Job
 
@@ -24,13 +23,7 @@ class TritonPythonModel(EngineModel):
 
     def read(self, tensors: Tensors, deadline_ns: int) -> tuple[list[str], list[str], int]:
         """(prompts, grammars, max_tokens); raises InvalidRequest."""
-        prompts, grammars = texts_of(tensors["PROMPT"]), texts_of(tensors["GRAMMAR"])
-        if not prompts or len(prompts) != len(grammars):
-            raise InvalidRequest("GRAMMAR", f"one for each of the {len(prompts)} prompts", str(len(grammars)))
-        max_tokens = int(tensors["MAX_TOKENS"][0])
-        if max_tokens < 1:
-            raise InvalidRequest("MAX_TOKENS", "at least 1", str(max_tokens))
-        return prompts, grammars, max_tokens
+        return read_prompts(tensors)
 
     def take(self, job: Job) -> None:
         """Submit every prompt of the request; the last answer completes it."""
@@ -75,20 +68,4 @@ class _Gather:
             self._left -= 1
             if self._left:
                 return
-        self._job.send(self._result())
-
-    def _result(self) -> Tensors | Exception:
-        """The answer of a late prompt is empty and "cancelled", so that the other answers are not lost."""
-        texts, finishes = [], []
-        for answer in self._answers:
-            if isinstance(answer, Completion):
-                texts.append(answer.text)
-                finishes.append(answer.finish)
-            elif isinstance(answer, AbandonedError):
-                texts.append("")
-                finishes.append("cancelled")
-            else:
-                return answer if isinstance(answer, Exception) else RuntimeError("the engine gave no answer")
-        if all(finish == "cancelled" for finish in finishes):
-            return TimeoutError("the deadline passed before the answer was written")
-        return {"TEXT": bytes_tensor(texts), "FINISH": bytes_tensor(finishes)}
+        self._job.send(answer_of(self._answers))

@@ -1,0 +1,1 @@
+"""Themes with keywords, made for many shoppers before they ask: `endcap prepare`."""
