@@ -17,6 +17,8 @@ from endcap_server.shop.title_checks import (
     title_words,
 )
 from tiny_shop import build_shop
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,21 @@ def test_misspelt_words_are_found(store: ItemStore, tmp_path: Path) -> None:
     assert check.unknown_in(f"Gowell with {known}", "") == ["gowell"]
     assert check.unknown_in("Running low on zwieback?", "") == ["zwieback"]
     assert check.unknown_in("Running low on zwieback?", 'searched "zwieback"') == []
+
+
+def test_ordinary_words_of_the_language_are_known(store: ItemStore, tmp_path: Path) -> None:
+    """What an LLM may coin rightly is no misspelling because no title in training has it."""
+    (tmp_path / TITLE_WORDS).write_text("pasta", encoding="utf-8")
+    pieces = ["[UNK]", "treat", "yourself", "fun", "##ny", "zwie"]
+    tokenizer = Tokenizer(WordPiece({piece: place for place, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    check = WordCheck.of(store, tmp_path, tmp_path / "tokenizer.json")
+    assert check is not None
+    assert check.unknown_in("Treat yourself to pasta", "") == []
+    assert check.unknown_in("Funny zwieback, tret yo", "") == ["funny", "zwieback", "tret"], "parts are no words"
+    without = WordCheck.of(store, tmp_path, tmp_path / "none.json")
+    assert without is not None
+    assert without.unknown_in("Treat pasta", "") == ["treat"]
 
 
 def test_a_student_without_the_list_is_not_checked(store: ItemStore, tmp_path: Path) -> None:

@@ -84,13 +84,13 @@ def _add_quality(kinds: Any) -> None:
         "quality",
         help="how often the quality checks are wrong",
         description="Measure the quality checks (AIQA) with 95 %% intervals: products against what people judged about "
-        "queries that no model has seen (those of --queries and --labels, or the held-out ones of the catalogue). See "
-        "docs/quality.md.",
+        "queries that no model has seen (those of --queries and --labels, or the held-out ones of the catalogue); "
+        "titles against good ones and corruptions of good ones. See docs/quality.md.",
     )
     parser.add_argument("--build", type=Path, required=True, metavar="DIR", help="a build")
     parser.add_argument("--catalogue", type=Path, metavar="DIR", help="its catalogue (default: as it was built)")
     _add_queries(parser)
-    parser.add_argument("--part", action="append", default=[], help="only this part: products; may be repeated")
+    parser.add_argument("--part", action="append", default=[], help="only this part: products, titles; may be repeated")
     parser.add_argument(
         "--set",
         action="append",

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from endcap_server.shop.store import ItemStore
@@ -34,6 +35,7 @@ class QualitySettings(Settings):
     most_false_drops: float = Field(0.1, gt=0, lt=1, description="share of what fits that the product check may drop")
     least_found: float = Field(0.6, gt=0, le=1, description="share of misfits that it should find")
     max_queries: int = Field(0, ge=0, description="most queries to measure on, drawn at random; 0: all")
+    titles: int = Field(300, ge=10, description="titles of each kind to check")
     seed: int = Field(0, ge=0, description="of all draws")
 
 
@@ -61,8 +63,16 @@ class Work:
     request: QualityEvaluation
     ctx: BuildContext
     store: ItemStore
-    scores: ProductScores
-    fusion: FusionParameters
+
+    @cached_property
+    def scores(self) -> ProductScores:
+        """The scores that products are checked by."""
+        return ProductScores(self.ctx, self.store)
+
+    @cached_property
+    def fusion(self) -> FusionParameters:
+        """Parameters of the served stage."""
+        return served_parameters(self.ctx.build, "fusion", FusionParameters)
 
 
 def _products(work: Work) -> dict[str, Any]:
@@ -72,7 +82,14 @@ def _products(work: Work) -> dict[str, Any]:
     return product_fit(work.ctx, work.scores, judged, bounds, work.fusion)
 
 
-PARTS: dict[str, Callable[[Work], dict[str, Any]]] = {"products": _products}
+def _titles(work: Work) -> dict[str, Any]:
+    from endcap_builders.quality.titles import title_checks
+
+    settings = work.request.settings
+    return title_checks(work.ctx, work.store, settings.titles, settings.seed)
+
+
+PARTS: dict[str, Callable[[Work], dict[str, Any]]] = {"products": _products, "titles": _titles}
 """What is measured, by name."""
 
 
@@ -98,9 +115,7 @@ def run_quality(request: QualityEvaluation, console: Console | None = None) -> d
         if part not in PARTS:
             raise EvaluationError(f"--part: expected one of {', '.join(PARTS)}, got {part!r}")
     ctx = context_of(request.asked, console or Console(stderr=True), ("bi_encoder", "store"))
-    store = ItemStore.open(ctx.build, linked=False)
-    fusion = served_parameters(ctx.build, "fusion", FusionParameters)
-    work = Work(request, ctx, store, ProductScores(ctx, store), fusion)
+    work = Work(request, ctx, ItemStore.open(ctx.build))
     report: dict[str, Any] = {
         "format": 1,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -63,7 +63,30 @@ def _products(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-_TABLES = {"products": _products}
+def _titles(found: Mapping[str, Any]) -> list[str]:
+    lines = ["## Titles", "", "95 % intervals (Wilson).", "", *_head("good titles", "refused", "of", "checks")]
+    lines += [_checked(name, row) for name, row in found["refused"].items()]
+    lines += ["", *_head("fault", "found", "of", "checks", "not found, for example")]
+    for name, row in found["found"].items():
+        lines.append(_checked(name, row) + f" {_examples(row)} |")
+        for detail, rate in row.get("by_detail", {}).items():
+            lines.append(table_line([f"– {detail}", rate_text(rate), str(rate["cases"]), "", ""]))
+    refused = [f"* {name}: {_examples(row)}" for name, row in found["refused"].items() if row["examples"]]
+    return [*lines, "", "Good titles that were refused, for example:", "", *refused] if refused else lines
+
+
+def _checked(name: str, row: Mapping[str, Any]) -> str:
+    checks = ", ".join(f"{check} {count}" for check, count in row["checks"].items())
+    return table_line([name, rate_text(row), str(row["cases"]), checks])
+
+
+def _examples(row: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f'"{each["title"]}"' + (f" ({each['check']})" if each["check"] else "") for each in row["examples"]
+    )
+
+
+_TABLES = {"products": _products, "titles": _titles}
 
 
 def _head(*names: str) -> list[str]:

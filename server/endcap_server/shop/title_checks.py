@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from endcap_server.shop.store import ItemStore
 from endcap_server.shop.text import folded_name
@@ -95,6 +96,7 @@ TITLE_JOINS = "title_joins.txt"
 _END = "."
 _TEXTS_END = re.compile(r"[|;,:{}\"]")
 _LEAST_TITLES = 3
+_UNKNOWN_TOKENS = ("[UNK]", "<unk>")
 
 
 @dataclass(frozen=True)
@@ -105,15 +107,24 @@ class WordCheck:
         known: words of the catalogue and of the titles.
         of_searches: words that only titles about a search have.
         joins: pairs of neighbouring little words of the titles; None: they are not known.
+        language: the tokenizer of the bi-encoder. A word that is one of its tokens is frequent in the language and well
+            spelt, though the catalogue may not have it; None: no word counts for that.
     """
 
     known: frozenset[str]
     of_searches: frozenset[str] = frozenset()
     joins: frozenset[str] | None = None
+    language: Tokenizer | None = None
 
     @classmethod
-    def of(cls, store: ItemStore, student: Path) -> "WordCheck | None":
-        """Prepare the check; None if the student's folder has no list of words."""
+    def of(cls, store: ItemStore, student: Path, tokenizer: Path | None = None) -> "WordCheck | None":
+        """Prepare the check; None if the student's folder has no list of words.
+
+        Args:
+            store: the catalogue.
+            student: folder of LLM 1.
+            tokenizer: `tokenizer.json` of the bi-encoder, which may be missing.
+        """
         path = student / TITLE_WORDS
         if not path.exists():
             return None
@@ -122,12 +133,24 @@ class WordCheck:
             for text in texts:
                 known.update(_words(text))
         searches, joins = _lines(student / SEARCH_WORDS), _lines(student / TITLE_JOINS)
-        return cls(frozenset(known), frozenset(searches or ()), None if joins is None else frozenset(joins))
+        language = None
+        if tokenizer is not None and tokenizer.exists():
+            language = Tokenizer.from_file(str(tokenizer))
+            language.no_padding()
+        return cls(frozenset(known), frozenset(searches or ()), None if joins is None else frozenset(joins), language)
 
     def unknown_in(self, title: str, context: str) -> list[str]:
-        """Words of at least four letters that neither the check nor ``context`` (the prompt of LLM 1) contains."""
+        """Words of at least three letters that neither the check nor ``context`` (the prompt of LLM 1) knows."""
         asked = set(_words(context))
-        return [word for word in _words(title) if len(word) > 3 and word not in self.known and word not in asked]
+        unsaid = [word for word in _words(title) if len(word) > 2 and word not in self.known and word not in asked]
+        return [word for word in unsaid if not self._is_ordinary(word)]
+
+    def _is_ordinary(self, word: str) -> bool:
+        """Whether the language model of the bi-encoder has the word as a whole."""
+        if self.language is None:
+            return False
+        tokens = self.language.encode(word, add_special_tokens=False).ids
+        return len(tokens) == 1 and self.language.id_to_token(tokens[0]) not in _UNKNOWN_TOKENS
 
     def speaks_of_a_search(self, title: str) -> bool:
         """Whether the title has a word that belongs to a search: "Your search for cheese"."""

@@ -52,7 +52,12 @@ class Theme(Stage):
         parameters=ThemeParameters,
         calls=("theme_llm", "nearest"),
         files=lambda settings: STORE_FILES,
-        optional_files=("theme_llm/title_words.txt", "theme_llm/search_words.txt", "gates/gates.json"),
+        optional_files=(
+            "theme_llm/title_words.txt",
+            "theme_llm/search_words.txt",
+            "bi_encoder/tokenizer.json",
+            "gates/gates.json",
+        ),
         ordered=(("min_title", "max_title"),),
         reserve=("checks_ms", "theme_share"),
     )
@@ -69,7 +74,7 @@ class Theme(Stage):
         self.policy = TextPolicy.read(Path(words) if words else DEFAULT_WORDS)
         self.scripts = ScriptCheck.of(store, self.settings.scripts)
         self.brands = BrandCheck.of(store)
-        self.words = WordCheck.of(store, build / "theme_llm")
+        self.words = WordCheck.of(store, build / "theme_llm", build / "bi_encoder" / "tokenizer.json")
         self.categories = CategoryThemes(store)
         self.installed = is_installed(build, "theme_llm")
         self.exclusions = Exclusions(store)

@@ -72,7 +72,9 @@ class ThemeParameters(CacheParameters):
         "auto", description="scripts that titles may be in (LATIN,CYRILLIC); auto: the catalogue's own"
     )
     unknown_words: Literal["refuse", "allow"] = Field(
-        "refuse", description="words that neither the catalogue nor the titles LLM 1 learned from have: misspellings"
+        "refuse",
+        description="words that neither the catalogue, the titles LLM 1 learned from, nor the bi-encoder's vocabulary "
+        "have: misspellings",
     )
     brands_in_titles: Literal["allow", "shopper", "refuse"] = Field(
         "shopper", description="brands a title may name: any, those the shopper buys or the campaign names, or none"
