@@ -30,6 +30,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "cross_encoder": {"max_pairs": 3000, "mined_queries": 50, "train_seconds": 30, "held_out_pairs": 1000},
     "theme_llm": {"train_seconds": 60},
     "keyword_llm": {"train_seconds": 60},
+    "postings": {"products": 16, "most_pairs": 20_000},
 }
 """Settings with which the demo takes eight minutes on two slow cores.
 

@@ -8,6 +8,7 @@ the files that hold it are those of the manifest.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -65,14 +66,14 @@ class TextEncoder:
         self._ctx, self._encoder = ctx, encoder
         self._folder = ctx.build / _STEP
         steps = read_manifest(ctx.build)["steps"]
-        self._written = steps.get(_STEP, {}).get("files", {})
+        self._written = Written(ctx.build, _STEP)
         self._encoder_key = {
             "files": steps.get("bi_encoder", {}).get("files", {}),
             "code": code_digest(type(encoder)),
             "precision": encoder.precision,
         }
         self._earlier: dict[str, str] = {}
-        if not ctx.forced and self._intact(f"{FOLDER}/{_KEYS}"):
+        if not ctx.forced and self._written.intact(f"{FOLDER}/{_KEYS}"):
             self._earlier = json.loads((self._folder / FOLDER / _KEYS).read_text(encoding="utf-8"))
         self._keys: dict[str, str] = {}
         self._hashes: dict[str, Array] = {}
@@ -134,13 +135,13 @@ class TextEncoder:
             save_array(folder, kind, hashes, np.uint64)
         (folder / _KEYS).write_text(json.dumps(self._keys, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
-    def _earlier_texts(self, kind: str, **determined_by: Any) -> "_KnownTexts":
+    def _earlier_texts(self, kind: str, **determined_by: Any) -> "KnownTexts":
         """Texts whose results can be reused."""
         self._keys[kind] = hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()[:16]
         files = (f"{FOLDER}/{kind}.npy", *_FILES[kind])
-        if self._earlier.get(kind) == self._keys[kind] and all(self._intact(name) for name in files):
-            return _KnownTexts(load_array(self._folder / FOLDER, kind, np.uint64, 2))
-        return _KnownTexts(np.empty((0, 2), np.uint64))
+        if self._earlier.get(kind) == self._keys[kind] and self._written.intact(*files):
+            return KnownTexts(load_array(self._folder / FOLDER, kind, np.uint64, 2))
+        return KnownTexts(np.empty((0, 2), np.uint64))
 
     def _earlier_vectors(self, kind: Kind, rows: Array) -> Array:
         if kind == "products":
@@ -152,19 +153,32 @@ class TextEncoder:
         vectors[is_kept], vectors[~is_kept] = kept[rows[is_kept]], dropped[rows[~is_kept] - len(kept)]
         return vectors
 
-    def _intact(self, name: str) -> bool:
-        """Whether a file of the last run is the one that the manifest knows."""
-        path = self._folder / name
-        return path.is_file() and self._written.get(name) == file_digest(path)
+
+class Written:
+    """The files that the last run of a step left in a build, as its manifest knows them."""
+
+    def __init__(self, build: Path, step: str) -> None:
+        self._folder = build / step
+        self._files = read_manifest(build)["steps"].get(step, {}).get("files", {})
+
+    def intact(self, *names: str) -> bool:
+        """Whether these files are there, and are those of the manifest."""
+        paths = {name: self._folder / name for name in names}
+        return all(path.is_file() and self._files.get(name) == file_digest(path) for name, path in paths.items())
 
 
 def text_hashes(texts: Iterable[str]) -> Array:
     """Hash of each text: uint64 [n, 2]."""
-    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts)
+    return content_hashes(text.encode() for text in texts)
+
+
+def content_hashes(contents: Iterable[bytes]) -> Array:
+    """Hash of each content: uint64 [n, 2]."""
+    digests = b"".join(hashlib.blake2b(content, digest_size=16).digest() for content in contents)
     return np.frombuffer(digests, np.uint64).reshape(-1, 2)
 
 
-class _KnownTexts:
+class KnownTexts:
     """Finds texts by their hashes, uint64 [n, 2]."""
 
     def __init__(self, hashes: Array) -> None:

@@ -42,6 +42,8 @@ def frame(rows):
 class Scores:
     """A teacher that scores by a function of (queries, products)."""
 
+    model = "teacher"
+
     def __init__(self, function):
         self.scores = function
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from conftest import BUILDS
+from conftest import BUILDS, SMALL_BUILD
 from endcap_builders.catalogue import read_catalogue
 from endcap_builders.demo import demo_requests, write_pages
+from endcap_builders.manifest import read_manifest
 from endcap_client import Client, Rules
 from endcap_server.launch import Server
 from endcap_server.shop.store import ItemStore
+from endcap_server.stages.rerank import RerankParameters
 from endcap_server.stages.status import part_of
 
 from benchmarks.storefront_validity import problems, random_shopper
@@ -62,6 +64,20 @@ def test_explain_names_every_signal(client: Client, store: ItemStore) -> None:
     for placement in page.placements:
         for product in placement.products:
             assert set(product.signals) == set(page.status.signals)
+
+
+def test_relevance_comes_from_postings_and_else_from_the_cross_encoder(
+    build: Path, client: Client, new_history: Callable[[], list[str]]
+) -> None:
+    figures = read_manifest(build)["steps"]["postings"]["figures"]
+    assert 0 < figures["pairs"] <= SMALL_BUILD["postings"]["most_pairs"]
+    parts = [client.storefront(new_history()).status.document["stages"]["rerank"] for _ in range(4)]
+    most = RerankParameters().online_pairs
+    for part in parts:
+        assert sum(part["relevance_from"].values()) == part["pairs"]
+        assert part["relevance_from"]["online"] <= most
+        assert part["relevance_from"]["estimated"] == 0 or part["relevance_from"]["online"] == most
+    assert sum(part["relevance_from"]["postings"] for part in parts) > 0
 
 
 def test_rules_are_obeyed(client: Client, store: ItemStore) -> None:

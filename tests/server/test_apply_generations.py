@@ -23,7 +23,9 @@ MARGIN = FusionParameters().margin
 """The first parameter of fusion's configuration."""
 
 MODELS = Path(__file__).resolve().parents[2] / "model_repository"
-STEPS = ("bi_encoder", "index", "store", "cross_encoder", "theme_llm", "keyword_llm", "ranker")
+STEPS = ("bi_encoder", "index", "store", "cross_encoder", "theme_llm", "keyword_llm", "ranker", "postings")
+FILES = {"postings": ("postings.json",)}
+"""Files of a step that models open only if the build has them; else "data"."""
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def state(tmp_path: Path) -> StateFolder:
 
 
 def manifest(build: Path, **changed: str) -> None:
-    steps = {step: {"files": {"data": changed.get(step, "0")}} for step in STEPS}
+    steps = {step: {"files": dict.fromkeys(FILES.get(step, ("data",)), changed.get(step, "0"))} for step in STEPS}
     (build / "manifest.json").unlink(missing_ok=True)
     (build / "manifest.json").write_text(json.dumps({"steps": steps}), encoding="utf-8")
 
@@ -126,6 +128,7 @@ def test_an_engine_takes_the_stages_that_call_it_along(state: StateFolder, build
         ),
         ("index", {"theme_llm", "keyword_llm"}),
         ("store", {"nearest", "theme_llm", "keyword_llm"}),
+        ("postings", {"nearest", "retrieval", "theme", "theme_llm", "keywords", "keyword_llm", "cross_encoder"}),
         ("keyword_llm", {"nearest", "retrieval", "theme", "theme_llm", "rerank", "cross_encoder"}),
     ],
 )

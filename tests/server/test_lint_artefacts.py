@@ -17,7 +17,7 @@ from endcap_server.lint import lint_repository
 from endcap_server.models import DECLARATIONS
 from rich.console import Console
 
-ORDER = ("bi_encoder", "store", "index", "lexical", "cross_encoder", "theme_llm", "keyword_llm", "ranker")
+ORDER = ("bi_encoder", "store", "index", "lexical", "cross_encoder", "theme_llm", "keyword_llm", "ranker", "postings")
 READS = {
     "store": ("bi_encoder",),
     "index": ("store",),

@@ -1,21 +1,26 @@
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from endcap_server.declared.tensors import Tensors, texts_of
+from endcap_server.shop.kinds import Kinds
+from endcap_server.shop.postings import Postings, PostingsMeta
 from endcap_server.shop.rules import MerchandisingRules
-from endcap_server.stages.documents import KeywordRows, PageRequest, Themes
+from endcap_server.shop.store import ItemStore
+from endcap_server.stages.documents import AnsweredSearch, KeywordRows, PageRequest, PlacementSource, Themes
 from endcap_server.stages.page import MEASURED
 from endcap_server.stages.rerank import Rerank, mix
 from endcap_server.stages.status import part_of
 from hypothesis import given
 from hypothesis import strategies as st
 from tickets import ticket
-from tiny_shop import THEMES, TinyEngines, build_shop, embed
+from tiny_shop import THEMES, TinyEngines, build_shop, embed, product_titles
 
 OUT_OF_STOCK = (0, 41)
+TITLES = np.stack([embed(title) for title in product_titles()])
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +38,8 @@ def answer(
     parameters: dict[str, str] | None = None,
     products: int = 4,
     concepts: tuple[tuple[str, ...], ...] = (),
+    sources: tuple[PlacementSource, ...] = (),
+    searches: tuple[AnsweredSearch, ...] = (),
     **rules: object,
 ) -> tuple[Tensors, dict, TinyEngines]:
     engines = TinyEngines(shop, broken)
@@ -46,11 +53,14 @@ def answer(
         products=products,
         ticket=ticket(budget_ms),
         rules=MerchandisingRules.model_validate_json(json.dumps(rules)),
+        searches=searches,
     )
     out = asyncio.run(
         stage.run(
             {
-                "THEMES": Themes(titles=tuple(theme for theme, _ in themes), concepts=concepts).tensor(),
+                "THEMES": Themes(
+                    titles=tuple(theme for theme, _ in themes), concepts=concepts, sources=sources
+                ).tensor(),
                 "KEYWORDS": KeywordRows.of(keyword_rows).tensor(),
                 "CANDIDATE_ROW": np.array(candidates, np.int32),
                 "CANDIDATE_LEXICAL": np.linspace(1, 0, len(candidates), dtype=np.float32),
@@ -218,3 +228,124 @@ def test_a_product_of_a_named_kind_is_compared_with_the_name_of_the_kind(shop: P
                 logit = 8 * engines.store.vectors[row].astype(np.float32) @ embed("rugs") - 2
                 assert relevance == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-4)
             assert np.isnan(relevance) == (row < 0)
+
+
+@pytest.fixture(scope="module")
+def posted_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A shop with postings: of each keyword its first two products, and of the products of every second kind."""
+    build = build_shop(tmp_path_factory.mktemp("posted"), OUT_OF_STOCK)
+    store = ItemStore.open(build)
+    kinds = Kinds.open(build, store)
+    rows = np.asarray(store.keyword_products[:, :2])
+    logits = np.array([[logit(embed(store.keywords[line]), row) for row in own] for line, own in enumerate(rows)])
+    of_kind = [logit(embed(kinds.names[kind]), row) for row, kind in enumerate(kinds.of_product.tolist())]
+    of_kind = np.where(kinds.of_product % 2 == 1, of_kind, np.nan)
+    postings = Postings(
+        rows, logits.astype(np.float16), of_kind.astype(np.float16), PostingsMeta(temperature=1, slope=8, offset=-2)
+    )
+    postings.write(build / "postings")
+    return build
+
+
+def logit(text: np.ndarray, row: int) -> float:
+    """The tiny cross-encoder's, and exactly what is estimated from a cosine."""
+    return 8 * float(text @ TITLES[row]) - 2
+
+
+POSTED = {"pairs_per_placement": "12", "personal_floor": "1"}
+
+
+def scored(engines: TinyEngines) -> dict[str, set[int]]:
+    """The pairs that the cross-encoder was asked for."""
+    asked = [inputs for name, inputs in engines.calls if name == "cross_encoder"]
+    pairs = [pair for inputs in asked for pair in zip(texts_of(inputs["TEXT"]), inputs["ROW"].tolist(), strict=True)]
+    return {text: {row for row in rows if row >= 0} for text, rows in pairs}
+
+
+def test_pairs_with_a_posting_are_not_scored_again(posted_shop: Path) -> None:
+    """The others are scored with the nearest keyword of their placement, or with the name of their kind."""
+    themes = (("Lamps and rugs", ("desk lamp", "floor lamp")),)
+    options = {"themes": themes, "candidates": (9, 10, 2), "concepts": (("lamps", "rugs"),)}
+    out, status, engines = answer(posted_shop, parameters=POSTED, **options)
+    given = out["ROW"][0] >= 0
+    posted = {1, 4, 5, 9, 10}
+    assert posted < set(out["ROW"][0][given].tolist())
+    asked = scored(engines)
+    assert asked
+    assert not posted & set().union(*asked.values())
+    assert set(asked) <= {"lamps", "desk lamp", "floor lamp"}
+    online = sum(len(rows) for rows in asked.values())
+    assert status["relevance_from"] == {"postings": int(given.sum()) - online, "online": online, "estimated": 0}
+    relevance = dict(zip(out["ROW"][0].tolist(), measured(out, "relevance")[0].tolist(), strict=True))
+    for row in (9, 10):
+        assert relevance[row] == pytest.approx(1 / (1 + np.exp(-logit(embed("rugs"), row))), abs=1e-3)
+    assert not np.isnan(out["MEASURED"][0][given][:, :3]).any()
+
+
+@pytest.mark.parametrize(("online_pairs", "failure"), [("0", ""), ("3", ""), ("64", "dead"), ("64", "late")])
+def test_pairs_beyond_the_budget_are_estimated(posted_shop: Path, online_pairs: str, failure: str) -> None:
+    themes = (("Light up the evening", ("desk lamp", "floor lamp")), ("Soft underfoot", ("wool rug",)))
+    out, status, engines = answer(
+        posted_shop,
+        themes=themes,
+        parameters={**POSTED, "online_pairs": online_pairs},
+        broken={"cross_encoder": failure} if failure else None,
+        budget_ms=800,
+    )
+    given = out["ROW"] >= 0
+    counts = status["relevance_from"]
+    assert sum(counts.values()) == status["pairs"] == int(given.sum())
+    assert counts["estimated"] > 0
+    assert counts["online"] == (0 if failure else int(online_pairs))
+    assert bool(scored(engines)) == (online_pairs != "0")
+    relevance = measured(out, "relevance")
+    assert not np.isnan(relevance[given]).any()
+    for line, keywords in enumerate(keywords for _, keywords in themes):
+        for row, value in zip(out["ROW"][line].tolist(), relevance[line].tolist(), strict=True):
+            best = max((logit(embed(keyword), row) for keyword in keywords), default=0.0)
+            if row >= 0 and counts["online"] == 0:
+                assert value <= 1 / (1 + np.exp(-best)) + 1e-3
+    assert status["source"] == ("fallback" if failure else "computed")
+    assert ("estimated from similarity" in status.get("reason", "")) == bool(failure)
+
+
+def test_postings_that_are_switched_off_change_nothing(shop: Path, posted_shop: Path) -> None:
+    without, before, engines = answer(shop)
+    off, status, same = answer(
+        posted_shop, parameters={"pairs_per_placement": "12", "search_pairs": "16", "online_pairs": "-1"}
+    )
+    for name in ("ROW", "MEASURED"):
+        np.testing.assert_array_equal(without[name], off[name])
+    assert scored(engines) == scored(same)
+    assert "relevance_from" not in status
+    assert "relevance_from" not in before
+
+
+def test_a_cross_encoder_that_is_not_installed_has_no_postings(posted_shop: Path, tmp_path: Path) -> None:
+    build = tmp_path / "build"
+    shutil.copytree(posted_shop, build)
+    (build / "gates").mkdir()
+    verdict = {"cross_encoder": {"installed": False, "serves": "bi-encoder"}}
+    (build / "gates/gates.json").write_text(json.dumps(verdict))
+    out, status, engines = answer(build)
+    assert np.isnan(measured(out, "relevance")).all()
+    assert "relevance_from" not in status
+    assert not scored(engines)
+
+
+def test_a_search_of_the_session_uses_the_postings_of_a_keyword_that_says_the_same(posted_shop: Path) -> None:
+    said = {}
+    for text in ("green tea", "evening tea"):
+        rows = tuple(int(row) for row in np.argsort(-(TITLES @ embed(text)))[:6])
+        search = AnsweredSearch(text=text, rows=rows, similarity=(0.5,) * 6, lexical=(0.5,) * 6)
+        out, status, engines = answer(
+            posted_shop,
+            themes=((text, ()),),
+            concepts=((text,),),
+            sources=(PlacementSource.SESSION,),
+            searches=(search,),
+        )
+        assert out["ROW"][0].tolist() == list(rows)
+        said[text] = status["relevance_from"]["postings"]
+        assert set(scored(engines)) == {text}
+    assert said == {"green tea": 2, "evening tea": 0}

@@ -52,16 +52,21 @@ def embed(text: str) -> np.ndarray:
     return (total / max(float(np.linalg.norm(total)), 1e-9)).astype(np.float32)
 
 
+def product_titles() -> list[str]:
+    """Titles of the 64 products, 8 of each category in order."""
+    return [
+        f"{BRANDS[(position + number) % len(BRANDS)]} {kinds[number % len(kinds)]} {'small' if number < 4 else 'large'}"
+        for position, kinds in enumerate(CATEGORIES.values())
+        for number in range(8)
+    ]
+
+
 def build_shop(build: Path, out_of_stock: tuple[int, ...] = (), categories: bool = True) -> Path:
     """Write the store of the tiny shop; product ``row`` is ``p<row>``, 8 of each category (or without any) in order."""
-    ids, titles, brand, category = [], [], [], []
-    for position, kinds in enumerate(CATEGORIES.values()):
-        for number in range(8):
-            maker = (position + number) % len(BRANDS)
-            ids.append(f"p{len(ids)}")
-            titles.append(f"{BRANDS[maker]} {kinds[number % len(kinds)]} {'small' if number < 4 else 'large'}")
-            brand.append(maker)
-            category.append(position if categories else -1)
+    titles = product_titles()
+    ids = [f"p{row}" for row in range(len(titles))]
+    brand = [(row // 8 + row % 8) % len(BRANDS) for row in range(len(titles))]
+    category = [row // 8 if categories else -1 for row in range(len(titles))]
     vectors = np.stack([embed(title) for title in titles])
     in_stock = np.ones(len(ids), bool)
     in_stock[list(out_of_stock)] = False

@@ -31,6 +31,11 @@ class Judge:
     max_product_tokens: int = 0
     _opened: tuple[RelevanceTeacher, PairEncoder] | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def model(self) -> str:
+        """The build step of the model, for messages."""
+        return "teacher"
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
 

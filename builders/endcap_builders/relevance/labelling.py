@@ -1,8 +1,9 @@
-"""The teacher labels pairs as a batch job: files of pairs in, files of scores out, here or on a Ray cluster.
+"""A model scores pairs as a batch job: files of pairs in, files of scores out, here or on a Ray cluster.
 
 A job is a folder of Parquet files of pairs (`query`, `product`: a row of the item store). For each, a file of the same
 name with a column `score` is written atomically. An interrupted job continues with the missing files, and no pair is
-lost or labelled twice. The teacher runs in this process or in the actors of a Ray cluster with the same file system.
+lost or scored twice. The model runs in this process or in the actors of a Ray cluster with the same file system. The
+teacher labels training pairs in this way, and the cross-encoder scores postings.
 """
 
 import hashlib
@@ -25,6 +26,10 @@ _SAY_SECONDS = 15.0
 
 class Labeller(Protocol):
     """Scores pairs. It is pickled for other processes, so it should load its model at the first use."""
+
+    @property
+    def model(self) -> str:
+        """The build step of the model, for messages."""
 
     def scores(self, queries: list[str], products: np.ndarray) -> np.ndarray:
         """Scores float [n] of pairs: query text and product row int32 [n] of each."""
@@ -65,7 +70,7 @@ def label_pairs(
         say: called with the throughput.
 
     Raises:
-        RelevanceError: the teacher returns a score that is not finite, or the wrong number of scores.
+        RelevanceError: the model returns a score that is not finite, or the wrong number of scores.
     """
     todo = np.flatnonzero(np.isnan(pairs.target))
     shards = [todo[start : start + shard_pairs] for start in range(0, len(todo), shard_pairs)]
@@ -102,17 +107,18 @@ def label_folder(
         names: files to label; all if not given.
         ray_address: address of a Ray cluster whose nodes can read `folder`; "local" starts one on this machine; ""
             labels in this process.
-        say: called with the throughput from time to time.
+        say: called with throughput and time left from time to time.
     """
     names = sorted(path.name for path in (folder / "pairs").glob("*.parquet")) if names is None else list(names)
     todo = [name for name in names if not _labelled(folder, name)]
     start, pairs, said = time.monotonic(), 0, time.monotonic()
     results = _on_ray(folder, todo, labeller, ray_address) if ray_address and todo else _here(folder, todo, labeller)
-    for count in track(results, "teacher labels pairs", len(todo)):
+    for done, count in enumerate(track(results, f"{labeller.model} scores pairs", len(todo)), 1):
         pairs += count
         if time.monotonic() - said > _SAY_SECONDS:
             said = time.monotonic()
-            say(f"{pairs:,} pairs labelled, {pairs / (said - start):,.0f} pairs/s")
+            left = (said - start) * (len(todo) - done) / done
+            say(f"{pairs:,} pairs scored, {pairs / (said - start):,.0f} pairs/s, {left:.0f} s left")
     return Done(pairs, time.monotonic() - start)
 
 
@@ -120,7 +126,7 @@ def label_file(folder: Path, name: str, labeller: Labeller) -> int:
     """Label one file of pairs; returns their number."""
     frame = pl.read_parquet(folder / "pairs" / name)
     scores = np.asarray(labeller.scores(frame["query"].to_list(), frame["product"].to_numpy()), dtype=np.float32)
-    _check(scores, frame)
+    _check(scores, frame, labeller.model)
     write_whole(frame.with_columns(pl.Series("score", scores)), folder / "labels" / name)
     return frame.height
 
@@ -166,7 +172,7 @@ def _on_ray(folder: Path, names: list[str], labeller: Labeller, address: str) ->
         import ray
     except ImportError:
         raise RelevanceError(
-            "cross_encoder.ray: expected the package ray, got none; pip install 'ray[data]', or label without it"
+            "the setting ray: expected the package ray, got none; pip install 'ray[data]', or leave the setting out"
         ) from None
 
     started = not ray.is_initialized()
@@ -209,14 +215,14 @@ def _labelled(folder: Path, name: str) -> bool:
     return labels.drop("score").equals(pairs)
 
 
-def _check(scores: np.ndarray, frame: pl.DataFrame) -> None:
+def _check(scores: np.ndarray, frame: pl.DataFrame, model: str) -> None:
     if scores.shape != (frame.height,):
-        raise RelevanceError(f"teacher: expected {frame.height} scores, got an array of shape {scores.shape}")
+        raise RelevanceError(f"{model}: expected {frame.height} scores, got an array of shape {scores.shape}")
     if not np.isfinite(scores).all():
         place = int(np.flatnonzero(~np.isfinite(scores))[0])
         raise RelevanceError(
-            f"teacher: expected a finite score, got NaN or infinity for query {frame['query'][place]!r}, "
-            f"product row {frame['product'][place]}; build the teacher again with a lower learning_rate"
+            f"{model}: expected a finite score, got NaN or infinity for query {frame['query'][place]!r}, "
+            f"product row {frame['product'][place]}; build {model} again with a lower learning_rate"
         )
 
 

@@ -1,4 +1,4 @@
-"""Settings of teacher and cross-encoder. Reading them imports nothing that trains, so that a build starts fast."""
+"""Settings of teacher, cross-encoder and postings. They import nothing that trains, so that a build starts fast."""
 
 from typing import Literal
 
@@ -121,3 +121,19 @@ class CrossEncoderSettings(AugmentationSettings, SampleSettings):
     patience: int = Field(3, ge=1, description="looks without a better figure after which training ends")
     batch_size: int = Field(32, ge=2, description="pairs per step")
     learning_rate: float = Field(1e-4, gt=0, le=1e-2, description="peak learning rate")
+
+
+class PostingsSettings(Settings):
+    """Which pairs the step `postings` scores."""
+
+    products: int = Field(64, ge=0, le=64, description="products of each keyword that are scored, the best ones first")
+    kind_products: int = Field(
+        512, ge=0, description="products of each kind that are scored with its name, the most popular ones first"
+    )
+    most_pairs: int = Field(
+        500_000, ge=0, description="most pairs; kinds come first, then keywords by the number of their searches"
+    )
+    shard_pairs: int = Field(2048, ge=1, description="pairs that are scored between two savings")
+    ray: str = Field(
+        "", description="score on this Ray cluster: its address, auto, or local for this machine; empty: without Ray"
+    )

@@ -20,6 +20,7 @@ STEP_NAMES = (
     "behaviour",
     "ranker",
     "gates",
+    "postings",
     "repository",
 )
 

@@ -65,13 +65,15 @@ def run(ctx: BuildContext, settings: RepositorySettings) -> dict[str, Any]:
     return {"models": len(models)}
 
 
+_SERVED = ("index", "cross_encoder", "theme_llm", "keyword_llm", "ranker", "postings")
+
 STEP = Step(
     name="repository",
-    needs=("index", "cross_encoder", "theme_llm", "keyword_llm", "ranker"),
+    needs=_SERVED,
     settings=RepositorySettings,
     run=run,
     help="assembling the model repository",
     # The files that models open are beside the repository, not in it.
-    reads=dict.fromkeys(("index", "cross_encoder", "theme_llm", "keyword_llm", "ranker"), ()),
+    reads=dict.fromkeys(_SERVED, ()),
     digest=source_digest,
 )

@@ -16,8 +16,9 @@ from endcap_server.shop.store import ItemStore
 
 FOLDER = "postings"
 _META = "postings.json"
-_COLUMNS = {"rows": (np.int32, 2), "logits": (np.float16, 2), "kind_logits": (np.float16, 1)}
-FILES = (*(f"{FOLDER}/{name}.npy" for name in _COLUMNS), f"{FOLDER}/{_META}")
+COLUMNS = {"rows": (np.int32, 2), "logits": (np.float16, 2), "kind_logits": (np.float16, 1)}
+"""Arrays of :class:`Postings`: dtype and dimensions."""
+FILES = (*(f"{FOLDER}/{name}.npy" for name in COLUMNS), f"{FOLDER}/{_META}")
 """What the build step `postings` writes for :class:`Postings`."""
 
 
@@ -26,9 +27,9 @@ class PostingsMeta(BaseModel):
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    temperature: float = Field(1.0, gt=0, description="difference of calibrated logits that wins 73 % of comparisons")
-    slope: float = Field(0.0, description="calibrated logit of a pair without a posting = slope * cosine + offset")
-    offset: float = 0.0
+    temperature: float = Field(gt=0, description="difference of calibrated logits that wins 73 % of comparisons")
+    slope: float = Field(description="calibrated logit of a pair without a posting = slope * cosine + offset")
+    offset: float
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Postings:
     def empty(cls, products: int) -> "Postings":
         """Postings of a build that has none: every pair is unknown."""
         rows, logits = np.zeros((0, 0), np.int32), np.zeros((0, 0), np.float16)
-        return cls(rows, logits, np.full(products, np.nan, np.float16), PostingsMeta(), known=False)
+        meta = PostingsMeta(temperature=1.0, slope=0.0, offset=0.0)
+        return cls(rows, logits, np.full(products, np.nan, np.float16), meta, known=False)
 
     @classmethod
     def open(cls, build: Path, store: ItemStore) -> "Postings":
@@ -65,7 +67,7 @@ class Postings:
         folder = build / FOLDER
         if not (folder / _META).exists():
             return cls.empty(len(store))
-        columns = {name: load_array(folder, name, dtype, ndim) for name, (dtype, ndim) in _COLUMNS.items()}
+        columns = {name: load_array(folder, name, dtype, ndim) for name, (dtype, ndim) in COLUMNS.items()}
         try:
             meta = PostingsMeta.model_validate_json((folder / _META).read_text(encoding="utf-8"))
         except ValidationError as error:
@@ -74,7 +76,7 @@ class Postings:
             raise StoreError(
                 f"{folder / _META}, {name}: {first['msg']}, got {first['input']!r}; run endcap build postings"
             ) from None
-        found = cls(**columns, meta=meta)
+        found = cls(columns["rows"], columns["logits"], columns["kind_logits"], meta)
         fits = found.rows.shape == found.logits.shape and len(found.rows) <= len(store.keywords)
         if not fits or len(found.kind_logits) != len(store):
             raise StoreError(
@@ -85,7 +87,7 @@ class Postings:
 
     def write(self, folder: Path) -> None:
         """Write the files into ``folder``."""
-        for name, (dtype, _) in _COLUMNS.items():
+        for name, (dtype, _) in COLUMNS.items():
             save_array(folder, name, getattr(self, name), dtype)
         (folder / _META).write_text(self.meta.model_dump_json(indent=1) + "\n", encoding="utf-8")
 

@@ -1,6 +1,5 @@
 """Rerank: chooses the pairs (theme or query, product) of a page and scores them with the cross-encoder (P1)."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from endcap_server.shop.facts import Facts, facts_folder
 from endcap_server.shop.gates import is_installed
 from endcap_server.shop.kinds import FILES as KINDS_FILES
 from endcap_server.shop.kinds import Kinds
+from endcap_server.shop.postings import FILES as POSTINGS_FILES
+from endcap_server.shop.postings import Postings
 from endcap_server.shop.rule_index import RuleIndex
 from endcap_server.shop.store import STORE_FILES, ItemStore
 from endcap_server.shop.understanding import Understanding
@@ -26,6 +27,8 @@ from endcap_server.stages.base import Engines, Stage, StageAnswer
 from endcap_server.stages.documents import AnsweredSearch, KeywordRows, PageRequest, PlacementSource, Themes
 from endcap_server.stages.nearest_client import NearestClient
 from endcap_server.stages.page import MEASURED
+from endcap_server.stages.placement_scores import RETRIEVALS_ORDER, PlacementScores
+from endcap_server.stages.posted_pairs import Placement
 from endcap_server.stages.status import StatusPart
 from endcap_server.stages.theme_products import of_keyword_category, of_named_kind
 
@@ -51,6 +54,13 @@ class RerankParameters(ModelParameters):
     keyword_share: float = Field(
         0.25, ge=0, le=1, description="share of a search's pairs for products of the known keywords that say the same"
     )
+    online_pairs: int = Field(
+        64,
+        ge=-1,
+        le=4096,
+        description="pairs of a page without a posting that the cross-encoder scores; the relevance of the others is "
+        "estimated from similarity; 0: none; -1: it scores all pairs of a page, and no posting is read",
+    )
     fusion_ms: float = Field(15.0, ge=0, le=1000, description="milliseconds of the budget left for fusion")
 
 
@@ -72,7 +82,7 @@ class Rerank(Stage):
         parameters=RerankParameters,
         calls=("nearest", "cross_encoder"),
         files=lambda settings: STORE_FILES,
-        optional_files=("gates/gates.json", *KINDS_FILES),
+        optional_files=("gates/gates.json", *KINDS_FILES, *POSTINGS_FILES),
     )
     settings: RerankParameters
 
@@ -86,6 +96,11 @@ class Rerank(Stage):
         self.nearest = NearestClient(engines, len(self.store), len(self.store.keywords))
         self.understanding = Understanding.of(self.store)
         self.kinds = Kinds.open(build, self.store)
+        used = self.installed and self.settings.online_pairs >= 0
+        postings = Postings.open(build, self.store) if used else Postings.empty(len(self.store))
+        self.scores = PlacementScores(
+            self.store, self.kinds, postings, self.settings.online_pairs, self._score, self._similarity
+        )
 
     async def answer(self, inputs: Tensors) -> StageAnswer:
         """Answer ROW [Q, M] in retrieval's order, -1 padded; MEASURED [Q, M, 4] (see `page.MEASURED`), NaN padded."""
@@ -123,11 +138,11 @@ class Rerank(Stage):
             similarity, lexical = self._search_similarity(rows, keyword_rows[0], inputs)
         else:
             lexical = np.full(rows.shape, np.nan, np.float32)
-            named = [{} if index in answered else self._named_kinds(document, index) for index in range(len(texts))]
-            (relevance, margin), similarity = await asyncio.gather(
-                self._score_by_kind(texts, rows, named, deadline_ns, status),
-                self._similarity(texts, rows, deadline_ns, status),
-            )
+            placements = [
+                Placement(text, *self._compared_with(document, keyword_rows[index], index, answered))
+                for index, text in enumerate(texts)
+            ]
+            relevance, margin, similarity = await self.scores(placements, rows, deadline_ns, status)
             for index, search in answered.items():
                 relevance[index] *= np.float32(self.understanding.relevance_factor(search.text))
                 similarity[index, : len(search.rows)] = search.similarity
@@ -182,9 +197,15 @@ class Rerank(Stage):
                 lists[index] = lists[index] or candidates[:pairs].tolist()
         return lists
 
-    def _named_kinds(self, document: Themes, index: int) -> dict[int, str]:
-        """The kinds that a theme names, position -> name."""
-        return {kind: self.kinds.names[kind] for kind in self.kinds.named(document.about(index))}
+    def _compared_with(
+        self, document: Themes, keyword_rows: np.ndarray, index: int, answered: Mapping[int, AnsweredSearch]
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """Keywords, and named kinds (position -> name), of a theme; a search of the session may be a known keyword."""
+        if index in answered:
+            same = self.store.keywords.find([answered[index].text])
+            return same[same >= 0], {}
+        kinds = {kind: self.kinds.names[kind] for kind in self.kinds.named(document.about(index))}
+        return keyword_rows[keyword_rows >= 0], kinds
 
     def _of_keywords(self, keyword_rows: np.ndarray, allowed: Allowed) -> list[int]:
         """The products of keywords that may be shown, best of each keyword first, without repetitions."""
@@ -202,54 +223,18 @@ class Rerank(Stage):
             status.fall_back_on(error, "themes without keywords have the shopper's candidates ({error})", whole=False)
             return np.full((len(themes), 0), -1, np.int32)
 
-    async def _score_by_kind(
+    async def _score(
         self,
         texts: Sequence[str],
         rows: np.ndarray,
-        named: Sequence[Mapping[int, str]],
         deadline_ns: int,
         status: StatusPart,
+        sentence: str = RETRIEVALS_ORDER,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `_score`; a product of a kind that its theme names is compared with that name instead of the whole text.
+        """Relevance and margin float32 [Q, M] by the cross-encoder; NaN, and ``status`` says so, when it fails.
 
-        A theme of three kinds is no text about one of their products. And the pairs of kinds and products are the same
-        for all shoppers, so that the engine has most of them in its cache.
-
-        Args:
-            texts: T texts.
-            rows: int32 [T, M], products, -1 padded.
-            named: of each text, the kinds it names, position -> name.
-            deadline_ns: see `_score`.
-            status: takes what goes wrong.
+        ``sentence`` says what follows from that.
         """
-        kinds = np.where(rows >= 0, self.kinds.of_product[rows], -1)
-        places: dict[str, list[tuple[int, np.ndarray]]] = {}
-        for index, (text, names) in enumerate(zip(texts, named, strict=True)):
-            left = rows[index] >= 0
-            for kind, name in names.items():
-                own = left & (kinds[index] == kind)
-                left &= ~own
-                if own.any():
-                    places.setdefault(name, []).append((index, np.flatnonzero(own)))
-            if left.any():
-                places.setdefault(text, []).append((index, np.flatnonzero(left)))
-        columns = [np.unique(np.concatenate([rows[index, at] for index, at in found])) for found in places.values()]
-        asked = np.full((len(columns), max(map(len, columns), default=0)), -1, np.int32)
-        for place, column in enumerate(columns):
-            asked[place, : len(column)] = column
-        scores = await self._score(list(places), asked, deadline_ns, status)
-        answers = tuple(np.full(rows.shape, np.nan, np.float32) for _ in scores)
-        for place, found in enumerate(places.values()):
-            for index, at in found:
-                where = np.searchsorted(columns[place], rows[index, at])
-                for answer, score in zip(answers, scores, strict=True):
-                    answer[index, at] = score[place, where]
-        return answers[0], answers[1]
-
-    async def _score(
-        self, texts: Sequence[str], rows: np.ndarray, deadline_ns: int, status: StatusPart
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Relevance and margin float32 [Q, M] by the cross-encoder; NaN, and ``status`` says so, when it fails."""
         relevance, margin = np.full(rows.shape, np.nan, np.float32), np.full(rows.shape, np.nan, np.float32)
         asked = np.flatnonzero((rows >= 0).any(axis=1)) if rows.size else np.empty(0, np.int64)
         if not len(asked) or not self.installed:
@@ -258,7 +243,7 @@ class Rerank(Stage):
         try:
             answer = await self.engines.call("cross_encoder", inputs, deadline_ns, ("SCORE", "MARGIN"))
         except EngineError as error:
-            status.fall_back_on(error, "{error}; products are in retrieval's order")
+            status.fall_back_on(error, sentence)
             return relevance, margin
         relevance[asked], margin[asked] = answer["SCORE"], answer["MARGIN"]
         return relevance, margin
