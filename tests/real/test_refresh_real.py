@@ -14,6 +14,8 @@ from endcap_builders.reuse import FOLDER as REUSE
 from endcap_client import Client
 from endcap_client.cli import main
 from endcap_server.lint import lint_repository
+from endcap_server.shop.postings import FILES as POSTINGS_FILES
+from endcap_server.shop.postings import Postings
 from endcap_server.shop.store import ItemStore
 
 from benchmarks.apply_bench import FAST, OTHER_PAGES, Bench
@@ -24,7 +26,11 @@ INDEXES = ("index/products.faiss", "index/keywords.faiss")
 """Of the vectors, which differ in their last digits with the size of the batches in which texts are encoded."""
 AFFINITY = "topics/topic_affinity.npy"
 """Derived from vectors and events."""
+POSTINGS = tuple(path for path in POSTINGS_FILES if not path.endswith("rows.npy"))
+"""Scores of pairs; in another micro-batch, one may differ in the last digit."""
 VECTORS = ("store/vectors.npy", "store/keyword_vectors.npy", AFFINITY, *INDEXES)
+POSTINGS = tuple(path for path in POSTINGS_FILES if not path.endswith("rows.npy"))
+"""Scores of pairs, which differ likewise with the pairs of their micro-batches."""
 SERVED = ("cross_encoder", "theme_llm", "keyword_llm", "ranker")
 
 
@@ -67,8 +73,12 @@ def test_every_file_is_as_without_reuse(builds: Builds) -> None:
         for name, digest in entry["files"].items()
         if step != "lexical" and not name.startswith(REUSE) and two[step]["files"][name] != digest
     ]
-    assert set(differing) <= set(VECTORS)
+    assert set(differing) <= {*VECTORS, *POSTINGS}
     stores = ItemStore.open(builds.refreshed), ItemStore.open(builds.anew)
+    assert one["postings"]["figures"]["computed"] < two["postings"]["figures"]["computed"] / 4
+    carried, scored = Postings.open(builds.refreshed, stores[0]), Postings.open(builds.anew, stores[1])
+    for name in ("logits", "kind_logits"):
+        np.testing.assert_allclose(getattr(carried, name), getattr(scored, name), atol=2e-2)
     for name in ("vectors", "keyword_vectors"):
         first, second = (getattr(store, name).astype(np.float32) for store in stores)
         np.testing.assert_allclose(first, second, atol=1e-3)
