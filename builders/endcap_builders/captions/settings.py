@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from endcap_builders.pretrained.checkpoints import HELP
 from endcap_builders.step import Settings
 
 
@@ -20,7 +21,7 @@ class PictureSettings(Settings):
 class CaptionSettings(PictureSettings):
     """Options of captioners; without one, captions are those of the catalogue's column, or the words of the text."""
 
-    checkpoint: str = Field("", description="folder of a local image-text-to-text checkpoint (BLIP-2, LLaVA, ...)")
+    checkpoint: str = Field("", description=f"image-text-to-text checkpoint (BLIP-2, LLaVA, ...): {HELP}")
     batch: int = Field(8, ge=1, le=1024, description="pictures at a time")
     new_tokens: int = Field(64, ge=1, le=1024, description="longest caption of a checkpoint, in tokens")
     model: str = Field("", description="model of an endpoint with the OpenAI chat API and image input")

@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+BERT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""Inputs of a BERT; models without token types (MPNet, XLM-R) have the first two."""
+
 _EXAMPLE_SHAPE = (3, 11)
 _LONGEST = 8192
 
@@ -30,10 +33,10 @@ class CrossEncoderScores(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return the logits, float [batch, 1]."""
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
-        return output.logits
+        types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, **types).logits
 
 
 class SentenceVectors(nn.Module):
@@ -104,13 +107,13 @@ def export_candidate_logits(model: Any, tokenizer: PreTrainedTokenizerFast, path
     _export(CandidateLogits(model, tokenizer), ("input_ids", "attention_mask"), "logits", path, weights)
 
 
-def export_cross_encoder(model: nn.Module, path: Path) -> None:
+def export_cross_encoder(model: nn.Module, path: Path, inputs: tuple[str, ...] = BERT_INPUTS) -> None:
     """Write a BERT-like sequence classifier with one label as OpenVINO IR ``path`` (``.xml``, and ``.bin`` beside it).
 
-    Inputs ``input_ids``, ``attention_mask``, ``token_type_ids`` int64 [batch, length]; output ``logits`` float
+    ``inputs`` are the names the checkpoint's tokenizer gives, int64 [batch, length]; output ``logits`` float
     [batch, 1].
     """
-    _export(CrossEncoderScores(model), ("input_ids", "attention_mask", "token_type_ids"), "logits", path)
+    _export(CrossEncoderScores(model), inputs, "logits", path)
 
 
 def export_sentence_encoder(model: nn.Sequential, inputs: tuple[str, ...], path: Path) -> None:

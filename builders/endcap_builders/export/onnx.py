@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from endcap_builders.export.encoder import CandidateLogits, CrossEncoderScores, SentenceVectors, encoder_program, quiet
+from endcap_builders.export.encoder import (
+    BERT_INPUTS,
+    CandidateLogits,
+    CrossEncoderScores,
+    SentenceVectors,
+    encoder_program,
+    quiet,
+)
 
 Precision = Literal["fp16", "bf16"]
 _DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -43,12 +50,14 @@ class _FloatTokens(nn.Module):
         return {**features, "token_embeddings": features["token_embeddings"].float()}
 
 
-def export_cross_encoder_onnx(model: nn.Module, path: Path, precision: Precision = "fp16") -> tuple[str, ...]:
+def export_cross_encoder_onnx(
+    model: nn.Module, path: Path, precision: Precision = "fp16", inputs: tuple[str, ...] = BERT_INPUTS
+) -> tuple[str, ...]:
     """Write a BERT-like sequence classifier with one label; `model` is not changed.
 
-    Output ``logits`` float32 [batch, 1]. Returns the names of the inputs, all int64 [batch, length].
+    ``inputs`` are the names the checkpoint's tokenizer gives, all int64 [batch, length], and are returned; output
+    ``logits`` float32 [batch, 1].
     """
-    inputs = ("input_ids", "attention_mask", "token_type_ids")
     half = copy.deepcopy(model).cpu().to(_DTYPES[precision])
     _write(_FloatOutput(CrossEncoderScores(half)), inputs, "logits", path)
     return inputs

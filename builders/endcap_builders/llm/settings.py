@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from endcap_builders.pretrained.checkpoints import HELP
 from endcap_builders.step import Settings
 
 EXPORTER = {"optimum.intel": "install it with: pip install --no-deps 'optimum>=2.3,<3' 'optimum-intel>=2.2,<3'"}
@@ -12,7 +13,7 @@ class StudentSettings(Settings):
     """Shape, training and export of one student LLM."""
 
     checkpoint: str = Field(
-        "", description="folder of a local Hugging Face causal LM to start from; empty: a small Llama made from scratch"
+        "", description=f"causal language model to start from: {HELP}; empty: a small Llama made from scratch"
     )
     lora: bool = Field(True, description="train a given checkpoint with LoRA instead of all its weights")
     vocabulary: int = Field(4096, ge=300, le=65536, description="most tokens of a tokenizer made from scratch")

@@ -1,4 +1,4 @@
-"""The student model: a small Llama from scratch, or any local checkpoint (full training or LoRA)."""
+"""The student model: a small Llama from scratch, or any checkpoint (full training or LoRA)."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 from endcap_builders.llm.examples import Example, OrderExample
 from endcap_builders.llm.settings import StudentSettings
 from endcap_builders.llm.tokenizer import load_tokenizer, train_tokenizer
+from endcap_builders.pretrained.checkpoints import checkpoint_of
 
 
 def make_student(
@@ -25,14 +26,17 @@ def make_student(
         tokens: texts that are one token each; a checkpoint that does not know them gets them.
 
     Raises:
-        ValueError: the checkpoint folder does not hold a causal LM.
+        ModelError: there is no such checkpoint.
+        ValueError: it does not hold a causal LM with a fast tokenizer and an end token.
     """
     if settings.checkpoint:
-        folder = Path(settings.checkpoint)
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"checkpoint {folder}: expected a folder with config.json, got none")
-        tokenizer = load_tokenizer(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+        source = checkpoint_of("checkpoint of a student LLM", settings.checkpoint)
+        try:
+            with no_progress_bars():
+                tokenizer = load_tokenizer(source)
+                model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+        except OSError as error:
+            raise ValueError(f"checkpoint {source}: expected a causal language model, got: {error}") from error
         tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
         if len(tokenizer) > int(model.config.vocab_size):
             model.resize_token_embeddings(len(tokenizer))

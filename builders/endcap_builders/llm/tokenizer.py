@@ -52,11 +52,17 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, tokens: Sequence[str]
     )
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load the tokenizer of a local checkpoint; one without a padding token pads with its end token."""
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+def load_tokenizer(checkpoint: str | Path) -> PreTrainedTokenizerFast:
+    """Load the tokenizer of a checkpoint as its `tokenizer.json` has it, whatever class the configuration names.
+
+    One without a padding token pads with its end token.
+
+    Raises:
+        ValueError: it has no end token.
+    """
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(checkpoint)
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"{folder}: expected a tokenizer with an eos_token, got none")
+        raise ValueError(f"{checkpoint}: expected a tokenizer with an eos_token, got none")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

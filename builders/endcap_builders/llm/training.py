@@ -78,7 +78,7 @@ def train(
         checkpointing: compute activations again in the backward pass, which saves memory; by default on a GPU only.
 
     Raises:
-        ValueError: no example fits into `max_tokens`.
+        ValueError: no example fits into `max_tokens`, or the loss is not finite.
     """
     encoded = objective.encode(tokenizer, examples, settings.max_tokens)
     if not encoded:
@@ -108,6 +108,11 @@ def train(
         examples_of_rows = list(itertools.islice(rows, count))
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss = objective.loss(model, examples_of_rows, width, device)
+        if not math.isfinite(loss.item()):
+            raise ValueError(
+                f"the loss became {loss.item()} at step {step}: expected a finite one; lower learning_rate, or check "
+                "the weights of the checkpoint"
+            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:

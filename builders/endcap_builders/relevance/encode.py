@@ -1,7 +1,8 @@
 """Pairs as model input.
 
-Encoders read `[CLS] query [SEP] product [SEP]` with token types 0 and 1, as the serving engine builds it; language
-models read `<s> query (line break) product </s>`; their head reads the last token.
+Encoders read a pair as their tokenizer joins two texts, which the serving engine does, too: a BERT `[CLS] query [SEP]
+product [SEP]` with token types 0 and 1, MPNet and XLM-R `<s> query </s></s> product </s>`. Language models read `<s>
+query (line break) product </s>`; their head reads the last token.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,24 +30,25 @@ class PairFormat:
         """The template for the checkpoint of a Hugging Face tokenizer.
 
         Raises:
-            RelevanceError: it has neither a class and a separator token nor an end token.
+            RelevanceError: it has no padding token, or neither a class and a separator token nor an end token.
         """
         padding, name = tokenizer.pad_token_id, tokenizer.name_or_path
-        if tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None:
-            between = (tokenizer.sep_token_id,)
-            return cls(
-                (tokenizer.cls_token_id,),
-                between,
-                between,
-                "token_type_ids" in tokenizer.model_input_names,
-                padding or 0,
-            )
-        if tokenizer.eos_token_id is None:
+        encoder = tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
+        if not encoder and tokenizer.eos_token_id is None:
             raise RelevanceError(
                 f"tokenizer {name}: expected a class and a separator token, or an end token, got "
                 f"{tokenizer.cls_token!r}, {tokenizer.sep_token!r} and {tokenizer.eos_token!r}; use an encoder "
                 "(BERT-like) or a language model checkpoint"
             )
+        if encoder:
+            if padding is None:
+                raise RelevanceError(
+                    f"tokenizer {name}: expected a padding token, got none; name it in tokenizer_config.json, e.g. "
+                    '"pad_token": "[PAD]"'
+                )
+            # In a batch, because an empty second text of a single pair counts as none.
+            begin, *middle, end = tokenizer([""], [""])["input_ids"][0]
+            return cls((begin,), tuple(middle), (end,), "token_type_ids" in tokenizer.model_input_names, padding)
         end = (tokenizer.eos_token_id,)
         begin = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
         middle = tuple(tokenizer("\n", add_special_tokens=False)["input_ids"]) or end

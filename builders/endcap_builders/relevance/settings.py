@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from endcap_builders.pretrained.checkpoints import HELP
+from endcap_builders.pretrained.models import DEFAULT
 from endcap_builders.step import Settings
 
 THEME_PRODUCTS = "theme_products.parquet"
@@ -58,7 +60,7 @@ class TeacherSettings(SampleSettings):
 
     checkpoint: str = Field(
         "",
-        description="Hugging Face checkpoint to start from, an encoder or a language model; empty: the packaged MiniLM",
+        description=f"checkpoint to start from, an encoder or a language model: {HELP}; empty: {DEFAULT}",
     )
     layers: int = Field(0, ge=0, description="transformer layers to keep, from the bottom; 0: all")
     lora_rank: int = Field(0, ge=0, le=512, description="train adapters of this rank (language models); 0: all weights")
@@ -91,7 +93,7 @@ class CrossEncoderSettings(AugmentationSettings, SampleSettings):
 
     checkpoint: str = Field(
         "",
-        description="Hugging Face checkpoint to start from; empty: the teacher's layers, minilm: the packaged weights",
+        description=f"checkpoint of an encoder to start from: {HELP}; empty: the teacher's layers",
     )
     layers: int = Field(6, ge=0, description="transformer layers to keep, from the bottom; 0: all; fewer serve faster")
     human_weight: float = Field(

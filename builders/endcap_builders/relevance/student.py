@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from endcap_builders.pretrained.models import DEFAULT
 from endcap_builders.relevance.encode import EncodedPairs
 from endcap_builders.relevance.margin_mse import margin_mse
 from endcap_builders.relevance.pairs import RelevanceError
@@ -53,17 +54,48 @@ def head_from_teacher(student: Any, teacher: RelevanceTeacher) -> None:
     The gradient of the expected grade under uniform grade probabilities is sum_k (grade_k - mean) / g * logit_k.
 
     Raises:
-        RelevanceError: the teacher's head is no single linear layer.
+        RelevanceError: the teacher is no encoder.
     """
-    if not isinstance(getattr(teacher.model, "classifier", None), torch.nn.Linear):
+    source = _output_layer(teacher.model)
+    if source is None:
         raise RelevanceError(
-            "cross_encoder.checkpoint is empty, which starts the student from the teacher: expected a BERT teacher, "
-            f"got {type(teacher.model).__name__}; name the student's checkpoint, or say minilm"
+            "cross_encoder.checkpoint is empty, which starts the student from the teacher: expected an encoder (BERT, "
+            f"MPNet, XLM-R), got {type(teacher.model).__name__}; name the student's checkpoint, e.g. {DEFAULT}"
         )
+    of, to = (getattr(owner, name) for owner, name in (source, _output_layer(student) or source))
     direction = torch.from_numpy((teacher.grades - teacher.grades.mean()) / len(teacher.grades)).float()
     with torch.no_grad():
-        student.classifier.weight.copy_(direction[None] @ teacher.model.classifier.weight.cpu())
-        student.classifier.bias.copy_(direction[None] @ teacher.model.classifier.bias.cpu() + teacher.grades.mean())
+        to.weight.copy_(direction[None] @ of.weight.cpu())
+        to.bias.copy_(direction[None] @ of.bias.cpu() + teacher.grades.mean())
+
+
+def require_encoder(model: Any) -> None:
+    """Refuse a student that the serving engines cannot run.
+
+    Raises:
+        RelevanceError: it is no encoder with a linear output.
+    """
+    if _output_layer(model) is None:
+        raise RelevanceError(
+            f"cross_encoder.checkpoint: expected an encoder (BERT, MPNet, XLM-R), got {type(model).__name__}; a "
+            f"language model can be the teacher; name the student's checkpoint, e.g. {DEFAULT}"
+        )
+
+
+def replace_output_layer(model: Any, kind: Callable[[torch.nn.Linear], torch.nn.Module]) -> None:
+    """Replace the layer that gives the logits by ``kind`` of it."""
+    if (found := _output_layer(model)) is not None:
+        owner, name = found
+        setattr(owner, name, kind(getattr(owner, name)))
+
+
+def _output_layer(model: Any) -> tuple[Any, str] | None:
+    """Module and name of the linear layer that gives an encoder's logits: BERT's classifier, or the last layer of it
+    (MPNet, XLM-R); None for other models.
+    """
+    head = getattr(model, "classifier", None)
+    owner, name = (model, "classifier") if isinstance(head, torch.nn.Linear) else (head, "out_proj")
+    return (owner, name) if isinstance(getattr(owner, name, None), torch.nn.Linear) else None
 
 
 def train_student(

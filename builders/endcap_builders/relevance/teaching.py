@@ -9,6 +9,7 @@ import torch
 from endcap_server.shop.store import ItemStore
 
 from endcap_builders.gates import write_gates
+from endcap_builders.pretrained.checkpoints import checkpoint_of
 from endcap_builders.relevance.checkpoints import freeze_embeddings, load_model, with_lora
 from endcap_builders.relevance.data import draw_labelled, pair_encoder, read_labelled
 from endcap_builders.relevance.encode import EncodedPairs, PairEncoder
@@ -73,7 +74,8 @@ def teach(
         The teacher, its tokenised products, and the figures of the training.
     """
     torch.manual_seed(ctx.seed)
-    model, tokenizer = load_model(settings.checkpoint, labels=settings.grades, layers=settings.layers)
+    checkpoint = checkpoint_of("teacher.checkpoint", settings.checkpoint)
+    model, tokenizer = load_model(checkpoint, labels=settings.grades, layers=settings.layers)
     if settings.lora_rank:
         model = with_lora(model, settings.lora_rank)
     elif not settings.train_embeddings:

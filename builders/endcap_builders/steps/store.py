@@ -21,6 +21,7 @@ from endcap_builders.catalogue.groups import EVENTS, FACTS, QUERIES, TEXTS
 from endcap_builders.catalogue.shopper_words import Label, audit_table, shopper_words
 from endcap_builders.keywords import WordIndex, known_keywords
 from endcap_builders.markup import plain_text
+from endcap_builders.pretrained.checkpoints import tokenizer_file
 from endcap_builders.reuse import FOLDER as REUSE
 from endcap_builders.reuse import Encoder, TextEncoder
 from endcap_builders.step import BuildContext, BuildError, Settings, Step
@@ -36,7 +37,8 @@ class StoreSettings(Settings):
     """Options of the step."""
 
     tokenizer: str = Field(
-        "", description="tokenizer.json of the cross-encoder's checkpoint, if its vocabulary is not the bi-encoder's"
+        "",
+        description="checkpoint (or tokenizer.json) of the cross-encoder, if its vocabulary is not the bi-encoder's",
     )
     max_product_tokens: int = Field(48, ge=8, le=448, description="tokens of a product that the cross-encoder reads")
     description_words: int = Field(
@@ -144,8 +146,8 @@ def _write_products(ctx: BuildContext, settings: StoreSettings, texts: TextEncod
     brands, brand = _codes(products["brand"])
     categories, category = _codes(products["category"])
     labels = _labels(ctx, products)
-    tokenizer_path = Path(settings.tokenizer) if settings.tokenizer else ctx.input("bi_encoder") / "tokenizer.json"
-    tokenizer = _tokenizer(ctx, tokenizer_path)
+    given = tokenizer_file("store.tokenizer", settings.tokenizer) if settings.tokenizer else None
+    tokenizer = _tokenizer(ctx, given or ctx.input("bi_encoder") / "tokenizer.json")
     vocabulary, captions = caption_tokens(
         products["title"],
         _captions(ctx, products),

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from tokenizers import Tokenizer
 
 from endcap_server.declared.errors import InvalidRequest
 from endcap_server.declared.model import GpuProfile, ModelDeclaration, tensor
@@ -109,6 +110,34 @@ class CrossEncoderResult:
     logits: Array  # float32 [T, M]
 
 
+@dataclass(frozen=True)
+class PairTokens:
+    """Special tokens of a pair: of a BERT ``[CLS] text [SEP] product [SEP]``, of MPNet and XLM-R ``<s> text </s></s>
+    product </s>``.
+    """
+
+    around_text: int
+    """Number of those that the tokenizer puts around a text alone."""
+    more: tuple[int, ...]
+    """Those between text and product that it does not put behind a text alone."""
+    end: int
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, path: Path) -> "PairTokens":
+        """How the tokenizer of the file ``path`` joins two texts.
+
+        Raises:
+            EngineLoadError: not by a token before, tokens between, and a token behind.
+        """
+        alone, pair = tokenizer.encode("").ids, tokenizer.encode("", "").ids
+        if len(alone) != 2 or len(pair) < 3 or pair[: len(alone)] != alone:
+            raise EngineLoadError(
+                f"{path}: expected a BERT-like tokenizer ([CLS] text [SEP], or <s> text </s>), got {len(alone)} "
+                f"special tokens around a text and {len(pair)} around two; choose another checkpoint"
+            )
+        return cls(len(alone), tuple(pair[len(alone) : -1]), pair[-1])
+
+
 class CrossEncoder:
     """Scores pairs. Not re-entrant: one thread calls ``run``."""
 
@@ -130,16 +159,10 @@ class CrossEncoder:
                 f"{folder / 'tokenizer.json'}: expected the tokenizer of the item store ({store.tokenizer}), got "
                 f"another ({digest}); run endcap build store, then endcap build cross_encoder"
             )
-        special = self._tokenizer.encode("").ids
-        if len(special) != 2:
-            raise EngineLoadError(
-                f"{folder / 'tokenizer.json'}: expected a BERT-like tokenizer ([CLS] text [SEP]), got {len(special)} "
-                "special tokens around a text; choose another checkpoint"
-            )
-        self._begin, self._separator = special
-        self._tokenizer.enable_truncation(MAX_TEXT_TOKENS + len(special))
+        self._special = PairTokens.of(self._tokenizer, folder / "tokenizer.json")
+        self._tokenizer.enable_truncation(MAX_TEXT_TOKENS + self._special.around_text)
         if options.implementation == "packed":
-            self._packed: PackedRuntime | None = PackedRuntime(folder, options, store.tokens, self._separator)
+            self._packed: PackedRuntime | None = PackedRuntime(folder, options, store.tokens, self._special.end)
             self.precision = self._packed.options.precision
             return
         self._packed = None
@@ -205,8 +228,8 @@ class CrossEncoder:
 
         return _Pairs(
             store=self.store,
-            heads=[np.array(encoding.ids, np.int64) for encoding in encoded],
-            separator=self._separator,
+            heads=[np.array([*encoding.ids, *self._special.more], np.int64) for encoding in encoded],
+            end=self._special.end,
             request=joined(np.full(len(lines), n) for (n, _, _), (lines, _) in zip(asked, places, strict=True)),
             line=joined(lines for lines, _ in places),
             column=joined(columns for _, columns in places),
@@ -229,11 +252,11 @@ class CrossEncoder:
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """All pairs of a batch of requests: ``[CLS] text [SEP] product [SEP]``, token types 0 and 1."""
+    """All pairs of a batch of requests, as the tokenizer joins two texts, with token types 0 and 1."""
 
     store: ItemStore
-    heads: list[Array]  # "[CLS] text [SEP]" of each text
-    separator: int
+    heads: list[Array]  # each text with the special tokens around it
+    end: int  # the special token behind a product
     request: Array  # int64 [n], which request a pair is of
     line: Array  # int64 [n], which of its texts
     column: Array  # int64 [n], which of that text's products
@@ -252,7 +275,7 @@ class _Pairs:
             end = middle + len(product)
             ids[line, :middle] = head
             ids[line, middle:end] = product
-            ids[line, end] = self.separator
+            ids[line, end] = self.end
             types[line, middle : end + 1] = 1
 
 
