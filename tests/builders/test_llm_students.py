@@ -243,11 +243,11 @@ def test_lora_trains_little_and_is_merged(checkpoint, tmp_path):
 
 
 def test_a_checkpoint_that_is_none(tmp_path):
-    with pytest.raises(ValueError, match=r"expected a folder with config\.json"):
+    with pytest.raises(BuildError, match=r"expected a folder with config\.json"):
         make_student(StudentSettings(checkpoint=str(tmp_path)), [])
     write_examples(tmp_path / "x.jsonl", theme_examples(20))
     settings = StudentSettings(checkpoint=str(tmp_path / "none"))
-    with pytest.raises(BuildError, match=r"expected a folder with config\.json"):
+    with pytest.raises(BuildError, match="expected a name of `endcap models list`, a folder, or a name on the Hugg"):
         build_student(context(tmp_path), settings, tmp_path / "x.jsonl", THEMES)
 
 
@@ -287,3 +287,11 @@ def test_a_build_that_was_interrupted_after_training_goes_on_with_the_export(tmp
     figures = build_student(ctx, TINY, tmp_path / "examples.jsonl", THEMES)
     assert "steps" not in figures
     assert figures["held_out"]["examples"] == 8
+
+
+def test_a_loss_that_is_not_a_number_ends_the_training(checkpoint):
+    model, tokenizer = make_student(StudentSettings(checkpoint=str(checkpoint), lora=False), [])
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="the loss became nan at step 0: expected a finite one; lower learning_rate"):
+        train(model, tokenizer, Writing(0.1), theme_examples(20), StudentSettings(checkpoint=str(checkpoint)), 1)

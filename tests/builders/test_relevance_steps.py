@@ -16,6 +16,7 @@ from endcap_builders.step import BuildError
 from endcap_server.engines.cross_encoder import CrossEncoder, CrossEncoderRequest
 from endcap_server.engines.encoder_runtime import RuntimeOptions
 from endcap_server.shop.store import ItemStore
+from tiny_classes import write_encoder
 from tiny_relevance import TITLES, copy_shop, pipeline, write_catalogue, write_shop
 
 
@@ -90,11 +91,31 @@ def test_catalogue_without_judgements_trains_on_weak_labels(shop, tmp_path):
 
 def test_student_of_another_vocabulary_is_refused(shop):
     before = (shop / "build/cross_encoder/calibration.json").read_text(encoding="utf-8")
-    with pytest.raises(BuildError, match="another; set store"):
+    with pytest.raises(
+        BuildError, match=r"got another; .* run `endcap build store .* --set store.tokenizer=all-MiniLM-L6"
+    ):
         pipeline(shop, cross_encoder={"checkpoint": "all-MiniLM-L6-v2"}).run("cross_encoder")
     with pytest.raises(BuildError, match="at least 9 layers"):
         pipeline(shop, cross_encoder={"layers": 9}).run("cross_encoder")
     assert (shop / "build/cross_encoder/calibration.json").read_text(encoding="utf-8") == before
+
+
+def test_a_student_of_another_class_and_vocabulary_is_built_as_the_error_says(shop, tmp_path):
+    copy_shop(shop, tmp_path)
+    write_encoder(tmp_path / "mpnet", "mpnet")
+    student = {"checkpoint": str(tmp_path / "mpnet"), "mined_queries": 2}
+    changes = {"teacher": {"epochs": 1}, "cross_encoder": student}
+    with pytest.raises(BuildError, match=f"set store.tokenizer={tmp_path / 'mpnet'}`, then build the rest"):
+        pipeline(tmp_path, **changes).run()
+    pipeline(tmp_path, **changes, store={"tokenizer": str(tmp_path / "mpnet")}).run()
+    items = ItemStore.open(tmp_path / "build", linked=False)
+    engine = CrossEncoder(tmp_path / "build/cross_encoder", items, RuntimeOptions(threads=1))
+    rows = np.arange(15, dtype=np.int32)
+    (served,) = engine.run([CrossEncoderRequest(["blue chair"], rows[None])])
+    model, tokenizer = load_model(str(tmp_path / "build/cross_encoder"), labels=1)
+    batch = tokenizer(["blue chair"] * 15, TITLES[:15], padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        np.testing.assert_allclose(served.logits[0], model.eval()(**batch).logits[:, 0], atol=0.05)
 
 
 def test_checkpoint_that_is_not_there_is_named(shop, tmp_path):
