@@ -85,12 +85,14 @@ def _add_quality(kinds: Any) -> None:
         help="how often the quality checks are wrong",
         description="Measure the quality checks (AIQA) with 95 %% intervals: products against what people judged about "
         "queries that no model has seen (those of --queries and --labels, or the held-out ones of the catalogue); "
-        "titles against good ones and corruptions of good ones. See docs/quality.md.",
+        "titles against good ones and corruptions of good ones; placements against planted misfits; and pages of a "
+        "server: whether products fit their themes, by a judge and few labels of people. See docs/quality.md.",
     )
-    parser.add_argument("--build", type=Path, required=True, metavar="DIR", help="a build")
-    parser.add_argument("--catalogue", type=Path, metavar="DIR", help="its catalogue (default: as it was built)")
+    _add_common(parser)
     _add_queries(parser)
-    parser.add_argument("--part", action="append", default=[], help="only this part: products, titles; may be repeated")
+    parser.add_argument(
+        "--part", action="append", default=[], help="only this part: products, titles, placements; may be repeated"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -98,6 +100,17 @@ def _add_quality(kinds: Any) -> None:
         metavar="quality.SETTING=VALUE",
         help="change a setting, e.g. quality.most_false_drops=0.05; may be repeated",
     )
+    parser.add_argument(
+        "--human", type=Path, metavar="FILE", help="labels that people made with --label, for P-T@5 with few labels"
+    )
+    parser.add_argument(
+        "--label",
+        type=Path,
+        metavar="FILE",
+        help="measure nothing: ask in this terminal, one key each, whether products of the pages of an earlier run "
+        "fit, and write the answers to FILE; continues where it stopped",
+    )
+    parser.add_argument("--labels-wanted", type=numbers.count, default=100, help="of --label (default: %(default)s)")
     parser.add_argument("--name", default="quality", help="of the report (default: %(default)s)")
     parser.set_defaults(run=reporting(_quality))
 
@@ -210,9 +223,13 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _quality(arguments: argparse.Namespace) -> int:
-    from endcap_builders.evaluation.quality import QualityEvaluation, quality_settings, run_quality
+    from endcap_builders.evaluation.quality import QualityEvaluation, label, quality_settings, run_quality
     from endcap_builders.evaluation.request import EvaluationRequest, catalogue_of
 
+    if arguments.label:
+        made = label(arguments.build, arguments.name, arguments.label, arguments.labels_wanted)
+        print(f"{made} labels in {arguments.label}; measure with them: --human {arguments.label}")
+        return 0
     asked = EvaluationRequest(
         arguments.build,
         arguments.catalogue or catalogue_of(arguments.build),
@@ -221,7 +238,17 @@ def _quality(arguments: argparse.Namespace) -> int:
         arguments.split,
     )
     settings = quality_settings(settings_given(arguments.set))
-    run_quality(QualityEvaluation(asked, settings, tuple(arguments.part), arguments.name))
+    run_quality(
+        QualityEvaluation(
+            asked,
+            settings,
+            tuple(arguments.part),
+            arguments.name,
+            arguments.human,
+            arguments.address,
+            arguments.timeout,
+        )
+    )
     return 0
 
 

@@ -4,20 +4,29 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from endcap_server.shop.store import ItemStore
 from endcap_server.stages.fusion_parameters import FusionParameters
 from pydantic import Field
 from rich.console import Console
 
+from endcap_builders.evaluation.asking import connected
 from endcap_builders.evaluation.quality_report import write_quality
 from endcap_builders.evaluation.queries import EvaluationError, Judged
 from endcap_builders.evaluation.request import FOLDER, EvaluationRequest, context_of, judged_of
 from endcap_builders.machine import machine
+from endcap_builders.merchandising.merchandiser import Merchandiser
+from endcap_builders.quality.judges import FitJudge, RulesJudge, TeacherJudge
+from endcap_builders.quality.labelling import ask_labels
+from endcap_builders.quality.new_pages import merchandiser_of, new_pages
+from endcap_builders.quality.planted import placement_checks
 from endcap_builders.quality.product_fit import Bounds, ProductScores, product_fit
 from endcap_builders.quality.served import served_parameters
+from endcap_builders.quality.shown_pages import QUESTIONS, PageRequests, ask_pages, page_figures, read_questions
 from endcap_builders.relevance.data import read_labelled
+from endcap_builders.relevance.judge import Judge
 from endcap_builders.relevance.labels import LabelScale, labels_of
 from endcap_builders.step import BuildContext, Settings, check_sections, read_settings
 
@@ -36,6 +45,11 @@ class QualitySettings(Settings):
     least_found: float = Field(0.6, gt=0, le=1, description="share of misfits that it should find")
     max_queries: int = Field(0, ge=0, description="most queries to measure on, drawn at random; 0: all")
     titles: int = Field(300, ge=10, description="titles of each kind to check")
+    placements: int = Field(200, ge=10, description="themes whose placements are checked, at most")
+    judge: Literal["teacher", "rules"] = Field("teacher", description="who judges whether products fit their themes")
+    pages: int = Field(100, ge=2, description="shoppers whose pages are requested")
+    page_placements: int = Field(4, ge=1, le=16, description="placements of a page")
+    page_products: int = Field(12, ge=5, le=100, description="products of a placement")
     seed: int = Field(0, ge=0, description="of all draws")
 
 
@@ -48,12 +62,18 @@ class QualityEvaluation:
         settings: options.
         parts: names of `PARTS`; all without any.
         name: of the report.
+        human_labels: file of people's labels of products of pages; None: none.
+        address: HOST:PORT of a server of the build; "": start one.
+        timeout_s: of one page.
     """
 
     asked: EvaluationRequest
     settings: QualitySettings
     parts: tuple[str, ...] = ()
     name: str = "quality"
+    human_labels: Path | None = None
+    address: str = ""
+    timeout_s: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +88,11 @@ class Work:
     def scores(self) -> ProductScores:
         """The scores that products are checked by."""
         return ProductScores(self.ctx, self.store)
+
+    @cached_property
+    def merchandiser(self) -> Merchandiser:
+        """The rule-based teacher, which writes good titles and placements."""
+        return merchandiser_of(self.ctx, self.store)
 
     @cached_property
     def fusion(self) -> FusionParameters:
@@ -86,10 +111,41 @@ def _titles(work: Work) -> dict[str, Any]:
     from endcap_builders.quality.titles import title_checks
 
     settings = work.request.settings
-    return title_checks(work.ctx, work.store, settings.titles, settings.seed)
+    pages = new_pages(work.ctx, work.merchandiser, settings.titles, settings.seed)
+    return title_checks(work.ctx, work.store, work.merchandiser, pages, settings.titles, settings.seed)
 
 
-PARTS: dict[str, Callable[[Work], dict[str, Any]]] = {"products": _products, "titles": _titles}
+def _placements(work: Work) -> dict[str, Any]:
+    settings = work.request.settings
+    pages = new_pages(work.ctx, work.merchandiser, settings.placements, settings.seed)
+    drafts = [draft for _, page in pages for draft in page]
+    return placement_checks(
+        work.ctx, work.scores, work.merchandiser, drafts, work.fusion, settings.most_false_drops, settings.seed
+    )
+
+
+def _pages(work: Work) -> dict[str, Any]:
+    request, settings = work.request, work.request.settings
+    asked = PageRequests(settings.pages, settings.page_placements, settings.page_products, settings.seed)
+    with connected(work.ctx.build, request.address, request.timeout_s) as client:
+        pages = ask_pages(work.ctx, client, asked)
+    folder = work.ctx.build / FOLDER / request.name
+    return page_figures(work.ctx, work.store, pages, _judge(work), request.human_labels, folder, settings.seed)
+
+
+def _judge(work: Work) -> FitJudge:
+    ctx, name = work.ctx, work.request.settings.judge
+    if name == RulesJudge.name:
+        return RulesJudge(work.scores, work.fusion.relevance_floor, work.fusion.similarity_floor)
+    return TeacherJudge(Judge(ctx.input("teacher"), ctx.build, ctx.catalogue_folder), work.scores)
+
+
+PARTS: dict[str, Callable[[Work], dict[str, Any]]] = {
+    "products": _products,
+    "titles": _titles,
+    "placements": _placements,
+    "pages": _pages,
+}
 """What is measured, by name."""
 
 
@@ -128,6 +184,15 @@ def run_quality(request: QualityEvaluation, console: Console | None = None) -> d
     for path in write_quality(report, ctx.build / FOLDER / request.name):
         ctx.log(str(path))
     return report
+
+
+def label(build: Path, name: str, path: Path, count: int, console: Console | None = None) -> int:
+    """Ask a person about products of the pages that an evaluation of this name requested; how many labels there are.
+
+    Raises:
+        EvaluationError: there was no such evaluation, or the file holds something else.
+    """
+    return ask_labels(read_questions(build / FOLDER / name / QUESTIONS), path, count, console=console)
 
 
 def _judged(work: Work) -> Judged:

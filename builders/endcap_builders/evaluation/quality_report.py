@@ -86,7 +86,56 @@ def _examples(row: Mapping[str, Any]) -> str:
     )
 
 
-_TABLES = {"products": _products, "titles": _titles}
+def _placements(found: Mapping[str, Any]) -> list[str]:
+    point, planted = found["point"], found["planted"]
+    lines = [
+        f"## Placements\n\n{found['placements']} good placements. Served: {found['serves']}, floor {found['floor']:g}. "
+        "95 % intervals over placements.",
+        "",
+        *_head("products", "refused", "by the score alone"),
+        table_line(["good", rate_text(found["false_drops"]), ""]),
+    ]
+    for name, row in planted.items():
+        lines.append(table_line([f"planted, of {name}", rate_text(row["found"]), rate_text(row["by_score"])]))
+    lines += ["", *_head("placements", "refused")]
+    lines += [table_line(["good", rate_text(found["refused"])])]
+    lines += [table_line(["with the products of another one", rate_text(found["swapped"])])]
+    lines += [
+        "",
+        f"{rate_text(found['belonging'])} of the good products fit by their kind or category, whatever their score. By "
+        "the score alone, the floor {value:.3f} [{low:.3f}, {high:.3f}] ".format(**point["floor"])
+        + f"drops {rate_text(point['false_drops'])} of them and finds {rate_text(point['misfits_found'])} of the "
+        "misfits (on other placements than those that chose it).",
+    ]
+    missed = [f'"{each["theme"]}": {each["product"]}' for row in planted.values() for each in row["missed"]]
+    return [*lines, "", "Misfits that were not found, for example:", "", *(f"* {text}" for text in missed)]
+
+
+def _pages(found: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"## Pages\n\n{found['pages']} pages; judge: {found['judge']}, cost {found['cost']:.2f}. P-T@5: share of the "
+        "first five products of a placement that fit its title. 95 % intervals over placements.",
+        "",
+        *_head("placements", "count", "judge alone", "people alone", "both (prediction-powered)", "labels"),
+    ]
+    for name, row in found["p_t_5"].items():
+        rates = (rate_text(row.get(each, {})) for each in ("judge", "people", "both"))
+        lines.append(table_line([name, str(row["placements"]), *rates, str(row.get("labelled", 0))]))
+    lines += ["", *_head("pages", "placements", "beside")]
+    cohesion, diversity = found["cohesion"], found["diversity"]
+    lines.append(table_line(["cohesion", *(_figure(cohesion[each]) for each in ("placements", "whole page"))]))
+    lines.append(table_line(["diversity", *(_figure(diversity[each]) for each in ("placements", "distinct products"))]))
+    lines += ["", *_head("targets of rules met", *found["targets"])]
+    for target in next(iter(found["targets"].values())):
+        lines.append(table_line([target, *(rate_text(row[target]) for row in found["targets"].values())]))
+    return lines
+
+
+def _figure(row: Mapping[str, Any]) -> str:
+    return "{value:.3f} [{low:.3f}, {high:.3f}]".format(**row) if "value" in row else "–"
+
+
+_TABLES = {"products": _products, "titles": _titles, "placements": _placements, "pages": _pages}
 
 
 def _head(*names: str) -> list[str]:

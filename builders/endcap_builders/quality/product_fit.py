@@ -44,7 +44,7 @@ class ProductScores:
     """The scores of (text, product) pairs that the stages `rerank` and `fusion` check products by."""
 
     def __init__(self, ctx: BuildContext, store: ItemStore):
-        self._ctx, self._store = ctx, store
+        self._ctx, self.store = ctx, store
         self._encoder = BiEncoder(ctx.input("bi_encoder"))
         self._understanding = Understanding.of(store)
         folder = ctx.input("cross_encoder")
@@ -82,7 +82,7 @@ class ProductScores:
     def similarity(self, pairs: Pairs) -> np.ndarray:
         """Cosine of text and product, float32 [n]."""
         vectors = self._encoder.encode(pairs.queries, "query").astype(np.float32)
-        products = np.asarray(self._store.vectors[pairs.product], np.float32)
+        products = np.asarray(self.store.vectors[pairs.product], np.float32)
         return np.einsum("nd,nd->n", vectors[pairs.query], products).astype(np.float32)
 
 

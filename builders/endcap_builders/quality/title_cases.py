@@ -43,6 +43,11 @@ class TitlePage:
     rules: Mapping[str, Any] = field(default_factory=dict)
     detail: str = ""
 
+    @property
+    def asked(self) -> tuple[ThemeDraft, ...]:
+        """The themes in question."""
+        return self.drafts if self.place < 0 else self.drafts[self.place : self.place + 1]
+
 
 @dataclass(frozen=True)
 class TitleTexts:

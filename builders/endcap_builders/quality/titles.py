@@ -8,12 +8,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from endcap_server.declared.tensors import Tensors, bytes_tensor, texts_of
-from endcap_server.engines.bi_encoder import BiEncoder
 from endcap_server.engines.nearest import Nearest, NearestRequest
 from endcap_server.shop import prompts
 from endcap_server.shop.grammar import theme_grammar
@@ -24,16 +21,11 @@ from endcap_server.stages.status import part_of
 from endcap_server.stages.theme import Theme
 from endcap_server.stages.theme_parameters import ThemeParameters
 
-from endcap_builders.llm.examples import Example, read_examples
-from endcap_builders.merchandising.examples import theme_examples
-from endcap_builders.merchandising.lexicon import DEFAULT_LEXICON, read_lexicon
 from endcap_builders.merchandising.merchandiser import Merchandiser
-from endcap_builders.merchandising.profiles import ProfileSampler
-from endcap_builders.merchandising.statistics import compute_statistics
 from endcap_builders.quality.rates import wilson
 from endcap_builders.quality.served import served_parameters
 from endcap_builders.quality.title_cases import TitleCases, TitlePage
-from endcap_builders.step import BuildContext, BuildError
+from endcap_builders.step import BuildContext
 
 MERCHANDISER, STUDENT, COINED, BESIDE = "merchandiser", "LLM 1", "coined", "beside an exclusion"
 """Good titles: by whom, for shoppers that LLM 1 was not trained on; coined ones; those in requests with exclusions."""
@@ -45,7 +37,7 @@ _TOKENS_PER_THEME = 60
 class ThemeChecks:
     """The served stage `theme` of a build, with themes that it is given instead of those of LLM 1."""
 
-    def __init__(self, ctx: BuildContext, store: ItemStore):
+    def __init__(self, ctx: BuildContext):
         settings = served_parameters(ctx.build, "theme", ThemeParameters)
         self._nearest = Nearest(ctx.build, cache_texts=50_000)
         self._text = ""
@@ -68,7 +60,7 @@ class ThemeChecks:
         counts = Counter({name: int(number) for name, number in status.get("aiqa", {}).items()})
         told = {each["text"]: each["check"] for each in status.get("refused", ())}
         reasons = []
-        for draft in page.drafts if page.place < 0 else page.drafts[page.place : page.place + 1]:
+        for draft in page.asked:
             title = " ".join(draft.title.split())
             # Only the first few are told by title; of the others, and of checks that name none, the page's are named.
             reasons.append("" if title in shown else told.get(title) or (next(iter(counts), "") or "not shown"))
@@ -89,54 +81,50 @@ class ThemeChecks:
         return {"ROW": answer.rows, "SIMILARITY": answer.similarity, "VECTOR": answer.vectors}
 
 
-def title_checks(ctx: BuildContext, store: ItemStore, count: int, seed: int) -> dict[str, Any]:
+def title_checks(
+    ctx: BuildContext,
+    store: ItemStore,
+    merchandiser: Merchandiser,
+    pages: Sequence[tuple[str, tuple[ThemeDraft, ...]]],
+    count: int,
+    seed: int,
+) -> dict[str, Any]:
     """Rates of the checks of titles.
 
     Args:
         ctx: of the build.
         store: its products.
-        count: titles of each kind, about.
-        seed: of the draws; another one than the build's.
+        merchandiser: of the build.
+        pages: shopper texts with the merchandiser's themes.
+        count: titles of each other kind, about.
+        seed: of the draws.
 
     Returns:
         refused: by kind of good titles, the share that is refused, by which checks, and examples; found: by kind of
         fault, the share that is refused, by which checks, and examples of what was not.
     """
-    rng = random.Random(f"quality {seed}")
-    lexicon = read_lexicon(DEFAULT_LEXICON)
-    encoder = BiEncoder(ctx.input("bi_encoder"))
-    try:
-        statistics = compute_statistics(ctx.catalogue, store, lexicon)
-    except ValueError as error:
-        raise BuildError(str(error)) from None
-    merchandiser = Merchandiser(statistics, lexicon, lambda texts: encoder.encode(list(texts)).astype(np.float32))
-    sampler = ProfileSampler(ctx.catalogue, statistics, lexicon, rng)
-    requests = [sampler.draw() for _ in range(count)]
-    seen = _learned_titles(ctx.input("merchandising") / "themes.jsonl")
-    pages, unseen = [], 0
-    for example, drafts in theme_examples(merchandiser, requests, Counter()):
-        fresh = tuple(draft for draft in drafts if draft.title not in seen)
-        if fresh and unseen < count:
-            pages.append(TitlePage(fresh, example.prompt.split("\n")[0], place=-1))
-            unseen += len(fresh)
-    checks, cases = ThemeChecks(ctx, store), TitleCases(statistics, seed)
-    good = {MERCHANDISER: pages, COINED: cases.coined(count), BESIDE: cases.beside_exclusions(count)}
-    if written := _of_student(ctx, [page.shopper for page in pages]):
-        good[STUDENT] = written
+    checks, cases = ThemeChecks(ctx), TitleCases(merchandiser.statistics, seed)
+    good = {
+        MERCHANDISER: [TitlePage(drafts, shopper, place=-1) for shopper, drafts in pages],
+        STUDENT: _of_student(ctx, [shopper for shopper, _ in pages]),
+        COINED: cases.coined(count),
+        BESIDE: cases.beside_exclusions(count),
+    }
     refused, passed = {}, []
     for kind, each in good.items():
         reasons = [checks.refusals(page) for page in ctx.track(each, f"good titles: {kind}", len(each))]
         refused[kind] = _figures(each, reasons, examples_of_refused=True)
-        passed += [
-            TitlePage((draft,), page.shopper)
-            for page, why in zip(each, reasons, strict=True)
-            for draft, reason in zip(_asked(page), why, strict=True)
-            if not reason and kind in (MERCHANDISER, STUDENT)
-        ]
+        if kind in (MERCHANDISER, STUDENT):
+            passed += [
+                TitlePage((draft,), page.shopper)
+                for page, why in zip(each, reasons, strict=True)
+                for draft, reason in zip(page.asked, why, strict=True)
+                if not reason
+            ]
     # A theme can be refused alone that passes on its page: a search that the page quotes comes first there.
     single = [page for page in passed if checks.refusals(page) == [""]]
     found = {}
-    for kind, each in cases.faults(rng.sample(single, len(single)), count).items():
+    for kind, each in cases.faults(random.Random(seed).sample(single, len(single)), count).items():
         reasons = [checks.refusals(page) for page in ctx.track(each, f"faults: {kind}", len(each))]
         found[kind] = _figures(each, reasons, examples_of_refused=False)
     return {"refused": refused, "found": found}
@@ -148,7 +136,7 @@ def _figures(
     each = [
         (draft.title, page.detail, reason)
         for page, why in zip(pages, reasons, strict=True)
-        for draft, reason in zip(_asked(page), why, strict=True)
+        for draft, reason in zip(page.asked, why, strict=True)
     ]
     told = [{"title": title, "detail": detail, "check": why} for title, detail, why in each
             if bool(why) is examples_of_refused]  # fmt: skip
@@ -162,21 +150,6 @@ def _figures(
         missed = Counter(detail for _, detail, why in each if why)
         figures["by_detail"] = {name: wilson(missed[name], total) for name, total in details.items()}
     return figures
-
-
-def _asked(page: TitlePage) -> tuple[ThemeDraft, ...]:
-    return page.drafts if page.place < 0 else page.drafts[page.place : page.place + 1]
-
-
-def _learned_titles(path: Path) -> set[str]:
-    """Titles that LLM 1 learned from; none without the step merchandising."""
-    if not path.exists():
-        return set()
-    return {
-        theme.title
-        for example in read_examples(path, Example)
-        for theme in prompts.parse_themes(example.completion, example.prompt.split("\n", 1)[0])
-    }
 
 
 def _of_student(ctx: BuildContext, shoppers: Sequence[str], placements: int = 4) -> list[TitlePage]:
