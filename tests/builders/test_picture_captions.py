@@ -306,5 +306,9 @@ def test_a_local_checkpoint_writes_captions(tmp_path: Path) -> None:
     # Titles of different lengths share a batch.
     assert captioner.captions([drawn("red"), drawn("blue")], ["Mug", "Cup pot"]) == alone
     assert captions["a"] == alone[0]
-    with pytest.raises(BuildError, match="expected an image-text-to-text checkpoint"):
+    with pytest.raises(BuildError, match=r"captions\.checkpoint: expected a name of `endcap models list`, a folder"):
         run(tmp_path / "shop", tmp_path, checkpoint=str(tmp_path / "none"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(BuildError, match=r"captions\.checkpoint: expected an image-text-to-text checkpoint"):
+        run(tmp_path / "shop", tmp_path, checkpoint=str(tmp_path / "other"))

@@ -166,7 +166,11 @@ def test_lists_above_the_limit(folder: Path, least: float, fewer: bool) -> None:
     ("overrides", "step", "message"),
     [
         ({"bi_encoder": {"checkpoint": "/nowhere"}}, "bi_encoder", "bi_encoder.checkpoint: expected"),
-        ({"store": {"tokenizer": "/nowhere.json"}}, "store", r"store\.tokenizer: /nowhere\.json: expected a tokenizer"),
+        (
+            {"store": {"tokenizer": "/nowhere.json"}},
+            "store",
+            r"store\.tokenizer: expected a checkpoint or its tokenizer\.json, got /nowhere",
+        ),
     ],
 )
 def test_wrong_settings(folder: Path, overrides: dict[str, dict[str, object]], step: str, message: str) -> None:

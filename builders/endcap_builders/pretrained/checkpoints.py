@@ -58,8 +58,11 @@ def tokenizer_file(setting: str, value: str) -> Path:
     Raises:
         ModelError: there is no such checkpoint, or it has no such file.
     """
-    if Path(value).expanduser().is_file():
-        return Path(value).expanduser()
+    named = Path(value).expanduser()
+    if named.is_file():
+        return named
+    if named.suffix == ".json":
+        raise ModelError(f"{setting}: expected a checkpoint or its tokenizer.json, got {value}, which does not exist")
     source = checkpoint_of(setting, value)
     if Path(source).is_dir():
         file = Path(source) / "tokenizer.json"
