@@ -2,11 +2,9 @@
 
 import json
 import random
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,14 @@ import numpy as np
 import polars as pl
 import pytest
 import xgrammar
+from chat_endpoint import ChatEndpoint
 from endcap_builders.catalogue import Catalogue
+from endcap_builders.chat import OpenAISettings
 from endcap_builders.llm.examples import Example
 from endcap_builders.merchandising.examples import keyword_examples, keyword_requests, theme_examples, theme_products
 from endcap_builders.merchandising.lexicon import DEFAULT_LEXICON, read_lexicon
 from endcap_builders.merchandising.merchandiser import Merchandiser
-from endcap_builders.merchandising.openai_teacher import OpenAISettings, OpenAITeacher
+from endcap_builders.merchandising.openai_teacher import OpenAITeacher
 from endcap_builders.merchandising.profiles import ProfileSampler
 from endcap_builders.merchandising.quality import prune_keywords, prune_page
 from endcap_builders.merchandising.statistics import SEASONS, compute_statistics
@@ -301,69 +301,23 @@ def test_a_broken_lexicon_is_named(tmp_path, change: Callable[[str], str], messa
     assert "mine.toml" in str(caught.value)
 
 
-class Endpoint:
-    """A local HTTP server that answers chat completions from a script, then well."""
-
-    def __init__(self, script: list[int | str] | None = None):
-        self.script, self.requests = script or [], []
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                endpoint.requests.append((self.path, self.headers["Authorization"], body))
-                step = endpoint.script.pop(0) if endpoint.script else None
-                status = step if isinstance(step, int) else 200
-                content = step if isinstance(step, str) else endpoint.content(body)
-                usage = {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100}
-                message = {"role": "assistant", "content": content}
-                reply: Any = {
-                    "id": "1", "object": "chat.completion", "created": 1, "model": "m", "usage": usage,
-                    "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-                }  # fmt: skip
-                raw = json.dumps(reply if status == 200 else {"error": {"message": "not now"}}).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(raw)))
-                # The client waits as long as the server says.
-                self.send_header("retry-after-ms", "10")
-                self.end_headers()
-                self.wfile.write(raw)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self.thread.start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    @staticmethod
-    def content(body: dict[str, Any]) -> str:
-        if body["response_format"]["json_schema"]["name"] == "page":
-            count = int(body["messages"][1]["content"].rsplit(" ", 1)[1])
-            themes = [{"title": f"Theme {number}", "concepts": [f"thing {number}", "lamp"]} for number in range(count)]
-            return json.dumps({"themes": themes})
-        return json.dumps({"keywords": body["messages"][1]["content"].split("\n")[-2:]})
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+def answered(body: dict[str, Any]) -> str:
+    if body["response_format"]["json_schema"]["name"] == "page":
+        count = int(body["messages"][1]["content"].rsplit(" ", 1)[1])
+        themes = [{"title": f"Theme {number}", "concepts": [f"thing {number}", "lamp"]} for number in range(count)]
+        return json.dumps({"themes": themes})
+    return json.dumps({"keywords": body["messages"][1]["content"].split("\n")[-2:]})
 
 
 @pytest.fixture
-def endpoint(monkeypatch) -> Iterator[Endpoint]:
+def endpoint(monkeypatch) -> Iterator[ChatEndpoint]:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
-    running = Endpoint()
+    running = ChatEndpoint(answered)
     yield running
     running.close()
 
 
-def openai_teacher(endpoint: Endpoint, full: Merchandiser, path: Path, **settings: Any) -> OpenAITeacher:
+def openai_teacher(endpoint: ChatEndpoint, full: Merchandiser, path: Path, **settings: Any) -> OpenAITeacher:
     options = OpenAISettings(base_url=endpoint.url, model="m", input_price=1.0, output_price=10.0, **settings)
     return OpenAITeacher(options, full.statistics, path, lambda text: None)
 
@@ -395,9 +349,7 @@ def test_openai_teacher_retries_what_passes(endpoint, full, tmp_path):
 
 def test_openai_teacher_stops_at_what_does_not_pass_and_resumes(endpoint, full, tmp_path):
     path = tmp_path / "answers.jsonl"
-    good = Endpoint.content(
-        {"response_format": {"json_schema": {"name": "page"}}, "messages": [{}, {"content": "x 2"}]}
-    )
+    good = answered({"response_format": {"json_schema": {"name": "page"}}, "messages": [{}, {"content": "x 2"}]})
     endpoint.script[:] = [good, good, 401]
     teacher = openai_teacher(endpoint, full, path, concurrency=1)
     with pytest.raises(BuildError, match="2 answers are kept"):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from endcap_builders.evaluation.quality import QualityEvaluation, quality_settin
 from endcap_builders.evaluation.queries import EvaluationError
 from endcap_builders.evaluation.request import EvaluationRequest
 from endcap_builders.quality.product_fit import RELEVANCE, SIMILARITY, TEACHER
-from endcap_builders.quality.served import served_parameters
-from endcap_builders.step import SettingError
+from endcap_builders.quality.served import served_parameters, set_served
+from endcap_builders.step import BuildError, SettingError
+from endcap_server.declared.errors import ParameterError
 from endcap_server.serving.model_repository import rendered
 from endcap_server.stages.fusion_parameters import FusionParameters
 from rich.console import Console
@@ -92,6 +94,29 @@ def test_served_floors_are_those_of_the_repository(shop: Path, tmp_path: Path) -
     path.write_text(rendered()[name].replace(line.format("0.2"), line.format("0.35")), encoding="utf-8")
     assert served_parameters(tmp_path, "fusion", FusionParameters).relevance_floor == 0.35
     assert served_parameters(tmp_path / "none", "fusion", FusionParameters).relevance_floor == 0.2
+
+
+def test_measured_floors_are_written_to_where_they_are_read(shop: Path) -> None:
+    build = shop / "build"
+    folder = build / "repository/fusion"
+    with pytest.raises(BuildError, match="expected a configuration, got none"):
+        run_quality(replace(evaluation(shop, name="floors"), set_floors=True), Console(quiet=True))
+    folder.mkdir(parents=True)
+    before = rendered()["fusion/config.pbtxt"]
+    (folder / "config.pbtxt").write_text(before, encoding="utf-8")
+    report = run_quality(replace(evaluation(shop, name="floors"), set_floors=True), Console(quiet=True))
+    found = served_parameters(build, "fusion", FusionParameters)
+    points = {name: row["point"]["floor"]["value"] for name, row in report["products"]["scores"].items()}
+    assert found.relevance_floor == pytest.approx(points[RELEVANCE])
+    assert found.similarity_floor == pytest.approx(points[SIMILARITY])
+    after = (folder / "config.pbtxt").read_text(encoding="utf-8")
+    changed = [line for line, old in zip(after.splitlines(), before.splitlines(), strict=True) if line != old]
+    assert [line.split('"')[1] for line in changed] == ["relevance_floor", "similarity_floor"]
+    with pytest.raises(ParameterError, match="relevance_floor"):
+        set_served(build, "fusion", FusionParameters, {"relevance_floor": 2.0})
+    with pytest.raises(BuildError, match="expected one parameter no_floor, got 0"):
+        set_served(build, "fusion", FusionParameters, {"no_floor": 0.5})
+    assert (folder / "config.pbtxt").read_text(encoding="utf-8") == after
 
 
 def test_wrong_input_is_named(shop: Path) -> None:

@@ -101,6 +101,12 @@ def _add_quality(kinds: Any) -> None:
         help="change a setting, e.g. quality.most_false_drops=0.05; may be repeated",
     )
     parser.add_argument(
+        "--set-floors",
+        action="store_true",
+        help="write the measured floors of products into the build's repository (relevance_floor and similarity_floor "
+        "of fusion)",
+    )
+    parser.add_argument(
         "--human", type=Path, metavar="FILE", help="labels that people made with --label, for P-T@5 with few labels"
     )
     parser.add_argument(
@@ -247,6 +253,7 @@ def _quality(arguments: argparse.Namespace) -> int:
             arguments.human,
             arguments.address,
             arguments.timeout,
+            arguments.set_floors,
         )
     )
     return 0

@@ -1,7 +1,7 @@
 """`endcap evaluate quality`: how often the quality checks are wrong."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,19 +12,27 @@ from endcap_server.stages.fusion_parameters import FusionParameters
 from pydantic import Field
 from rich.console import Console
 
+from endcap_builders.chat import OpenAISettings, StructuredChat
 from endcap_builders.evaluation.asking import connected
 from endcap_builders.evaluation.quality_report import write_quality
 from endcap_builders.evaluation.queries import EvaluationError, Judged
 from endcap_builders.evaluation.request import FOLDER, EvaluationRequest, context_of, judged_of
 from endcap_builders.machine import machine
 from endcap_builders.merchandising.merchandiser import Merchandiser
-from endcap_builders.quality.judges import FitJudge, RulesJudge, TeacherJudge
+from endcap_builders.quality.judges import EndpointJudge, FitJudge, RulesJudge, TeacherJudge
 from endcap_builders.quality.labelling import ask_labels
 from endcap_builders.quality.new_pages import merchandiser_of, new_pages
 from endcap_builders.quality.planted import placement_checks
-from endcap_builders.quality.product_fit import Bounds, ProductScores, product_fit
-from endcap_builders.quality.served import served_parameters
-from endcap_builders.quality.shown_pages import QUESTIONS, PageRequests, ask_pages, page_figures, read_questions
+from endcap_builders.quality.product_fit import FLOORS, Bounds, ProductScores, product_fit
+from endcap_builders.quality.served import served_parameters, set_served
+from endcap_builders.quality.shown_pages import (
+    QUESTIONS,
+    PageRequests,
+    ask_pages,
+    page_figures,
+    product_lines,
+    read_questions,
+)
 from endcap_builders.relevance.data import read_labelled
 from endcap_builders.relevance.judge import Judge
 from endcap_builders.relevance.labels import LabelScale, labels_of
@@ -46,7 +54,10 @@ class QualitySettings(Settings):
     max_queries: int = Field(0, ge=0, description="most queries to measure on, drawn at random; 0: all")
     titles: int = Field(300, ge=10, description="titles of each kind to check")
     placements: int = Field(200, ge=10, description="themes whose placements are checked, at most")
-    judge: Literal["teacher", "rules"] = Field("teacher", description="who judges whether products fit their themes")
+    judge: Literal["teacher", "rules", "openai"] = Field(
+        "teacher", description="who judges whether products fit their themes; openai: an LLM at an endpoint"
+    )
+    openai: OpenAISettings = Field(OpenAISettings.model_validate({}), description="the endpoint, for judge=openai")
     pages: int = Field(100, ge=2, description="shoppers whose pages are requested")
     page_placements: int = Field(4, ge=1, le=16, description="placements of a page")
     page_products: int = Field(12, ge=5, le=100, description="products of a placement")
@@ -65,6 +76,7 @@ class QualityEvaluation:
         human_labels: file of people's labels of products of pages; None: none.
         address: HOST:PORT of a server of the build; "": start one.
         timeout_s: of one page.
+        set_floors: whether to write the measured floors of products into the build's repository.
     """
 
     asked: EvaluationRequest
@@ -74,6 +86,7 @@ class QualityEvaluation:
     human_labels: Path | None = None
     address: str = ""
     timeout_s: float = 10.0
+    set_floors: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,6 +150,12 @@ def _judge(work: Work) -> FitJudge:
     ctx, name = work.ctx, work.request.settings.judge
     if name == RulesJudge.name:
         return RulesJudge(work.scores, work.fusion.relevance_floor, work.fusion.similarity_floor)
+    if name == EndpointJudge.name:
+        instead = "choose another judge (quality.judge)"
+        answers = ctx.build / FOLDER / work.request.name / "answers.jsonl"
+        answers.parent.mkdir(parents=True, exist_ok=True)
+        chat = StructuredChat(work.request.settings.openai, answers, ctx.log, who="judge", instead=instead)
+        return EndpointJudge(chat, product_lines(ctx.catalogue))
     return TeacherJudge(Judge(ctx.input("teacher"), ctx.build, ctx.catalogue_folder), work.scores)
 
 
@@ -180,10 +199,31 @@ def run_quality(request: QualityEvaluation, console: Console | None = None) -> d
         "settings": request.settings.model_dump(),
         **{name: PARTS[name](work) for name in request.parts or PARTS},
     }
+    if request.set_floors:
+        _set_floors(work, report)
     report["seconds"] = round(time.monotonic() - started, 1)
     for path in write_quality(report, ctx.build / FOLDER / request.name):
         ctx.log(str(path))
     return report
+
+
+def _set_floors(work: Work, report: Mapping[str, Any]) -> None:
+    """Write the floors that keep the share of false drops to where `fusion` reads them.
+
+    Raises:
+        EvaluationError: products were not measured.
+    """
+    if "products" not in report:
+        raise EvaluationError("--set-floors: expected the part products, by which floors are set, got other parts only")
+    scores = report["products"]["scores"]
+    floors = {
+        parameter: scores[name]["point"]["floor"]["value"]
+        for name, parameter in FLOORS.items()
+        if name in scores and scores[name]["point"]["floor"]
+    }
+    path = set_served(work.ctx.build, "fusion", FusionParameters, floors)
+    told = ", ".join(f"{name} {value:g}" for name, value in floors.items())
+    work.ctx.log(f"{path}: {told}; `endcap apply` brings them to a running server")
 
 
 def label(build: Path, name: str, path: Path, count: int, console: Console | None = None) -> int:

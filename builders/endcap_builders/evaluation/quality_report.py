@@ -21,6 +21,8 @@ def write_quality(report: Mapping[str, Any], folder: Path) -> list[Path]:
     paths[1].write_text(markdown(report), encoding="utf-8")
     if "products" in report:
         paths.append(_plot_products(report["products"], folder / "products.png"))
+    if "titles" in report:
+        paths.append(_plot_titles(report["titles"], folder / "titles.png"))
     return paths
 
 
@@ -162,7 +164,30 @@ def _plot_products(found: Mapping[str, Any], path: Path) -> Path:
             xlim=(0, 50), ylim=(0, 100), xlabel="false drops, % of what fits", ylabel="misfits found, %",
             title=f"Product check, {found['queries']:,} unseen queries\n(circle: chosen floor, square: served floor)",
         )  # fmt: skip
-        axes.legend(fontsize=9, loc="upper left")
+        axes.legend(fontsize=9, loc="lower right")
+        figure.savefig(path, dpi=110)
+        pyplot.close(figure)
+    return path
+
+
+def _plot_titles(found: Mapping[str, Any], path: Path) -> Path:
+    """Bars with intervals: good titles refused, faults found."""
+    with pyplot.rc_context(STYLE):
+        figure, panels = pyplot.subplots(
+            2, 1, figsize=(7, 5.2), layout="constrained", height_ratios=[len(found["refused"]), len(found["found"])]
+        )
+        for axes, part, colour, title in (
+            (panels[0], "refused", TEACHER, "Good titles refused, %"),
+            (panels[1], "found", STUDENT, "Faults found, %"),
+        ):
+            rows = {name: row for name, row in found[part].items() if "value" in row}
+            values = [100 * row["value"] for row in rows.values()]
+            errors = [[100 * abs(row["value"] - row[end]) for row in rows.values()] for end in ("low", "high")]
+            names = [f"{name} ({row['cases']})" for name, row in rows.items()]
+            axes.barh(names, values, xerr=errors, color=colour, height=0.6, capsize=3)
+            axes.invert_yaxis()
+            axes.set(xlim=(0, 100), title=title)
+            axes.grid(False, axis="y")
         figure.savefig(path, dpi=110)
         pyplot.close(figure)
     return path

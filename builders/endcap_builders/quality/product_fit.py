@@ -21,6 +21,8 @@ from endcap_builders.step import BuildContext
 
 RELEVANCE, SIMILARITY, TEACHER = "relevance (cross-encoder)", "similarity (cosine)", "expected grade (teacher)"
 """Scores that are compared. The first one serves if the build's gates install it, else the second one."""
+FLOORS = {RELEVANCE: "relevance_floor", SIMILARITY: "similarity_floor"}
+"""Parameters of `fusion` that hold the floors of scores."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def product_fit(
     found = scores.all_of(pairs)
     if ctx.input("teacher").is_dir():
         found[TEACHER] = Judge(ctx.input("teacher"), ctx.build, ctx.catalogue_folder).judge(pairs)
-    served = {RELEVANCE: floors.relevance_floor, SIMILARITY: floors.similarity_floor}
+    served = {name: float(getattr(floors, parameter)) for name, parameter in FLOORS.items()}
     return {
         "source": judged.source,
         "queries": len(pairs.queries),

@@ -17,7 +17,7 @@ from endcap_builders.catalogue import Catalogue
 from endcap_builders.evaluation.asking import MAX_HISTORY, ShownPage
 from endcap_builders.evaluation.queries import EvaluationError
 from endcap_builders.intervals import bootstrap
-from endcap_builders.quality.judges import FitJudge, ThemeProduct
+from endcap_builders.quality.judges import FitJudge, Grade, ThemeProduct
 from endcap_builders.quality.labelling import Question, read_labels
 from endcap_builders.quality.prediction_powered import Judged
 from endcap_builders.quality.rates import wilson
@@ -158,10 +158,16 @@ def page_figures(
         known = [people.get((case.theme, case.product_id), float("nan")) for _, case in cases]
         # Nobody was asked about swapped ones: they show whether the judge can tell.
         known = [float("nan")] * len(known) if name == SWAPPED else known
-        judged = Judged(
-            np.array([grade.value for grade in grades]), np.array(known), np.array([place for place, _ in cases], int)
-        )
-        found[name] = {"placements": len(each), **judged.estimates(seed)}
+        values = np.array([grade.value for grade in grades])
+        answered = ~np.isnan(values)
+        places = np.array([place for place, _ in cases], int)
+        judged = Judged(values[answered], np.array(known)[answered], places[answered])
+        found[name] = {
+            "placements": len(each),
+            "unanswered": int((~answered).sum()),
+            **judged.estimates(seed),
+            "misfits": _misfits(cases, grades),
+        }
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / QUESTIONS).open("w", encoding="utf-8") as file:
         for question in _questions(ctx.catalogue, generated):
@@ -188,12 +194,23 @@ def read_questions(path: Path) -> list[Question]:
     return [Question(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _questions(catalogue: Catalogue, placements: Sequence[tuple[int, str, str, Sequence[str]]]) -> Iterator[Question]:
+def _misfits(cases: Sequence[tuple[int, ThemeProduct]], grades: Sequence[Grade]) -> list[dict[str, Any]]:
+    """What fits worst, for reports."""
+    order = sorted((n for n in range(len(cases)) if not np.isnan(grades[n].value)), key=lambda n: grades[n].value)
+    return [{**asdict(cases[n][1]), "value": round(grades[n].value, 3), "reason": grades[n].reason} for n in order[:5]]
+
+
+def product_lines(catalogue: Catalogue) -> dict[str, str]:
+    """Product id -> title, brand and category in one line."""
     columns = catalogue.products.select("product_id", "title", "brand", "category")
-    told = {
+    return {
         product: " · ".join(filter(None, (title, brand, category)))
         for product, title, brand, category in columns.iter_rows()
     }
+
+
+def _questions(catalogue: Catalogue, placements: Sequence[tuple[int, str, str, Sequence[str]]]) -> Iterator[Question]:
+    told = product_lines(catalogue)
     for theme, product in dict.fromkeys((title, each) for _, _, title, products in placements for each in products):
         yield Question(theme, product, told.get(product, product))
 
