@@ -48,7 +48,7 @@ class KeywordsCause(StrEnum):
 class KeywordsParameters(CacheParameters):
     """Parameters of ``keywords/config.pbtxt``."""
 
-    candidates: int = Field(60, ge=5, le=prompts.MAX_CANDIDATES, description="known keywords that LLM 2 orders")
+    candidates: int = Field(30, ge=5, le=prompts.MAX_CANDIDATES, description="known keywords that LLM 2 orders")
     keywords: int = Field(5, ge=1, le=16, description="keywords chosen for each theme, at most")
     min_keywords: int = Field(2, ge=1, le=16, description="keywords below which the nearest ones are added")
     popularity_prior: float = Field(
