@@ -28,7 +28,7 @@ from endcap_client import Client, Page, numbers
 from endcap_server.shop.store import ItemStore
 from rich.progress import track
 
-SOURCES = {"generated", "cached", "computed", "fallback"}
+SOURCES = {"generated", "prepared", "cached", "computed", "fallback"}
 MAX_THEME_CHARACTERS = 80
 Shopper = tuple[list[str], list[str], int]
 """History, session, placements."""

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 from endcap_server.apply.difference import difference
+from endcap_server.exposures.record import FOLDER as EXPOSURES
 from endcap_server.generations.composition import compose, view_of
 from endcap_server.generations.render import render_ensemble, render_models
 from endcap_server.generations.snapshot import source_folders, take_snapshot
 from endcap_server.generations.start import prepare
 from endcap_server.lint.repository import View
+from endcap_server.prepared.stores import FOLDER as PREPARED
 from endcap_server.serving.generation import KEPT, ApplyError, Generation, StateFolder
 from endcap_server.stages.fusion import FusionParameters
 from google.protobuf import text_format
@@ -82,6 +84,15 @@ def test_a_snapshot_outlives_its_build(state: StateFolder, build: Path) -> None:
     assert (state.snapshot(1) / "store/data").read_text(encoding="utf-8") == "store"
     assert not (state.snapshot(1) / "logs").exists()
     assert (state.snapshot(1) / "repository/search/1").is_dir()
+
+
+def test_no_snapshot_has_what_is_about_shoppers(state: StateFolder, build: Path) -> None:
+    """What is erased from the deployment must not live on in a generation."""
+    for folder in (EXPOSURES, PREPARED):
+        (build / folder).mkdir()
+        (build / folder / "data").touch()
+    take_snapshot(build / "repository", build, state.snapshot(1))
+    assert not {EXPOSURES, PREPARED} & {path.name for path in state.snapshot(1).iterdir()}
 
 
 def test_a_snapshot_takes_no_space(state: StateFolder, build: Path) -> None:

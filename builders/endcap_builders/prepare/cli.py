@@ -52,6 +52,13 @@ def add_prepare_command(subparsers: Any) -> None:
         metavar="HOURS",
         help="older pages are made again, 0: all (default: %(default)s)",
     )
+    parser.add_argument(
+        "--ray",
+        default="",
+        metavar="ADDRESS",
+        help="make the pages on a Ray cluster whose nodes have endcap and can read --build at the same path; local: "
+        "one on this machine (default: in this process)",
+    )
     parser.set_defaults(run=reporting(_prepare))
 
 
@@ -67,6 +74,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         secret=arguments.secret,
         placements=arguments.placements,
         max_age_hours=arguments.max_age_hours,
+        ray=arguments.ray,
     )
     run_prepare(request, Console())
     return 0

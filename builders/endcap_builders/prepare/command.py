@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from endcap_server.exposures.record import SECRET_FILE, ShopperKeys
@@ -23,7 +23,8 @@ from rich.console import Console
 
 from endcap_builders.manifest import read_manifest
 from endcap_builders.prepare.errors import PrepareError
-from endcap_builders.prepare.making import Made, PageMaker, problems_of
+from endcap_builders.prepare.making import Made, MakerOptions, PageMaker, problems_of
+from endcap_builders.prepare.ray_actors import made_on_ray
 from endcap_builders.prepare.shoppers import Shopper, ShopperFile
 from endcap_builders.step import progress_bar
 
@@ -139,18 +140,23 @@ def _prepare(
 
 
 def _made(
-    request: PrepareRequest, shoppers: Iterator[Shopper], done: Callable[[], None]
+    request: PrepareRequest, shoppers: Iterator[Shopper], done: Callable[..., None]
 ) -> Iterator[tuple[list[Shopper], list[Made]]]:
     """The pages of shoppers, in batches."""
-    first = list(islice(shoppers, request.batch))
-    if not first:
+    options = MakerOptions(
+        request.build.resolve(), request.placements, _profile(request.build), _facts(request.build).resolve()
+    )
+    batches = iter(lambda: list(islice(shoppers, request.batch)), [])
+    if request.ray:
+        for batch, made in made_on_ray(batches, options, request.ray):
+            done(len(batch))
+            yield batch, made
         return
-    maker = PageMaker(request.build, request.placements, _profile(request.build), _facts(request.build))
-    with closing(maker):
-        batch = first
-        while batch:
-            yield batch, maker.make(batch, done)
-            batch = list(islice(shoppers, request.batch))
+    first = next(batches, None)
+    if first is not None:
+        with closing(PageMaker(options)) as maker:
+            for batch in chain([first], batches):
+                yield batch, maker.make(batch, done)
 
 
 def _lacking(

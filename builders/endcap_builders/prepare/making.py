@@ -47,6 +47,23 @@ _WRITTEN = (PlacementSource.GENERATED, PlacementSource.SESSION)
 
 
 @dataclass(frozen=True)
+class MakerOptions:
+    """What determines pages besides the shopper.
+
+    Attributes:
+        build: A finished build.
+        placements: Placements of a page.
+        profile: Of the engines, "cpu" or "gpu".
+        facts: Folder of the facts that pages respect.
+    """
+
+    build: Path
+    placements: int
+    profile: str
+    facts: Path
+
+
+@dataclass(frozen=True)
 class Made:
     """What came of one shopper.
 
@@ -64,20 +81,15 @@ class Made:
 class PageMaker:
     """Makes pages with the stages and engines of a build. Use it in one thread.
 
-    Args:
-        build: A finished build.
-        placements: Placements of a page.
-        profile: Of the engines, "cpu" or "gpu".
-        facts: Folder of the facts that pages respect.
-
     Raises:
         PrepareError: The build is not finished, or has no LLM 1.
     """
 
-    def __init__(self, build: Path, placements: int, profile: str, facts: Path) -> None:
+    def __init__(self, options: MakerOptions) -> None:
         from endcap_server.engines.local import LocalEngines
 
-        configs = View(read_repository(build / "repository"), profile).configs
+        build = options.build
+        configs = View(read_repository(build / "repository"), options.profile).configs
         if missing := [name for name in (*_STAGES, *_ENGINES) if name not in configs]:
             raise PrepareError(f"{build}: expected a finished build, got no model {missing[0]}; run endcap build")
         if not is_installed(build, "theme_llm"):
@@ -85,12 +97,12 @@ class PageMaker:
                 f"{build}: expected LLM 1, got a build that does not install it: its themes are categories, which need "
                 "no preparation"
             )
-        self._placements = placements
+        self._placements = options.placements
         self.versions = read_versions(build)
         self._store = ItemStore.open(build)
         self._folder = tempfile.TemporaryDirectory(prefix="endcap-prepare-")
         os.environ["ENDCAP_RUN_DIR"] = self._folder.name
-        os.environ[FACTS_VARIABLE] = str(facts)
+        os.environ[FACTS_VARIABLE] = str(options.facts)
         self._engines = LocalEngines(build, {name: configs[name].own_texts for name in _ENGINES})
         self._stages: dict[str, Stage] = {
             name: STAGES[name](

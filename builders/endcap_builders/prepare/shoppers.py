@@ -103,7 +103,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
                 continue
             try:
                 yield json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield f"expected a JSON object, got {error}"
 
 

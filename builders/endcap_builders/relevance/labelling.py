@@ -7,7 +7,6 @@ teacher labels training pairs in this way, and the cross-encoder scores postings
 """
 
 import hashlib
-import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +17,7 @@ from typing import Protocol
 import numpy as np
 import polars as pl
 
+from endcap_builders.ray_cluster import on_ray
 from endcap_builders.relevance.pairs import Pairs, RelevanceError
 from endcap_builders.relevance.training import Track
 
@@ -165,44 +165,11 @@ def _here(folder: Path, names: list[str], labeller: Labeller) -> Iterator[int]:
 
 
 def _on_ray(folder: Path, names: list[str], labeller: Labeller, address: str) -> Iterator[int]:
-    # Set before the import, when Ray reads them. They switch off its usage reports.
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    try:
-        import ray
-    except ImportError:
-        raise RelevanceError(
-            "the setting ray: expected the package ray, got none; pip install 'ray[data]', or leave the setting out"
-        ) from None
-
-    started = not ray.is_initialized()
-    if started:
-        ray.init(
-            address=address,
-            include_dashboard=False if address == "local" else None,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
-    try:
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        gpu = ray.cluster_resources().get("GPU", 0) > 0
-        actors = int(ray.cluster_resources().get("GPU" if gpu else "CPU", 1))
-        # A CPU actor uses all the cores that it requests, so several on one node would share them.
-        actors = max(1, min(len(names), actors if gpu else len(ray.nodes())))
-        labelled = ray.data.from_items([{"name": name} for name in names]).map_batches(
-            FileLabeller,
-            fn_constructor_args=(str(folder.resolve()), labeller),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=actors),
-            num_gpus=1 if gpu else 0,
-        )
-        for row in labelled.iter_rows():
-            if row["problem"]:
-                raise RelevanceError(row["problem"])
-            yield int(row["pairs"])
-    finally:
-        if started:
-            ray.shutdown()
+    items = [{"name": name} for name in names]
+    for row in on_ray(items, FileLabeller, (str(folder.resolve()), labeller), address):
+        if row["problem"]:
+            raise RelevanceError(row["problem"])
+        yield int(row["pairs"])
 
 
 def _labelled(folder: Path, name: str) -> bool:
