@@ -100,6 +100,12 @@ def test_the_server_shows_what_was_prepared(
     resumed: tuple[dict[str, bytes], Summary, str], client: Client, build: Path, histories: dict[str, list[str]]
 ) -> None:
     pages = pages_of(build / FOLDER, build, list(histories))
+    user = next(iter(pages))
+
+    def taken() -> bool:
+        return bool(client.storefront(histories[user], shopper=user).status.stages["theme"].source == "prepared")
+
+    wait_for(taken, "the server to notice the store")
     for user, value in list(pages.items())[:3]:
         prepared = PreparedPage.read(value)
         assert prepared is not None

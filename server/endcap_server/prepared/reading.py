@@ -48,6 +48,11 @@ class PreparedPages:
         """Whether there is a store; it costs a system call at most."""
         return self._store is not None or exists(self._address)
 
+    def open_soon(self) -> None:
+        """Open the store, if there is one, before the first request needs it."""
+        if self.exist:
+            self._put(self._try_to_open)
+
     async def find(self, shopper: str) -> PreparedPage | None:
         """The page of a shopper, None without one.
 
@@ -81,36 +86,50 @@ class PreparedPages:
             self._store = None
 
     async def _opened(self) -> PageStore:
-        def job() -> PageStore:
-            # Kept even if the request has gone: the next one finds it open.
-            self._store = open_store(self._address, self._keys_of, timeout_s=self._timeout_s)
-            return self._store
+        return await self._on_thread(self._open)
 
-        return await self._on_thread(job)
+    def _open(self) -> PageStore:
+        if self._store is None:
+            self._store = open_store(self._address, self._keys_of, timeout_s=self._timeout_s)
+            # If it took so long that the request has gone, the next one finds it open.
+            self._again_s = 0.0
+        return self._store
+
+    def _try_to_open(self) -> None:
+        # The first request reports what is wrong.
+        with suppress(Exception):
+            self._open()
 
     async def _on_thread(self, job: Callable[[], T]) -> T:
         """The result of a job on the thread; StoreError if it fails or takes longer than a request waits."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
+        ended = threading.Event()
 
         def work() -> None:
             try:
                 settle = partial(_settle, future, job())
             except Exception as error:
                 settle = partial(_settle, future, error=error)
+            ended.set()
             self._late.discard(future)
             with suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(settle)
 
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="prepared pages", daemon=True)
-            self._thread.start()
-        self._jobs.put(work)
+        self._put(work)
         try:
             return await asyncio.wait_for(future, self._timeout_s)
         except TimeoutError:
             self._late.add(future)
+            if ended.is_set():
+                self._late.discard(future)
             raise StoreError(f"{shown(self._address)}: no answer within {1e3 * self._timeout_s:g} ms") from None
+
+    def _put(self, work: Callable[[], None]) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="prepared pages", daemon=True)
+            self._thread.start()
+        self._jobs.put(work)
 
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -72,6 +72,8 @@ class PreparedThemes:
         address = prepared_address(build, settings.prepared_store)
         self._off = settings.prepared_drift < 0 or not keys_of
         self._pages = PreparedPages(address, keys_of, settings.prepared_timeout_ms / 1e3)
+        if not self._off:
+            self._pages.open_soon()
 
     def asked(self, ticket: str) -> bool:
         """Whether a request's shopper may have a prepared page; the ticket is its JSON text, which is not parsed."""
