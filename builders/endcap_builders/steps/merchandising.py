@@ -35,7 +35,9 @@ class MerchandisingSettings(Settings):
     pages: int = Field(5000, ge=20, description="pages of themes to write")
     keyword_choices: int = Field(4000, ge=20, description="keyword choices to make")
     keywords: int = Field(5, ge=1, le=20, description="keywords of a placement")
-    candidates: int = Field(60, ge=5, le=MAX_CANDIDATES, description="most candidate keywords of a choice; serving has no more")
+    candidates: int = Field(
+        60, ge=5, le=MAX_CANDIDATES, description="candidate keywords of a choice; serving has fewer"
+    )
     fit_themes: int = Field(1500, ge=0, description="placements that the cross-encoder gets graded products for")
     lexicon: str = Field("", description="your own edition of lexicon.toml (title patterns); empty: the built-in one")
     openai: OpenAISettings = Field(OpenAISettings.model_validate({}), description="the endpoint, for teacher=openai")
