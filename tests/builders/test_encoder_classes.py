@@ -29,11 +29,6 @@ TITLES = random_titles(12)
 QUERIES = ["red lamp", "tea", "wool rug blue table oak"]
 
 
-@pytest.fixture(params=CLASSES)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def by_huggingface(model: Any, tokenizer: Any, query: str, titles: list[str]) -> np.ndarray:
     """Logits of a query's pairs as the library joins and pads them."""
     batch = tokenizer([query] * len(titles), titles, padding=True, return_tensors="pt")
@@ -41,6 +36,7 @@ def by_huggingface(model: Any, tokenizer: Any, query: str, titles: list[str]) ->
         return np.asarray(model.eval()(**batch).logits)
 
 
+@pytest.mark.parametrize("kind", CLASSES)
 def test_pairs_are_joined_as_the_tokenizer_does(kind: str, tmp_path: Path) -> None:
     write_encoder(tmp_path, kind)
     torch.manual_seed(6)
@@ -56,8 +52,9 @@ def test_pairs_are_joined_as_the_tokenizer_does(kind: str, tmp_path: Path) -> No
             np.testing.assert_allclose(np.asarray(model(**batch).logits), expected, atol=1e-5)
 
 
-def test_the_exported_student_equals_huggingface(kind: str, tmp_path: Path) -> None:
-    write_encoder(tmp_path / "checkpoint", kind)
+def test_the_exported_student_equals_huggingface(tmp_path: Path) -> None:
+    """XLM-R; test_relevance_steps.py has a BERT and an MPNet."""
+    write_encoder(tmp_path / "checkpoint", "xlm-roberta")
     torch.manual_seed(6)
     model, tokenizer = load_model(str(tmp_path / "checkpoint"), labels=1)
     folder = tmp_path / "build/cross_encoder"
@@ -74,6 +71,7 @@ def test_the_exported_student_equals_huggingface(kind: str, tmp_path: Path) -> N
         assert np.corrcoef(logits, expected)[0, 1] > 0.999
 
 
+@pytest.mark.parametrize("kind", CLASSES)
 def test_a_student_starts_from_a_teacher_of_its_class(kind: str, tmp_path: Path) -> None:
     write_encoder(tmp_path / "checkpoint", kind)
     torch.manual_seed(6)
@@ -88,7 +86,9 @@ def test_a_student_starts_from_a_teacher_of_its_class(kind: str, tmp_path: Path)
     np.testing.assert_allclose(by_huggingface(student, tokenizer, QUERIES[2], TITLES)[:, 0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["mpnet", "xlm-roberta"])
 def test_the_exported_bi_encoder_equals_sentence_transformers(kind: str, tmp_path: Path) -> None:
+    """test_store_step.py has a BERT."""
     checkpoint, work = tmp_path / "checkpoint", tmp_path / "build/bi_encoder"
     write_sentence_encoder(checkpoint, kind)
     work.mkdir(parents=True)
