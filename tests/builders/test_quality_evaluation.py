@@ -13,7 +13,7 @@ from endcap_builders.evaluation.cli import add_evaluate_command
 from endcap_builders.evaluation.quality import QualityEvaluation, quality_settings, run_quality
 from endcap_builders.evaluation.queries import EvaluationError
 from endcap_builders.evaluation.request import EvaluationRequest
-from endcap_builders.quality.product_fit import RELEVANCE, SIMILARITY, TEACHER
+from endcap_builders.quality.product_fit import RELATIVE, RELEVANCE, SIMILARITY, TEACHER
 from endcap_builders.quality.served import served_parameters, set_served
 from endcap_builders.step import BuildError, SettingError
 from endcap_server.declared.errors import ParameterError
@@ -53,7 +53,7 @@ def evaluation(shop: Path, **changes: Any) -> QualityEvaluation:
 def test_products_against_people(shop: Path) -> None:
     report = run_quality(evaluation(shop), Console(quiet=True))
     found = report["products"]
-    assert list(found["scores"]) == [RELEVANCE, SIMILARITY, TEACHER]
+    assert list(found["scores"]) == [RELEVANCE, SIMILARITY, RELATIVE, TEACHER]
     # Of 30 products one has both words, of 9 others one word (label 0.5), 20 have none.
     assert (found["queries"], found["fits"], found["misfits"], found["between"]) == (15, 150, 300, 0)
     assert found["serves"] == RELEVANCE
@@ -61,6 +61,7 @@ def test_products_against_people(shop: Path) -> None:
     assert relevance["point"]["false_drops"]["groups"] == 15
     assert relevance["served"]["floor"] == FusionParameters.from_strings("fusion", {}).relevance_floor
     assert "served" not in found["scores"][TEACHER]
+    assert found["scores"][RELATIVE]["point"]["floor"]["value"] < found["scores"][SIMILARITY]["point"]["floor"]["value"]
     shares = [row["misfits_found"] for row in relevance["curve"]]
     assert shares == sorted(shares)
     folder = shop / "build/evaluation/quality"

@@ -10,7 +10,7 @@ from matplotlib import pyplot
 from endcap_builders.evaluation.plots import OTHER, STUDENT, STYLE, TEACHER
 from endcap_builders.evaluation.report import table_line
 
-_COLOURS = (STUDENT, OTHER, TEACHER)
+_COLOURS = (STUDENT, OTHER, "#3a9a5b", TEACHER)
 
 
 def write_quality(report: Mapping[str, Any], folder: Path) -> list[Path]:

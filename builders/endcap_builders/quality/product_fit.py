@@ -16,13 +16,16 @@ from endcap_server.stages.fusion_parameters import FusionParameters
 from endcap_builders.evaluation.queries import EvaluationError, Judged
 from endcap_builders.quality.rates import Graded
 from endcap_builders.relevance.judge import Judge
+from endcap_builders.relevance.mining import dense_top
 from endcap_builders.relevance.pairs import Pairs, make_pairs
 from endcap_builders.step import BuildContext
 
 RELEVANCE, SIMILARITY, TEACHER = "relevance (cross-encoder)", "similarity (cosine)", "expected grade (teacher)"
+RELATIVE = "cosine less that of the tenth nearest product"
 """Scores that are compared. The first one serves if the build's gates install it, else the second one."""
 FLOORS = {RELEVANCE: "relevance_floor", SIMILARITY: "similarity_floor"}
 """Parameters of `fusion` that hold the floors of scores."""
+_TENTH = 10
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class ProductScores:
 
     def all_of(self, pairs: Pairs) -> dict[str, np.ndarray]:
         """Every score of pairs, float32 [n] each; those of models that the build has."""
-        found = {SIMILARITY: self.similarity(pairs)}
+        found = {SIMILARITY: self.similarity(pairs), RELATIVE: self.relative(pairs)}
         if self._engine is not None:
             found = {RELEVANCE: self.relevance(pairs), **found}
         return found
@@ -83,9 +86,18 @@ class ProductScores:
 
     def similarity(self, pairs: Pairs) -> np.ndarray:
         """Cosine of text and product, float32 [n]."""
-        vectors = self._encoder.encode(pairs.queries, "query").astype(np.float32)
         products = np.asarray(self.store.vectors[pairs.product], np.float32)
-        return np.einsum("nd,nd->n", vectors[pairs.query], products).astype(np.float32)
+        return np.einsum("nd,nd->n", self._encoded(pairs)[pairs.query], products).astype(np.float32)
+
+    def relative(self, pairs: Pairs) -> np.ndarray:
+        """The cosine, less that of the text's tenth nearest product, float32 [n]."""
+        vectors = self._encoded(pairs)
+        tenth = np.array([rows[-1] for rows in dense_top(vectors, self.store.vectors, _TENTH)], np.int64)
+        level = np.einsum("qd,qd->q", vectors, np.asarray(self.store.vectors[tenth], np.float32))
+        return (self.similarity(pairs) - level[pairs.query]).astype(np.float32)
+
+    def _encoded(self, pairs: Pairs) -> np.ndarray:
+        return self._encoder.encode(pairs.queries, "query").astype(np.float32)
 
 
 def product_fit(
