@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from endcap_server.shop.columns import Array
-from endcap_server.shop.prompts import clean, leaf_name, usable_candidates
+from endcap_server.shop.prompts import MAX_KEYWORD_CHARACTERS, keyword_form, leaf_name, usable_candidates
 
 from endcap_builders.words import content_stems, phrases
 
-MAX_CHARACTERS = 60
 _LONGEST_PHRASE = 3
 _LEAST_END = 0.3
 """Least share of titles in which a phrase must end a part: "table lamp" passes, "solid" and "classic" do not."""
@@ -40,11 +39,6 @@ class KnownKeywords:
     counts: Array
 
 
-def normalise(text: str) -> str:
-    """The form in which keywords are stored and looked up: one line, NFKC, lowercase, single spaces."""
-    return clean(text, MAX_CHARACTERS + 1).lower()
-
-
 def known_keywords(products: pl.DataFrame, queries: pl.DataFrame | None, *, limit: int, least: int) -> KnownKeywords:
     """Collect the keywords of a catalogue.
 
@@ -58,16 +52,20 @@ def known_keywords(products: pl.DataFrame, queries: pl.DataFrame | None, *, limi
     if queries is not None:
         counts: Counter[str] = Counter()
         for query, count in queries.iter_rows():
-            counts[normalise(query)] += count
+            counts[keyword_form(query)] += count
         found.update(counts.most_common())
     for text in _derived(products, least):
-        found.setdefault(normalise(text), 0)
+        found.setdefault(keyword_form(text), 0)
     kept = [(text, count) for text, count in found.items() if _usable(text)][:limit]
     return KnownKeywords([text for text, _ in kept], np.array([count for _, count in kept], np.int64))
 
 
 def _usable(text: str) -> bool:
-    return 2 <= len(text) <= MAX_CHARACTERS and any(char.isalpha() for char in text) and bool(usable_candidates([text]))
+    return (
+        2 <= len(text) <= MAX_KEYWORD_CHARACTERS
+        and any(char.isalpha() for char in text)
+        and bool(usable_candidates([text]))
+    )
 
 
 def _derived(products: pl.DataFrame, least: int) -> Iterator[str]:

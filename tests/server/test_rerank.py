@@ -349,3 +349,21 @@ def test_a_search_of_the_session_uses_the_postings_of_a_keyword_that_says_the_sa
         said[text] = status["relevance_from"]["postings"]
         assert set(scored(engines)) == {text}
     assert said == {"green tea": 2, "evening tea": 0}
+
+
+def test_a_search_that_says_what_a_keyword_says_uses_its_postings(shop: Path, posted_shop: Path) -> None:
+    themes = ((" Green  TEA", ("green tea",)),)
+    options = {"themes": themes, "candidates": (45, 40, 41, 42, 43), "search": True}
+    without, _, before = answer(shop, **options)
+    out, status, engines = answer(posted_shop, **options)
+    assert out["ROW"].tolist() == without["ROW"].tolist()
+    # The tiny engine's margin counts a product against itself.
+    np.testing.assert_allclose(out["MEASURED"][..., 1:], without["MEASURED"][..., 1:], atol=2e-3)
+    order = np.argsort(measured(out, "margin")[0])
+    assert order.tolist() == np.argsort(measured(without, "margin")[0]).tolist()
+    (all_rows,), (rows,) = scored(before).values(), scored(engines).values()
+    assert rows < all_rows
+    assert status["relevance_from"] == {"postings": 2, "online": len(rows), "estimated": 0}
+    _, status, engines = answer(posted_shop, **{**options, "themes": (("evening tea", ("green tea",)),)})
+    assert set(scored(engines)) == {"evening tea"}
+    assert "relevance_from" not in status

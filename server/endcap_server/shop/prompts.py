@@ -29,6 +29,7 @@ TITLE_CHARACTERS = 60
 QUOTED_SEARCHES = 2
 """Searches of a session that get their own placement."""
 CONCEPT_CHARACTERS = 40
+MAX_KEYWORD_CHARACTERS = 60
 
 MAX_FAVOURITES, MAX_NEXT, _MAX_DUE, _MAX_BRANDS, _MAX_SESSION = 6, 3, 3, 3, 3
 _NEW, _NEXT_LIST = "+", ";"
@@ -60,6 +61,14 @@ class ThemeDraft:
 
     title: str
     concepts: tuple[str, ...]
+
+
+def keyword_form(text: str) -> str:
+    """The form in which keywords are stored and looked up: one line, NFKC, lowercase, single spaces.
+
+    Keywords have at most `MAX_KEYWORD_CHARACTERS`; a longer text stays longer, and is none.
+    """
+    return clean(text, MAX_KEYWORD_CHARACTERS + 1).lower()
 
 
 def clean(text: str, limit: int, *, commas: bool = False) -> str:

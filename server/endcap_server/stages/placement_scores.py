@@ -8,6 +8,7 @@ import numpy as np
 
 from endcap_server.shop.kinds import Kinds
 from endcap_server.shop.postings import Postings
+from endcap_server.shop.prompts import keyword_form
 from endcap_server.shop.store import ItemStore
 from endcap_server.stages.posted_pairs import Placement, PostedPairs
 from endcap_server.stages.status import StatusPart
@@ -75,17 +76,40 @@ class PlacementScores:
         When the cross-encoder fails, the relevance of these pairs is estimated.
         """
         pairs = PostedPairs.of(self._postings, self._store, self._kinds, placements, rows)
-        places: dict[str, list[tuple[int, int]]] = {}
-        for index, at in np.argwhere(pairs.asked(self._online_pairs)).tolist():
-            places.setdefault(pairs.texts[index][at], []).append((index, at))
-        asked = {text: np.array(found) for text, found in places.items()}
-        (online, _), similarity = await asyncio.gather(
-            self._of_places(asked, rows, deadline_ns, status, _ESTIMATED),
+        online, similarity = await asyncio.gather(
+            self._online(pairs, self._online_pairs, deadline_ns, status),
             self._similarity([each.text for each in placements], rows, deadline_ns, status),
         )
-        relevance, margin, counts = pairs.measured(online, similarity)
-        status.extra["relevance_from"] = counts
+        relevance, margin, status.extra["relevance_from"] = pairs.measured(online, similarity)
         return relevance, margin, similarity
+
+    async def of_search(
+        self, text: str, rows: np.ndarray, deadline_ns: int, status: StatusPart
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Relevance and margin float32 [1, M] of a search and products int32 [1, M], NaN where -1 or unknown.
+
+        The postings of a keyword that says the same are those of the search; all other pairs are scored.
+        """
+        keyword = self.keyword_of(text)
+        if not len(keyword):
+            return await self._score([text], rows, deadline_ns, status, RETRIEVALS_ORDER)
+        pairs = PostedPairs.of(self._postings, self._store, self._kinds, [Placement(text, keyword, {})], rows)
+        online = await self._online(pairs, rows.size, deadline_ns, status)
+        relevance, margin, status.extra["relevance_from"] = pairs.measured(online, pairs.cosine)
+        return relevance, margin
+
+    def keyword_of(self, search: str) -> np.ndarray:
+        """The known keyword that says the same as a search, if it has postings: int32 [0 or 1]."""
+        found = self._store.keywords.find([keyword_form(search)])
+        return found[(found >= 0) & (found < len(self._postings.rows))]
+
+    async def _online(self, pairs: PostedPairs, most: int, deadline_ns: int, status: StatusPart) -> np.ndarray:
+        """Relevance float32 [T, M] of at most ``most`` pairs without a posting by the cross-encoder, NaN elsewhere."""
+        places: dict[str, list[tuple[int, int]]] = {}
+        for index, at in np.argwhere(pairs.asked(most)).tolist():
+            places.setdefault(pairs.texts[index][at], []).append((index, at))
+        asked = {text: np.array(found) for text, found in places.items()}
+        return (await self._of_places(asked, pairs.rows, deadline_ns, status, _ESTIMATED))[0]
 
     async def _by_texts(
         self, placements: Sequence[Placement], rows: np.ndarray, deadline_ns: int, status: StatusPart

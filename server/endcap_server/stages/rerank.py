@@ -132,7 +132,7 @@ class Rerank(Stage):
         read = rows
         if page.is_search:
             read = np.where(first_cut.chosen(allowed.factors(rows[0]), self.settings.search_cut), rows, -1)
-            relevance, margin = await self._score(texts, read, deadline_ns, status)
+            relevance, margin = await self.scores.of_search(texts[0], read, deadline_ns, status)
             # The calibration holds for texts that the models know.
             relevance *= np.float32(self.understanding.relevance_factor(texts[0]))
             similarity, lexical = self._search_similarity(rows, keyword_rows[0], inputs)
@@ -202,8 +202,7 @@ class Rerank(Stage):
     ) -> tuple[np.ndarray, dict[int, str]]:
         """Keywords, and named kinds (position -> name), of a theme; a search of the session may be a known keyword."""
         if index in answered:
-            same = self.store.keywords.find([answered[index].text])
-            return same[same >= 0], {}
+            return self.scores.keyword_of(answered[index].text), {}
         kinds = {kind: self.kinds.names[kind] for kind in self.kinds.named(document.about(index))}
         return keyword_rows[keyword_rows >= 0], kinds
 
