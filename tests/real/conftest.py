@@ -25,7 +25,7 @@ SMALL_BUILD: dict[str, dict[str, Any]] = {
     "keyword_llm": {"hidden": 96, "layers": 1, "heads": 2, "train_tokens": 20_000, "held_out": 8},
     "ranker": {"trees": 20},
     # Some keywords and kinds have postings, others are scored online.
-    "postings": {"products": 12, "kind_products": 12, "most_pairs": 2000},
+    "postings": {"products": 12, "kind_products": 12, "most_pairs": 2000, "estimate_pairs": 100},
     # Models trained for seconds do not always beat simple things, and tests want to see them serve.
     "gates": {"mode": "warn"},
 }

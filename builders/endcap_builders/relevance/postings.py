@@ -32,7 +32,9 @@ _KEY = "key.json"
 _HASHES = ("keywords", "products", "kinds")
 _BLOCK = 1024
 """Keywords whose pairs are looked up at once."""
-_FITTED_PAIRS = 50_000
+_SAMPLED_PRODUCTS = 20_000
+_NEAR = 0.3
+"""Least cosine of the pairs to which estimates are fitted; candidates of a page are hardly ever farther away."""
 
 
 @dataclass
@@ -105,14 +107,15 @@ def build_postings(ctx: BuildContext, settings: PostingsSettings) -> dict[str, A
     new_kinds = pairs.of_kinds[np.isnan(kind_logits[pairs.of_kinds])]
     lines, columns = np.nonzero((pairs.rows >= 0) & np.isnan(logits))
     names = kinds.labels(new_kinds)
-    texts = [*names, *(store.keywords[line] for line in lines.tolist())]
-    scores = _scored(ctx, settings, texts, np.concatenate([new_kinds, pairs.rows[lines, columns]]))
-    kind_logits[new_kinds], logits[lines, columns] = scores[: len(names)], scores[len(names) :]
-    Postings(pairs.rows, logits, kind_logits, _meta(ctx, store, pairs.rows, logits)).write(ctx.output)
+    sample = _unlisted(store, pairs.rows, settings.estimate_pairs, np.random.default_rng(ctx.seed))
+    texts = [*names, *(store.keywords[line] for line in [*lines.tolist(), *sample[0].tolist()])]
+    scores = _scored(ctx, settings, texts, np.concatenate([new_kinds, pairs.rows[lines, columns], sample[1]]))
+    kind_logits[new_kinds], logits[lines, columns], sampled = np.split(scores, np.cumsum([len(names), len(lines)]))
+    Postings(pairs.rows, logits, kind_logits, _meta(ctx, sample[2], sampled)).write(ctx.output)
     for name, values in hashes.items():
         save_array(ctx.output / REUSE, name, values, np.uint64)
     (ctx.output / REUSE / _KEY).write_text(json.dumps(key) + "\n", encoding="utf-8")
-    figures = {"keywords": len(pairs.rows), "pairs": len(pairs), "computed": len(scores)}
+    figures = {"keywords": len(pairs.rows), "pairs": len(pairs), "computed": len(names) + len(lines)}
     ctx.log("{pairs:,} pairs, {computed:,} of them new, {keywords:,} keywords".format(**figures))
     return figures
 
@@ -182,18 +185,33 @@ def _scored(ctx: BuildContext, settings: PostingsSettings, texts: list[str], pro
     return np.concatenate([np.empty(0, np.float32), *parts])
 
 
-def _meta(ctx: BuildContext, store: ItemStore, rows: Array, logits: Array) -> PostingsMeta:
-    """Temperature, and the line that estimates a logit from a cosine, fitted to pairs of keywords."""
+def _unlisted(store: ItemStore, rows: Array, count: int, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    """Pairs without a posting such as pages ask for: keywords and popular products near them that they do not list.
+
+    Returns:
+        Keyword and product int64 [at most count], and their cosine float32 of the same shape.
+    """
+    weight = store.popularity.astype(np.float64) + 1e-3
+    products = rng.choice(len(store), min(len(store), _SAMPLED_PRODUCTS), replace=False, p=weight / weight.sum())
+    keywords = rng.choice(len(rows), min(len(rows), count), replace=False)
+    vectors = store.vectors[products].astype(np.float32).T
+    each = -(-count // max(len(keywords), 1))
+    found = []
+    for keyword in keywords.tolist():
+        cosine = store.keyword_vectors[keyword].astype(np.float32) @ vectors
+        near = np.flatnonzero((cosine >= _NEAR) & ~np.isin(products, rows[keyword]))
+        found += [(keyword, products[at], cosine[at]) for at in rng.permutation(near)[:each]]
+    lines, columns, cosines = zip(*found, strict=True) if found else ((), (), ())
+    return np.array(lines, np.int64), np.array(columns, np.int64), np.array(cosines, np.float32)
+
+
+def _meta(ctx: BuildContext, cosine: Array, logits: Array) -> PostingsMeta:
+    """Temperature, and the line that estimates a logit from a cosine, fitted to pairs of `_unlisted`."""
     calibration = Calibration.model_validate_json((ctx.input(_MODEL) / "calibration.json").read_text(encoding="utf-8"))
-    lines, columns = np.nonzero(rows >= 0)
-    step = max(len(lines) // _FITTED_PAIRS, 1)
-    lines, columns = lines[::step], columns[::step]
     slope, offset = 0.0, calibration.bias
-    if len(lines):
-        keywords = store.keyword_vectors[lines].astype(np.float32)
-        cosine = np.einsum("nd,nd->n", keywords, store.vectors[rows[lines, columns]].astype(np.float32))
-        known = logits[lines, columns].astype(np.float64)
+    if len(logits):
         spread = float(cosine.var())
-        slope = float(((cosine - cosine.mean()) * (known - known.mean())).mean()) / spread if spread > 1e-9 else 0.0
-        offset = float(known.mean() - slope * cosine.mean())
+        together = float(((cosine - cosine.mean()) * (logits - logits.mean())).mean())
+        slope = together / spread if spread > 1e-9 else 0.0
+        offset = float(logits.mean()) - slope * float(cosine.mean())
     return PostingsMeta(temperature=calibration.scale * calibration.temperature, slope=slope, offset=offset)

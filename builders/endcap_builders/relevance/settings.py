@@ -135,6 +135,9 @@ class PostingsSettings(Settings):
     most_pairs: int = Field(
         500_000, ge=0, description="most pairs; kinds come first, then keywords by the number of their searches"
     )
+    estimate_pairs: int = Field(
+        600, ge=0, description="other pairs near keywords, to which the estimates of pairs without a posting are fitted"
+    )
     shard_pairs: int = Field(2048, ge=1, description="pairs that are scored between two savings")
     ray: str = Field(
         "", description="score on this Ray cluster: its address, auto, or local for this machine; empty: without Ray"

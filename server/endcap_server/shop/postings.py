@@ -114,7 +114,7 @@ class Postings:
     def estimated_logits(self, cosine: Array) -> Array:
         """Calibrated logits of pairs that have no posting, from the cosine of keyword and product: float32, any shape.
 
-        The line was fitted to the build's postings.
+        The line was fitted to such pairs of the build.
         """
         return (self.meta.slope * cosine + self.meta.offset).astype(np.float32)
 

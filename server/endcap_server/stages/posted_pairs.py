@@ -87,11 +87,14 @@ class PostedPairs:
     def asked(self, most: int) -> np.ndarray:
         """The pairs without a posting that are scored online: bool [T, M], at most ``most``.
 
-        The products that retrieval put first are chosen, of all placements in turn.
+        Those nearest to a keyword are chosen, because the others hardly ever fit; before them, those of placements that
+        have no keyword, such as searches of the session.
         """
         chosen = np.zeros(self.rows.shape, np.bool_)
-        places, lines = np.nonzero(((self.rows >= 0) & np.isnan(self.logits)).T)
-        chosen[lines[:most], places[:most]] = True
+        lines, places = np.nonzero((self.rows >= 0) & np.isnan(self.logits))
+        cosine = self.cosine[lines, places]
+        first = np.argsort(np.where(np.isnan(cosine), -np.inf, -cosine), kind="stable")[:most]
+        chosen[lines[first], places[first]] = True
         return chosen
 
     def measured(self, online: np.ndarray, similarity: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
