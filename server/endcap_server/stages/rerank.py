@@ -55,7 +55,7 @@ class RerankParameters(ModelParameters):
         0.25, ge=0, le=1, description="share of a search's pairs for products of the known keywords that say the same"
     )
     online_pairs: int = Field(
-        64,
+        16,
         ge=-1,
         le=4096,
         description="pairs of a page without a posting that the cross-encoder scores; the relevance of the others is "
