@@ -39,7 +39,7 @@ class RerankParameters(ModelParameters):
     pairs_per_placement: int = Field(40, ge=4, le=512, description="products of one placement that are scored, at most")
     search_pairs: int = Field(100, ge=4, le=1024, description="products of a search; more if more are asked for")
     search_cut: int = Field(
-        40,
+        30,
         ge=0,
         le=1024,
         description="how many of them the cross-encoder reads, the first by words and vectors; the others stay below"
