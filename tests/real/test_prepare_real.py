@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -23,12 +24,21 @@ from waiting import wait_for
 
 _BATCH = 4
 _KILLED = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from endcap_builders.prepare.command import PrepareRequest, run_prepare
+from endcap_builders.prepare.making import PageMaker
 from rich.console import Console
+make, batches = PageMaker.make, []
+def dying(self, *arguments):
+    batches.append(1)
+    if len(batches) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return make(self, *arguments)
+PageMaker.make = dying
 run_prepare(PrepareRequest(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], batch=int(sys.argv[4])), Console())
 """
+"""Dies in its third batch."""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +55,7 @@ def shoppers(histories: dict[str, list[str]], tmp_path_factory: pytest.TempPathF
     """A file of 20 of them, with a line that cannot be read, an unknown product, and a shopper who comes twice."""
     path = tmp_path_factory.mktemp("shoppers") / "shoppers.jsonl"
     lines = [{"shopper": user, "history": history} for user, history in list(histories.items())[:20]]
-    lines[3] = {**lines[3], "history": [*lines[3]["history"], "no such product"]}
+    lines[-1] = {**lines[-1], "history": [*lines[-1]["history"], "no such product"]}
     texts = [json.dumps(line) for line in [{**lines[0], "history": []}, *lines]]
     path.write_text("\n".join([*texts[:5], '{"shopper": 7}', "", *texts[5:]]), encoding="utf-8")
     return path
@@ -71,9 +81,8 @@ def resumed(
     store = build / FOLDER
     shutil.rmtree(store, ignore_errors=True)
     command = [sys.executable, "-c", _KILLED, build, shoppers, store, str(_BATCH)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as killed:
-        wait_for(lambda: pages_of(store, build, list(histories)), "the pages of the first batch")
-        killed.kill()
+    killed = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+    assert killed.returncode == -signal.SIGKILL
     before = pages_of(store, build, list(histories))
     console = Console(record=True, width=200)
     summary = run_prepare(PrepareRequest(build, shoppers, batch=_BATCH), console)
@@ -94,6 +103,7 @@ def test_a_killed_run_loses_nothing_that_was_written(
     assert "1 lines left out; line 6: shopper: expected a text of 1 to 128 bytes, got 7" in said
     assert "1 lines of shoppers that come again" in said
     assert "up to date" in said
+    assert "1 products of histories are not in the catalogue" in said
 
 
 def test_the_server_shows_what_was_prepared(
