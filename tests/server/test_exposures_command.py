@@ -16,6 +16,8 @@ from endcap_server.exposures.ledger import Ledger
 from endcap_server.exposures.record import Exposure, Numbered, ShopperKeys
 from endcap_server.exposures.segments import read_exposures
 from endcap_server.exposures.sink import ExposureSink
+from endcap_server.prepared.stores import FOLDER as PREPARED
+from endcap_server.prepared.stores import open_store
 from endcap_server.retention import removal
 from endcap_server.retention.command import add_exposures_command
 from test_exposures import LIMITS, exposure, numbered, recording
@@ -83,6 +85,27 @@ def test_a_shopper_is_erased_from_files_and_from_what_waits(
     sink.offer(of(b"one", "later"))
     wait_for(lambda: len(shoppers(build)) == 2, "the next record")
     assert sink.counts() == {"written": 32, "dropped": 0, "failed": 0, "lost": 0}
+
+
+def test_the_prepared_page_of_a_shopper_is_erased_too(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("erase", "--build", str(build), "--shopper", "one") == 0
+    assert "0 prepared pages removed" in capsys.readouterr().out
+    assert not (build / PREPARED).exists(), "no store is made"
+    one, two = KEYS.hashed(b"one"), KEYS.hashed(b"two")
+    store = open_store(str(build / PREPARED), KEYS.identity, write=True)
+    store.put({one: b"1", two: b"2"})
+    store.close()
+    assert run("erase", "--build", str(build), "--shopper", "one", "--shopper", "three") == 0
+    assert f"1 prepared pages removed from {build / PREPARED}" in capsys.readouterr().out
+    store = open_store(str(build / PREPARED), KEYS.identity)
+    assert list(store.get_all([one, two])) == [None, b"2"]
+    store.close()
+
+
+def test_prepared_pages_of_another_secret_are_left_and_named(build: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    open_store(str(build / PREPARED), ShopperKeys(b"another").identity, write=True).close()
+    assert run("erase", "--build", str(build), "--shopper", "one") == 1
+    assert "prepared pages were not erased" in capsys.readouterr().err
 
 
 def test_readers_and_a_busy_sink_see_whole_files_while_shoppers_are_erased(build: Path, sink: ExposureSink) -> None:

@@ -341,6 +341,9 @@ def test_pages_in_redis(shop: Path, tmp_path: Path) -> None:
         assert serving.ask().status["prepared"] == "unavailable"
         redis.start()
         assert Shop(shop, prepared_store=address, prepared_timeout_ms=1000).ask().titles == list(TITLES)
+        store = open_store(address, KEYS.identity, write=True)
+        assert (store.delete([]), store.delete([KEYS.hashed(b"ada"), KEYS.hashed(b"eve")])) == (0, 1)
+        store.close()
         with pytest.raises(StoreError, match="another secret"):
             open_store(address, ShopperKeys(b"another").identity, write=True)
 
@@ -360,4 +363,6 @@ def test_what_a_store_refuses(tmp_path: Path) -> None:
     store = LmdbStore(tmp_path / "store", write=True)
     store.put({"x": b"{}"})
     assert list(store.get_all(["y", "x"])) == [None, b"{}"]
+    assert (store.delete(["y", "x"]), store.delete(["x"])) == (1, 0)
+    assert list(store.get_all(["y", "x"])) == [None, None]
     assert PreparedPage.read(b"{}") is None

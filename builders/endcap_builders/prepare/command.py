@@ -11,9 +11,9 @@ from itertools import chain, islice
 from pathlib import Path
 
 from endcap_server.exposures.record import SECRET_FILE, ShopperKeys
-from endcap_server.lint.repository import View, read_repository
 from endcap_server.prepared.page import PreparedPage, history_digests, search_digests
-from endcap_server.prepared.stores import PageStore, StoreError, is_redis, open_store, prepared_address, shown
+from endcap_server.prepared.stores import PageStore, StoreError, is_redis, open_store, shown
+from endcap_server.retention.prepared import store_address
 from endcap_server.serving.access import ensure_key
 from endcap_server.serving.deployment import DeploymentError, find_deployment
 from endcap_server.serving.errors import LaunchError
@@ -96,7 +96,7 @@ def run_prepare(request: PrepareRequest, console: Console) -> Summary:
     file = ShopperFile.check(request.shoppers)
     for line in _left_out(file):
         console.print(line, highlight=False, markup=False)
-    address = request.store or _configured_store(request.build)
+    address = request.store or store_address(request.build, _profile(request.build))
     keys = _keys(request)
     summary = Summary()
     try:
@@ -201,11 +201,6 @@ def _alone(address: str) -> Iterator[None]:
         raise PrepareError(f"{folder}: another endcap prepare writes to it; wait for its end") from None
     finally:
         os.close(descriptor)
-
-
-def _configured_store(build: Path) -> str:
-    settings = View(read_repository(build / "repository"), _profile(build)).configs["theme"].settings
-    return prepared_address(build, settings.prepared_store if settings else "")
 
 
 def _keys(request: PrepareRequest) -> ShopperKeys:

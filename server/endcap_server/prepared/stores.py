@@ -49,6 +49,10 @@ class PageStore(Protocol):
         """Write pages durably, all or none; raises StoreError."""
         ...
 
+    def delete(self, shoppers: Sequence[str]) -> int:
+        """Remove the pages of shoppers, all or none; returns how many there were; raises StoreError."""
+        ...
+
     def close(self) -> None:
         """Release files and connections."""
         ...
@@ -152,6 +156,16 @@ class LmdbStore:
         except lmdb.Error as error:
             raise StoreError(f"{self._folder}: cannot be written: {error}") from None
 
+    def delete(self, shoppers: Sequence[str]) -> int:
+        """Remove the pages of shoppers, all or none; returns how many there were."""
+        import lmdb
+
+        try:
+            with self._environment.begin(write=True) as transaction:
+                return sum(transaction.delete(shopper.encode()) for shopper in set(shoppers))
+        except lmdb.Error as error:
+            raise StoreError(f"{self._folder}: cannot be written: {error}") from None
+
     def close(self) -> None:
         """Close the environment when no other reader of this process uses it."""
         del self._environment
@@ -241,6 +255,13 @@ class RedisStore:
         """Write pages, all or none; Redis saves them as it is configured to."""
         try:
             self._redis.mset({REDIS_KEYS + shopper: page for shopper, page in pages.items()})
+        except (self._failure, OSError) as error:
+            raise StoreError(f"{self._shown}: cannot be written: {error}") from None
+
+    def delete(self, shoppers: Sequence[str]) -> int:
+        """Remove the pages of shoppers, all or none; returns how many there were."""
+        try:
+            return int(self._redis.delete(*(REDIS_KEYS + shopper for shopper in shoppers))) if shoppers else 0
         except (self._failure, OSError) as error:
             raise StoreError(f"{self._shown}: cannot be written: {error}") from None
 

@@ -11,6 +11,7 @@ from endcap_client import numbers
 
 from endcap_server.exposures.folder import ExposureFolder
 from endcap_server.retention.place import Place, RetentionError
+from endcap_server.retention.prepared import erase_prepared
 from endcap_server.retention.removal import erase, prune
 
 _STANDARD_INPUT = "-"
@@ -34,9 +35,9 @@ def add_exposures_command(subparsers: Any) -> None:
     _add(showing, _show)
     erasing = commands.add_parser(
         "erase",
-        help="erase the records of a shopper",
-        description="Remove all records of a shopper that were made before this call. The key is hashed with the "
-        "secret of the build that is served. Records in Kafka stay.",
+        help="erase the records and the prepared page of a shopper",
+        description="Remove all records of a shopper that were made before this call, and the prepared page. The key "
+        "is hashed with the secret of the build that is served. Records in Kafka stay.",
     )
     erasing.add_argument(
         "--shopper",
@@ -104,6 +105,8 @@ def _erase(arguments: argparse.Namespace) -> int:
     hashes = place.hashes(keys)
     rows, files = erase(ExposureFolder(place.folder), hashes, _tracked)
     print(f"{rows} records of {len(set(hashes))} shoppers removed from {files} files in {place.folder}")
+    pages, store = erase_prepared(place.build, hashes, place.keys().identity)
+    print(f"{pages} prepared pages removed from {store}")
     return 0
 
 

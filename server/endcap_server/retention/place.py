@@ -39,6 +39,17 @@ class Place:
             raise RetentionError(f"{found}: expected a folder of exposures, found none; `endcap serve` makes it")
         return cls(served, found)
 
+    def keys(self) -> ShopperKeys:
+        """Hashes shoppers as the servers do; raises RetentionError if there is no secret."""
+        secret = self.build / SECRET_FILE
+        try:
+            return ShopperKeys(secret.read_bytes().strip())
+        except OSError as error:
+            raise RetentionError(
+                f"{secret}: expected the secret that shoppers are hashed with, got {error}; name the build that was "
+                "served with --build"
+            ) from None
+
     def hashes(self, shoppers: list[bytes]) -> list[str]:
         """What exposures have for the keys of shoppers.
 
@@ -50,12 +61,5 @@ class Place:
                 raise RetentionError(
                     f"expected the key of a shopper, 1 to {_MOST_KEY_BYTES} bytes as in SHOPPER, got {len(key)} bytes"
                 )
-        secret = self.build / SECRET_FILE
-        try:
-            keys = ShopperKeys(secret.read_bytes().strip())
-        except OSError as error:
-            raise RetentionError(
-                f"{secret}: expected the secret that shoppers are hashed with, got {error}; name the build that was "
-                "served with --build"
-            ) from None
+        keys = self.keys()
         return [keys.hashed(key) for key in shoppers]
