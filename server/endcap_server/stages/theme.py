@@ -20,9 +20,8 @@ from endcap_server.shop.prompts import MalformedAnswer, ThemeDraft
 from endcap_server.shop.rules import OF_NAMES
 from endcap_server.shop.standing_rules import Standing
 from endcap_server.shop.store import STORE_FILES, ItemStore
-from endcap_server.shop.text_policy import DEFAULT_WORDS, TextPolicy
-from endcap_server.shop.title_checks import BrandCheck, ScriptCheck, WordCheck, lists_a_thing_twice, title_overlap
-from endcap_server.stages import documents
+from endcap_server.shop.title_checks import title_overlap
+from endcap_server.stages import documents, theme_checks
 from endcap_server.stages.answer_cache import AnswerCache, CachedAnswer
 from endcap_server.stages.base import Engines, Stage, StageAnswer
 from endcap_server.stages.category_themes import CategoryThemes
@@ -38,8 +37,6 @@ from endcap_server.stages.prepared_themes import Prepared, PreparedResult, Prepa
 from endcap_server.stages.status import StatusPart
 from endcap_server.stages.theme_parameters import ThemeCause, ThemeCheck, ThemeParameters
 
-MAX_CONCEPTS = 4
-
 
 class Theme(Stage):
     """The second stage of the storefront; it keeps complete answers for requests that ask for the same."""
@@ -52,12 +49,7 @@ class Theme(Stage):
         parameters=ThemeParameters,
         calls=("theme_llm", "nearest"),
         files=lambda settings: STORE_FILES,
-        optional_files=(
-            "theme_llm/title_words.txt",
-            "theme_llm/search_words.txt",
-            "bi_encoder/tokenizer.json",
-            "gates/gates.json",
-        ),
+        optional_files=(*theme_checks.FILES, "gates/gates.json"),
         ordered=(("min_title", "max_title"),),
         reserve=("checks_ms", "theme_share"),
     )
@@ -70,11 +62,7 @@ class Theme(Stage):
         super().__init__(build, parameters, engines, model)
         store = ItemStore.open(build)
         self.facts = Facts(store, facts_folder(build))
-        words = self.settings.text_policy
-        self.policy = TextPolicy.read(Path(words) if words else DEFAULT_WORDS)
-        self.scripts = ScriptCheck.of(store, self.settings.scripts)
-        self.brands = BrandCheck.of(store)
-        self.words = WordCheck.of(store, build / "theme_llm", build / "bi_encoder" / "tokenizer.json")
+        self.quality = theme_checks.ThemeChecks(build, store, self.settings)
         self.categories = CategoryThemes(store)
         self.installed = is_installed(build, "theme_llm")
         self.exclusions = Exclusions(store)
@@ -150,8 +138,8 @@ class Theme(Stage):
             drafts, complete = [*(ThemeDraft(title, ()) for title in required), *prepared.drafts], True
         else:
             drafts, complete = await self._generate(shopper, wanted, required, deadline_ns, status)
-        themes = self._required(required, drafts, excluded, status)
-        checked = (self._check(draft, shopper, excluded, standing, status) for draft in drafts[len(required) :])
+        themes = self.quality.required(required, drafts, excluded, status)
+        checked = (self.quality.check(draft, shopper, excluded, standing, status) for draft in drafts[len(required) :])
         written = [draft for draft in checked if draft]
         searches = [text for text in request.searches if prompts.plain_words(text)][: placements - len(required)]
         fresh = [*self._of_searches(searches, written, shopper, excluded, standing, status), *written]
@@ -184,7 +172,7 @@ class Theme(Stage):
         themes = themes[:wanted] + [ThemeDraft("", ())] * (wanted - len(themes))
         found = Themes(
             titles=tuple(theme.title for theme in themes),
-            concepts=tuple(theme.concepts[:MAX_CONCEPTS] for theme in themes),
+            concepts=tuple(theme.concepts[: theme_checks.MAX_CONCEPTS] for theme in themes),
             sources=tuple(sources[:wanted]) + (PlacementSource.GENERATED,) * (wanted - len(sources)),
             keywords=() if prepared is None else tuple(map(prepared.rows, themes)),
             ranked=() if prepared is None else tuple(theme.title in prepared.ranked for theme in themes),
@@ -231,62 +219,6 @@ class Theme(Stage):
             status.count(ThemeCheck.CUT_ANSWER)
         return [*of_required, *drafts[len(askable) :]], finish == "stop" and len(drafts) >= wanted
 
-    def _required(
-        self,
-        titles: Sequence[str],
-        drafts: Sequence[ThemeDraft],
-        excluded: ExcludedNames | None,
-        status: StatusPart,
-    ) -> list[ThemeDraft]:
-        """The merchandiser's themes, always shown; LLM 1's concepts for them, or their own words."""
-        themes = []
-        for index, title in enumerate(titles):
-            if self.policy.find(title):
-                status.count(ThemeCheck.REQUIRED_THEME_AGAINST_POLICY)
-            if excluded is not None and excluded.names(title):
-                status.count(ThemeCheck.REQUIRED_THEME_EXCLUDED)
-            concepts = self._clean_concepts(drafts[index].concepts, excluded, status) if drafts else ()
-            themes.append(ThemeDraft(title, concepts or (title,)))
-        return themes
-
-    def _check(
-        self,
-        draft: ThemeDraft,
-        shopper: str,
-        excluded: ExcludedNames | None,
-        standing: Standing,
-        status: StatusPart,
-    ) -> ThemeDraft | None:
-        """A theme that may be shown, with the concepts that may be, or None; the reason is counted."""
-        settings = self.settings
-        title = " ".join(draft.title.split())
-        if not settings.min_title <= len(title) <= settings.max_title or len(title.split()) > settings.max_title_words:
-            status.count(ThemeCheck.TITLE_LENGTH, text=title)
-        elif section := self.policy.find(title):
-            name = f"policy_{section}"
-            status.count(ThemeCheck(name), name=name, text=title)
-        elif not self.scripts.allows(title):
-            status.count(ThemeCheck.TITLE_SCRIPT, text=title)
-        elif self._has_unknown_words(title, shopper):
-            status.count(ThemeCheck.TITLE_WORD, text=title)
-        elif self._names_a_brand(title, shopper):
-            status.count(ThemeCheck.TITLE_BRAND, text=title)
-        elif self.words is not None and self.words.speaks_of_a_search(title) and not _is_quoted(draft, shopper):
-            status.count(ThemeCheck.TITLE_SEARCH, text=title)
-        elif lists_a_thing_twice(title):
-            status.count(ThemeCheck.TITLE_REPEATS, text=title)
-        elif self.words is not None and self.words.is_broken(title, shopper):
-            status.count(ThemeCheck.TITLE_BROKEN, text=title)
-        elif standing.bans_title(title):
-            status.count(ThemeCheck.TITLE_BANNED, text=title)
-        elif excluded is not None and excluded.names(title):
-            status.count(ThemeCheck.TITLE_EXCLUDED, text=title)
-        elif concepts := self._clean_concepts(draft.concepts, excluded, status):
-            return ThemeDraft(title, concepts)
-        else:
-            status.count(ThemeCheck.NO_CONCEPTS, text=title)
-        return None
-
     def _of_searches(
         self,
         searches: Sequence[str],
@@ -299,34 +231,10 @@ class Theme(Stage):
         """A theme, titled by the search itself, for each search that LLM 1 wrote none for; checked like LLM 1's."""
         missing = [text for text in searches if all(theme.concepts[0] != text for theme in written)]
         own = [
-            self._check(ThemeDraft(_capital(text), (text,)), shopper, excluded, standing, status) for text in missing
+            self.quality.check(ThemeDraft(_capital(text), (text,)), shopper, excluded, standing, status)
+            for text in missing
         ]
         return [theme for theme in own if theme]
-
-    def _has_unknown_words(self, title: str, shopper: str) -> bool:
-        if self.words is None or self.settings.unknown_words == "allow":
-            return False
-        return bool(self.words.unknown_in(title, shopper))
-
-    def _names_a_brand(self, title: str, shopper: str) -> bool:
-        if self.settings.brands_in_titles == "allow":
-            return False
-        named = self.brands.named_in(title)
-        if self.settings.brands_in_titles == "shopper":
-            named -= self.brands.named_in(shopper)
-        return bool(named)
-
-    def _clean_concepts(
-        self, concepts: Sequence[str], excluded: ExcludedNames | None, status: StatusPart
-    ) -> tuple[str, ...]:
-        kept = [" ".join(text.split()) for text in concepts if text.strip()]
-        allowed = [text for text in kept if not self.policy.find(text) and self.scripts.allows(text)]
-        status.count(ThemeCheck.CONCEPT_POLICY, len(kept) - len(allowed))
-        if excluded is not None:
-            named = [text for text in allowed if excluded.names(text)]
-            status.count(ThemeCheck.CONCEPT_EXCLUDED, len(named))
-            allowed = [text for text in allowed if text not in named]
-        return tuple(dict.fromkeys(allowed))[:MAX_CONCEPTS]
 
     async def _vectors(
         self, themes: Sequence[ThemeDraft], excluded: ExcludedNames | None, deadline_ns: int, status: StatusPart
@@ -387,18 +295,13 @@ class Theme(Stage):
         for theme in self.categories.themes(categories):
             if len(added) >= missing:
                 break
-            if self.policy.find(theme.title) or standing.bans_title(theme.title):
+            if self.quality.against_policy(theme.title) or standing.bans_title(theme.title):
                 continue
             if excluded is not None and any(excluded.names(text) for text in (theme.title, *theme.concepts)):
                 continue
             if all(title_overlap(theme.title, other.title) < self.settings.max_overlap for other in [*themes, *added]):
                 added.append(theme)
         return added
-
-
-def _is_quoted(draft: ThemeDraft, shopper: str) -> bool:
-    """Whether the theme is about a search of the shopper text."""
-    return bool(draft.concepts) and draft.concepts[0] in prompts.quoted_texts(shopper)[1]
 
 
 def _capital(text: str) -> str:
