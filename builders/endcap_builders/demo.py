@@ -27,8 +27,8 @@ from endcap_builders.steps import all_steps
 QUICK: dict[str, dict[str, Any]] = {
     # With the default rate, a teacher of so few steps can fail to learn: its order of held-out pairs was random.
     "teacher": {"max_pairs": 3000, "epochs": 1.0, "train_seconds": 15, "learning_rate": 5e-5},
-    "cross_encoder": {"max_pairs": 3000, "mined_queries": 50, "train_seconds": 15, "held_out_pairs": 1000},
-    "theme_llm": {"train_seconds": 60},
+    "cross_encoder": {"max_pairs": 2000, "mined_queries": 20, "train_seconds": 15, "held_out_pairs": 500},
+    "theme_llm": {"train_seconds": 50},
     "keyword_llm": {"train_seconds": 60},
     "postings": {"products": 16, "most_pairs": 20_000},
 }
