@@ -1,11 +1,11 @@
 """Makes pages: retrieval, theme and keywords of a build in this process, many shoppers side by side."""
 
 import asyncio
-import os
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from endcap_server.stages.base import Stage
 from endcap_server.stages.documents import KeywordRows, PlacementSource, ThemeRequest, Themes
 from endcap_server.stages.status import part_of, read_versions
 
+from endcap_builders.environment import environment
 from endcap_builders.prepare.errors import PrepareError
 from endcap_builders.prepare.shoppers import Shopper
 
@@ -100,16 +101,20 @@ class PageMaker:
         self._placements = options.placements
         self.versions = read_versions(build)
         self._store = ItemStore.open(build)
-        self._folder = tempfile.TemporaryDirectory(prefix="endcap-prepare-")
-        os.environ["ENDCAP_RUN_DIR"] = self._folder.name
-        os.environ[FACTS_VARIABLE] = str(options.facts)
-        self._engines = LocalEngines(build, {name: configs[name].own_texts for name in _ENGINES})
-        self._stages: dict[str, Stage] = {
-            name: STAGES[name](
-                build, STAGES[name].declaration.parameters(**(configs[name].own_texts | own)), self._engines
-            )
-            for name, own in _OWN_SETTINGS.items()
-        }
+        with ExitStack() as opened:
+            folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="endcap-prepare-"))
+            opened.enter_context(environment({"ENDCAP_RUN_DIR": folder, FACTS_VARIABLE: str(options.facts)}))
+            engines = LocalEngines(build, {name: configs[name].own_texts for name in _ENGINES})
+            opened.callback(engines.close)
+            self._stages: dict[str, Stage] = {
+                name: STAGES[name](
+                    build, STAGES[name].declaration.parameters(**(configs[name].own_texts | own)), engines
+                )
+                for name, own in _OWN_SETTINGS.items()
+            }
+            for stage in self._stages.values():
+                opened.callback(stage.close)
+            self._opened = opened.pop_all()
         self._steps = [step for step in STOREFRONT.steps if step.stage.name in _STAGES]
 
     def make(self, shoppers: Sequence[Shopper], done: Callable[[], None] = lambda: None) -> list[Made]:
@@ -127,10 +132,7 @@ class PageMaker:
 
     def close(self) -> None:
         """Stop the engines."""
-        self._engines.close()
-        for stage in self._stages.values():
-            stage.close()
-        self._folder.cleanup()
+        self._opened.close()
 
     async def _make(self, shopper: Shopper) -> Made:
         made_s = time.time()

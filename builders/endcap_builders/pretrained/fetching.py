@@ -176,9 +176,11 @@ def _alone(work: Path, console: Console) -> Iterator[None]:
 def _bytes_below(folder: Path) -> int:
     """Size of what pip has written so far."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # pip moves its files
-            total = max(total, path.stat().st_size)
+    # pip moves its files and folders meanwhile; os.walk passes over a folder that is gone, Path.rglob does not.
+    for above, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total = max(total, (Path(above) / name).stat().st_size)
     return total
 
 

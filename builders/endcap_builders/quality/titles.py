@@ -1,7 +1,6 @@
 """The checks of titles: how many good titles they refuse, and how many faults of each kind they find."""
 
 import asyncio
-import os
 import random
 import tempfile
 import time
@@ -21,6 +20,7 @@ from endcap_server.stages.status import part_of
 from endcap_server.stages.theme import Theme
 from endcap_server.stages.theme_parameters import ThemeParameters
 
+from endcap_builders.environment import environment
 from endcap_builders.merchandising.merchandiser import Merchandiser
 from endcap_builders.quality.rates import wilson
 from endcap_builders.quality.served import served_parameters
@@ -182,13 +182,5 @@ def _of_student(ctx: BuildContext, shoppers: Sequence[str], placements: int = 4)
 @contextmanager
 def _run_folder() -> Iterator[None]:
     """A folder of its own for the stage, which shares it with no server."""
-    before = os.environ.get("ENDCAP_RUN_DIR")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["ENDCAP_RUN_DIR"] = folder
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["ENDCAP_RUN_DIR"]
-            else:
-                os.environ["ENDCAP_RUN_DIR"] = before
+    with tempfile.TemporaryDirectory() as folder, environment({"ENDCAP_RUN_DIR": folder}):
+        yield

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 
 import tritonclient.http as triton
@@ -121,7 +122,7 @@ class Control:
             yield client
         except InferenceServerException as error:
             raise ControlError(" ".join(error.message().split())) from None
-        except OSError as error:  # no connection, or no answer in time
+        except (OSError, HTTPException) as error:  # no connection, no answer in time, or the server ended meanwhile
             raise ControlError(f"{self._address}: the server does not answer ({error})") from None
         finally:
             client.close()
