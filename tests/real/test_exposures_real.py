@@ -1,6 +1,7 @@
 """Exposures on the real server: what a page and a search show is recorded, with a hash of the shopper's key."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def test_a_shopper_is_erased_while_the_server_runs(
     words = ["--shopper", "gone", "--build", str(server.options.build), "--exposures", str(server.exposures)]
     parsed = parser.parse_args(["exposures", "erase", *words])
     assert parsed.run(parsed) == 0
-    assert "of 1 shoppers removed from 1 files" in capsys.readouterr().out
+    # An earlier run on the same build has left records of this shopper.
+    assert re.search(r"^[1-9]\d* records of 1 shoppers removed from [1-9]\d* files", capsys.readouterr().out)
     pages = read_exposures(server.exposures).column("page_id").to_pylist()
     assert kept in pages
     assert gone not in pages
